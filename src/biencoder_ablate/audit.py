@@ -1,0 +1,109 @@
+"""`python -m biencoder_ablate.audit data=…`: duplicates, leakage, lengths and candidates of a corpus."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from biencoder_ablate.config import Config
+    from biencoder_ablate.data.texts import TextTable
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the audit as tables, or as JSON; returns the exit code (1 with one message for what is wrong)."""
+    parser = _parser()
+    try:
+        arguments = parser.parse_intermixed_args(argv)
+        report = audit(arguments.overrides)
+        if arguments.json:
+            print(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False))
+        else:
+            from biencoder_ablate.data.audit import describe
+
+            print(describe(report))
+            print(f"\ntokens: {report['tokenizer']['note']}")
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="biencoder-ablate-audit",
+        description="What to know of a corpus before training on it: pairs, duplicates inside a split, texts shared "
+                    "between splits, lengths, and how many candidates of each kind a point has.",
+        epilog="Example: biencoder-ablate-audit data=arguana data.path=arguana-counterargs-corpus.zip model=minilm")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE",
+                        help="as for training: data=…, data.path=…, data.disjoint=true; model=… for lengths in tokens")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+
+    def refuse(message: str) -> NoReturn:
+        raise ValueError(f"{message}; see --help")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    return parser
+
+
+def audit(overrides: Sequence[str]) -> dict[str, Any]:
+    """The audit of the corpus that the overrides name, as `data.audit.audit_corpus` gives it, and its tokenizer.
+
+    Raises ValueErrors that name the key or file.
+    """
+    from biencoder_ablate.compose import load_config
+    from biencoder_ablate.data.audit import audit_corpus
+    from biencoder_ablate.data.load import load_corpus
+    from biencoder_ablate.data.texts import build_table
+    from biencoder_ablate.evaluation.candidates import candidate_totals
+
+    config = load_config(overrides)
+    corpus = load_corpus(config.data)
+    table = build_table(corpus)
+    totals = {name: candidate_totals(split) for name, split in table.splits.items()}
+    lengths, note = token_lengths(config, table)
+    report = audit_corpus(corpus, table, totals, lengths, config.model.max_tokens)
+    report["tokenizer"] = {"model": config.model.name_or_path or config.model.name,
+                           "max_tokens": config.model.max_tokens, "note": note}
+    return report
+
+
+def token_lengths(config: Config, table: TextTable) -> tuple[np.ndarray | None, str]:
+    """Length in tokens of each string of the table (T,), [CLS] and [SEP] included, and how they were had.
+
+    None, with the reason, where the model has no files here: an audit is of the data, and goes on without.
+    """
+    import numpy as np
+
+    from biencoder_ablate.config import ConfigError, cache_directory
+    from biencoder_ablate.data.tokens import cached_tokens, tokenize
+    from biencoder_ablate.model.load import learn_tokenizer, load_tokenizer
+    from biencoder_ablate.model.source import find_model
+
+    limit = config.model.max_tokens
+    try:
+        source = find_model(config.model)
+        if source.directory is None:
+            train = table.splits["train"]
+            rows = dict.fromkeys(np.stack([train.point, train.counter], axis=1).reshape(-1).tolist())
+            tokenizer = learn_tokenizer([table.texts[row] for row in rows], limit)
+            return tokenize(tokenizer, table.texts, limit).full_lengths, (
+                "of model=tiny, whose vocabulary is learned from the training texts; model=minilm or another model "
+                "counts as that model does")
+        tokenizer = load_tokenizer(source.directory, limit)
+    except ConfigError as error:
+        return None, f"none, for lack of a tokenizer ({error})"
+    tokens = cached_tokens(tokenizer, source.fingerprint, table.texts, table.fingerprint, limit,
+                           cache_directory(config))
+    return tokens.full_lengths, f"of {source.name}, cut at {limit}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,20 @@
+"""The training command: compose with Hydra, check, dispatch. Loads no torch before a run starts."""
+
+from __future__ import annotations
+
+import sys
+
+import biencoder_ablate
+
+_PASS_TO_HYDRA = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
+
+
+def main() -> None:
+    """`python -m biencoder_ablate`: exit code 0, 1 for any failure, 130 after Ctrl-C, 143 after SIGTERM."""
+    if "--version" in sys.argv[1:]:
+        print(f"biencoder-ablate {biencoder_ablate.__version__}")
+        return
+    from biencoder_ablate import launch
+
+    sys.exit(launch.run_command(sys.argv[1:], asks_hydra=any(
+        argument.split("=")[0] in _PASS_TO_HYDRA for argument in sys.argv[1:])))

@@ -1,0 +1,214 @@
+"""From a command line to checked configs, with Hydra doing the composing. Loads no torch.
+
+Whatever is wrong with an override ends in a ConfigError that names the key, the value and what would do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from biencoder_ablate.config import Config, ConfigError, check, schema_keys
+
+CONFIG_NAME = "config"
+SCHEMA_NAME = "biencoder_ablate_schema"
+
+
+def conf_directory() -> Path:
+    """The Hydra tree: inside the installed package, or at the top of the source tree it runs from."""
+    package = Path(__file__).resolve().parent
+    for place in (package / "conf", package.parents[1] / "conf"):
+        if (place / f"{CONFIG_NAME}.yaml").is_file():
+            return place
+    raise ConfigError(f"no conf/{CONFIG_NAME}.yaml beside {package}; install the package again")
+
+
+def register_schema() -> None:
+    """Let Hydra check keys and types against the dataclasses."""
+    ConfigStore.instance().store(name=SCHEMA_NAME, node=Config)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command line understood: Hydra's engine, the composed `hydra` settings, and the jobs' overrides."""
+
+    hydra: Any
+    config_name: str
+    base: DictConfig
+    """The config with `hydra` in it and without the swept values."""
+    multirun: bool
+    jobs: list[list[str]]
+    overrides: list[str]
+
+    def compose(self, overrides: Sequence[str]) -> DictConfig:
+        """The config of one job."""
+        return _compose(self.hydra, self.config_name, list(overrides), RunMode.RUN)
+
+    def compose_sweep(self, more: Sequence[str]) -> DictConfig:
+        """The sweep's own config, from which launchers compose each job's."""
+        overrides = [*self.overrides, *more, "hydra.mode=MULTIRUN"]
+        return _compose(self.hydra, self.config_name, overrides, RunMode.MULTIRUN)
+
+
+@contextlib.contextmanager
+def understood(arguments: Namespace) -> Iterator[Command]:
+    """Parse and expand a command line (of Hydra's argument parser). Raises ConfigError."""
+    with _engine(arguments.config_dir) as hydra:
+        name = arguments.config_name or CONFIG_NAME
+        overrides = _parse(hydra, arguments.overrides)
+        _check_overrides(hydra, overrides)
+        base = _compose(hydra, name, arguments.overrides, RunMode.MULTIRUN)
+        multirun = arguments.multirun or base.hydra.mode == RunMode.MULTIRUN
+        jobs = [list(arguments.overrides)]
+        if multirun:
+            asked = {override.get_key_element() for override in overrides}
+            preset = (base.hydra.sweeper.get("params") or {}).items()
+            params = [f"{key}={value}" for key, value in preset if key not in asked]
+            jobs = _expand(hydra, params + arguments.overrides)
+        else:
+            swept = [override.input_line for override in overrides if override.is_sweep_override()]
+            if swept:
+                raise ConfigError(f"{swept[0]}: several values need -m (a sweep)")
+        yield Command(hydra, name, base, multirun, jobs, list(arguments.overrides))
+
+
+def load_config(overrides: Sequence[str]) -> Config:
+    """The checked config of one command line, for the entry points that train nothing. Raises ConfigError."""
+    with _engine(None) as hydra:
+        _check_overrides(hydra, _parse(hydra, list(overrides)))
+        return to_config(_compose(hydra, CONFIG_NAME, list(overrides), RunMode.RUN))
+
+
+def to_config(composed: DictConfig, checked: bool = True) -> Config:
+    """A composed config as dataclasses; keys that the schema does not have are refused."""
+    plain = OmegaConf.to_container(composed, resolve=True)
+    assert isinstance(plain, dict)
+    plain.pop("hydra", None)
+    try:
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
+    except OmegaConfBaseException as error:
+        raise _explained(error, []) from error
+    assert isinstance(config, Config)
+    if checked:
+        check(config)
+    return config
+
+
+@contextlib.contextmanager
+def _engine(config_dir: str | None) -> Iterator[Any]:
+    """Hydra over our conf/ tree, and over the user's --config-dir before it."""
+    from hydra import version
+    from hydra._internal.hydra import Hydra
+    from hydra._internal.utils import create_config_search_path
+
+    version.setbase("1.3")
+    register_schema()
+    search_path = create_config_search_path(str(conf_directory()))
+    if config_dir is not None:
+        directory = Path(config_dir).expanduser().resolve()
+        if not directory.is_dir():
+            raise ConfigError(f"--config-dir={config_dir}: no such directory")
+        search_path.prepend("command-line", f"file://{directory}")
+    GlobalHydra.instance().clear()
+    try:
+        yield Hydra.create_main_hydra2(task_name="biencoder_ablate", config_search_path=search_path)
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def _parse(hydra: Any, overrides: list[str]) -> list[Override]:
+    parsed = []
+    parser = OverridesParser.create(config_loader=hydra.config_loader)
+    for override in overrides:
+        try:
+            parsed += parser.parse_overrides([override])
+        except HydraException as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"{override}: cannot be read as key=value ({reason})") from error
+    return parsed
+
+
+def _expand(hydra: Any, overrides: list[str]) -> list[list[str]]:
+    """Every combination of the swept values, as Hydra's basic sweeper orders them."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    try:
+        return BasicSweeper.split_arguments(_parse(hydra, overrides), max_batch_size=None)[0]
+    except HydraException as error:
+        raise ConfigError(str(error)) from error
+
+
+def _check_overrides(hydra: Any, overrides: list[Override]) -> None:
+    """Refuse unknown keys and choices before Hydra does: our messages say what would be valid."""
+    groups = [group for group in hydra.config_loader.list_groups("") if group != "hydra"]
+    keys = dict(schema_keys())
+    for override in overrides:
+        key, line = override.key_or_group, override.input_line or ""
+        if key.startswith(("hydra.", "hydra/")):
+            continue
+        if key in groups:
+            _check_choice(hydra, key, override)
+        elif key not in keys and not any(name.startswith(f"{key}.") for name in keys):
+            near = difflib.get_close_matches(key, [*keys, *groups], n=3, cutoff=0.5)
+            near += [name for name in keys if name.endswith(f".{key}") and name not in near]
+            hint = f"did you mean {' or '.join(near)}?" if near else "see --cfg job for all keys"
+            raise ConfigError(f"{line}: there is no key {key}; {hint}")
+
+
+def _check_choice(hydra: Any, group: str, override: Override) -> None:
+    options = hydra.config_loader.get_group_options(group)
+    if override.is_delete():
+        raise ConfigError(f"{override.input_line}: group {group} cannot be left out; must be one of "
+                          f"{', '.join(options)}")
+    chosen = list(override.sweep_string_iterator()) if override.is_sweep_override() else [
+        override.get_value_element_as_str()]
+    for value in chosen:
+        if value not in options:
+            raise ConfigError(f"{group}={value}: must be one of {', '.join(options)}")
+
+
+def _compose(hydra: Any, name: str, overrides: list[str], mode: RunMode) -> DictConfig:
+    try:
+        return hydra.compose_config(config_name=name, overrides=overrides, run_mode=mode, from_shell=True,
+                                    with_log_configuration=False, validate_sweep_overrides=False)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise _explained(error, overrides) from error
+
+
+def without_hydra(composed: DictConfig) -> str:
+    """A composed config as YAML, without Hydra's own settings."""
+    plain = OmegaConf.to_container(composed, resolve=False)
+    assert isinstance(plain, dict)
+    plain.pop("hydra", None)
+    return OmegaConf.to_yaml(OmegaConf.create(plain))
+
+
+def _explained(error: BaseException, overrides: Sequence[str]) -> ConfigError:
+    """One line from Hydra's or OmegaConf's error: the key, the value, and what the schema says is valid."""
+    cause: BaseException | None = error
+    while cause is not None:
+        key = getattr(cause, "full_key", None)
+        if key:
+            break
+        cause = cause.__cause__ or cause.__context__
+    if cause is not None:
+        valid = dict(schema_keys()).get(str(key))
+        asked = next((line for line in overrides if line.lstrip("+~").startswith(f"{key}=")), None)
+        if valid is not None:
+            return ConfigError(f"{asked or key}: must be {valid}")
+        return ConfigError(f"{asked or key}: {str(cause).splitlines()[0]}; see --cfg job for all keys")
+    return ConfigError(" ".join(line.strip() for line in str(error).splitlines() if line.strip()))

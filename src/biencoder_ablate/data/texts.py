@@ -1,0 +1,102 @@
+"""A corpus as numbers: its distinct texts, and each split as arrays of indices into them.
+
+Shapes: T distinct strings, N pairs of a split.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from biencoder_ablate.data.pairs import SPLITS, Corpus, Pair, text_key
+
+
+@dataclass(frozen=True)
+class SplitArrays:
+    """A split's pairs in candidate order; all arrays have length N.
+
+    `point` and `counter` index the texts; `point_key` and `counter_key` are equal where texts are equal after
+    folding; `theme`, `debate` and `stance` number those of the split. `clean` marks the pairs that count in
+    clean figures: the first asking of each distinct pair, neither of whose texts came in an earlier split.
+    """
+
+    name: str
+    pairs: tuple[Pair, ...]
+    point: np.ndarray
+    counter: np.ndarray
+    point_key: np.ndarray
+    counter_key: np.ndarray
+    theme: np.ndarray
+    debate: np.ndarray
+    stance: np.ndarray
+    clean: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """The T distinct strings of a corpus in order of first use, their keys (T,), and the splits over them."""
+
+    texts: tuple[str, ...]
+    keys: np.ndarray
+    splits: dict[str, SplitArrays]
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint_texts(self.texts)
+
+
+def fingerprint_texts(texts: tuple[str, ...]) -> str:
+    """sha256 over the strings and their order."""
+    digest = hashlib.sha256()
+    for text in texts:
+        encoded = text.encode("utf-8", "surrogatepass")
+        digest.update(len(encoded).to_bytes(8, "big") + encoded)
+    return digest.hexdigest()
+
+
+def build_table(corpus: Corpus) -> TextTable:
+    """Number the texts, keys, themes, debates and stances of a corpus."""
+    index: dict[str, int] = {}
+    for name in SPLITS:
+        for pair in corpus.split(name):
+            for text in (pair.point, pair.counter):
+                index.setdefault(text, len(index))
+    key_names = [text_key(text) for text in index]
+    key_index = {key: number for number, key in enumerate(dict.fromkeys(key_names))}
+    keys = np.array([key_index[key] for key in key_names], dtype=np.int64)
+    earlier: frozenset[str] = frozenset()
+    splits = {}
+    for name in SPLITS:
+        splits[name] = _split_arrays(name, corpus.split(name), index, keys, earlier)
+        earlier |= corpus.published[name]
+    return TextTable(tuple(index), keys, splits)
+
+
+def _split_arrays(name: str, pairs: tuple[Pair, ...], index: dict[str, int], keys: np.ndarray,
+                  earlier: frozenset[str]) -> SplitArrays:
+    point = np.array([index[pair.point] for pair in pairs], dtype=np.int64)
+    counter = np.array([index[pair.counter] for pair in pairs], dtype=np.int64)
+    asked: set[tuple[int, int]] = set()
+    clean = np.zeros(len(pairs), dtype=bool)
+    for row, pair in enumerate(pairs):
+        both = (int(keys[point[row]]), int(keys[counter[row]]))
+        leaked = text_key(pair.point) in earlier or text_key(pair.counter) in earlier
+        clean[row] = both not in asked and not leaked
+        asked.add(both)
+    return SplitArrays(
+        name, pairs, point, counter, keys[point], keys[counter],
+        theme=_number([pair.theme for pair in pairs]),
+        debate=_number([(pair.theme, pair.debate) for pair in pairs]),
+        stance=_number([pair.stance for pair in pairs]),
+        clean=clean,
+    )
+
+
+def _number(values: list) -> np.ndarray:
+    numbers = {value: number for number, value in enumerate(dict.fromkeys(values))}
+    return np.array([numbers[value] for value in values], dtype=np.int64)

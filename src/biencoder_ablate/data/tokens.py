@@ -1,0 +1,94 @@
+"""Texts as token ids, each tokenised once, and padded batches of them. B texts, L tokens."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from biencoder_ablate.files import whole_file
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Token ids of T texts, one after another in `ids` (int32); text i is ids[offsets[i]:offsets[i+1]].
+
+    Each begins with [CLS], ends with [SEP] and is cut at the encoder's max_tokens. `full_lengths` (T,) are
+    the lengths before cutting.
+    """
+
+    ids: np.ndarray
+    offsets: np.ndarray
+    full_lengths: np.ndarray
+    pad_id: int
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+
+def tokenize(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> Tokens:
+    """Tokenise every text once with a fast transformers tokenizer, cutting at `max_tokens`."""
+    rows = tokenizer(list(texts), add_special_tokens=True, truncation=False, return_attention_mask=False,
+                     return_token_type_ids=False, verbose=False)["input_ids"] if texts else []
+    full = np.array([len(row) for row in rows], dtype=np.int64)
+    last = tokenizer.sep_token_id
+    cut = [row if len(row) <= max_tokens else [*row[: max_tokens - 1], last] for row in rows]
+    lengths = np.minimum(full, max_tokens)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    ids = np.fromiter((token for row in cut for token in row), dtype=np.int32, count=int(offsets[-1]))
+    return Tokens(ids, offsets, full, tokenizer.pad_token_id)
+
+
+def cached_tokens(tokenizer: Any, tokenizer_fingerprint: str, texts: Sequence[str], texts_fingerprint: str,
+                  max_tokens: int, directory: Path) -> Tokens:
+    """`tokenize`, kept in `directory` under what determines it; a damaged file is made anew."""
+    name = hashlib.sha256(f"1 {tokenizer_fingerprint} {texts_fingerprint} {max_tokens}".encode()).hexdigest()[:32]
+    path = directory / "tokens" / f"{name}.npz"
+    if path.exists():
+        try:
+            with np.load(path) as saved:
+                return Tokens(saved["ids"], saved["offsets"], saved["full_lengths"], int(saved["pad_id"]))
+        except (OSError, ValueError, KeyError, EOFError):
+            pass
+    tokens = tokenize(tokenizer, texts, max_tokens)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path, "wb") as file:
+        np.savez(file, ids=tokens.ids, offsets=tokens.offsets, full_lengths=tokens.full_lengths,
+                 pad_id=np.int64(tokens.pad_id))
+    return tokens
+
+
+def pad(tokens: Tokens, rows: np.ndarray, device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Token ids (B, L) of the texts `rows` padded to the longest, and their mask, None where nothing is padded."""
+    lengths = tokens.lengths[rows]
+    length = int(lengths.max())
+    columns = np.arange(length)
+    inside = columns[None, :] < lengths[:, None]
+    flat = tokens.offsets[rows][:, None] + np.minimum(columns[None, :], lengths[:, None] - 1)
+    ids = np.where(inside, tokens.ids[flat], tokens.pad_id).astype(np.int64)
+    mask = None if inside.all() else torch.from_numpy(inside.astype(np.int64)).to(device, non_blocking=True)
+    return torch.from_numpy(ids).to(device, non_blocking=True), mask
+
+
+def length_groups(lengths: np.ndarray, token_budget: int) -> list[np.ndarray]:
+    """Positions of `lengths` in groups of similar length, each at most `token_budget` tokens once padded.
+
+    Sorted longest first (stable), so that memory peaks at once; every position is in exactly one group, and a
+    text longer than the budget is a group by itself.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    groups, start = [], 0
+    while start < len(order):
+        size = max(1, token_budget // max(1, int(lengths[order[start]])))
+        groups.append(order[start : start + size])
+        start += size
+    return groups

@@ -1,0 +1,107 @@
+"""Who may answer whom: the candidate sets of a split (design §2).
+
+A split of N pairs has C = 2N candidates in candidate order: its counters 0…N−1, then its points N…2N−1. The
+true answer of row i is candidate i. The eight task names are those of Wachsmuth et al. 2018, §5: same debate
+(sd), same theme (st) or entire portal (ep); opposing counters (oc), counters (c), opposing arguments (oa),
+arguments (a).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+
+from biencoder_ablate.data.texts import SplitArrays
+
+TASKS = ("sdoc", "sdc", "sdoa", "sda", "stc", "sta", "epc", "epa")
+_TASK_SHAPE = {"sdoc": ("debate", "opposing", False), "sdc": ("debate", "any", False),
+               "sdoa": ("debate", "opposing", True), "sda": ("debate", "any", True),
+               "stc": ("theme", "any", False), "sta": ("theme", "any", True),
+               "epc": ("portal", "any", False), "epa": ("portal", "any", True)}
+
+
+def candidate_texts(split: SplitArrays) -> np.ndarray:
+    """Text index of each candidate (C,)."""
+    return np.concatenate([split.counter, split.point])
+
+
+def candidate_id(split: SplitArrays, candidate: int) -> str:
+    """The name of a candidate: its pair's id and which of the two texts it is."""
+    n = len(split)
+    return f"{split.pairs[candidate % n].id}#{'counter' if candidate < n else 'point'}"
+
+
+def official_exclusions(split: SplitArrays) -> tuple[np.ndarray, np.ndarray]:
+    """(rows, candidates), sorted by row, that `official` leaves out: the point itself, and other counters whose
+    text equals the true counter's."""
+    n = len(split)
+    same = _members(split.counter_key)
+    rows, candidates = [], []
+    for row in range(n):
+        others = [j for j in same[split.counter_key[row]] if j != row]
+        rows += [row] * (len(others) + 1)
+        candidates += [*others, n + row]
+    return np.array(rows, dtype=np.int64), np.array(candidates, dtype=np.int64)
+
+
+def equal_to_point(split: SplitArrays) -> tuple[np.ndarray, np.ndarray]:
+    """(rows, candidates), sorted by row, that the clean protocol leaves out besides: texts equal to the point's."""
+    n = len(split)
+    same = _members(np.concatenate([split.counter_key, split.point_key]))
+    rows, candidates = [], []
+    for row in range(n):
+        equal = [j for j in same.get(split.point_key[row], []) if j not in (row, n + row)]
+        rows += [row] * len(equal)
+        candidates += equal
+    return np.array(rows, dtype=np.int64), np.array(candidates, dtype=np.int64)
+
+
+def _members(keys: np.ndarray) -> dict[int, list[int]]:
+    members: dict[int, list[int]] = defaultdict(list)
+    for index, key in enumerate(keys.tolist()):
+        members[key].append(index)
+    return members
+
+
+def task_mask(split: SplitArrays, task: str, rows: np.ndarray) -> np.ndarray:
+    """Which candidates a task admits for the points `rows` (b, C), before official's exclusions.
+
+    Opposing candidates are counters filed under the point's own stance and points filed under another.
+    """
+    reach, side, with_points = _TASK_SHAPE[task]
+    n = len(split)
+    if reach == "portal":
+        near = np.ones((len(rows), n), dtype=bool)
+    else:
+        groups = getattr(split, reach)
+        near = groups[rows][:, None] == groups[None, :]
+    own = split.stance[rows][:, None] == split.stance[None, :]
+    counters = near & own if side == "opposing" else near
+    if not with_points:
+        points = np.zeros_like(near)
+    else:
+        points = near & ~own if side == "opposing" else near
+    return np.concatenate([counters, points], axis=1)
+
+
+def candidate_totals(split: SplitArrays) -> dict[str, int]:
+    """How many candidates of each disjoint kind `official` offers, summed over the points of a split."""
+    n = len(split)
+    totals = dict.fromkeys(("true", "debate_same_counter", "debate_other_counter", "debate_same_point",
+                            "debate_other_point", "theme_counter", "theme_point", "portal_counter",
+                            "portal_point"), 0)
+    totals["true"] = n
+    for row in range(n):
+        debate = split.debate == split.debate[row]
+        theme = (split.theme == split.theme[row]) & ~debate
+        own = split.stance == split.stance[row]
+        counter = split.counter_key != split.counter_key[row]
+        point = np.ones(n, dtype=bool)
+        point[row] = False
+        for kind, allowed in (("counter", counter), ("point", point)):
+            totals[f"debate_same_{kind}"] += int((allowed & debate & own).sum())
+            totals[f"debate_other_{kind}"] += int((allowed & debate & ~own).sum())
+            totals[f"theme_{kind}"] += int((allowed & theme).sum())
+            totals[f"portal_{kind}"] += int((allowed & ~debate & ~theme).sum())
+    return totals

@@ -1,0 +1,145 @@
+"""How the report's figures look: readable in grey and by the colour-blind, the same bytes every time.
+
+Colours are Okabe and Ito's (2008, "Color Universal Design"), chosen to differ in lightness as well; every
+line also has its own dashes and marker. S seeds, E epochs.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from biencoder_ablate.report.bootstrap import FloatArray, t_quantile
+from biencoder_ablate.report.grouping import Cell
+from biencoder_ablate.report.statistics import HEADS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH = 8.0  # inches, the width of a page's text
+GREY = "#777777"
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.4)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1)), (0, (8, 3)))
+_COLOURS = ("#000000", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+_MARKERS = "osD^vPX*"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One figure: its file name without ending, what it shows (its caption), and its bytes."""
+
+    name: str
+    title: str
+    caption: str
+    svg: bytes
+    png: bytes
+
+
+@dataclass(frozen=True)
+class Style:
+    color: str
+    dashes: Any
+    marker: str
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Matplotlib's settings for all figures, and nothing left behind."""
+    import matplotlib
+
+    settings: Any = {
+        "font.family": ["DejaVu Sans"], "font.size": 8.5, "axes.titlesize": 9, "axes.titlelocation": "left",
+        "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#444444",
+        "axes.linewidth": 0.6, "axes.grid": True, "grid.color": "#e4e4e4", "grid.linewidth": 0.6,
+        "axes.axisbelow": True, "xtick.color": "#444444", "ytick.color": "#444444", "xtick.major.width": 0.6,
+        "ytick.major.width": 0.6, "lines.linewidth": 1.5, "legend.frameon": False, "legend.handlelength": 3.2,
+        "figure.facecolor": "white", "savefig.facecolor": "white", "svg.hashsalt": "biencoder-ablate",
+        "svg.fonttype": "path", "text.parse_math": False, "axes.unicode_minus": True, "figure.dpi": 100,
+    }  # fmt: skip
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(settings)
+        yield
+
+
+def picture(figure: Figure, name: str, title: str, caption: str) -> Picture:
+    """Save a figure in both formats, without dates or versions in them."""
+    svg, png = io.BytesIO(), io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*Glyph.*missing.*")  # a name in a script the font lacks
+        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
+    return Picture(name, title, caption, svg.getvalue(), png.getvalue())
+
+
+def new_figure(height: float, rows: int, columns: int, **more: Any) -> tuple[Figure, Any]:
+    """A figure of the page's width with a grid of axes (rows, columns)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, **more)
+    return figure, axes
+
+
+def styles(names: Sequence[str]) -> dict[str, Style]:
+    """A colour, dashes and marker for each name: a head's own, else by place."""
+    places = {head: k for k, head in enumerate(HEADS)}
+    return {
+        name: Style(
+            _COLOURS[place % len(_COLOURS)],
+            _DASHES[place % len(_DASHES)],
+            _MARKERS[place % len(_MARKERS)],
+        )
+        for place, name in ((places.get(name, k), name) for k, name in enumerate(names))
+    }
+
+
+def curves(cells: Sequence[Cell], key: str) -> tuple[list[int], FloatArray]:
+    """Epochs (E,) that all runs have, and the figure `key` there for each seed (S, E), averaged over cells."""
+    seeds = sorted(set.intersection(*(set(cell.runs) for cell in cells)))
+    by_run = [[_by_epoch(cell, seed, key) for cell in cells] for seed in seeds]
+    epochs = sorted(set.intersection(*(set(found) for row in by_run for found in row))) if by_run else []
+    values = [[np.mean([found[epoch] for found in row]) for epoch in epochs] for row in by_run]
+    return epochs, np.array(values, dtype=np.float64).reshape(len(seeds), len(epochs))
+
+
+def _by_epoch(cell: Cell, seed: int, key: str) -> dict[int, float]:
+    records = cell.runs[seed].metrics
+    return {record["epoch"]: record[key] for record in records if record.get(key) is not None}
+
+
+def plot_curves(axes: Axes, epochs: Sequence[int], values: FloatArray, look: Style, label: str) -> None:
+    """Mean over seeds with its 95% interval as a band, and each seed faintly."""
+    if not epochs:
+        return
+    mean = values.mean(axis=0)
+    if len(values) > 1:
+        half = t_quantile(len(values) - 1, 0.95) * values.std(axis=0, ddof=1) / np.sqrt(len(values))
+        axes.fill_between(epochs, mean - half, mean + half, color=look.color, alpha=0.16, linewidth=0)
+        for row in values:
+            axes.plot(epochs, row, color=look.color, alpha=0.22, linewidth=0.5, solid_capstyle="round")
+    every = max(1, len(epochs) // 8)
+    axes.plot(
+        epochs, mean, color=look.color, linestyle=look.dashes, marker=look.marker, markersize=3.6,
+        markevery=every, markerfacecolor="white", markeredgewidth=1.0, label=label,
+    )  # fmt: skip
+
+
+def epoch_axis(axes: Axes, epochs: Sequence[int]) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: "start" if x == -1 else f"{x:g}"))
+    if epochs:
+        axes.set_xlim(min(epochs) - 0.25, max(epochs) + 0.25)
+
+
+def legend(figure: Figure, axes: Axes, num: int) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=min(num, 4))

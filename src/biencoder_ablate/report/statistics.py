@@ -1,0 +1,366 @@
+"""How sure is a difference? Intervals, exact tests and a verdict, from who got which point right.
+
+A *group* is one configuration: for each of its seeds, which points it got right at top 1. Groups are
+compared on the same points, and seed by seed where they share seeds. Two questions stay apart:
+
+- *Other seeds?* The exact sign-flip test over seeds, on these points; Holm's adjustment over a family
+  (sign_flip.py).
+- *Other seeds and other debates?* The hierarchical bootstrap (bootstrap.py): the points of a debate are not
+  independent (they share a topic, an author's style, often a counter's words), so whole debates are drawn.
+
+Points alone can answer neither. A test over the points of one run per group (McNemar's, say) treats a
+trained model as the method: it cannot tell a better head from a luckier seed (Dror et al. 2018;
+Bouthillier et al. 2021). None is offered here, and with one seed every result says so.
+
+Shapes: S seeds, N points, D debates, B resamples, K contrasts. Figures are shares in [0, 1], not per cent.
+
+- Bouthillier et al. 2021, "Accounting for Variance in Machine Learning Benchmarks", MLSys.
+- Dror et al. 2018, "The Hitchhiker's Guide to Testing Statistical Significance in NLP", ACL.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from biencoder_ablate.report.bootstrap import (
+    FloatArray,
+    Interval,
+    per_debate,
+    shared_intervals,
+    t_quantile,
+)
+from biencoder_ablate.report.sign_flip import (
+    NUM_SIGN_DRAWS,
+    SignFlip,
+    holm,
+    seeds_needed,
+    sign_flip_test,
+    smallest_p,
+)
+from biencoder_ablate.seeding import generator
+
+HEADS = ("none", "layernorm", "relu", "layernorm_relu")
+DRAWN_SIGNS = f"p from {NUM_SIGN_DRAWS} sign patterns drawn at random: too many seeds to try all"
+NO_COMMON_SEED = "no seed in common: these groups cannot be compared"
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """One configuration's outcomes: correct[s, i] is 1 where seeds[s]'s run ranks point i's counter first.
+
+    Shares between 0 and 1 are allowed, so that groups can be averaged (`pool`). Raises ValueError if the
+    shapes disagree, a seed comes twice, or a value lies outside [0, 1].
+    """
+
+    name: str
+    seeds: tuple[int, ...]
+    correct: FloatArray
+
+    def __post_init__(self) -> None:
+        correct = np.asarray(self.correct, dtype=np.float64)
+        object.__setattr__(self, "seeds", tuple(self.seeds))
+        object.__setattr__(self, "correct", correct)
+        if not self.seeds or correct.ndim != 2 or correct.shape[1] == 0 or len(correct) != len(self.seeds):
+            raise ValueError(
+                f"group {self.name}: correct must be (seeds, points), at least one of each, with one row for "
+                f"each of the {len(self.seeds)} seeds; its shape is {correct.shape}"
+            )
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"group {self.name}: a seed comes twice in {self.seeds}; keep one run of each")
+        if not ((correct >= 0) & (correct <= 1)).all():
+            raise ValueError(f"group {self.name}: outcomes must be 0, 1 or shares between; found others")
+
+    def at(self, seeds: Sequence[int]) -> FloatArray:
+        """Outcomes of these seeds, in this order: (len(seeds), N)."""
+        return self.correct[[self.seeds.index(seed) for seed in seeds]]
+
+
+@dataclass(frozen=True)
+class GroupSummary:
+    """Top-1 of a group over its seeds; the interval is for the mean over further seeds, on these points."""
+
+    name: str
+    num_seeds: int
+    mean: float
+    standard_deviation: float  # over seeds, n-1; nan for one seed
+    low: float
+    high: float
+    method: str
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A weighted sum of groups' means, such as layernorm − none; the weights sum to 0."""
+
+    name: str
+    weights: tuple[tuple[str, float], ...]  # (group, weight), each group once
+
+
+@dataclass(frozen=True)
+class ContrastResult:
+    """All that is known of one contrast. `p_holm` is adjusted over the `num_tests` of its family."""
+
+    contrast: Contrast
+    seeds: tuple[int, ...]  # those all its groups share
+    seed_estimates: tuple[float, ...]
+    interval: Interval
+    test: SignFlip
+    p_holm: float
+    num_tests: int
+    notes: tuple[str, ...]
+
+    @property
+    def estimate(self) -> float:
+        """The contrast over all its seeds and points."""
+        return self.interval.estimate
+
+    def told_apart(self, alpha: float = 0.05) -> bool:
+        """Whether it differs from 0 by both measures: Holm's p below alpha and the interval to one side."""
+        one_side = self.interval.low > 0 or self.interval.high < 0
+        return self.p_holm < alpha and one_side
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`status` is winner, no_clear_winner or too_few_seeds; `best` has the highest mean, whatever that means.
+
+    `not_told_apart` names `best` and every group that cannot be told apart from it. `seeds_needed` is the
+    number at which the family's tests could name a winner at all.
+    """
+
+    status: str
+    best: str
+    winner: str | None
+    not_told_apart: tuple[str, ...]
+    num_seeds: int
+    seeds_needed: int
+    sentence: str
+
+
+# --- groups ---
+
+
+def summarise(group: Group, confidence: float = 0.95) -> GroupSummary:
+    """Mean over seeds, their standard deviation, and Student's t interval over seeds.
+
+    The interval treats seeds as the sample and the points as fixed; one seed gives nan for spread and
+    interval. It may leave [0, 1], as t intervals do.
+    """
+    per_seed = group.correct.mean(axis=1)
+    num_seeds, mean = len(per_seed), float(per_seed.mean())
+    deviation = half = math.nan
+    if num_seeds > 1:
+        deviation = float(per_seed.std(ddof=1))
+        half = t_quantile(num_seeds - 1, confidence) * deviation / math.sqrt(num_seeds)
+    method = "Student's t over seeds, points fixed" if num_seeds > 1 else "none: one seed has no spread"
+    return GroupSummary(group.name, num_seeds, mean, deviation, mean - half, mean + half, method)
+
+
+def pool(name: str, groups: Sequence[Group]) -> Group:
+    """The average of several groups, e.g. one head over all negative ratios, on the seeds they share.
+
+    Raises ValueError if they share no seed or their numbers of points differ.
+    """
+    seeds = common_seeds(groups)
+    if not seeds:
+        raise ValueError(f"{name}: {', '.join(group.name for group in groups)} have {NO_COMMON_SEED}")
+    _check_points(groups)
+    return Group(name, seeds, np.mean([group.at(seeds) for group in groups], axis=0))
+
+
+def common_seeds(groups: Sequence[Group]) -> tuple[int, ...]:
+    """The seeds that every one of the groups has, ascending."""
+    return tuple(sorted(set.intersection(*(set(group.seeds) for group in groups)))) if groups else ()
+
+
+# --- contrasts ---
+
+
+def head_pairs(names: Sequence[str] = HEADS) -> tuple[Contrast, ...]:
+    """Every pair of groups as a difference, first named minus second: six for four heads."""
+    return tuple(Contrast(f"{a} − {b}", ((a, 1.0), (b, -1.0))) for a, b in itertools.combinations(names, 2))
+
+
+def factorial_effects(groups: Mapping[str, str] | None = None) -> tuple[Contrast, Contrast, Contrast]:
+    """The 2×2 design's LayerNorm effect, ReLU effect and interaction; `groups` maps the heads to group names.
+
+    A main effect is the mean, over the other factor's two levels, of with minus without. The interaction is
+    the difference of differences, (layernorm_relu − relu) − (layernorm − none): how much more LayerNorm
+    brings beside a ReLU than alone; not halved. Raises ValueError if a head is missing.
+    """
+    groups = dict(zip(HEADS, HEADS, strict=True)) if groups is None else groups
+    missing = [head for head in HEADS if head not in groups]
+    if missing:
+        raise ValueError(f"the 2×2 effects need all four heads; missing: {', '.join(missing)}")
+    none, layernorm, relu, both = (groups[head] for head in HEADS)
+    return (
+        Contrast("LayerNorm", ((none, -0.5), (layernorm, 0.5), (relu, -0.5), (both, 0.5))),
+        Contrast("ReLU", ((none, -0.5), (layernorm, -0.5), (relu, 0.5), (both, 0.5))),
+        Contrast("LayerNorm × ReLU", ((none, 1.0), (layernorm, -1.0), (relu, -1.0), (both, 1.0))),
+    )
+
+
+def setting_interactions(effects: Mapping[str, Sequence[Contrast]]) -> tuple[Contrast, ...]:
+    """Heads × negative ratio: does an effect differ by setting? `effects` are the same ones per setting.
+
+    Each effect (of the 2×2, or each pair of heads) in each further setting minus itself in the first, the
+    reference: with the 2×2's three effects and R ratios one family of 3(R−1) tests. Comparing all pairs of
+    ratios instead would need more seeds for no clearer answer. Raises ValueError for fewer than two settings.
+    """
+    if len(effects) < 2:
+        raise ValueError("an interaction with the negative ratio needs at least two settings of it")
+    (first, reference), *others = effects.items()
+    contrasts = []
+    for setting, here in others:
+        for effect, base in zip(here, reference, strict=True):
+            weights = dict(effect.weights)
+            for group, weight in base.weights:
+                weights[group] = weights.get(group, 0.0) - weight
+            contrasts.append(Contrast(f"{effect.name}: {setting} − {first}", tuple(weights.items())))
+    return tuple(contrasts)
+
+
+# --- the answer ---
+
+
+def compare(
+    groups: Sequence[Group],
+    debates: Sequence[object],
+    contrasts: Sequence[Contrast],
+    seed: int = 0,
+    num_resamples: int = 10_000,
+    confidence: float = 0.95,
+) -> tuple[ContrastResult, ...]:
+    """Each contrast's estimate, bootstrap interval and sign-flip p; Holm's adjustment over all given here.
+
+    So the contrasts of one call are one family: pass all of it, and nothing else. `debates` (N,) labels the
+    points that all groups share. A contrast is taken over the seeds that all its groups have (others are
+    named in `notes`); with none in common it has nan for figures and p 1. Draws come from the streams
+    report/bootstrap and report/signs of `seed`; contrasts on equally many seeds see the same resamples.
+    Intervals are not adjusted for the family. Raises ValueError for unknown or repeated groups, weights that
+    do not sum to 0, or groups with different numbers of points.
+    """
+    by_name = {group.name: group for group in groups}
+    if len(by_name) < len(groups):
+        raise ValueError(f"two groups have the same name: {', '.join(group.name for group in groups)}")
+    _check_points(groups)
+    found = [_per_seed(contrast, by_name) for contrast in contrasts]
+    nan = math.nan
+    nothing = Interval(nan, nan, nan, nan, nan, nan, NO_COMMON_SEED)
+    intervals = [nothing] * len(found)
+    for num_seeds in {len(seeds) for seeds, _, _ in found} - {0}:
+        alike = [k for k, (seeds, _, _) in enumerate(found) if len(seeds) == num_seeds]
+        tables = [per_debate(found[k][1], debates) for k in alike]
+        rng = generator(seed, "report", "bootstrap")
+        sums = np.stack([sums for sums, _ in tables])
+        for k, interval in zip(
+            alike, shared_intervals(sums, tables[0][1], rng, num_resamples, confidence), strict=True
+        ):
+            intervals[k] = interval
+
+    per_seed = [values.mean(axis=1) for _, values, _ in found]
+    tests = [
+        sign_flip_test(means, generator(seed, "report", "signs")) if len(means) else SignFlip(1.0, True, 0)
+        for means in per_seed
+    ]
+    adjusted = holm([test.p for test in tests])
+    return tuple(
+        ContrastResult(
+            contrasts[k],
+            seeds,
+            tuple(float(mean) for mean in per_seed[k]),
+            intervals[k],
+            tests[k],
+            float(adjusted[k]),
+            len(contrasts),
+            tuple(note for note in (intervals[k].note, left_out, "" if tests[k].exact else DRAWN_SIGNS) if note),
+        )
+        for k, (seeds, _, left_out) in enumerate(found)
+    )
+
+
+def _per_seed(contrast: Contrast, by_name: Mapping[str, Group]) -> tuple[tuple[int, ...], FloatArray, str]:
+    """The seeds a contrast can use, its values there (S, N), and a note on seeds left out."""
+    weights = {name: weight for name, weight in contrast.weights if weight}
+    unknown = [name for name in weights if name not in by_name]
+    if unknown:
+        raise ValueError(f"{contrast.name}: no group is called {', '.join(unknown)}; there are {', '.join(by_name)}")
+    if abs(sum(weights.values())) > 1e-9:
+        raise ValueError(f"{contrast.name}: a comparison's weights must sum to 0, not {sum(weights.values()):g}")
+    groups = [by_name[name] for name in weights]
+    seeds = common_seeds(groups)
+    left_out = sorted({seed for group in groups for seed in group.seeds} - set(seeds))
+    note = f"seeds not in all of its groups, left out: {', '.join(map(str, left_out))}" if left_out else ""
+    num_points = next(iter(by_name.values())).correct.shape[1]
+    values = np.zeros((len(seeds), num_points))
+    for name, weight in weights.items():
+        values += weight * by_name[name].at(seeds)
+    return seeds, np.round(values, 12), note  # rounding noise must not pass for a difference
+
+
+def _check_points(groups: Sequence[Group]) -> None:
+    sizes = {group.name: group.correct.shape[1] for group in groups}
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise ValueError(f"groups must be asked the same points, in the same order; points: {listed}")
+
+
+def verdict(groups: Sequence[Group], results: Sequence[ContrastResult], alpha: float = 0.05) -> Verdict:
+    """Which group wins, if any: `results` are compare()'s, a family that holds every pair of the groups.
+
+    A winner is higher than each other group with Holm p < alpha and a bootstrap interval that excludes 0.
+    Otherwise the best is named with all that cannot be told apart from it, which is not to say that they are
+    equal. If its comparisons could not reach Holm p < alpha whatever the figures (p is at least 2/2^S), the
+    verdict is too_few_seeds. The best is by mean over the seeds that all groups share, or, where there are
+    none, over each group's own. Raises ValueError for fewer than two groups or a missing pair.
+    """
+    if len(groups) < 2:
+        raise ValueError("a verdict needs at least two groups")
+    shared = common_seeds(groups)
+    means = {group.name: float(group.at(shared or group.seeds).mean()) for group in groups}
+    best = max(means, key=lambda name: means[name])
+    reachable = holm([smallest_p(len(result.seeds)) for result in results])
+    pairs = {other: _find_pair(results, best, other) for other in means if other != best}
+    num_tests = results[0].num_tests
+    num_seeds = min(len(results[k].seeds) for k, _ in pairs.values())
+    needed = seeds_needed(num_tests, alpha)
+    beaten = {
+        other: results[k].told_apart(alpha) and sign * results[k].estimate > 0 for other, (k, sign) in pairs.items()
+    }
+    others = tuple(other for other in pairs if not beaten[other])
+    if any(reachable[k] >= alpha for k, _ in pairs.values()):
+        status = "too_few_seeds"
+        sentence = (
+            f"Too few seeds to name a winner: with {num_seeds}, the sign-flip test cannot reach Holm "
+            f"p < {alpha:g} over {num_tests} tests; {needed} are needed. "
+            f"The highest mean so far is that of {best} ({means[best]:.3f})."
+        )
+    elif others:
+        status = "no_clear_winner"
+        sentence = (
+            f"No clear winner: {best} has the highest mean ({means[best]:.3f}), but over {num_seeds} seeds "
+            f"it cannot be told apart from {', '.join(others)}."
+        )
+    else:
+        status = "winner"
+        least = min(sign * results[k].estimate for k, sign in pairs.values())
+        sentence = (
+            f"{best} wins: mean {means[best]:.3f}, higher than each of the others by at least {least:.3f} "
+            f"(Holm p < {alpha:g} over {num_tests} tests, intervals exclude 0; {num_seeds} seeds)."
+        )
+    winner = best if status == "winner" else None
+    return Verdict(status, best, winner, (best, *others), num_seeds, needed, sentence)
+
+
+def _find_pair(results: Sequence[ContrastResult], best: str, other: str) -> tuple[int, float]:
+    """Index of the result that compares the two, and the sign that makes it best minus other."""
+    for k, result in enumerate(results):
+        weights = dict(result.contrast.weights)
+        if set(weights) == {best, other} and abs(weights[best]) == 1:
+            return k, weights[best]
+    raise ValueError(f"no comparison of {best} and {other} among the results; pass head_pairs() of the groups")

@@ -1,0 +1,267 @@
+"""The report's tables as plain values; formats.py and page.py write them down.
+
+A table keeps its raw values; how many decimals are shown is its columns' business.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from biencoder_ablate.evaluation.candidates import TASKS
+from biencoder_ablate.report.analysis import ALPHA, Analysis, Family
+from biencoder_ablate.report.balance import Arms
+from biencoder_ablate.report.collect import FINISHED, Run
+from biencoder_ablate.report.figures import p_text, task_values
+from biencoder_ablate.report.grouping import Study, show
+from biencoder_ablate.report.statistics import ContrastResult
+
+Value = str | float | int | bool | None
+MINUS = "−"
+NOTHING = "–"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column's heading, and how its values are shown: `digits` decimals, with a sign, or as a p-value."""
+
+    name: str
+    digits: int | None = None
+    signed: bool = False
+    p: bool = False
+    code: bool = False
+
+    @property
+    def numeric(self) -> bool:
+        return self.digits is not None or self.p
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of raw values under their columns. `key` names it in links, `caption` says what it is."""
+
+    key: str
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Value, ...], ...]
+
+
+def shown(value: Value, column: Column) -> str:
+    """A value as people read it; a dash where there is none."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return NOTHING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if column.p:
+        return p_text(float(value))
+    if column.digits is None or isinstance(value, str):
+        return str(value)
+    text = f"{value:{'+' if column.signed else ''}.{column.digits}f}"
+    if float(text) == 0:
+        text = text.lstrip("+-")
+    return text.replace("-", MINUS)
+
+
+def interval_text(low: float, high: float, signed: bool = False) -> str:
+    """[low, high] with three decimals, or a dash."""
+    column = Column("", 3, signed)
+    return NOTHING if math.isnan(low) or math.isnan(high) else f"[{shown(low, column)}, {shown(high, column)}]"
+
+
+# --- the tables ---
+
+
+def groups_table(analysis: Analysis) -> Table:
+    """One row a configuration: its figures over seeds."""
+    axes = analysis.study.axes
+    protocols = [p for p in (analysis.primary, "official", "clean") if analysis.num_points[p]]
+    protocols = list(dict.fromkeys(protocols))
+    columns = [Column(axis.name) for axis in axes] + [Column("seeds", 0)]
+    for protocol in protocols:
+        columns += [Column(f"{protocol} test", 3), Column("sd", 3), Column("95% interval")]
+    columns += [Column("before training", 3), Column("official val", 3), Column("recall@10", 3), Column("epoch", 1)]
+    rows = []
+    for cell in analysis.study.cells:
+        row: list[Value] = [*cell.levels, len(cell.runs)]
+        for protocol in protocols:
+            summary = analysis.summaries[cell.name][protocol]
+            row += [summary.mean, summary.standard_deviation, interval_text(summary.low, summary.high)]
+        suffix = "_clean" if analysis.primary == "clean" else ""
+        runs = list(cell.runs.values())
+        row += [
+            _mean(run.result["initial"].get(f"test/top1{suffix}") for run in runs),
+            _mean(run.result["val"].get("top1") for run in runs),
+            _mean(run.result["test"].get("recall@10") for run in runs),
+            _mean(run.result["best_epoch"] for run in runs),
+        ]
+        rows.append(tuple(row))
+    caption = (
+        "Test top-1 at the val-selected epoch by configuration: mean over seeds, their standard deviation and the "
+        f"mean's 95% interval (Student's t over seeds). Before training: {analysis.primary} test top-1 of the initial "
+        "model. Recall@10 is of stage 1 on test; epoch is the mean selected one."
+    )
+    return Table("groups", caption, tuple(columns), tuple(rows))
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    found = [value for value in values if value is not None and math.isfinite(value)]
+    return float(np.mean(found)) if found else None
+
+
+def overview_table(analysis: Analysis) -> Table | None:
+    """The main arms by setting: means, and which cannot be told apart from the setting's best."""
+    arms = analysis.main
+    if arms is None or len(arms.settings) < 2:
+        return None
+    verdicts = {family.title: family.verdict for family in analysis.families if family.kind == "setting"}
+    pooled = analysis.verdict
+    best: list[frozenset[str]] = []
+    for verdict in [*(verdicts.get(setting) for setting in arms.settings), pooled]:
+        decided = verdict is not None and verdict.status != "too_few_seeds"
+        best.append(frozenset(verdict.not_told_apart) if verdict is not None and decided else frozenset())
+    means = {group.name: float(group.at(arms.seeds or group.seeds).mean()) for group in arms.groups(analysis.primary)}
+    rows = []
+    for name in arms.names:
+        figures = [analysis.summaries[cell.name][analysis.primary].mean for cell in arms.cells[name]]
+        marked = [
+            f"{x:.3f}{' •' if name in found else ''}" for x, found in zip([*figures, means[name]], best, strict=True)
+        ]
+        rows.append((name, *marked))
+    axis = analysis.study.axes[0].name
+    caption = (
+        f"{analysis.primary.capitalize()} test top-1 by {axis} and setting, mean over seeds. A dot marks the best of "
+        "a column and all that cannot be told apart from it; a column without dots has too few seeds to tell."
+    )
+    columns = [Column(axis), *(Column(setting, 3) for setting in arms.settings), Column("all settings", 3)]
+    return Table("overview", caption, tuple(columns), tuple(rows))
+
+
+def family_table(family: Family, primary: str, key: str) -> Table:
+    """A family's comparisons: difference, interval, p and Holm's p; the other figure beside."""
+    other = "official" if primary == "clean" else "clean"
+    columns = [
+        Column("comparison"), Column("seeds", 0), Column(primary, 3, signed=True), Column("95% interval"),
+        Column("p", p=True), Column("Holm p", p=True), Column("told apart"),
+    ]  # fmt: skip
+    if family.beside:
+        columns += [Column(other, 3, signed=True), Column("95% interval"), Column("Holm p", p=True)]
+    rows = []
+    for k, result in enumerate(family.primary):
+        row: list[Value] = [
+            result.contrast.name, len(result.seeds), result.estimate, _interval(result), result.test.p,
+            result.p_holm, result.told_apart(ALPHA),
+        ]  # fmt: skip
+        if family.beside:
+            beside = family.beside[k]
+            row += [beside.estimate, _interval(beside), beside.p_holm]
+        rows.append(tuple(row))
+    return Table(key, family.title, tuple(columns), tuple(rows))
+
+
+def _interval(result: ContrastResult) -> str:
+    return interval_text(result.interval.low, result.interval.high, signed=True)
+
+
+def leakage_table(analysis: Analysis) -> Table | None:
+    """Each pair's difference under both figures, and the sign-flip test of what changes."""
+    if analysis.leakage is None:
+        return None
+    columns = (
+        Column("comparison"), Column("clean", 3, signed=True), Column("official", 3, signed=True),
+        Column("official − clean", 3, signed=True), Column("p", p=True), Column("Holm p", p=True),
+        Column("change places"),
+    )  # fmt: skip
+    rows = tuple(
+        (s.name, s.clean, s.official, s.official - s.clean, s.test.p, s.p_holm, s.swaps)
+        for s in analysis.leakage.shifts
+    )
+    caption = "What leakage does to each difference. The test is over seeds, on these points; Holm over the rows."
+    return Table("leakage", caption, columns, rows)
+
+
+def tasks_table(arms: Arms) -> Table:
+    """Test top-1 on the eight candidate sets, mean over seeds."""
+    rows = tuple(
+        (name, *(_mean(task_values(arms.cells[name], task).tolist()) for task in TASKS)) for name in arms.names
+    )
+    caption = "Test top-1 on the eight candidate sets of Wachsmuth et al. 2018, mean over seeds; epa is official."
+    return Table("tasks", caption, (Column(""), *(Column(task, 3) for task in TASKS)), rows)
+
+
+def runs_table(study: Study) -> Table:
+    """One row a finished run, with the command that makes it again."""
+    columns = [Column(axis.name) for axis in study.axes] + [
+        Column("seed", 0), Column("epoch", 0), Column("val", 3), Column("test", 3), Column("clean test", 3),
+        Column("dead pairs", 3), Column("minutes", 1), Column("run", code=True), Column("command", code=True),
+    ]  # fmt: skip
+    rows = []
+    for cell in study.cells:
+        for seed, run in cell.runs.items():
+            test, selected = run.result["test"], run.result.get("selected") or {}
+            rows.append(
+                (
+                    *cell.levels, seed, run.result["best_epoch"], run.result["val"].get("top1"), test.get("top1"),
+                    test.get("top1_clean"), selected.get("dead_pairs"), run.result["seconds"] / 60, run.name,
+                    command_of(run),
+                )
+            )  # fmt: skip
+    caption = "Every finished run at its val-selected epoch, and the command that makes it again."
+    return Table("runs", caption, tuple(columns), tuple(rows))
+
+
+def command_of(run: Run) -> str:
+    """The command line that makes the run again."""
+    return shlex.join(["python", "-m", "biencoder_ablate", *run.overrides])
+
+
+def missing_table(runs: Sequence[Run], studies: Sequence[Study]) -> Table:
+    """What is not there: runs that did not finish, with why, and seeds that some configurations lack."""
+    rows: list[tuple[Value, ...]] = [
+        (run.name, run.status, run.why, command_of(run)) for run in runs if run.status != FINISHED
+    ]
+    for study in studies:
+        for cell in study.cells:
+            lacking = [seed for seed in study.seeds if seed not in cell.runs]
+            if lacking:
+                where = f"{study.name}: {cell.name}" if len(studies) > 1 else cell.name
+                why = f"{', '.join(map(str, lacking))}; others have {'it' if len(lacking) == 1 else 'them'}"
+                rows.append((where, "lacks seeds", why, ""))
+    columns = (Column("what"), Column("state"), Column("why"), Column("command", code=True))
+    return Table("missing", "Unfinished and failed runs, and configurations that lack seeds.", columns, tuple(rows))
+
+
+def constants_table(study: Study) -> Table:
+    """The settings that all runs of a study share, and what changes together with an axis."""
+    rows = [(key, value) for key, value in study.constants if value != "null"]
+    rows += [(f"with {axis.name}", text) for axis in study.axes for text in axis.with_it]
+    caption = "Settings that all runs share (those that are null are left out), and what changes with an axis."
+    return Table("settings", caption, (Column("setting"), Column("value")), tuple(rows))
+
+
+def versions_table(study: Study) -> Table:
+    """What the runs were made with; where they differ, each value with its number of runs."""
+    asked: dict[str, Callable[[Run], object]] = {
+        "biencoder-ablate": lambda run: run.manifest.get("biencoder_ablate"),
+        "commit": lambda run: run.manifest.get("git_commit"),
+        "python": lambda run: run.manifest.get("python"),
+        "platform": lambda run: run.manifest.get("platform"),
+        "device": lambda run: run.manifest.get("device"),
+        "precision": lambda run: run.manifest.get("precision"),
+        "threads": lambda run: run.manifest.get("num_threads"),
+    }
+    libraries = dict.fromkeys(name for run in study.runs for name in run.manifest.get("libraries") or {})
+    for name in libraries:
+        asked[name] = lambda run, name=name: (run.manifest.get("libraries") or {}).get(name)  # type: ignore[misc]
+    rows = []
+    for what, get in asked.items():
+        counts = Counter(show(get(run)) for run in study.runs)
+        listed = [value if len(counts) == 1 else f"{value} ({num} runs)" for value, num in counts.most_common()]
+        rows.append((what, "; ".join(listed).replace("null", "not known")))
+    rows.append(("corpus fingerprint", study.fingerprint))
+    rows.append(("hours of all runs", f"{sum(run.result['seconds'] for run in study.runs) / 3600:.2f}"))
+    return Table("versions", "What the runs were made with.", (Column("what"), Column("value")), tuple(rows))

@@ -1,0 +1,99 @@
+"""What the report says in words, the same on the page and in Markdown: what was declared, what was found."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from biencoder_ablate.report.analysis import ALPHA, NUM_RESAMPLES, Analysis
+from biencoder_ablate.report.collect import FINISHED, Run
+from biencoder_ablate.report.sign_flip import seeds_needed
+from biencoder_ablate.report.statistics import Verdict
+
+
+def declared(analysis: Analysis) -> list[str]:
+    """What was fixed before any figure was seen: the program says it alike for every sweep."""
+    counts, debates = analysis.num_points, analysis.num_debates
+    primary = (
+        f"The primary figure is clean test top-1 at the epoch with the best official val top-1 (the first on a tie): "
+        f"{counts['clean']} of {counts['official']} test points, of {debates['clean']} debates, count. The official "
+        "figure stands beside it and decides nothing."
+    )
+    if analysis.primary == "official":
+        primary = (
+            "No test point counts as clean, as every one shares a text with what came before. So the figure is "
+            "official test top-1 at the epoch with the best official val top-1, and leakage is not excluded."
+        )
+    return [
+        primary,
+        "Runs are grouped by everything that determines their results except the seed. Groups are compared seed by "
+        "seed and point by point, on the seeds that they share.",
+        "An axis is compared over the settings in which all its levels ran, each setting weighing the same; a setting "
+        "that would cost more than half of the seeds of the best-covered one is left out.",
+        f"Each comparison has a 95% interval from a hierarchical bootstrap over seeds and whole debates "
+        f"({NUM_RESAMPLES:,} resamples, fixed random seed, width corrected for few seeds), and an exact sign-flip test "
+        "over seeds. p-values are adjusted by Holm's method within each family below; families are not adjusted for "
+        "one another, and intervals are not adjusted.",
+        f"Two groups are told apart if Holm's p is below {ALPHA:g} and the interval excludes 0. A winner is told apart "
+        "from every other; otherwise all that cannot be told apart from the highest mean are named. Six pairs (four "
+        f"heads) need {seeds_needed(6, ALPHA)} seeds for that to be possible at all.",
+    ]
+
+
+def findings(analysis: Analysis) -> list[str]:
+    """What follows the verdict: the other figure, each setting, the other axes, leakage."""
+    other = "official" if analysis.primary == "clean" else "clean"
+    said = []
+    pairs = analysis.family("pairs")
+    if pairs is not None:
+        if len(pairs.arms.settings) > 1:
+            said.append(f"Averaged over {len(pairs.arms.settings)} settings: {'; '.join(pairs.arms.settings)}.")
+        if pairs.arms.left_out:
+            said.append(f"Not in that average: {'; '.join(pairs.arms.left_out)}.")
+        if pairs.verdict_beside is not None:
+            said.append(f"By the {other} figure: {lowered(pairs.verdict_beside.sentence)}")
+    said += _settings(analysis)
+    for family in analysis.families:
+        if family.kind in ("axis", "variants") and family.verdict is not None:
+            what = "With the ReLU before linear2 as well" if family.kind == "variants" else family.title.split()[-1]
+            said.append(f"{what[0].upper()}{what[1:]}: {lowered(family.verdict.sentence)}")
+    if analysis.leakage is not None:
+        said.append(analysis.leakage.sentence)
+    return [*said, *analysis.notes]
+
+
+def lowered(sentence: str) -> str:
+    """A verdict's sentence as it follows a colon; names of groups keep their case."""
+    starts = ("No clear", "Too few")
+    return sentence[0].lower() + sentence[1:] if sentence.startswith(starts) else sentence
+
+
+def _settings(analysis: Analysis) -> list[str]:
+    """One sentence for all settings, those with the same answer together."""
+    answers: dict[str, list[str]] = {}
+    for family in analysis.families:
+        if family.kind == "setting" and family.verdict is not None:
+            answers.setdefault(short_verdict(family.verdict), []).append(family.title)
+    if not answers:
+        return []
+    listed = "; ".join(f"{answer} ({', '.join(settings)})" for answer, settings in answers.items())
+    return [f"Setting by setting, each a family of its own: {listed}."]
+
+
+def short_verdict(verdict: Verdict) -> str:
+    """A verdict in a few words."""
+    if verdict.winner is not None:
+        return f"{verdict.winner} wins"
+    if verdict.status == "too_few_seeds":
+        return f"too few seeds to tell, {verdict.best} highest"
+    return f"no clear winner among {', '.join(verdict.not_told_apart)}"
+
+
+def tally(runs: Sequence[Run]) -> str:
+    """How many runs there are and how they ended."""
+    counts = Counter(run.status for run in runs)
+    total = len(runs)
+    if counts[FINISHED] == total:
+        return f"All {total} runs found have finished." if total > 1 else "One run found, finished."
+    parts = [f"{num} {status}" for status, num in counts.most_common() if status != FINISHED]
+    return f"{counts[FINISHED]} of {total} runs found have finished; {', '.join(parts)}."

@@ -1,0 +1,201 @@
+"""From a config to the parts of a run: corpus, model source, device, and then what is trained on them."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from biencoder_ablate.config import Config, cache_directory
+from biencoder_ablate.data.load import load_corpus
+from biencoder_ablate.data.pairs import Corpus
+from biencoder_ablate.data.texts import TextTable, build_table
+from biencoder_ablate.data.tokens import Tokens, cached_tokens, tokenize
+from biencoder_ablate.evaluation.measure import prepare
+from biencoder_ablate.model.biencoder import BiEncoder
+from biencoder_ablate.model.device import choose_device, choose_precision
+from biencoder_ablate.model.encoding import plain_encoder
+from biencoder_ablate.model.source import ModelSource, find_model
+from biencoder_ablate.model.text_source import (
+    CachedTexts,
+    EncodedTexts,
+    TextSource,
+    features_path,
+    load_features,
+    save_features,
+)
+from biencoder_ablate.runs.log import RunLog, progress
+from biencoder_ablate.runs.naming import identity, run_name
+from biencoder_ablate.training.distributed import SharedTexts, World, world_from_environment
+from biencoder_ablate.training.loss import LossWeights
+from biencoder_ablate.training.negatives import build_pool
+from biencoder_ablate.training.trainer import Recipe, Task
+
+TRAIN_TOKEN_BUDGET = {"cpu": 2048, "cuda": 65536, "mps": 8192}
+EVAL_TOKEN_BUDGET = {"cpu": 4096, "cuda": 131072, "mps": 16384}
+"""Tokens of one pass through the encoder, padding included, by device: what its caches or its memory hold."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run before anything heavy: what it is made of and what it is called."""
+
+    config: Config
+    corpus: Corpus
+    source: ModelSource
+    device: torch.device
+    precision: str
+    determined_by: dict[str, Any]
+    name: str
+
+    @property
+    def directory(self) -> Path:
+        return Path(self.config.logs_dir).expanduser() / "runs" / self.name
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run trains, and the encoder and tokenizer to save with it (None for a frozen one)."""
+
+    task: Task
+    recipe: Recipe
+    encoder: Any | None
+    tokenizer: Any | None
+    pooled_dim: int
+    tokens: Tokens | None
+
+
+def make_plan(config: Config) -> Plan:
+    """Load the corpus, find the model, choose the device, name the run. Raises ValueErrors that name the key."""
+    return plan_runs([config])[0]
+
+
+def _plan(config: Config, corpus: Corpus, source: ModelSource) -> Plan:
+    device = choose_device(config.training.device, world_from_environment().local_rank)
+    precision = choose_precision(config.training.precision, device)
+    determined_by = identity(config, corpus.fingerprint, source.fingerprint, precision)
+    return Plan(config, corpus, source, device, precision, determined_by, run_name(config, determined_by))
+
+
+def plan_runs(configs: Sequence[Config]) -> list[Plan]:
+    """The plans of many configs, reading each corpus and each model's files once."""
+    corpora: dict[str, Corpus] = {}
+    sources: dict[str, ModelSource] = {}
+    plans = []
+    for config in configs:
+        data, model = repr(config.data), repr((config.model.name_or_path, config.model.revision))
+        if data not in corpora:
+            corpora[data] = load_corpus(config.data)
+        if model not in sources:
+            sources[model] = find_model(config.model)
+        plans.append(_plan(config, corpora[data], sources[model]))
+    return plans
+
+
+def make_recipe(config: Config) -> Recipe:
+    """The training settings as plain values. With rerank=all the epochs' figures use depth 10 (docs/evaluation.md)."""
+    training, loss, rerank = config.training, config.loss, config.evaluation.rerank
+    depth = {"none": None, "all": 10}.get(rerank) if isinstance(rerank, str) else rerank
+    return Recipe(
+        seed=config.seed, epochs=training.epochs, batch_size=training.batch_size,
+        learning_rate=training.learning_rate, head_learning_rate=training.head_learning_rate,
+        warmup_ratio=training.warmup_ratio, max_grad_norm=training.max_grad_norm, patience=training.patience,
+        schedule=config.negatives.schedule, start=config.negatives.start, ratio=config.neg_ratio,
+        weights=LossWeights(loss.triplet, loss.positive, loss.negative, loss.margin),
+        rerank=depth, source=config.evaluation.source)
+
+
+def build_parts(plan: Plan, log: RunLog, world: World) -> Parts:
+    """Tokens, encoder or cached features, splits, negatives and model of a run."""
+    config = plan.config
+    table = build_table(plan.corpus)
+    if config.training.freeze_encoder:
+        encoder, tokenizer, tokens, texts = None, None, None, _frozen_texts(plan, table, log, world)
+        pooled_dim = texts.features.shape[1]
+        source: TextSource = texts
+    else:
+        encoder, tokenizer, tokens = _load(plan, table)
+        encoder.to(plan.device)
+        pooled_dim = encoder.config.hidden_size
+        source = _encoded_texts(plan, encoder, tokens, world)
+    model = BiEncoder(encoder, pooled_dim, config.model.retrieval_dim, config.fusion.name, config.head.norm,
+                      config.head.activation, config.head.activation_position, config.seed).to(plan.device)
+    splits = {name: prepare(split) for name, split in table.splits.items()}
+    task = Task(model, source, table, splits, build_pool(table.splits["train"]), plan.device, world, log.quiet)
+    return Parts(task, make_recipe(config), encoder, tokenizer, pooled_dim, tokens)
+
+
+def _load(plan: Plan, table: TextTable) -> tuple[Any, Any, Tokens]:
+    """(encoder, tokenizer, tokens) from the model source; model=tiny learns its vocabulary from training texts."""
+    from biencoder_ablate.model.load import build_tiny, load_encoder, load_tokenizer
+
+    model, directory = plan.config.model, plan.source.directory
+    if directory is None:
+        train = table.splits["train"]
+        rows = dict.fromkeys(np.stack([train.point, train.counter], axis=1).reshape(-1).tolist())
+        encoder, tokenizer = build_tiny([table.texts[row] for row in rows], model.pooling, model.max_tokens,
+                                        model.dropout, plan.config.seed)
+        return encoder, tokenizer, tokenize(tokenizer, table.texts, model.max_tokens)
+    encoder = load_encoder(directory, model.pooling, model.max_tokens, model.dropout)
+    tokenizer = load_tokenizer(directory, model.max_tokens)
+    tokens = cached_tokens(tokenizer, plan.source.fingerprint, table.texts, table.fingerprint, model.max_tokens,
+                           cache_directory(plan.config))
+    return encoder, tokenizer, tokens
+
+
+def _encoded_texts(plan: Plan, encoder: Any, tokens: Tokens, world: World) -> EncodedTexts | SharedTexts:
+    kind = plan.device.type
+    texts = EncodedTexts(encoder, plain_encoder(encoder, plan.config.model.pooling), tokens, plan.device,
+                        plan.precision, TRAIN_TOKEN_BUDGET[kind], EVAL_TOKEN_BUDGET[kind])
+    return texts if world.size == 1 else SharedTexts(texts, world)
+
+
+def _frozen_texts(plan: Plan, table: TextTable, log: RunLog, world: World) -> CachedTexts:
+    """The frozen encoder's pooled outputs, from the cache, or encoded once and put there.
+
+    A lock makes parallel runs wait for the first of them instead of encoding the same texts again.
+    """
+    config = plan.config
+    built_from = "" if plan.source.directory is not None else hashlib.sha256(
+        f"{plan.corpus.fingerprint} {config.seed}".encode()).hexdigest()
+    path = features_path(cache_directory(config), plan.source.fingerprint, built_from, table.fingerprint,
+                         config.model.pooling, config.model.max_tokens, plan.precision, int(config.training.fast))
+    features = load_features(path)
+    if not world.agree(features is not None):
+        with _waiting_lock(path.with_suffix(".lock"), world):
+            features = load_features(path)
+            if not world.agree(features is not None):
+                features = _encode_once(plan, table, path, log, world)
+    if features is None:  # rank 0 found them, and this process a moment too early did not
+        features = load_features(path)
+    assert features is not None
+    return CachedTexts(torch.from_numpy(features).to(plan.device))
+
+
+def _encode_once(plan: Plan, table: TextTable, path: Path, log: RunLog, world: World) -> np.ndarray:
+    encoder, _, tokens = _load(plan, table)
+    encoder.to(plan.device)
+    log.say(f"encoding {len(tokens)} texts with the frozen encoder, once; kept in {path}")
+    with progress("encoding", len(tokens), "text", log.quiet) as bar:
+        features = _encoded_texts(plan, encoder, tokens, world).all_hidden(bar.update).cpu().numpy()
+    if world.is_main:
+        save_features(path, features)
+    return features
+
+
+@contextlib.contextmanager
+def _waiting_lock(path: Path, world: World) -> Iterator[None]:
+    if not world.is_main:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,105 @@
+"""One run on several processes (torchrun): who this process is, and what they tell each other.
+
+Every process holds the whole model and the same data. A batch is shared out by position, gradients are summed,
+so that training.batch_size is the global batch; encoding is shared out by text and gathered. Rank 0 alone
+ranks, decides and writes. With one process every function here does nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from biencoder_ablate.model.text_source import Advance, EncodedTexts
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's rank among `size` processes, and its rank on its own machine."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def share(self, rows: np.ndarray) -> np.ndarray:
+        """This process's part of the rows: every size-th, starting at its rank."""
+        return rows[self.rank :: self.size]
+
+    def agree(self, value: Any) -> Any:
+        """Rank 0's value, on every process."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum over processes, in place."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Sum every gradient over the processes; one without a share of the batch contributes zeros."""
+        if self.size == 1:
+            return
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            dist.all_reduce(parameter.grad)
+
+
+def world_from_environment() -> World:
+    """What torchrun says of this process; a world of one without it."""
+    if "WORLD_SIZE" not in os.environ or "RANK" not in os.environ:
+        return World()
+    return World(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", "0")))
+
+
+@contextlib.contextmanager
+def joined(world: World, device: torch.device) -> Iterator[None]:
+    """Join the processes of a world while in use: NCCL between GPUs, Gloo otherwise."""
+    if world.size == 1:
+        yield
+        return
+    dist.init_process_group("cuda:nccl,cpu:gloo" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+class SharedTexts:
+    """Texts whose encoding is shared out among processes and gathered; training batches are shared out already."""
+
+    def __init__(self, inner: EncodedTexts, world: World) -> None:
+        self.inner = inner
+        self.world = world
+
+    def hidden(self, rows: np.ndarray) -> torch.Tensor:
+        return self.inner.hidden(rows)
+
+    def num_tokens(self, rows: np.ndarray) -> int:
+        return self.inner.num_tokens(rows)
+
+    def all_hidden(self, advance: Advance | None = None) -> torch.Tensor:
+        """h (T, H) of every text, each process having encoded its share of them."""
+        rows = np.arange(len(self.inner.tokens))
+        size = -(-len(rows) // self.world.size)
+        own = self.inner.eval_hidden(self.world.share(rows), advance)
+        padded = own.new_zeros((size, own.shape[1]))
+        padded[: len(own)] = own
+        parts = [torch.empty_like(padded) for _ in range(self.world.size)]
+        dist.all_gather(parts, padded)
+        return torch.stack(parts, dim=1).flatten(0, 1)[: len(rows)]

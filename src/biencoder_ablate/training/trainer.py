@@ -1,0 +1,223 @@
+"""The training loop: an epoch of steps, then every split measured. Reads top to bottom.
+
+N pairs, B of a batch, U distinct texts of a batch, T texts of the corpus.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from biencoder_ablate.data.pairs import SPLITS
+from biencoder_ablate.data.texts import TextTable
+from biencoder_ablate.evaluation import measure
+from biencoder_ablate.evaluation.measure import SplitCandidates
+from biencoder_ablate.model.biencoder import BiEncoder
+from biencoder_ablate.model.heads import is_dead, margin
+from biencoder_ablate.model.text_source import TextSource
+from biencoder_ablate.runs.log import progress
+from biencoder_ablate.runs.metrics_log import Record
+from biencoder_ablate.seeding import derive_seed, generator
+from biencoder_ablate.training.distributed import World
+from biencoder_ablate.training.loss import Losses, LossWeights, batch_losses
+from biencoder_ablate.training.negatives import NegativePool, draw_negatives
+from biencoder_ablate.training.schedule import hard_share, warmup_factor
+
+SCORE_FLOATS = 4_000_000
+"""Features are built for so many floats at once when pairs are scored (16 MB)."""
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss is no longer a number."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What determines a training, in plain values."""
+
+    seed: int
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    head_learning_rate: float
+    warmup_ratio: float
+    max_grad_norm: float | None
+    patience: int | None
+    schedule: str
+    start: float | None
+    ratio: float
+    weights: LossWeights
+    rerank: int | None
+    """Depth of stage 2 in each epoch's figures; None ranks by distance alone."""
+    source: bool
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained and measured: the model, its texts, the splits and the pool of negatives."""
+
+    model: BiEncoder
+    texts: TextSource
+    table: TextTable
+    splits: dict[str, SplitCandidates]
+    pool: NegativePool
+    device: torch.device
+    world: World = field(default_factory=World)
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Of every text, in eval mode: pooled outputs h (T, H) and retrieval embeddings r (T, R)."""
+
+    h: torch.Tensor
+    r: torch.Tensor
+
+
+def make_optimizer(model: BiEncoder, recipe: Recipe, fused: bool) -> torch.optim.Optimizer:
+    """Adam, the encoder at one rate, linear1 and the head at another."""
+    groups = [{"params": [*model.linear1.parameters(), *model.head.parameters()], "lr": recipe.head_learning_rate}]
+    if model.encoder is not None:
+        groups.append({"params": list(model.encoder.parameters()), "lr": recipe.learning_rate})
+    for group in groups:
+        group["initial_lr"] = group["lr"]
+    return torch.optim.Adam(groups, fused=fused)
+
+
+def embed(task: Task) -> Embeddings:
+    """Embed every text of the corpus once; mining, evaluation and the next epoch's negatives share the result."""
+    with progress("encoding", len(task.table.texts), "text", task.quiet) as bar, torch.no_grad():
+        task.model.eval()
+        h = task.texts.all_hidden(bar.update)
+        return Embeddings(h, task.model.retrieval(h))
+
+
+def train_epoch(task: Task, recipe: Recipe, optimizer: torch.optim.Optimizer, epoch: int, step: int,
+                before: Embeddings) -> tuple[Record, int]:
+    """One pass over the training pairs. Returns the epoch's training record and the step reached.
+
+    `before` are the embeddings before the epoch, from which hard negatives are mined. Raises
+    TrainingDiverged on a loss that is not finite.
+    """
+    train = task.splits["train"].split
+    share = hard_share(recipe.schedule, epoch, recipe.ratio, recipe.start)
+    started = time.perf_counter()
+    negative, hard = draw_negatives(task.pool, share, recipe.seed, epoch, before.r, train.point)
+    order = generator(recipe.seed, "shuffle", epoch).permutation(len(train))
+    torch.manual_seed(derive_seed(recipe.seed, "dropout", epoch, task.world.rank))
+    num_steps = math.ceil(len(train) / recipe.batch_size)
+    num_warmup = round(recipe.warmup_ratio * num_steps * recipe.epochs)
+    sums = torch.zeros(4, dtype=torch.float64)
+    num_tokens = 0
+    task.model.train()
+    with progress(f"epoch {epoch}", len(train), "pair", task.quiet) as bar:
+        for batch in _batches(order, recipe.batch_size):
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * warmup_factor(step, num_warmup)
+            losses, tokens = train_step(task, recipe, optimizer, train.point[batch], train.counter[batch],
+                                        negative[batch])
+            if not bool(torch.isfinite(losses[0])):
+                raise TrainingDiverged(_diverged(epoch, step, losses))
+            sums += losses
+            num_tokens += tokens
+            step += 1
+            bar.update(len(batch))
+            bar.set_postfix(loss=f"{losses[0] / len(batch):.4f}", refresh=False)
+    seconds = time.perf_counter() - started
+    means = (sums / len(train)).tolist()
+    record: Record = {
+        "loss": means[0], "loss/triplet": means[1], "loss/positive": means[2], "loss/negative": means[3],
+        "hard_share": share, "num_hard": int(hard.sum()), "train_seconds": seconds,
+        "pairs_per_second": len(train) / seconds,
+    }
+    if num_tokens:
+        record["tokens_per_second"] = num_tokens / seconds
+    return record, step
+
+
+def train_step(task: Task, recipe: Recipe, optimizer: torch.optim.Optimizer, point: np.ndarray,
+               counter: np.ndarray, negative: np.ndarray) -> tuple[torch.Tensor, int]:
+    """One optimizer step on B triplets of text indices (B,). Returns loss sums (4,) float64 and tokens encoded.
+
+    With several processes each takes its share of the triplets; gradients and sums are those of all of them.
+    """
+    batch_size = len(point)
+    point, counter, negative = (task.world.share(rows) for rows in (point, counter, negative))
+    optimizer.zero_grad(set_to_none=True)
+    sums, num_tokens = torch.zeros(4, dtype=torch.float64), 0
+    if len(point):
+        losses, num_tokens = _share_losses(task, recipe, point, counter, negative)
+        (losses.total / batch_size).backward()
+        parts = torch.stack([losses.total, losses.triplet, losses.positive, losses.negative])
+        sums = parts.detach().to("cpu", torch.float64)
+    task.world.sum_gradients(task.model.parameters())
+    if recipe.max_grad_norm is not None:
+        torch.nn.utils.clip_grad_norm_(task.model.parameters(), recipe.max_grad_norm)
+    optimizer.step()
+    return task.world.sum(sums), num_tokens
+
+
+def _share_losses(task: Task, recipe: Recipe, point: np.ndarray, counter: np.ndarray, negative: np.ndarray
+                  ) -> tuple[Losses, int]:
+    """Losses of triplets of text indices (B,), each distinct text encoded once, and the tokens that cost."""
+    distinct, where = np.unique(np.concatenate([point, counter, negative]), return_inverse=True)
+    h = task.texts.hidden(distinct)
+    r = task.model.retrieval(h)
+    back = torch.from_numpy(where.reshape(3, -1)).to(task.device)
+    (h_p, h_c, h_n), (r_p, r_c, r_n) = ([values[index] for index in back] for values in (h, r))
+    losses = batch_losses(r_p, r_c, r_n, task.model.logits(h_p, r_p, h_c, r_c),
+                          task.model.logits(h_p, r_p, h_n, r_n), recipe.weights)
+    return losses, task.texts.num_tokens(distinct)
+
+
+def _batches(order: np.ndarray, size: int) -> Iterable[np.ndarray]:
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+def _diverged(epoch: int, step: int, losses: torch.Tensor) -> str:
+    names = ("total", "triplet", "positive", "negative")
+    shown = ", ".join(f"{name} {value:.4g}" for name, value in zip(names, losses.tolist(), strict=True))
+    return (f"the loss is not finite at epoch {epoch}, step {step} ({shown}); try a lower training.learning_rate or "
+            "training.head_learning_rate, training.warmup_ratio=0.1, or training.max_grad_norm=1")
+
+
+def measure_all(task: Task, recipe: Recipe, embeddings: Embeddings) -> Record:
+    """Official and clean figures of the three splits, keys like `val/top1`; `source` ones where asked."""
+    record: Record = {}
+    scored = dead = 0
+    score = pair_scorer(task.model, embeddings)
+    with torch.no_grad():
+        for name in SPLITS:
+            prepared = task.splits[name]
+            official = measure.rank_official(prepared, embeddings.r, score, recipe.rerank)
+            clean = measure.rank_clean(prepared, embeddings.r, score, recipe.rerank, official)
+            values = measure.figures(official, clean, prepared.split.clean)
+            record |= {f"{name}/{key}": value for key, value in values.items()}
+            scored, dead = scored + int(official.num_scored.sum()), dead + int(official.num_dead.sum())
+            if recipe.source:
+                ranks = measure.rank_source(prepared, embeddings.r, score).final_rank
+                record[f"source/{name}/top1"] = float((ranks == 0).mean())
+    record["dead_pairs"] = dead / scored if scored else 0.0
+    return record
+
+
+def pair_scorer(model: BiEncoder, embeddings: Embeddings) -> measure.LogitsFunction:
+    """Scores pairs of texts with the head: text indices (M,), (M,) → margins (M,) and dead flags (M,)."""
+    h, r = embeddings.h, embeddings.r
+
+    def score(points: torch.Tensor, candidates: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        chunk = max(1, SCORE_FLOATS // model.head.linear2.in_features)
+        margins, dead = [], []
+        for a, b in zip(points.to(h.device).split(chunk), candidates.to(h.device).split(chunk), strict=True):
+            logits = model.logits(h[a], r[a], h[b], r[b])
+            margins.append(margin(logits))
+            dead.append(is_dead(logits))
+        return torch.cat(margins), torch.cat(dead)
+
+    return score

@@ -1,0 +1,82 @@
+"""Fixtures that tests share: a private cache, one finished run, the sweep that goes on from it, the real corpus."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from helpers import REPOSITORY, run_program
+
+from biencoder_ablate.data.arguana import load_arguana
+from biencoder_ablate.data.pairs import Corpus
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before any test imports the hub's library: no test may need a network
+
+HEADS = ("none", "layernorm", "relu", "layernorm_relu")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that ran to its end: where it was started, with what, and how it ended."""
+
+    cwd: Path
+    arguments: tuple[str, ...]
+    ended: subprocess.CompletedProcess[str]
+
+    @property
+    def runs(self) -> Path:
+        return self.cwd / "logs" / "runs"
+
+
+@dataclass(frozen=True)
+class FinishedRun(Finished):
+    """One run; `path` is its directory."""
+
+    path: Path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """No test reads or fills the user's cache directory."""
+    directory = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(directory))
+        yield directory
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    """The default command with one epoch, run as a process. Tests read what it left and change nothing."""
+    cwd = tmp_path_factory.mktemp("finished_run")
+    arguments = ("head=layernorm_relu", "neg_ratio=0.01", "training.epochs=1")
+    ended = run_program(arguments, cwd)
+    assert ended.returncode == 0, ended.stderr
+    (path,) = (child for child in (cwd / "logs" / "runs").iterdir() if not child.name.startswith("."))
+    return FinishedRun(cwd, arguments, ended, path)
+
+
+@pytest.fixture(scope="session")
+def finished_sweep(finished_run: FinishedRun) -> Finished:
+    """The four heads as one sweep, where one of them has been trained before."""
+    arguments = ("-m", f"head={','.join(HEADS)}", "training.epochs=1")
+    return Finished(finished_run.cwd, arguments, run_program(arguments, finished_run.cwd))
+
+
+@pytest.fixture(scope="session")
+def real_corpus() -> Path:
+    """The ArguAna Counterargs corpus: named by BIENCODER_ARGUANA, or beside the repository; skips without it."""
+    named = os.environ.get("BIENCODER_ARGUANA")
+    path = Path(named) if named else REPOSITORY.parent / "shared" / "data" / "arguana-counterargs-corpus.zip"
+    if not path.exists():
+        pytest.skip("no ArguAna corpus: set BIENCODER_ARGUANA to its zip or directory")
+    return path.resolve()
+
+
+@pytest.fixture(scope="session")
+def arguana(real_corpus: Path) -> Corpus:
+    """The same, loaded: reading its 13,000 files takes seconds."""
+    return load_arguana(real_corpus)

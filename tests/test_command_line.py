@@ -1,0 +1,348 @@
+"""The program as a person meets it: help, version, completion, one run, the sweep of four heads, an installed wheel."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import HEADS
+from helpers import (
+    REPOSITORY,
+    files_below,
+    make_pairs,
+    only_error,
+    run_program,
+    run_python,
+    write_arguana_tree,
+    write_pairs_csv,
+    zip_directory,
+)
+
+import biencoder_ablate
+from biencoder_ablate.compose import conf_directory
+from biencoder_ablate.config import Config, schema_keys
+from biencoder_ablate.data.pairs import SPLITS
+from biencoder_ablate.data.sample import load_sample
+
+GROUPS = ("data", "model", "head", "fusion", "negatives", "experiment")
+
+
+def timed(arguments, cwd, limit):
+    """Run twice if the first time was slow: what counts is the program, not who else uses the machine."""
+    for attempt in (1, 2):
+        started = time.monotonic()
+        ended = run_program(arguments, cwd)
+        seconds = time.monotonic() - started
+        if seconds < limit or attempt == 2:
+            return ended, seconds
+    raise AssertionError
+
+
+# --- asking ---
+
+
+def test_help_is_written_for_this_program_and_quick(tmp_path):
+    ended, seconds = timed(["--help"], tmp_path, 2)
+    assert ended.returncode == 0 and ended.stderr == ""
+    assert seconds < 2
+    text = ended.stdout
+    for group in GROUPS:
+        choices = sorted(path.stem for path in (conf_directory() / group).glob("*.yaml"))
+        assert f"{group}: {', '.join(choices)}" in text
+    examples = re.findall(r"^ *python -m biencoder_ablate.*$", text, re.MULTILINE)
+    assert len(examples) >= 3
+    keys = set(re.findall(r"^  ([\w.]+)=", text, re.MULTILINE))
+    assert len(keys) >= 10 and keys <= set(dict(schema_keys())), "an option that is not one"
+    assert "--cfg job" in text and "--multirun" in text and "Hydra is" not in text
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["--cfg", "job"], ["hed=none"], ["neg_ratio=2"]])
+def test_asking_and_mistakes_load_nothing_heavy(arguments, tmp_path):
+    program = ("import json, sys\n"
+               "from biencoder_ablate import cli\n"
+               "try:\n    cli.main()\nfinally:\n"
+               "    print('\\n' + json.dumps(sorted({'torch', 'transformers', 'matplotlib', 'scipy'} & set(sys.modules))))\n")
+    ended = run_python(["-c", program, *arguments], tmp_path)
+    assert json.loads(ended.stdout.splitlines()[-1]) == []
+
+
+def test_version(tmp_path):
+    ended = run_program(["--version"], tmp_path)
+    assert (ended.returncode, ended.stdout) == (0, f"biencoder-ablate {biencoder_ablate.__version__}\n")
+
+
+def test_the_examples_of_the_help_compose(tmp_path):
+    """Every command that the help shows can be typed as it stands, with a corpus of that name in the directory."""
+    zip_directory(write_arguana_tree(tmp_path / "tree", make_pairs()), tmp_path / "arguana-counterargs-corpus.zip")
+    text = run_program(["--help"], tmp_path).stdout
+    commands = re.findall(r"^ *python -m biencoder_ablate (\S.*)$", text, re.MULTILINE)
+    assert commands
+    for command in commands:
+        ended = run_program([*command.split(), "plan=true"], tmp_path)
+        assert ended.returncode == 0, ended.stderr
+    assert not (tmp_path / "logs").exists()
+
+
+def test_cfg_job_shows_every_key(tmp_path):
+    ended = run_program(["--cfg", "job", "head=relu", "seed=7"], tmp_path)
+    assert ended.returncode == 0
+    shown = yaml.safe_load(ended.stdout)
+    assert shown["seed"] == 7 and shown["head"]["norm"] == "none" and shown["head"]["activation"] == "relu"
+    assert set(shown) == set(Config.__dataclass_fields__)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_info_is_hydras_own(tmp_path):
+    ended = run_program(["--info", "defaults"], tmp_path)
+    assert ended.returncode == 0 and "layernorm_relu" in ended.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("typed", "offered"), [
+    ("head=", {f"head={name}" for name in HEADS}),
+    ("head=lay", {"head=layernorm", "head=layernorm_relu"}),
+    ("-m head=none neg", {"neg_ratio=", "negatives=", "negatives."}),
+    ("training.ep", {"training.epochs="}),
+])
+def test_tab_completion(typed, offered, tmp_path):
+    line = f"biencoder-ablate {typed}"
+    ended = run_program(["--shell-completion", "query=bash"], tmp_path, COMP_LINE=line, COMP_POINT=str(len(line)))
+    assert ended.returncode == 0, ended.stderr
+    assert set(ended.stdout.split()) == offered
+
+
+@pytest.mark.parametrize(("arguments", "limit"), [(["hed=layernorm"], 3), (["training.device=cuda:99"], 5)])
+def test_mistakes_are_named_soon(arguments, limit, tmp_path):
+    ended, seconds = timed(arguments, tmp_path, limit)
+    message = only_error(ended, tmp_path)
+    assert arguments[0] in message
+    assert seconds < limit
+
+
+# --- one run ---
+
+
+def records_of(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
+
+
+def test_a_run_is_laid_out_as_the_design_says(finished_run):
+    path = finished_run.path
+    assert re.fullmatch(r"layernorm_relu_neg0\.01_seed0_[0-9a-f]{8}", path.name)
+    files = files_below(path)
+    assert {".hydra/config.yaml", ".hydra/overrides.yaml", "manifest.json", "top1.csv", "metrics.jsonl", "train.log",
+            "rankings.jsonl", "result.json", "model/biencoder.safetensors", "model/encoder/model.safetensors",
+            "model/encoder/tokenizer.json", "model/encoder/config.json"} <= files
+    assert not {name for name in files if name.startswith("checkpoint") or name.endswith(".part")}
+    assert {child.name for child in finished_run.cwd.iterdir()} == {"logs"}, "Hydra wrote a directory of its own"
+    assert not [child.name for child in path.parent.iterdir() if child.name.startswith(".")], "a lock stays behind"
+
+
+def test_what_was_asked_is_kept(finished_run):
+    path = finished_run.path
+    assert yaml.safe_load((path / ".hydra" / "overrides.yaml").read_text()) == list(finished_run.arguments)
+    config = yaml.safe_load((path / ".hydra" / "config.yaml").read_text())
+    assert (config["neg_ratio"], config["training"]["epochs"], config["head"]["norm"]) == (0.01, 1, "layernorm")
+    assert "hydra" not in config
+    manifest = json.loads((path / "manifest.json").read_text("utf-8"))
+    assert manifest["biencoder_ablate"] == biencoder_ablate.__version__
+    assert manifest["determined_by"]["data"] == load_sample().fingerprint
+    assert set(manifest["libraries"]) >= {"torch", "transformers", "hydra-core"}
+    assert (manifest["num_threads"], manifest["name"]) == (1, path.name)
+
+
+def test_top1_csv_has_a_row_per_epoch_and_agrees_with_metrics(finished_run):
+    with (finished_run.path / "top1.csv").open() as file:
+        header, *rows = csv.reader(file)
+    assert header == ["epoch", "train", "val", "test"]
+    assert [row[0] for row in rows] == ["0"]
+    records = records_of(finished_run.path)
+    assert [record["epoch"] for record in records] == [-1, 0]
+    for name, value in zip(SPLITS, rows[0][1:], strict=True):
+        assert float(value) == pytest.approx(records[1][f"{name}/top1"], abs=5e-7)
+        assert 0 <= float(value) <= 1
+
+
+def test_metrics_have_what_the_design_lists(finished_run):
+    before, after = records_of(finished_run.path)
+    figures = {f"{split}/{name}" for split in SPLITS for name in ("top1", "top1_clean", "mrr", "recall@10")}
+    trained = {"loss", "loss/triplet", "loss/positive", "loss/negative", "hard_share", "train_seconds", "pairs_per_second"}
+    assert figures | {"dead_pairs", "eval_seconds"} <= set(before)
+    assert figures | trained | {"dead_pairs", "eval_seconds"} <= set(after)
+    assert not trained & set(before), "nothing was trained before epoch 0"
+    assert after["hard_share"] == 0.01
+    assert after["loss"] == pytest.approx(sum(after[f"loss/{part}"] for part in ("triplet", "positive", "negative")))
+
+
+def test_result_and_rankings(finished_run):
+    result = json.loads((finished_run.path / "result.json").read_text("utf-8"))
+    before, after = records_of(finished_run.path)
+    assert (result["status"], result["best_epoch"]) == ("finished", 0)
+    assert (result["selected"], result["final"], result["initial"]) == (after, after, before)
+    corpus = load_sample()
+    rankings = [json.loads(line) for line in (finished_run.path / "rankings.jsonl").read_text("utf-8").splitlines()]
+    assert [row["id"] for row in rankings] == [pair.id for name in ("val", "test") for pair in corpus.split(name)]
+    for name in ("val", "test"):
+        assert result[name]["top1"] == after[f"{name}/top1"]
+        assert set(result[name]["tasks"]) == {"sdoc", "sdc", "sdoa", "sda", "stc", "sta", "epc", "epa"}
+        assert result[name]["tasks"]["epa"]["top1"] == result[name]["top1"]
+
+
+def test_the_screen_and_the_log_say_in_words_what_happens(finished_run):
+    text = finished_run.ended.stdout
+    for words in ("sample: 108 train, 36 val, 36 test pairs of 30 debates", "this is the demonstration",
+                  "layernorm_relu", "hard negatives: 1% of each epoch's", "experiment=arguana", finished_run.path.name):
+        assert words in text
+    header = next(line for line in text.splitlines() if "epoch" in line and "train" in line and "val" in line)
+    shown = [line for line in text.splitlines() if re.match(r" +(-1|0) ", line)]
+    assert [line.split()[0] for line in shown] == ["-1", "0"]
+    assert all(len(line) == len(header) for line in shown), "the columns are not aligned"
+    log = (finished_run.path / "train.log").read_text("utf-8")
+    for line in text.splitlines():
+        assert line in log
+    assert "Traceback" not in finished_run.ended.stderr
+
+
+def test_a_second_start_reports_and_skips(finished_run):
+    before = {name: (finished_run.path / name).stat().st_mtime_ns for name in files_below(finished_run.path)}
+    ended = run_program(finished_run.arguments, finished_run.cwd)
+    assert ended.returncode == 0
+    (line,) = ended.stdout.splitlines()
+    result = json.loads((finished_run.path / "result.json").read_text("utf-8"))
+    assert finished_run.path.name in line and "finished" in line and f"{result['val']['top1']:.4f}" in line
+    assert "rerun=true" in line
+    assert {name: (finished_run.path / name).stat().st_mtime_ns for name in files_below(finished_run.path)} == before
+
+
+# --- the four heads ---
+
+
+def test_the_sweep_trains_the_four_variants(finished_sweep):
+    assert finished_sweep.ended.returncode == 0, finished_sweep.ended.stderr
+    runs = [path for path in finished_sweep.runs.iterdir() if not path.name.startswith(".")]
+    assert sorted(path.name.split("_neg")[0] for path in runs) == sorted(HEADS)
+    for path in runs:
+        assert json.loads((path / "result.json").read_text("utf-8"))["status"] == "finished"
+        assert [record["epoch"] for record in records_of(path)] == [-1, 0]
+        assert not (path / "checkpoint").exists()
+    (sweep,) = (finished_sweep.cwd / "logs" / "sweeps").iterdir()
+    assert not [child for child in sweep.rglob("*") if child.name in ("top1.csv", "model", "checkpoint", ".hydra")]
+    listed = " ".join(path.read_text("utf-8") for path in sweep.iterdir() if path.is_file())
+    assert all(path.name in listed for path in runs)
+    assert {child.name for child in finished_sweep.cwd.iterdir()} == {"logs"}
+
+
+def test_the_sweep_ends_with_a_table_of_all_its_runs(finished_sweep):
+    lines = finished_sweep.ended.stdout.splitlines()
+    for head in HEADS:
+        (path,) = finished_sweep.runs.glob(f"{head}_neg*")
+        result = json.loads((path / "result.json").read_text("utf-8"))
+        rows = [line for line in lines[-12:] if f"head={head} " in f"{line} " or path.name in line]
+        assert any("finished" in row and f"{result['test']['top1']:.4f}" in row for row in rows), head
+
+
+def test_the_variants_differ_from_the_first_epoch_on_with_the_same_seed(finished_sweep):
+    """And before it only where the head has a say: linear1 and linear2 start from the same weights."""
+    by_head = {}
+    for head in HEADS:
+        (path,) = finished_sweep.runs.glob(f"{head}_neg0.01_seed0_*")
+        by_head[head] = records_of(path)
+    for epoch in (0,):
+        assert len({by_head[head][1 + epoch]["loss"] for head in HEADS}) == 4
+        assert len({json.dumps(metrics(by_head[head][1 + epoch])) for head in HEADS}) == 4
+    stage1 = {tuple(by_head[head][0][f"{split}/recall@10"] for split in SPLITS) for head in HEADS}
+    assert len(stage1) == 1, "before training, the retrieval embeddings are the same"
+
+
+def metrics(record):
+    return {name: value for name, value in record.items() if not re.search("seconds|per_second", name)}
+
+
+# --- one's own data ---
+
+
+def test_a_run_on_ones_own_table(tmp_path):
+    table = write_pairs_csv(tmp_path / "mine.csv", make_pairs(2, 1))
+    ended = run_program(["data=pairs", f"data.path={table}", "training.epochs=1", "training.batch_size=3"], tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    (run,) = (tmp_path / "logs" / "runs").iterdir()
+    assert len(records_of(run)) == 2
+    ids = [json.loads(line)["id"] for line in (run / "rankings.jsonl").read_text("utf-8").splitlines()]
+    assert len(ids) == 8 and len(set(ids)) == 8
+
+
+def test_a_corpus_that_cannot_be_read_leaves_nothing_behind(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "work").mkdir()
+    whole = zip_directory(write_arguana_tree(tmp_path / "tree", make_pairs()), tmp_path / "data" / "whole.zip")
+    broken = tmp_path / "data" / "broken.zip"
+    broken.write_bytes(whole.read_bytes()[:-100])
+    ended = run_program(["data=arguana", f"data.path={broken}"], tmp_path / "work")
+    message = only_error(ended, tmp_path / "work")
+    assert str(broken) in message and "zip" in message
+
+
+# --- installed ---
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The wheel, built from the repository and installed alone into a directory."""
+    built, target = tmp_path_factory.mktemp("wheel"), tmp_path_factory.mktemp("installed")
+    for command in (["build", "--wheel", "--no-isolation", "--outdir", str(built), str(REPOSITORY)],
+                    ["pip", "install", "--no-deps", "--no-index", "--target", str(target)]):
+        wheels = list(map(str, built.glob("*.whl"))) if command[0] == "pip" else []
+        done = subprocess.run([sys.executable, "-m", *command, *wheels], cwd=built, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return next(built.glob("*.whl")), target
+
+
+def run_installed(target: Path, arguments, cwd):
+    """The console script of the installed wheel; the source tree is not on the path."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(target)}
+    return subprocess.run([sys.executable, str(target / "bin" / "biencoder-ablate"), *arguments], cwd=cwd, text=True,
+                          env=environment, capture_output=True, timeout=120)
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_what_the_program_needs(installed):
+    names = set(zipfile.ZipFile(installed[0]).namelist())
+    conf = {f"biencoder_ablate/conf/{name}" for name in files_below(REPOSITORY / "conf")}
+    assert conf <= names
+    assert len([name for name in names if name.endswith(".toml")]) >= 24, "the sample debates"
+    assert not [name for name in names if name.startswith(("tests/", "logs/", "src/"))]
+    scripts = next(name for name in names if name.endswith("entry_points.txt"))
+    assert "biencoder-ablate" in zipfile.ZipFile(installed[0]).read(scripts).decode()
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_runs_from_an_empty_directory(installed, tmp_path):
+    _, target = installed
+    where = ("import biencoder_ablate, pathlib; from biencoder_ablate.compose import conf_directory\n"
+             "print(pathlib.Path(biencoder_ablate.__file__).parent); print(conf_directory())")
+    program = subprocess.run([sys.executable, "-c", where], cwd=tmp_path, text=True, capture_output=True,
+                             env=os.environ | {"PYTHONPATH": str(target)})
+    assert program.stdout.split() == [str(target / "biencoder_ablate"), str(target / "biencoder_ablate" / "conf")]
+    assert run_installed(target, ["--version"], tmp_path).stdout == f"biencoder-ablate {biencoder_ablate.__version__}\n"
+    assert only_error(run_installed(target, ["hed=none"], tmp_path), tmp_path)
+    ended = run_installed(target, ["head=layernorm_relu", "neg_ratio=0.01", "training.epochs=1"], tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    (run,) = (tmp_path / "logs" / "runs").iterdir()
+    assert (run / "top1.csv").read_text().startswith("epoch,train,val,test\n0,")
+
+
+@pytest.mark.slow
+def test_the_wheel_and_the_source_tree_give_the_same_run(installed, finished_run, tmp_path):
+    ended = run_installed(installed[1], finished_run.arguments, tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    run = tmp_path / "logs" / "runs" / finished_run.path.name
+    assert (run / "top1.csv").read_text() == (finished_run.path / "top1.csv").read_text()
+    assert [metrics(record) for record in records_of(run)] == [metrics(r) for r in records_of(finished_run.path)]

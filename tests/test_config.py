@@ -1,0 +1,309 @@
+"""Settings: every mistake on the command line ends in one line that names the key, the value and what would do."""
+
+import math
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+
+import pytest
+from helpers import make_pairs, only_error, run_here, write_arguana_tree, write_pairs_csv
+from hydra._internal.utils import get_args_parser
+from omegaconf import OmegaConf
+
+from biencoder_ablate.compose import conf_directory, load_config, to_config, understood
+from biencoder_ablate.config import (
+    Config,
+    ConfigError,
+    DataConfig,
+    EvaluationConfig,
+    HeadConfig,
+    LossConfig,
+    ModelConfig,
+    NegativesConfig,
+    TrainingConfig,
+    cache_directory,
+    check,
+    head_name,
+    schema_keys,
+)
+
+EXPERIMENTS = sorted(path.stem for path in (conf_directory() / "experiment").glob("*.yaml"))
+
+
+@pytest.fixture
+def empty(tmp_path):
+    directory = tmp_path / "empty"
+    directory.mkdir()
+    return directory
+
+
+def numeric_rules():
+    """(group, field) for every key of the schema whose rule is a range."""
+    for item in fields(Config):
+        group = getattr(Config(), item.name)
+        for inner in fields(group) if is_dataclass(group) else [item]:
+            rule = inner.metadata
+            if any(rule[bound] is not None for bound in ("low", "high", "above")):
+                yield pytest.param(item.name if is_dataclass(group) else None, inner, id=inner.name)
+
+
+def with_value(group, name, value):
+    """A valid config but for this one value; the keys that it depends on are set along with it."""
+    config = Config(negatives=NegativesConfig("curriculum", 0.5)) if name == "start" else Config()
+    if group is None:
+        return replace(config, **{name: value})
+    return replace(config, **{group: replace(getattr(config, group), **{name: value})})
+
+
+@pytest.mark.parametrize(("group", "item"), list(numeric_rules()))
+def test_ranges_hold_to_the_last_value(group, item):
+    rule, key = item.metadata, f"{group}.{item.name}" if group else item.name
+    step = 1 if "int" in str(item.type) else 1e-9
+    good = [rule["low"], rule["high"]] + ([rule["above"] + step] if rule["above"] is not None else [])
+    bad = [math.nan, math.inf, -math.inf]
+    bad += [rule["low"] - step] if rule["low"] is not None else []
+    bad += [rule["high"] + step] if rule["high"] is not None else []
+    bad += [rule["above"]] if rule["above"] is not None else []
+    for value in good:
+        if value is not None:
+            check(with_value(group, item.name, value))
+    for value in bad:
+        with pytest.raises(ConfigError) as refused:
+            check(with_value(group, item.name, value))
+        assert str(refused.value) == f"{key}={value}: must be {rule['valid']}"
+
+
+@pytest.mark.parametrize(("group", "name", "good", "bad"), [
+    ("data", "name", ["sample"], ["", "Sample", "csv"]),
+    ("model", "pooling", ["pooler", "cls", "mean"], ["max", "", "MEAN"]),
+    ("head", "norm", ["none", "layernorm"], ["batchnorm", ""]),
+    ("head", "activation", ["none", "relu"], ["gelu"]),
+    ("head", "activation_position", ["after_linear2", "before_linear2"], ["after"]),
+    ("fusion", "name", ["concat", "pooled", "retrieval"], ["sum"]),
+    ("training", "precision", ["auto", "fp32", "bf16"], ["fp16", "64"]),
+    ("training", "device", ["auto", "cpu", "mps", "cuda", "cuda:0", "cuda:12"], ["gpu", "cuda:", "cuda:x", "CPU"]),
+    ("evaluation", "rerank", [1, 10, 10**6, "all", "none"], [0, -1, "some", "", True]),
+    (None, "sweep_name", [None, "a", "heads_2.1-x", "x" * 100], ["", "a/b", "..", ".hidden", "a b", "x" * 101]),
+])
+def test_choices(group, name, good, bad):
+    key = f"{group}.{name}" if group else name
+    for value in good:
+        check(with_value(group, name, value))
+    for value in bad:
+        with pytest.raises(ConfigError) as refused:
+            check(with_value(group, name, value))
+        assert str(refused.value).startswith(f"{key}={value}: must be ")
+
+
+@pytest.mark.parametrize(("settings", "names"), [
+    ({"negatives": NegativesConfig("constant", 0.2)}, ["negatives.start=0.2", "negatives=curriculum"]),
+    ({"negatives": NegativesConfig("curriculum", None)}, ["negatives.start=null", "from 0 to 1"]),
+    ({"loss": LossConfig(0, 0, 0)}, ["loss.triplet=0", "loss.positive=0", "loss.negative=0", "above 0"]),
+    ({"loss": LossConfig(1, 0, 0)}, ["evaluation.rerank=10", "loss.positive=0", "none"]),
+    ({"data": DataConfig(path="x.csv")}, ["data.path=x.csv", "data=sample", "data=pairs"]),
+    ({"data": DataConfig("arguana")}, ["data.path", "missing", "zip"]),
+    ({"data": DataConfig("pairs")}, ["data.path", "missing", "csv"]),
+    ({"data": DataConfig("arguana", "no/such.zip")}, ["data.path=no/such.zip", "no such file"]),
+    ({"data": DataConfig("pairs", __file__)}, ["data.path=", "csv, tsv or jsonl"]),
+    ({"data": DataConfig("arguana", __file__, split_seed=3)}, ["data.split_seed=3", "comes split"]),
+    ({"model": ModelConfig("minilm")}, ["model.name_or_path=null", "minilm"]),
+    ({"model": ModelConfig("tiny", "./no/such")}, ["model.name_or_path=./no/such", "no such directory"]),
+    ({"model": ModelConfig(dropout=0.1), "training": TrainingConfig(freeze_encoder=True)},
+     ["model.dropout=0.1", "training.freeze_encoder=true"]),
+    ({"logs_dir": __file__}, ["logs_dir=", "is a file"]),
+    ({"cache_dir": __file__}, ["cache_dir=", "is a file"]),
+])
+def test_settings_that_contradict_or_lead_nowhere(settings, names):
+    check(Config())
+    with pytest.raises(ConfigError) as refused:
+        check(Config(**settings))
+    message = str(refused.value)
+    assert "\n" not in message
+    for name in names:
+        assert name in message
+
+
+@pytest.mark.parametrize("settings", [
+    {"loss": LossConfig(1, 0, 0), "evaluation": EvaluationConfig("none")},
+    {"loss": LossConfig(1, 0, 0), "training": TrainingConfig(epochs=0)},
+    {"loss": LossConfig(0, 1, 0)},
+    {"negatives": NegativesConfig("curriculum", 0.0)},
+    {"model": ModelConfig("minilm", "sentence-transformers/all-MiniLM-L6-v2")},
+])
+def test_settings_that_look_odd_and_are_allowed(settings):
+    check(Config(**settings))
+
+
+MISTAKES = [
+    # keys and groups that are not there
+    (["hed=none"], ["hed=none", "head"]),
+    (["neg_ration=0.1"], ["neg_ration=0.1", "neg_ratio"]),
+    (["epochs=3"], ["epochs=3", "training.epochs"]),
+    (["training.epoch=3"], ["training.epoch=3", "training.epochs"]),
+    (["training.max_tokens=64"], ["training.max_tokens=64", "there is no key"]),
+    (["+foo=1"], ["+foo=1", "there is no key foo"]),
+    (["++foo=1"], ["++foo=1", "there is no key foo"]),
+    (["+training.foo=1"], ["+training.foo=1", "there is no key training.foo"]),
+    (["++training.epoch=1"], ["++training.epoch=1", "training.epochs"]),
+    (["+training.epochs=2"], ["training.epochs"]),
+    (["~head"], ["~head", "none, relu"]),
+    (["hydra.foo=1"], ["hydra.foo=1"]),
+    # choices
+    (["head=nome"], ["head=nome", "layernorm, layernorm_relu, none, relu"]),
+    (["head=null"], ["head=null", "layernorm_relu"]),
+    (["head=[none]"], ["head=[none]", "layernorm_relu"]),
+    (["data=imagenet"], ["data=imagenet", "arguana, pairs, sample"]),
+    (["model=huge"], ["model=huge", "bert_base, minilm, tiny"]),
+    (["fusion=sum"], ["fusion=sum", "concat, pooled, retrieval"]),
+    (["negatives=linear"], ["negatives=linear", "constant, curriculum"]),
+    (["experiment=nope"], ["experiment=nope", "arguana"]),
+    (["hydra/launcher=nope"], ["hydra/launcher", "nope", "basic"]),
+    # types
+    (["training.epochs=two"], ["training.epochs=two", "an integer of 0 or more"]),
+    (["training.epochs=null"], ["training.epochs=null", "an integer"]),
+    (["training.batch_size=true"], ["training.batch_size=true", "an integer of 1 or more"]),
+    (["neg_ratio=abc"], ["neg_ratio=abc", "a number from 0 to 1"]),
+    (["neg_ratio="], ["neg_ratio=", "a number from 0 to 1"]),
+    (["data.disjoint=maybe"], ["data.disjoint=maybe", "true or false"]),
+    (["evaluation.rerank=1.5"], ["evaluation.rerank=1.5", "all or none"]),
+    (["training=5"], ["training=5"]),
+    # ranges; all of them are tried on the schema itself
+    (["neg_ratio=1.5"], ["neg_ratio=1.5", "from 0 to 1"]),
+    (["neg_ratio=nan"], ["neg_ratio=nan", "from 0 to 1"]),
+    (["training.learning_rate=0"], ["training.learning_rate=0", "above 0"]),
+    (["training.epochs=-1"], ["training.epochs=-1", "0 or more"]),
+    (["++training.epochs=-1"], ["training.epochs=-1", "0 or more"]),
+    # data, models, contradictions
+    (["data=arguana"], ["data.path", "missing"]),
+    (["data=pairs", "data.path=no/such.csv"], ["data.path=no/such.csv", "no such file"]),
+    (["model.name_or_path=./no/such"], ["model.name_or_path=./no/such", "no such directory"]),
+    (["negatives.start=0.5"], ["negatives.start=0.5", "negatives=curriculum"]),
+    (["training.freeze_encoder=true", "model.dropout=0.1"], ["model.dropout=0.1"]),
+    # sweeps
+    (["head=none,relu"], ["head=none,relu", "-m"]),
+    (["seed=range(3)"], ["seed=range(3)", "-m"]),
+    (["-m", "head=none,nope"], ["head=nope", "layernorm_relu"]),
+    (["-m", "neg_ratio=0.1,2"], ["neg_ratio=2", "from 0 to 1"]),
+    (["-m", "hed=none,relu"], ["hed=none,relu", "head"]),
+    # what is no override at all
+    (["head"], ["head", "key=value"]),
+    (["head=none,"], ["head=none,", "key=value"]),
+    (["--bogus"], ["--bogus", "--help"]),
+    (["--config-dir=no/such"], ["--config-dir=no/such"]),
+    (["training.epochs=${nope}"], ["nope"]),
+    (["logs_dir=${oc.env:NO_SUCH_VARIABLE}"], ["NO_SUCH_VARIABLE"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "names"), MISTAKES, ids=[" ".join(arguments) for arguments, _ in MISTAKES])
+def test_mistakes_end_in_one_line(arguments, names, empty):
+    message = only_error(run_here(arguments, empty), empty)
+    for name in names:
+        assert name in message
+
+
+def test_a_missing_device_is_named_before_anything_is_written(empty):
+    import torch
+
+    missing = f"cuda:{torch.cuda.device_count()}"
+    message = only_error(run_here([f"training.device={missing}"], empty), empty)
+    assert f"training.device={missing}" in message and "cpu" in message
+    if not torch.backends.mps.is_available():
+        message = only_error(run_here(["training.device=mps"], empty), empty)
+        assert "training.device=mps" in message and "cpu" in message
+
+
+@pytest.mark.parametrize("override", ["~data", "~loss", "~training", "~evaluation", "~training.epochs", "~seed"])
+def test_nothing_can_be_taken_out(override):
+    """What is missing would be filled from the dataclasses: other values than those in the YAML tree."""
+    with pytest.raises(ConfigError, match=override.removeprefix("~")):
+        load_config([override])
+
+
+def test_defaults_are_those_of_the_design():
+    config = load_config([])
+    assert (config.neg_ratio, config.seed, config.logs_dir, config.rerun) == (0.01, 0, "logs", False)
+    assert (config.sweep_name, config.cache_dir) == (None, None)
+    assert config.data == DataConfig("sample", None, split_seed=0, limit=None, disjoint=False)
+    assert config.model == ModelConfig("tiny", None, None, "mean", 128, retrieval_dim=128, dropout=None)
+    assert config.head == HeadConfig("layernorm", "relu", "after_linear2")
+    assert config.fusion.name == "concat"
+    assert config.negatives == NegativesConfig("constant", None)
+    assert config.loss == LossConfig(triplet=1, positive=1, negative=1, margin=1)
+    assert config.evaluation == EvaluationConfig(rerank=10, source=False)
+    training = config.training
+    assert (training.batch_size, training.warmup_ratio, training.max_grad_norm, training.patience) == (8, 0, None, None)
+    assert (training.freeze_encoder, training.save_model) == (False, True)
+    assert (training.device, training.precision) == ("auto", "auto")
+
+
+def test_every_key_can_be_asked_for_by_its_name():
+    keys = dict(schema_keys())
+    assert {"head.norm", "neg_ratio", "training.epochs", "data.path", "evaluation.rerank"} <= set(keys)
+    assert all(keys.values()), "a key does not say what is valid"
+    with understood(get_args_parser().parse_args([])) as command:
+        for key in keys:
+            OmegaConf.select(command.base, key, throw_on_missing=True)
+
+
+@pytest.mark.parametrize(("name", "norm", "activation"), [
+    ("none", "none", "none"), ("layernorm", "layernorm", "none"), ("relu", "none", "relu"),
+    ("layernorm_relu", "layernorm", "relu"),
+])
+def test_head_choices_are_named_as_they_are_asked_for(name, norm, activation):
+    head = load_config([f"head={name}"]).head
+    assert head == HeadConfig(norm, activation, "after_linear2")
+    assert head_name(head) == name
+
+
+def test_every_choice_of_every_group_sets_what_it_says(tmp_path):
+    table = write_pairs_csv(tmp_path / "pairs.csv", make_pairs())
+    assert load_config(["data=pairs", f"data.path={table}"]).data == DataConfig("pairs", str(table))
+    assert load_config(["fusion=pooled"]).fusion.name == "pooled"
+    assert load_config(["fusion=retrieval"]).fusion.name == "retrieval"
+    assert load_config(["negatives=curriculum"]).negatives == NegativesConfig("curriculum", 0.2)
+    minilm, bert = load_config(["model=minilm"]), load_config(["model=bert_base"])
+    assert (minilm.model.pooling, minilm.model.max_tokens) == ("mean", 256)
+    assert (bert.model.pooling, bert.model.max_tokens) == ("pooler", 512)
+
+
+def test_the_command_line_has_the_last_word():
+    """Over presets and over what a model choice sets, in whatever order it is typed."""
+    config = load_config(["training.learning_rate=0.5", "model.pooling=cls", "model=minilm", "experiment=none"])
+    assert config.training.learning_rate == 0.5
+    assert (config.model.name, config.model.pooling) == ("minilm", "cls")
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_composes_and_passes_its_checks(name, tmp_path):
+    corpus = write_arguana_tree(tmp_path / "corpus", make_pairs())
+    table = write_pairs_csv(tmp_path / "pairs.csv", make_pairs())
+    data = to_config_unchecked([f"experiment={name}"]).data.name
+    path = {"sample": [], "arguana": [f"data.path={corpus}"], "pairs": [f"data.path={table}"]}[data]
+    with understood(get_args_parser().parse_args([f"experiment={name}", *path])) as command:
+        jobs = [tuple(sorted(job)) for job in command.jobs]
+        assert jobs and len(set(jobs)) == len(jobs), "a sweep asks for the same run twice"
+        for job in command.jobs[:: max(1, len(jobs) // 4)]:  # forty would take seconds
+            assert isinstance(to_config(command.compose(job)), Config)
+
+
+def to_config_unchecked(overrides):
+    with understood(get_args_parser().parse_args(overrides)) as command:
+        return to_config(command.compose(command.jobs[0]), checked=False)
+
+
+def test_every_yaml_begins_with_the_command_that_uses_it():
+    for path in sorted(conf_directory().rglob("*.yaml")):
+        if path.parent.name in ("help", "conf") or "hydra" in path.relative_to(conf_directory()).parts:
+            continue
+        head = [line for line in path.read_text("utf-8").splitlines()[:3] if line.startswith("# ")]
+        command = f"{path.parent.name}={path.stem}"
+        assert any(command in line for line in head) or path.stem == "none", f"{path}: no line with {command}"
+
+
+def test_the_cache_is_where_it_is_asked_for(monkeypatch, tmp_path):
+    assert cache_directory(Config(cache_dir=str(tmp_path))) == tmp_path
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_directory(Config()) == tmp_path / "xdg" / "biencoder-ablate"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert Path(tmp_path / "home") in cache_directory(Config()).parents
