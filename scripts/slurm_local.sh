@@ -104,7 +104,7 @@ install_packages() {
         apt-get -o DPkg::Lock::Timeout=300 update &&
             DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y \
                 --no-install-recommends "${PACKAGES[@]}"
-    } >"$DIR/log/apt.log" 2>&1 </dev/null || {
+    } >"$DIR/log/apt.log" 2>&1 </dev/null 9>&- || {
         tail -n 15 "$DIR/log/apt.log" >&2
         die "apt-get could not install ${PACKAGES[*]}: no network, no package index, or not Debian/Ubuntu."
     }
@@ -124,8 +124,16 @@ gpu_count() {
 
 # The configuration files, to the directory $1.
 write_config() {
-    local to="$1" host gpus i device gres_lines="" node_gres="" gres_types="" accounting cgroup_plugin
+    local to="$1" host gpus i device gres_lines="" node_gres="" gres_types="" accounting cgroup_plugin listen
     host="$(hostname -s)"
+    if [ "$(getent ahostsv4 "$host" 2>/dev/null | awk 'NR == 1 {print $1}')" = 127.0.0.1 ]; then
+        listen="# The daemons and srun listen on the host name's own address, 127.0.0.1 here, not on every interface.
+CommunicationParameters=NoCtldInAddrAny,NoInAddrAny"
+    else
+        # These two options go by the host name. Where that is unknown, a network address or Debian's 127.0.1.1, some
+        # would listen on one address and be called on another, and srun would hang.
+        listen="# The host name is not 127.0.0.1, so the ports are open on every interface; MUNGE's key guards them."
+    fi
     gpus="$(gpu_count)"
     if [ "$gpus" -gt 0 ]; then
         # slurmd counts the device files of gres.conf and finds the node invalid if they are too few, so a GPU that is
@@ -191,13 +199,12 @@ AccountingStorageType=accounting_storage/none"
     cat >"$to/slurm.conf" <<CONF
 # Written by scripts/slurm_local.sh; "down" and "up" again after changing a setting.
 ClusterName=local
-# The address in parentheses and NodeAddr keep everything on loopback whatever the host name resolves to.
+# The address in parentheses and NodeAddr keep all traffic on loopback whatever the host name resolves to.
 SlurmctldHost=$host(127.0.0.1)
 # Own ports, so that a Slurm already set up on this machine is not disturbed.
 SlurmctldPort=$PORT
 SlurmdPort=$((PORT + 1))
-# The daemons listen on the two addresses above only, not on every interface.
-CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
+$listen
 
 # Own munged, own key: /etc/munge and its daemon are left alone. cred_expire is also how long a requeued job is held
 # back (reason BeginTime): 120 s unless told, 5 s is the least.
@@ -291,7 +298,7 @@ logs_and_die() {
         say "--- last lines of $DIR/log/$name.log"
         tail -n 8 "$DIR/log/$name.log" >&2
     done
-    die "$* ('$0 down' stops what did start.)"
+    die "$* ('$0 down' stops what did start)"
 }
 
 # A table space of our own. mariadb-install-db would need a helper from the client package, so the server is fed the
@@ -474,7 +481,7 @@ kill_leftovers() {
         esac
         # Only a job's own processes have a job id; who submitted them, and waits for them, has none.
         grep -E '^SLURM_JOB_ID=[0-9]+$' <<<"$variables" >/dev/null || continue
-        [ "$pid" != "$$" ] && [ "$pid" != "$PPID" ] || continue
+        case "$pid" in "$$" | "$PPID") continue ;; esac
         say "killing leftover process $pid of a job: $(tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" || true)"
         kill -KILL "$pid" 2>/dev/null || true
     done

@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from helpers import files_below, run_program, run_python
+from helpers import files_below, run_here, run_python
 
 from biencoder_ablate.files import finite, read_json, whole_file, write_json, write_text
 from biencoder_ablate.runs.directory import RunBusy, RunDirectory, forget_old, locked, start_over
@@ -164,7 +164,7 @@ def test_a_busy_run_is_refused_by_the_program_itself(finished_run, tmp_path):
     """The same command in another logs directory, whose run of that name this process holds."""
     run = tmp_path / "logs" / "runs" / finished_run.path.name
     with locked(run):
-        ended = run_program(finished_run.arguments, tmp_path)
+        ended = run_here(finished_run.arguments, tmp_path)
     assert ended.returncode == 1
     (line,) = ended.stderr.splitlines()
     assert line.startswith("error: ") and f"process {os.getpid()} " in line and finished_run.path.name in line

@@ -229,7 +229,7 @@ def _check_contradictions(config: Config) -> None:
     if loss.positive == loss.negative == 0 and config.evaluation.rerank != "none" and training.epochs > 0:
         raise ConfigError(f"evaluation.rerank={config.evaluation.rerank}: with loss.positive=0 and "
                           "loss.negative=0 the head stays untrained; must be none")
-    if training.freeze_encoder and config.model.dropout is not None:
+    if training.freeze_encoder and config.model.dropout:
         raise ConfigError(f"model.dropout={config.model.dropout}: has no effect with "
                           "training.freeze_encoder=true; leave it null")
 

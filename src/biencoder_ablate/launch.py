@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from argparse import Namespace
-from types import FrameType
 from typing import Any, NoReturn
 
 from hydra._internal.utils import get_args_parser
@@ -13,17 +11,14 @@ from omegaconf import DictConfig
 
 from biencoder_ablate.compose import Command, conf_directory, register_schema, to_config, understood, without_hydra
 from biencoder_ablate.config import Config, ConfigError
-
-
-class Terminated(BaseException):
-    """SIGTERM arrived: stop as after Ctrl-C, without waiting for the epoch's end."""
+from biencoder_ablate.runs.signals import Terminated, raise_on_sigterm
 
 
 def run_command(argv: list[str], asks_hydra: bool) -> int:
     """Carry out the command line; returns the exit code."""
     if asks_hydra:
         return _ask_hydra()
-    signal.signal(signal.SIGTERM, _terminate)
+    raise_on_sigterm()
     try:
         with understood(_parse_arguments(argv)) as command:
             configs = [to_config(command.compose(job)) for job in command.jobs]
@@ -80,10 +75,6 @@ def fail(error: BaseException) -> int:
 def _stopped(how: str, code: int) -> int:
     print(f"{how}: the last finished epoch is on disk; the same command goes on from there", file=sys.stderr)
     return code
-
-
-def _terminate(signum: int, frame: FrameType | None) -> None:
-    raise Terminated
 
 
 def _ask_hydra() -> int:

@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 
 from biencoder_ablate.compose import Command, to_config, without_hydra
 from biencoder_ablate.config import Config, ConfigError
+from biencoder_ablate.runs.signals import Terminated, raise_on_sigterm
 from biencoder_ablate.runs.sweep_directory import (
     SweepDirectory,
     job_states,
@@ -79,6 +80,7 @@ def _launch(command: Command, sweep: SweepDirectory, jobs: list[list[str]]) -> d
 def run_job(composed: DictConfig) -> dict[str, Any]:
     """One job of a sweep, in whatever process the launcher chose. An exception marks this job alone as failed."""
     from biencoder_ablate.runs.devices import take_device
+    from biencoder_ablate.training.describe import finished_line
     from biencoder_ablate.training.experiment import run_experiment
 
     hydra = HydraConfig.get()
@@ -86,13 +88,21 @@ def run_job(composed: DictConfig) -> dict[str, Any]:
     overrides = [str(item) for item in hydra.overrides.task]
     parallel = not hydra.launcher._target_.endswith("BasicLauncher")
     config = to_config(composed)
+    if parallel:  # a process of its own, whose launcher may have taken SIGTERM for itself
+        raise_on_sigterm()
     try:
         with take_device(sweep.path, config.training.device, parallel) as device:
             config = replace(config, training=replace(config.training, device=device))
             outcome = run_experiment(config, without_hydra(composed), overrides, quiet=parallel)
+        if parallel:
+            print(finished_line(outcome.directory, outcome.result))
     except Exception as error:
         print(f"error: {' '.join(overrides)}: {error}", file=sys.stderr)
         raise
+    except Terminated:
+        if not parallel:
+            raise
+        raise RuntimeError("terminated; the same command goes on from the last finished epoch") from None
     finally:
         print(progress_line(sweep), flush=True)
     return {"name": outcome.directory.name, **asdict(config.head)}
@@ -103,4 +113,5 @@ def check_same_place(configs: list[Config]) -> None:
     for key in ("logs_dir", "sweep_name", "rerun", "plan"):
         values = {getattr(config, key) for config in configs}
         if len(values) > 1:
-            raise ConfigError(f"{key}={','.join(map(str, sorted(values, key=str)))}: cannot be swept; must be one value")
+            shown = ",".join(map(str, sorted(values, key=str)))
+            raise ConfigError(f"{key}={shown}: cannot be swept; must be one value")

@@ -97,7 +97,7 @@ def _start_from_words(encoder: Any, tokenizer: Any, texts: Sequence[str]) -> Non
     embeddings = encoder.embeddings
     torch.nn.init.zeros_(embeddings.position_embeddings.weight)
     torch.nn.init.zeros_(embeddings.token_type_embeddings.weight)
-    counts = Counter(token for row in tokenizer(list(texts))["input_ids"] for token in set(row))
+    counts = Counter(token for row in tokenizer(list(texts), truncation=True)["input_ids"] for token in set(row))
     common = [token for token, count in counts.items() if count > len(texts) / 10]
     with torch.no_grad():
         embeddings.word_embeddings.weight[common] = embeddings.word_embeddings.weight[tokenizer.unk_token_id].clone()

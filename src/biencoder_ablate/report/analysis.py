@@ -38,10 +38,12 @@ PROTOCOLS = ("clean", "official")
 class Family:
     """One family of tests: `primary` decides, `beside` are the same comparisons of the other figure.
 
-    kind: effects, pairs, interaction, setting (pairs within one setting), axis or variants.
+    kind: effects, pairs, interaction, setting (pairs within one setting), axis or variants. `subject` is what
+    varies: an axis, or the setting that all comparisons are within.
     """
 
     kind: str
+    subject: str
     title: str
     arms: Arms
     primary: tuple[ContrastResult, ...]
@@ -151,7 +153,9 @@ class _Asker:
     primary: str
     debates: dict[str, list[str]]
 
-    def ask(self, kind: str, title: str, arms: Arms, contrasts: Sequence[Contrast], judge: bool = False) -> Family:
+    def ask(
+        self, kind: str, subject: str, title: str, arms: Arms, contrasts: Sequence[Contrast], judge: bool = False
+    ) -> Family:
         """Compare under both protocols; `judge` where the contrasts hold every pair of the arms."""
         found: dict[str, tuple[ContrastResult, ...]] = {}
         verdicts: dict[str, Verdict] = {}
@@ -166,7 +170,14 @@ class _Asker:
                 verdicts[protocol] = verdict(groups, results, ALPHA)
         other = "official" if self.primary == "clean" else "clean"
         return Family(
-            kind, title, arms, found[self.primary], found[other], verdicts.get(self.primary), verdicts.get(other)
+            kind,
+            subject,
+            title,
+            arms,
+            found[self.primary],
+            found[other],
+            verdicts.get(self.primary),
+            verdicts.get(other),
         )
 
 
@@ -195,7 +206,7 @@ def _cell_by_cell(asker: _Asker) -> Family:
     cells = asker.study.cells
     seeds = set.intersection(*(set(cell.runs) for cell in cells))
     arms = Arms(tuple(cell.name for cell in cells), (), {cell.name: (cell,) for cell in cells}, tuple(sorted(seeds)))
-    return asker.ask("pairs", "Every pair of configurations", arms, head_pairs(arms.names), judge=True)
+    return asker.ask("pairs", "configuration", "Every pair of configurations", arms, head_pairs(arms.names), judge=True)
 
 
 def _standard(axis: Axis) -> tuple[str, ...]:
@@ -209,23 +220,25 @@ def _over_settings(asker: _Asker, k: int, levels: Sequence[str], kind: str, note
     study, axis = asker.study, asker.study.axes[k]
     arms = arms_of(study, [(in_words(axis, level), {k: level}) for level in levels])
     if arms is None:
-        notes.append(f"{_plural(axis)} are not compared over settings: no setting has finished runs of all.")
+        notes.append(
+            f"{_plural(axis).capitalize()} are not compared over settings: no setting has finished runs of all."
+        )
         return []
     families = []
     heads = {head: head for head in HEADS}
     before = {head: head + BEFORE * ("relu" in head) for head in HEADS}
     if axis.name == "head" and kind == "pairs" and set(HEADS) <= set(levels):
-        title = "What LayerNorm does, what the ReLU does, and whether they interact"
-        families.append(asker.ask("effects", title, arms, factorial_effects(heads)))
+        title = "LayerNorm, ReLU, and their interaction"
+        families.append(asker.ask("effects", axis.name, title, arms, factorial_effects(heads)))
     if kind == "variants" and set(before.values()) <= set(levels):
         title = "The same with the ReLU before linear2"
-        families.append(asker.ask("effects before", title, arms, factorial_effects(before)))
+        families.append(asker.ask("effects before", axis.name, title, arms, factorial_effects(before)))
     title = {
-        "pairs": f"Every pair of {_plural(axis).lower()}",
+        "pairs": f"Every pair of {_plural(axis)}",
         "variants": "Every pair of heads, with those that have the ReLU before linear2",
-        "axis": f"Every pair of levels of {axis.name}",
+        "axis": f"{axis.name.capitalize()}: every pair of levels",
     }[kind]
-    return [*families, asker.ask(kind, title, arms, head_pairs(arms.names), judge=True)]
+    return [*families, asker.ask(kind, axis.name, title, arms, head_pairs(arms.names), judge=True)]
 
 
 def _interaction(asker: _Asker, levels: Sequence[str], k: int, notes: list[str]) -> list[Family]:
@@ -255,7 +268,7 @@ def _interaction(asker: _Asker, levels: Sequence[str], k: int, notes: list[str])
             )
         )
     title = f"Does what the {main.name} does depend on {axis.name}?"
-    return [asker.ask("interaction", title, arms, setting_interactions(effects))]
+    return [asker.ask("interaction", axis.name, title, arms, setting_interactions(effects))]
 
 
 def _setting_by_setting(asker: _Asker, families: Sequence[Family], levels: Sequence[str]) -> list[Family]:
@@ -279,12 +292,12 @@ def _setting_by_setting(asker: _Asker, families: Sequence[Family], levels: Seque
             {name: (cells[level],) for name, level in zip(names, here, strict=True)},
             tuple(seeds),
         )
-        found.append(asker.ask("setting", words, arms, head_pairs(names), judge=True))
+        found.append(asker.ask("setting", words, words, arms, head_pairs(names), judge=True))
     return found
 
 
 def _plural(axis: Axis) -> str:
-    return "Heads" if axis.name == "head" else f"Levels of {axis.name}"
+    return "heads" if axis.name == "head" else f"levels of {axis.name}"
 
 
 # --- leakage ---

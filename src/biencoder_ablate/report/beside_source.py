@@ -26,6 +26,7 @@ from biencoder_ablate.report.plotting import (
 from biencoder_ablate.report.source_log import SPLITS, SourceLog
 from biencoder_ablate.report.tables import Column, Table, Value
 
+LINEAR_EPOCHS = 10  # the logs go on to epoch 199: beyond these the axis is logarithmic
 _LOG_COLOURS = ("#555555", "#999999", "#bbbbbb")
 
 
@@ -46,8 +47,8 @@ def beside_source(logs: Mapping[str, SourceLog], analyses: Sequence[Analysis]) -
         prefix = f"{analysis.study.name}: " if len(analyses) > 1 else ""
         rows += [_our_row(f"{prefix}{name} (ours)", arms.cells[name]) for name in arms.names]
     columns = [Column("what")]
-    for at in ("at the selected epoch", "at the last"):
-        columns += [Column(f"epoch {at}", 1), *(Column(f"{split} {at}", 3) for split in SPLITS)]
+    for which in ("selected epoch", "last epoch"):
+        columns += [Column(which, 1), *(Column(split, 3) for split in SPLITS)]
     columns += [Column("damaged lines", 0), Column("stray lines", 0), Column("restarts", 0)]
     caption = (
         "Top-1 as the source study's scripts computed it: over the first sixteenth of a split's points, the point "
@@ -109,6 +110,11 @@ def _picture(logs: Mapping[str, SourceLog], arms: Arms | None, name: str) -> Pic
         panel.set_title(split)
         panel.set_xlabel("epoch")
         epoch_axis(panel, epochs)
+        if max(epochs, default=0) > LINEAR_EPOCHS:
+            panel.set_xscale("symlog", linthresh=LINEAR_EPOCHS, linscale=1.2)
+            panel.set_xticks([0, 5, 10, 20, 50, 100, 200], labels=["0", "5", "10", "20", "50", "100", "200"])
+            panel.set_xticks([], minor=True)
+            panel.set_xlim(-1, max(epochs) + 1)
     axes[0, 0].set_ylabel("source top-1")
     legend(figure, axes[0, 0], len(logs) + len(looks))
     caption = "The source study's own figure, from its logs (grey) and from our runs (means, bands and seeds as above)."

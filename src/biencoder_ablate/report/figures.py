@@ -181,7 +181,9 @@ def _forest_panel(panel: Axes, family: Family) -> None:
     panel.set_ylim(len(family.primary) - 0.4, -0.6)
     panel.tick_params(axis="y", length=0)
     panel.set_title(family.title)
-    panel.set_title("Holm p", loc="right", fontsize=7.5, color=GREY)
+    panel.annotate(
+        "Holm p", (1.02, 1), (0, 6), xycoords="axes fraction", textcoords="offset points", color=GREY, fontsize=7.5
+    )
 
 
 def _whisker(panel: Axes, result: ContrastResult, y: float, color: str, size: float, width: float) -> None:

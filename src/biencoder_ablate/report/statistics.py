@@ -337,7 +337,7 @@ def verdict(groups: Sequence[Group], results: Sequence[ContrastResult], alpha: f
         status = "too_few_seeds"
         sentence = (
             f"Too few seeds to name a winner: with {num_seeds}, the sign-flip test cannot reach Holm "
-            f"p < {alpha:g} over {num_tests} tests; {needed} are needed. "
+            f"p < {alpha:g} over {_tests(num_tests)}; {needed} are needed. "
             f"The highest mean so far is that of {best} ({means[best]:.3f})."
         )
     elif others:
@@ -351,10 +351,14 @@ def verdict(groups: Sequence[Group], results: Sequence[ContrastResult], alpha: f
         least = min(sign * results[k].estimate for k, sign in pairs.values())
         sentence = (
             f"{best} wins: mean {means[best]:.3f}, higher than each of the others by at least {least:.3f} "
-            f"(Holm p < {alpha:g} over {num_tests} tests, intervals exclude 0; {num_seeds} seeds)."
+            f"(Holm p < {alpha:g} over {_tests(num_tests)}, intervals exclude 0; {num_seeds} seeds)."
         )
     winner = best if status == "winner" else None
     return Verdict(status, best, winner, (best, *others), num_seeds, needed, sentence)
+
+
+def _tests(number: int) -> str:
+    return "one test" if number == 1 else f"{number} tests"
 
 
 def _find_pair(results: Sequence[ContrastResult], best: str, other: str) -> tuple[int, float]:

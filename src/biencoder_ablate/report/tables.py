@@ -19,7 +19,7 @@ from biencoder_ablate.report.balance import Arms
 from biencoder_ablate.report.collect import FINISHED, Run
 from biencoder_ablate.report.figures import p_text, task_values
 from biencoder_ablate.report.grouping import Study, show
-from biencoder_ablate.report.statistics import ContrastResult
+from biencoder_ablate.report.statistics import ContrastResult, Verdict
 
 Value = str | float | int | bool | None
 MINUS = "−"
@@ -43,12 +43,16 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of raw values under their columns. `key` names it in links, `caption` says what it is."""
+    """Rows of raw values under their columns. `key` names it in links, `caption` says what it is.
+
+    `data` marks a table that people look things up in, however long; the others are lists to read.
+    """
 
     key: str
     caption: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[Value, ...], ...]
+    data: bool = True
 
 
 def shown(value: Value, column: Column) -> str:
@@ -59,7 +63,7 @@ def shown(value: Value, column: Column) -> str:
         return "yes" if value else "no"
     if column.p:
         return p_text(float(value))
-    if column.digits is None or isinstance(value, str):
+    if column.digits is None or isinstance(value, str | int):
         return str(value)
     text = f"{value:{'+' if column.signed else ''}.{column.digits}f}"
     if float(text) == 0:
@@ -118,27 +122,28 @@ def overview_table(analysis: Analysis) -> Table | None:
     arms = analysis.main
     if arms is None or len(arms.settings) < 2:
         return None
-    verdicts = {family.title: family.verdict for family in analysis.families if family.kind == "setting"}
-    pooled = analysis.verdict
-    best: list[frozenset[str]] = []
-    for verdict in [*(verdicts.get(setting) for setting in arms.settings), pooled]:
-        decided = verdict is not None and verdict.status != "too_few_seeds"
-        best.append(frozenset(verdict.not_told_apart) if verdict is not None and decided else frozenset())
+    verdicts = {family.subject: family.verdict for family in analysis.families if family.kind == "setting"}
     means = {group.name: float(group.at(arms.seeds or group.seeds).mean()) for group in arms.groups(analysis.primary)}
+    columns = [Column("setting"), *(Column(name, 3) for name in arms.names)]
     rows = []
-    for name in arms.names:
-        figures = [analysis.summaries[cell.name][analysis.primary].mean for cell in arms.cells[name]]
-        marked = [
-            f"{x:.3f}{' •' if name in found else ''}" for x, found in zip([*figures, means[name]], best, strict=True)
-        ]
-        rows.append((name, *marked))
+    for k, setting in enumerate(arms.settings):
+        cells = [arms.cells[name][k] for name in arms.names]
+        figures = [analysis.summaries[cell.name][analysis.primary].mean for cell in cells]
+        rows.append((setting, *_marked(arms.names, figures, verdicts.get(setting))))
+    rows.append(("all settings", *_marked(arms.names, [means[name] for name in arms.names], analysis.verdict)))
     axis = analysis.study.axes[0].name
     caption = (
-        f"{analysis.primary.capitalize()} test top-1 by {axis} and setting, mean over seeds. A dot marks the best of "
-        "a column and all that cannot be told apart from it; a column without dots has too few seeds to tell."
+        f"{analysis.primary.capitalize()} test top-1 by setting and {axis}, mean over seeds. A dot marks the best of "
+        "a row and all that cannot be told apart from it; a row without dots has too few seeds to tell."
     )
-    columns = [Column(axis), *(Column(setting, 3) for setting in arms.settings), Column("all settings", 3)]
-    return Table("overview", caption, tuple(columns), tuple(rows))
+    return Table("overview", caption, tuple(columns), tuple(rows), data=False)
+
+
+def _marked(names: Sequence[str], figures: Sequence[float], verdict: Verdict | None) -> list[str]:
+    """Figures with a dot at those that may be the best."""
+    decided = verdict is not None and verdict.status != "too_few_seeds"
+    best = verdict.not_told_apart if verdict is not None and decided else ()
+    return [f"{'• ' if name in best else ''}{x:.3f}" for name, x in zip(names, figures, strict=True)]
 
 
 def family_table(family: Family, primary: str, key: str) -> Table:
@@ -197,7 +202,7 @@ def runs_table(study: Study) -> Table:
     """One row a finished run, with the command that makes it again."""
     columns = [Column(axis.name) for axis in study.axes] + [
         Column("seed", 0), Column("epoch", 0), Column("val", 3), Column("test", 3), Column("clean test", 3),
-        Column("dead pairs", 3), Column("minutes", 1), Column("run", code=True), Column("command", code=True),
+        Column("dead pairs", 3), Column("minutes", 1), Column("command", code=True), Column("run", code=True),
     ]  # fmt: skip
     rows = []
     for cell in study.cells:
@@ -206,8 +211,8 @@ def runs_table(study: Study) -> Table:
             rows.append(
                 (
                     *cell.levels, seed, run.result["best_epoch"], run.result["val"].get("top1"), test.get("top1"),
-                    test.get("top1_clean"), selected.get("dead_pairs"), run.result["seconds"] / 60, run.name,
-                    command_of(run),
+                    test.get("top1_clean"), selected.get("dead_pairs"), run.result["seconds"] / 60, command_of(run),
+                    run.name,
                 )
             )  # fmt: skip
     caption = "Every finished run at its val-selected epoch, and the command that makes it again."
@@ -240,7 +245,7 @@ def constants_table(study: Study) -> Table:
     rows = [(key, value) for key, value in study.constants if value != "null"]
     rows += [(f"with {axis.name}", text) for axis in study.axes for text in axis.with_it]
     caption = "Settings that all runs share (those that are null are left out), and what changes with an axis."
-    return Table("settings", caption, (Column("setting"), Column("value")), tuple(rows))
+    return Table("settings", caption, (Column("setting"), Column("value")), tuple(rows), data=False)
 
 
 def versions_table(study: Study) -> Table:
@@ -264,4 +269,6 @@ def versions_table(study: Study) -> Table:
         rows.append((what, "; ".join(listed).replace("null", "not known")))
     rows.append(("corpus fingerprint", study.fingerprint))
     rows.append(("hours of all runs", f"{sum(run.result['seconds'] for run in study.runs) / 3600:.2f}"))
-    return Table("versions", "What the runs were made with.", (Column("what"), Column("value")), tuple(rows))
+    return Table(
+        "versions", "What the runs were made with.", (Column("what"), Column("value")), tuple(rows), data=False
+    )

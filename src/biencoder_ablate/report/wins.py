@@ -98,7 +98,7 @@ def _wins(analysis: Analysis, arms: Arms, a: str, b: str) -> Wins | None:
         examples.append(
             tuple(_example(first, int(counts[k]), float(shares[a][k]), float(shares[b][k]), runs[loser]) for k in best)
         )
-    ordered = sorted(debates, key=lambda d: (-(d.a - d.b) * d.num_points, d.debate))
+    ordered = sorted(debates, key=lambda d: (d.b - d.a, d.debate))
     return Wins(a, b, len(runs[a]), tuple(ordered), *examples)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
 from biencoder_ablate.report.analysis import ALPHA, NUM_RESAMPLES, Analysis
+from biencoder_ablate.report.balance import Arms
 from biencoder_ablate.report.collect import FINISHED, Run
+from biencoder_ablate.report.grouping import Study
 from biencoder_ablate.report.sign_flip import seeds_needed
 from biencoder_ablate.report.statistics import Verdict
 
@@ -47,7 +50,7 @@ def findings(analysis: Analysis) -> list[str]:
     pairs = analysis.family("pairs")
     if pairs is not None:
         if len(pairs.arms.settings) > 1:
-            said.append(f"Averaged over {len(pairs.arms.settings)} settings: {'; '.join(pairs.arms.settings)}.")
+            said.append(f"Averaged over {settings_in_words(analysis.study, pairs.arms)}.")
         if pairs.arms.left_out:
             said.append(f"Not in that average: {'; '.join(pairs.arms.left_out)}.")
         if pairs.verdict_beside is not None:
@@ -55,7 +58,7 @@ def findings(analysis: Analysis) -> list[str]:
     said += _settings(analysis)
     for family in analysis.families:
         if family.kind in ("axis", "variants") and family.verdict is not None:
-            what = "With the ReLU before linear2 as well" if family.kind == "variants" else family.title.split()[-1]
+            what = "With the ReLU before linear2 as well" if family.kind == "variants" else family.subject
             said.append(f"{what[0].upper()}{what[1:]}: {lowered(family.verdict.sentence)}")
     if analysis.leakage is not None:
         said.append(analysis.leakage.sentence)
@@ -68,16 +71,42 @@ def lowered(sentence: str) -> str:
     return sentence[0].lower() + sentence[1:] if sentence.startswith(starts) else sentence
 
 
+def settings_in_words(study: Study, arms: Arms) -> str:
+    """What an average goes over: the axes' levels where every combination of them is there, else a list."""
+    num = len(arms.settings)
+    if num < 2:
+        return "one setting"
+    levels = [[cell.levels for cell in arms.cells[name]] for name in arms.names]
+    free = [
+        k for k in range(len(study.axes)) if all([a[k] for a in levels[0]] == [b[k] for b in arm] for arm in levels)
+    ]
+    seen = {k: list(dict.fromkeys(found[k] for found in levels[0])) for k in free}
+    if math.prod(len(found) for found in seen.values()) == num:
+        crossed = [f"{study.axes[k].name} ({', '.join(found)})" for k, found in seen.items() if len(found) > 1]
+        return f"{num} settings: {' × '.join(crossed)}"
+    return f"{num} settings: {'; '.join(arms.settings)}"
+
+
 def _settings(analysis: Analysis) -> list[str]:
     """One sentence for all settings, those with the same answer together."""
     answers: dict[str, list[str]] = {}
     for family in analysis.families:
         if family.kind == "setting" and family.verdict is not None:
-            answers.setdefault(short_verdict(family.verdict), []).append(family.title)
+            answers.setdefault(short_verdict(family.verdict), []).append(family.subject)
     if not answers:
         return []
-    listed = "; ".join(f"{answer} ({', '.join(settings)})" for answer, settings in answers.items())
+    if len(answers) == 1:
+        ((answer, settings),) = answers.items()
+        where = (
+            f"in each of the {len(settings)} settings" if len(settings) > 1 else f"in the only setting, {settings[0]}"
+        )
+        return [f"Setting by setting, each a family of its own: {answer} {where}."]
+    listed = "; ".join(f"{answer} (at {_some(settings)})" for answer, settings in answers.items())
     return [f"Setting by setting, each a family of its own: {listed}."]
+
+
+def _some(settings: Sequence[str]) -> str:
+    return " | ".join(settings) if len(settings) <= 6 else f"{len(settings)} settings"
 
 
 def short_verdict(verdict: Verdict) -> str:

@@ -21,7 +21,7 @@ def identity(config: Config, data_fingerprint: str, model_fingerprint: str, prec
         "data": data_fingerprint,
         "model": {"fingerprint": model_fingerprint, "pooling": config.model.pooling,
                   "max_tokens": config.model.max_tokens, "retrieval_dim": config.model.retrieval_dim,
-                  "dropout": config.model.dropout},
+                  "dropout": None if frozen else config.model.dropout},
         "head": {"norm": head.norm, "activation": head.activation,
                  "activation_position": head.activation_position if head.activation != "none" else None},
         "fusion": config.fusion.name,

@@ -36,12 +36,17 @@ def _figure(value: Any, digits: int = 4) -> str:
     return f"{value:.{digits}f}" if isinstance(value, int | float) else ""
 
 
+def format_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Aligned text: the first two columns to the left, figures to the right."""
+    everything = [list(columns), *rows]
+    widths = [max(len(row[column]) for row in everything) for column in range(len(columns))]
+    return "\n".join("  ".join(cell.ljust(width) if column < 2 else cell.rjust(width) for column, (cell, width)
+                               in enumerate(zip(row, widths, strict=True))).rstrip() for row in everything)
+
+
 def table_text(states: Sequence[JobState]) -> str:
     """The table, aligned, and why the failed runs failed."""
-    rows = [list(_COLUMNS), *table_rows(states)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
-    lines = ["  ".join(cell.ljust(width) if column < 2 else cell.rjust(width)
-                       for column, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip() for row in rows]
+    lines = [format_table(_COLUMNS, table_rows(states))]
     lines += [f"failed: {label}: {state.result.get('error', 'see its train.log')}"
               for state, label in zip(states, differing(states), strict=True) if state.status == "failed"]
     return "\n".join(lines)
@@ -73,15 +78,15 @@ def plan_text(states: Sequence[JobState], num_epochs: int) -> str:
     seconds = sum(state.result["seconds"] for state in done) / len(done)
     share = sum(1 - state.epochs_done / num_epochs if num_epochs else 1.0 for state in left)
     disk = sum(directory_bytes(state.directory.path) for state in done) / len(done)
-    lines.append(f"about {show_seconds(seconds * share)} one after another and {disk * len(left) / 1e6:.0f} MB, going by "
-                 f"the {len(done)} finished")
+    lines.append(f"about {show_seconds(seconds * share)} one after another and {disk * len(left) / 1e6:.0f} MB, "
+                 f"going by the {len(done)} finished")
     return "\n".join(lines)
 
 
 def _plan_status(state: JobState) -> str:
     if state.status == "interrupted":
         return f"goes on after {state.epochs_done} epochs"
-    return {"finished": "finished", "failed": "failed, tried again", "running": "running now", "new": "new"}[state.status]
+    return {"failed": "failed, tried again", "running": "running now"}.get(state.status, state.status)
 
 
 def directory_bytes(path: Path) -> int:

@@ -49,8 +49,8 @@ def _data_lines(config: Config, corpus: Corpus) -> list[str]:
         keys = pair_keys(corpus.split(name))
         shared = keys & pair_keys(corpus.train)
         if shared:
-            lines.append(f"warning: {len(shared)} of {len(keys)} distinct {name} texts are also in train; see top1_clean, "
-                         "or data.disjoint=true")
+            lines.append(f"warning: {len(shared)} of {len(keys)} distinct {name} texts are also in train; "
+                         "see top1_clean, or data.disjoint=true")
     if config.data.name == "sample" and config.model.name == "tiny":
         lines.append("this is the demonstration: short debates and a tiny random BERT. For real figures: "
                      "experiment=arguana model=minilm data.path=…")
@@ -107,5 +107,10 @@ def _shown(value: float) -> str:
 
 def finished_already(run: RunDirectory, result: dict[str, Any]) -> str:
     """One line for a run that need not run again."""
-    return (f"{run.name}: finished already (epoch {result['best_epoch']}, val top-1 {result['val']['top1']:.4f}, "
-            f"test top-1 {result['test']['top1']:.4f}); rerun=true starts over")
+    return f"{finished_line(run, result)}, already; rerun=true starts over"
+
+
+def finished_line(run: RunDirectory, result: dict[str, Any]) -> str:
+    """A finished run in one line."""
+    return (f"{run.name}: epoch {result['best_epoch']}, val top-1 {result['val']['top1']:.4f}, "
+            f"test top-1 {result['test']['top1']:.4f}: finished")

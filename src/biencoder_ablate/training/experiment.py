@@ -68,7 +68,7 @@ def _run_as(world: World, plan: Plan, composed: str, overrides: list[str], quiet
     config = plan.config
     run = RunDirectory(plan.directory)
     done = world.agree(run.read_result())
-    if done is not None and done.get("status") == "finished" and not config.rerun:
+    if done is not None and done.get("status") == "finished" and (not config.rerun):
         RunLog(None, quiet).say(describe.finished_already(run, done))
         return Outcome(run, done, skipped=True)
     if not world.is_main:

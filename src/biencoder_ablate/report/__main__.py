@@ -1,0 +1,74 @@
+"""`python -m biencoder_ablate.report DIR… -o OUT`: the answer of a sweep, as a page, tables and figures."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+NEEDED = ("scipy", "matplotlib")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the report; exit code 0, or 1 with one message."""
+    arguments = _parser().parse_args(argv)
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        print(
+            f"error: a report needs {' and '.join(missing)}; install the `report` extra: "
+            "pip install 'biencoder-ablate[report]'",
+            file=sys.stderr,
+        )
+        return 1
+    from biencoder_ablate.report.write import write_report
+
+    command = ["python", "-m", "biencoder_ablate.report", *(sys.argv[1:] if argv is None else argv)]
+    try:
+        logs = _source_logs(arguments.source_log)
+        write_report(
+            [Path(place) for place in arguments.directories], Path(arguments.output), logs, shlex.join(command)
+        )
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: nothing of the report is half-written", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m biencoder_ablate.report",
+        description="One page that answers: which head, at which negative ratio, by how much, how sure? "
+        "Also report.md, table.csv, table.tex and the figures.",
+        epilog="example: python -m biencoder_ablate.report logs/sweeps/heads -o report",
+    )
+    parser.add_argument(
+        "directories", nargs="+", metavar="DIR", help="run directories, sweeps (logs/sweeps/NAME), or a logs directory"
+    )
+    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="where to write; made if missing")
+    parser.add_argument(
+        "--source-log", action="append", default=[], metavar="NAME=FILE",
+        help="a text log of the source study, shown beside our `source` figures; may be given again",
+    )  # fmt: skip
+    return parser
+
+
+def _source_logs(given: Sequence[str]) -> dict[str, Path]:
+    logs: dict[str, Path] = {}
+    for item in given:
+        name, equals, file = item.partition("=")
+        if not (name and equals and file):
+            raise ValueError(f"--source-log {item}: must be NAME=FILE, such as --source-log none=none.txt")
+        if name in logs:
+            raise ValueError(f"--source-log {item}: there are two logs called {name}; give each its own name")
+        logs[name] = Path(file).expanduser()
+    return logs
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+// Sorting and filtering of the report's tables, and a link to the view: #TABLE?sort=3&order=desc&filter=words
+"use strict";
+(() => {
+  const collator = new Intl.Collator("en", { numeric: true, sensitivity: "base" });
+
+  // A cell's number, its text, or null where there is nothing to sort by.
+  const valueOf = (row, column) => {
+    const cell = row.cells[column];
+    if ("v" in cell.dataset) {
+      const number = Number(cell.dataset.v);
+      return Number.isNaN(number) ? null : number;
+    }
+    const text = cell.textContent.trim();
+    return text === "" || text === "–" ? null : text;
+  };
+
+  const compare = (a, b) =>
+    typeof a === "number" && typeof b === "number" ? a - b : collator.compare(String(a), String(b));
+
+  const sort = (box, column, order) => {
+    const body = box.querySelector("tbody");
+    const sign = order === "desc" ? -1 : 1;
+    const keyed = Array.from(body.rows, (row) => [valueOf(row, column), row]);
+    keyed.sort(([a], [b]) => {
+      if (a === null || b === null) return (a === null) - (b === null); // nothing goes last either way
+      return sign * compare(a, b);
+    });
+    body.append(...keyed.map(([, row]) => row));
+    box.querySelectorAll("th").forEach((head, k) => {
+      if (k === column) head.setAttribute("aria-sort", order === "desc" ? "descending" : "ascending");
+      else head.removeAttribute("aria-sort");
+    });
+    box.dataset.sort = column;
+    box.dataset.order = order;
+  };
+
+  // A row stays if it holds every word.
+  const filter = (box, text) => {
+    const wanted = text.toLowerCase().split(/\s+/).filter(Boolean);
+    const rows = Array.from(box.querySelector("tbody").rows);
+    let left = 0;
+    for (const row of rows) {
+      const held = row.textContent.toLowerCase();
+      row.hidden = !wanted.every((word) => held.includes(word));
+      left += row.hidden ? 0 : 1;
+    }
+    box.querySelector("output").textContent =
+      left === rows.length ? `${rows.length} rows` : `${left} of ${rows.length} rows`;
+    box.dataset.filter = text;
+  };
+
+  const remember = (box) => {
+    const view = new URLSearchParams();
+    for (const key of ["sort", "order", "filter"]) if (box.dataset[key]) view.set(key, box.dataset[key]);
+    try {
+      history.replaceState(null, "", `#${box.id}${view.size ? `?${view}` : ""}`);
+    } catch {
+      // some browsers allow no address to a page opened from a file
+    }
+  };
+
+  const restore = () => {
+    const [id, view] = decodeURI(location.hash.slice(1)).split("?", 2);
+    const box = id ? document.getElementById(id) : null;
+    if (!box || !box.classList.contains("table") || view === undefined) return;
+    const asked = new URLSearchParams(view);
+    const column = Number(asked.get("sort"));
+    if (asked.has("sort") && column < box.querySelectorAll("th").length) sort(box, column, asked.get("order"));
+    const search = box.querySelector("input");
+    if (asked.has("filter") && search) {
+      search.value = asked.get("filter");
+      filter(box, search.value);
+    }
+    for (let up = box.closest("details"); up; up = up.parentElement.closest("details")) up.open = true;
+    box.scrollIntoView();
+  };
+
+  for (const box of document.querySelectorAll(".table")) {
+    box.querySelectorAll("th button").forEach((button, column) => {
+      button.addEventListener("click", () => {
+        const again = box.dataset.sort === String(column) && box.dataset.order === "asc";
+        sort(box, column, again ? "desc" : "asc");
+        remember(box);
+      });
+    });
+    const search = box.querySelector("input");
+    if (search) {
+      search.addEventListener("input", () => {
+        filter(box, search.value);
+        remember(box);
+      });
+    }
+  }
+  document.documentElement.classList.add("js");
+  window.addEventListener("hashchange", restore);
+  restore();
+})();

@@ -1,0 +1,171 @@
+"""A run that was killed at any moment and resumed is bit-equal to one that never was."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from biencoder_ablate.runs.directory import RunDirectory
+from biencoder_ablate.seeding import generator
+
+SETTINGS = ("training.freeze_encoder=true", "training.epochs=12", "neg_ratio=0.3", "model.max_tokens=32",
+            "training.head_learning_rate=0.001", "data.limit=8")
+TIMES = ("train_seconds", "eval_seconds", "pairs_per_second", "tokens_per_second")
+
+
+def command(folder: Path, *overrides: str) -> list[str]:
+    return [sys.executable, "-m", "biencoder_ablate", *SETTINGS, f"logs_dir={folder}/logs",
+            f"cache_dir={folder.parent}/cache", *overrides]
+
+
+def start(folder: Path, *overrides: str) -> subprocess.Popen:
+    return subprocess.Popen(command(folder, *overrides), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def finish(folder: Path, *overrides: str) -> RunDirectory:
+    done = start(folder, *overrides)
+    out, err = done.communicate(timeout=120)
+    assert done.returncode == 0, out + err
+    return only_run(folder)
+
+
+def only_run(folder: Path) -> RunDirectory:
+    [path] = [path for path in (folder / "logs" / "runs").iterdir() if not path.name.startswith(".")]
+    return RunDirectory(path)
+
+
+def timeless(record: dict) -> dict:
+    return {key: value for key, value in record.items() if key not in TIMES}
+
+
+def assert_equal_runs(left: RunDirectory, right: RunDirectory) -> None:
+    records = [[timeless(json.loads(line)) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+               for run in (left, right)]
+    assert records[0] == records[1]
+    assert (left.path / "top1.csv").read_bytes() == (right.path / "top1.csv").read_bytes()
+    assert (left.path / "rankings.jsonl").read_bytes() == (right.path / "rankings.jsonl").read_bytes()
+    weights = [load_file(run.model / "biencoder.safetensors") for run in (left, right)]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def wait_for_epoch(process: subprocess.Popen, folder: Path, epoch: int) -> None:
+    """Wait until the run has committed `epoch`."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        found = list(folder.glob("logs/runs/[!.]*/top1.csv"))
+        if found and len(found[0].read_text().splitlines()) >= epoch + 2:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"epoch {epoch} never came; exit code {process.poll()}")
+
+
+@pytest.fixture(scope="module")
+def never_killed(tmp_path_factory) -> RunDirectory:
+    return finish(tmp_path_factory.mktemp("resume") / "whole")
+
+
+def kill_and_resume(never_killed: RunDirectory, folder: Path, seconds: float) -> bool:
+    """Kill -9 after so many seconds from the first epoch on, resume, compare. Returns whether it was killed."""
+    process = start(folder)
+    wait_for_epoch(process, folder, 0)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    killed = process.returncode == -signal.SIGKILL
+    resumed = finish(folder)
+    assert_equal_runs(never_killed, resumed)
+    assert not resumed.checkpoint.exists()
+    return killed
+
+
+def test_a_killed_run_resumes_bit_equal(never_killed, tmp_path):
+    kill_and_resume(never_killed, tmp_path / "killed", 0.05)
+    log = (only_run(tmp_path / "killed").log).read_text()
+    assert "going on after epoch" in log
+
+
+@pytest.mark.slow
+def test_runs_killed_at_many_random_moments_resume_bit_equal(never_killed, tmp_path):
+    tries = int(os.environ.get("BIENCODER_KILLS", "10"))
+    random = generator(0, "kills")
+    killed = sum(kill_and_resume(never_killed, tmp_path / f"killed{i}", float(random.uniform(0, 1.5)))
+                 for i in range(tries))
+    print(f"{killed} of {tries} runs killed, 0 differences")
+    assert killed > 0
+
+
+def test_sigterm_ends_with_143_and_the_same_command_goes_on(never_killed, tmp_path):
+    folder = tmp_path / "terminated"
+    process = start(folder)
+    wait_for_epoch(process, folder, 1)
+    process.terminate()
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert err.strip() == "terminated: the last finished epoch is on disk; the same command goes on from there"
+    assert_equal_runs(never_killed, finish(folder))
+
+
+def test_ctrl_c_ends_with_130_and_keeps_the_last_finished_epoch(tmp_path):
+    folder = tmp_path / "interrupted"
+    process = start(folder)
+    wait_for_epoch(process, folder, 1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "the same command goes on" in err and "Traceback" not in err
+    assert (only_run(folder).checkpoint / "last.pt").exists()
+
+
+def test_rerun_keeps_the_old_run_until_the_new_one_has_finished(never_killed, tmp_path):
+    folder = tmp_path / "rerun"
+    old = finish(folder)
+    process = start(folder, "rerun=true")
+    wait_for_epoch(process, folder, 0)
+    aside_result = old.aside / "result.json"
+    if process.poll() is None:
+        assert json.loads(aside_result.read_text())["status"] == "finished"
+    process.kill()
+    process.communicate()
+    new = finish(folder)
+    assert not new.aside.exists()
+    assert_equal_runs(never_killed, new)
+
+
+def test_a_second_process_is_told_who_works_in_the_run(tmp_path):
+    folder = tmp_path / "busy"
+    first = start(folder, "training.epochs=2000")
+    wait_for_epoch(first, folder, 0)
+    second = start(folder, "training.epochs=2000")
+    _, err = second.communicate(timeout=60)
+    first.kill()
+    first.communicate()
+    assert second.returncode == 1
+    assert f"process {first.pid}" in err and "Traceback" not in err
+
+
+def test_two_processes_equal_one(tmp_path):
+    one = finish(tmp_path / "one")
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", *command(tmp_path / "two")[1:]],
+        capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    two = only_run(tmp_path / "two")
+    left, right = ([json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+                   for run in (one, two))
+    assert len(left) == len(right)
+    for a, b in zip(left, right, strict=True):
+        for key in ("loss", "loss/triplet", "loss/positive", "loss/negative"):
+            if key in a:
+                assert a[key] == pytest.approx(b[key], rel=1e-4)
+    assert not list((tmp_path / "two").glob("logs/runs/.*.lock"))
