@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from biencoder_ablate.config import Config, DataConfig, HeadConfig, NegativesConfig
+from biencoder_ablate.data.pairs import Corpus
 from biencoder_ablate.data.sample import load_sample
 from biencoder_ablate.evaluation.candidates import TASKS
-from biencoder_ablate.files import write_json
+from biencoder_ablate.files import finite
 from biencoder_ablate.runs.manifest import build_manifest
-from biencoder_ablate.runs.metrics_log import write_metrics
 from biencoder_ablate.runs.naming import identity, run_name
+from biencoder_ablate.seeding import derive_seed
 
 HEADS = {
     "none": HeadConfig("none", "none"),
@@ -45,7 +47,7 @@ def made_up_points(num_debates: int, per_debate: int = 6) -> list[tuple[str, str
 
 def sample_points() -> list[tuple[str, str]]:
     """(id, debate) of the sample debates' test points, whose texts ship with the package."""
-    return [(pair.id, pair.debate) for pair in load_sample().test]
+    return [(pair.id, pair.debate) for pair in _sample_corpus().test]
 
 
 def write_run(
@@ -55,6 +57,7 @@ def write_run(
     points: Sequence[tuple[str, str]] | None = None,
     leaked: Sequence[int] = (),
     fingerprint: str | None = None,
+    encoder: str = "tiny-1",
     epochs: int = 4,
     overrides: Sequence[str] = (),
 ) -> Path:
@@ -63,14 +66,15 @@ def write_run(
     Its curves rise to the final figure; its dead pairs grow where the head has a ReLU after linear2.
     """
     points = sample_points() if points is None else points
-    corpus = load_sample().fingerprint if fingerprint is None else fingerprint
-    determined = identity(config, corpus, "tiny-1", "fp32")
+    corpus = _sample_corpus().fingerprint if fingerprint is None else fingerprint
+    determined = identity(config, corpus, encoder, "fp32")
     directory = runs / run_name(config, determined)
     (directory / ".hydra").mkdir(parents=True)
     (directory / ".hydra" / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(asdict(config))), "utf-8")
     typed = list(overrides) or [f"seed={config.seed}", f"neg_ratio={config.neg_ratio:g}"]
     (directory / ".hydra" / "overrides.yaml").write_text("".join(f"- {o}\n" for o in typed), "utf-8")
-    write_json(directory / "manifest.json", build_manifest(directory.name, "cpu", "fp32", 1, determined))
+    manifest = {**_versions(), "name": directory.name, "determined_by": determined}
+    (directory / "manifest.json").write_text(json.dumps(manifest), "utf-8")
     right = np.asarray(right, dtype=bool)
     clean = np.ones(len(points), dtype=bool)
     clean[list(leaked)] = False
@@ -92,14 +96,14 @@ def write_run(
     records = [
         _record(epoch, epochs, top1, top1_clean, after_relu, float(rng.normal(0, 0.01))) for epoch in range(-1, epochs)
     ]
-    write_metrics(directory, records)
+    metrics = "".join(f"{json.dumps(finite(record))}\n" for record in records)
+    (directory / "metrics.jsonl").write_text(metrics, "utf-8")
     figures = {
         "top1": top1, "top1_clean": top1_clean, "mrr": top1, "mrr_clean": top1_clean, "recall@10": 0.9,
         "num_points": len(points), "num_points_clean": int(clean.sum()),
         "tasks": {task: {"top1": min(1.0, top1 + 0.05 * (7 - k)), "mrr": top1} for k, task in enumerate(TASKS)},
     }  # fmt: skip
-    write_json(
-        directory / "result.json",
+    result = finite(
         {
             "status": "finished",
             "name": directory.name,
@@ -110,9 +114,21 @@ def write_run(
             "val": figures,
             "test": figures,
             "seconds": 12.5,
-        },
+        }
     )
+    (directory / "result.json").write_text(json.dumps(result), "utf-8")
     return directory
+
+
+@cache
+def _versions() -> dict[str, Any]:
+    """The part of a manifest that all runs share; it asks git, which takes a while."""
+    return build_manifest("", "cpu", "fp32", 1, {})
+
+
+@cache
+def _sample_corpus() -> Corpus:
+    return load_sample()
 
 
 def _record(epoch: int, epochs: int, top1: float, clean: float, after_relu: bool, noise: float) -> dict[str, Any]:
@@ -144,7 +160,10 @@ def write_study(
     for head, mean in means.items():
         for ratio in ratios:
             for seed in seeds:
-                rng = np.random.default_rng([seed, list(HEADS).index(head), round(1000 * ratio)])
+                name = derive_seed(
+                    seed, head, str(ratio), str(change(config_of()).negatives), str(change(config_of()).fusion)
+                )
+                rng = np.random.default_rng(name)
                 chance = np.clip(mean + ease + rng.normal(0, 0.01), 0, 1)
                 config = change(config_of(head, seed, neg_ratio=ratio))
                 if fingerprint is not None and config.data.name == "sample" and points != sample_points():

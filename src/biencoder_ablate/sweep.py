@@ -32,7 +32,10 @@ from biencoder_ablate.runs.sweep_table import plan_text, table_text, write_table
 
 
 def run_sweep(command: Command, configs: list[Config]) -> int:
-    """Run what is not finished, print the table of all; returns the exit code, 1 if any run failed."""
+    """Run what is not finished, print the table of all that the sweep has; returns the exit code.
+
+    1 if any run of this command failed; runs that an earlier command put under the same sweep_name only show.
+    """
     from biencoder_ablate.training.build import plan_runs
 
     names = [plan.name for plan in plan_runs(configs)]
@@ -41,21 +44,18 @@ def run_sweep(command: Command, configs: list[Config]) -> int:
         print(plan_text(job_states(sweep.describe(command.overrides, command.jobs, names)), configs[0].training.epochs))
         return 0
     write_sweep(sweep, command.overrides, command.jobs, names)
-    states = job_states(sweep.read())
-    done = {state.name for state in states if state.status == "finished" and not configs[0].rerun}
-    todo, seen = [], set(done)
-    for job, state in zip(command.jobs, states, strict=True):
-        if state.name not in seen:
-            todo.append(job)
-            seen.add(state.name)
-    print(f"sweep {sweep.path.name}: {len(configs)} runs, {len(done)} finished, {len(todo)} to run\n")
+    status = {state.name: state.status for state in job_states(sweep.read())}
+    done = {name for name in names if status[name] == "finished" and not configs[0].rerun}
+    jobs = dict(zip(reversed(names), reversed(command.jobs), strict=True))  # of two jobs that are one run, the first
+    todo = [jobs[name] for name in dict.fromkeys(names) if name not in done]
+    print(f"sweep {sweep.path.name}: {len(jobs)} runs, {len(done)} finished, {len(todo)} to run\n")
     started, errors = time.time(), {}
     if todo:
         errors = _launch(command, sweep, todo)
     states = job_states(sweep.read(), errors)
     write_table(sweep.table, states)
     print(f"\n{table_text(states)}\n{time.time() - started:.1f} s; {sweep.path}")
-    return 0 if all(state.status == "finished" for state in states) else 1
+    return 0 if all(state.status == "finished" for state in states if state.name in jobs) else 1
 
 
 def _launch(command: Command, sweep: SweepDirectory, jobs: list[list[str]]) -> dict[str, str]:

@@ -47,8 +47,8 @@ class Corpus:
     """The pairs in use, per split and in candidate order, and what was published.
 
     `published` holds the text keys of each split as published: data.limit and data.disjoint shorten what
-    is in use, but a text stays leaked all the same. `incomplete` counts points without a counter by
-    (split, theme).
+    is in use, but a text stays leaked all the same. `keys` are the text keys of all texts, worked out once.
+    `incomplete` counts points without a counter by (split, theme).
     """
 
     name: str
@@ -56,6 +56,7 @@ class Corpus:
     val: tuple[Pair, ...]
     test: tuple[Pair, ...]
     published: Mapping[str, frozenset[str]]
+    keys: Mapping[str, str]
     incomplete: Mapping[tuple[str, str], int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     published_fingerprint: str = ""
@@ -83,21 +84,22 @@ def build_corpus(name: str, pairs: Iterable[Pair], incomplete: Counter[tuple[str
     for split, found in splits.items():
         if not found:
             raise DataError(f"data={name}: no complete pair in split {split}; train, val and test need one each")
-    published = {split: pair_keys(found) for split, found in splits.items()}
-    return Corpus(name, splits["train"], splits["val"], splits["test"], published=published, incomplete=dict(incomplete or {}),
+    keys = {text: text_key(text) for pair in ordered for text in (pair.point, pair.counter)}
+    published = {split: pair_keys(found, keys) for split, found in splits.items()}
+    return Corpus(name, splits["train"], splits["val"], splits["test"], published=published, keys=keys, incomplete=dict(incomplete or {}),
                   published_fingerprint=_fingerprint(pair for found in splits.values() for pair in found))
 
 
-def pair_keys(pairs: Iterable[Pair]) -> frozenset[str]:
-    """The text keys of all points and counters."""
-    return frozenset(text_key(text) for pair in pairs for text in (pair.point, pair.counter))
+def pair_keys(pairs: Iterable[Pair], keys: Mapping[str, str]) -> frozenset[str]:
+    """The text keys of all points and counters, looked up in `keys`."""
+    return frozenset(keys[text] for pair in pairs for text in (pair.point, pair.counter))
 
 
 def make_disjoint(corpus: Corpus) -> Corpus:
     """Drop from train every pair that shares a text with val or test, and from val those that share with test."""
     val_or_test = corpus.published["val"] | corpus.published["test"]
-    train = tuple(pair for pair in corpus.train if not pair_keys([pair]) & val_or_test)
-    val = tuple(pair for pair in corpus.val if not pair_keys([pair]) & corpus.published["test"])
+    train = tuple(pair for pair in corpus.train if not pair_keys([pair], corpus.keys) & val_or_test)
+    val = tuple(pair for pair in corpus.val if not pair_keys([pair], corpus.keys) & corpus.published["test"])
     for name, left in (("train", train), ("val", val)):
         if not left:
             raise DataError(f"data.disjoint=true leaves no pair in {name}; every pair shares a text with later splits")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from biencoder_ablate.data.pairs import SPLITS, Corpus, Pair, text_key
+from biencoder_ablate.data.pairs import SPLITS, Corpus, Pair
 
 
 @dataclass(frozen=True)
@@ -66,26 +66,27 @@ def build_table(corpus: Corpus) -> TextTable:
         for pair in corpus.split(name):
             for text in (pair.point, pair.counter):
                 index.setdefault(text, len(index))
-    key_names = [text_key(text) for text in index]
+    key_names = [corpus.keys[text] for text in index]
     key_index = {key: number for number, key in enumerate(dict.fromkeys(key_names))}
     keys = np.array([key_index[key] for key in key_names], dtype=np.int64)
     earlier: frozenset[str] = frozenset()
     splits = {}
     for name in SPLITS:
-        splits[name] = _split_arrays(name, corpus.split(name), index, keys, earlier)
+        splits[name] = _split_arrays(name, corpus, index, keys, earlier)
         earlier |= corpus.published[name]
     return TextTable(tuple(index), keys, splits)
 
 
-def _split_arrays(name: str, pairs: tuple[Pair, ...], index: dict[str, int], keys: np.ndarray,
-                  earlier: frozenset[str]) -> SplitArrays:
+def _split_arrays(name: str, corpus: Corpus, index: dict[str, int], keys: np.ndarray, earlier: frozenset[str]
+                  ) -> SplitArrays:
+    pairs = corpus.split(name)
     point = np.array([index[pair.point] for pair in pairs], dtype=np.int64)
     counter = np.array([index[pair.counter] for pair in pairs], dtype=np.int64)
     asked: set[tuple[int, int]] = set()
     clean = np.zeros(len(pairs), dtype=bool)
     for row, pair in enumerate(pairs):
         both = (int(keys[point[row]]), int(keys[counter[row]]))
-        leaked = text_key(pair.point) in earlier or text_key(pair.counter) in earlier
+        leaked = corpus.keys[pair.point] in earlier or corpus.keys[pair.counter] in earlier
         clean[row] = both not in asked and not leaked
         asked.add(both)
     return SplitArrays(

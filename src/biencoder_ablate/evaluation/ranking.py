@@ -13,6 +13,8 @@ import numpy as np
 import torch
 
 BLOCK = 256
+SPARSE = 1 / 16
+"""A mask that admits fewer of the candidates than this is ranked by list."""
 LogitsFunction = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 """Text indices of points (M,) and of candidates (M,) → (margin (M,) float32, dead (M,) bool)."""
 
@@ -39,17 +41,38 @@ class Ranking:
     num_dead: np.ndarray
 
 
-def squared_distances(points: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
-    """Squared Euclidean distances (b, T) of points (b, R) to candidates (T, R), float32.
+@dataclass(frozen=True)
+class Targets:
+    """Embeddings to measure distances to: their mean (R,), and [x, 1, |x|²] (T, R + 2) of each x less the mean."""
 
-    As |a|² + |b|² − 2ab, after moving the candidates' mean to the origin: embeddings of one encoder share a
-    large common part, and leaving it in would cost the digits that order the candidates. The square root is
-    left out, since it would only merge distances that differ.
+    centre: torch.Tensor
+    extended: torch.Tensor
+
+
+def make_targets(embeddings: torch.Tensor) -> Targets:
+    """Ready embeddings (T, R) to measure distances to."""
+    centre = embeddings.mean(dim=0)
+    x = embeddings - centre
+    squares = x.square().sum(1, keepdim=True)
+    return Targets(centre, torch.cat([x, torch.ones_like(squares), squares], dim=1))
+
+
+def distances_to(points: torch.Tensor, targets: Targets) -> torch.Tensor:
+    """Squared Euclidean distances (b, T) of points (b, R) to the targets, float32.
+
+    As |a|² + |b|² − 2ab, all three in one matrix product, after moving the targets' mean to the origin:
+    embeddings of one encoder share a large common part, and leaving it in would cost the digits that order the
+    candidates. The square root is left out, since it would only merge distances that differ.
     """
-    centre = candidates.mean(dim=0)
-    a, b = points - centre, candidates - centre
-    squares = torch.addmm((b * b).sum(1)[None, :], a, b.T, alpha=-2.0)
-    return squares.add_((a * a).sum(1)[:, None]).clamp_(min=0.0)
+    x = points - targets.centre
+    squares = x.square().sum(1, keepdim=True)
+    extended = torch.cat([-2 * x, squares, torch.ones_like(squares)], dim=1)
+    return torch.mm(extended, targets.extended.T).clamp_(min=0.0)
+
+
+def squared_distances(points: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+    """Squared Euclidean distances (b, T) of points (b, R) to candidates (T, R): see `distances_to`."""
+    return distances_to(points, make_targets(candidates))
 
 
 def first_k(distances: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -94,39 +117,161 @@ def stage1(retrieval: torch.Tensor, point: np.ndarray, candidate: np.ndarray, ro
 
     point (N,) and candidate (C,) are text indices; the true answer of row i is candidate i. `excluded` are
     (rows, candidates) sorted by row that are left out; `admitted` gives, for a block of rows, a mask (b, C).
-    Distances are taken between distinct texts and then looked up, so that equal texts tie exactly.
+    Distances are taken between distinct texts, so that equal texts tie exactly. Three ways give the same
+    Stage1: without a mask the work is done by text; under a mask that admits few, by list; else by candidate.
+    Raises ValueError when a distance is not a finite number: nothing is smaller than NaN, so every true
+    counter would come first.
     """
-    device = retrieval.device
-    distinct, lookup = np.unique(candidate, return_inverse=True)
-    distinct_r = retrieval[torch.from_numpy(distinct).to(device)]
-    lookup_t = torch.from_numpy(lookup.reshape(-1)).to(device)
-    ranks, orders, nearest = [], [], []
+    k = min(k, len(candidate))
+    texts = _group_candidates(candidate, retrieval)
+    targets = make_targets(retrieval[texts.text])
+    found = []
     for start in range(0, len(rows), BLOCK):
         block = rows[start : start + BLOCK]
-        points = retrieval[torch.from_numpy(point[block]).to(device)]
-        distances = squared_distances(points, distinct_r).index_select(1, lookup_t)
-        if admitted is not None:
-            distances.masked_fill_(~torch.from_numpy(admitted(block)).to(device), torch.inf)
-        exclude(distances, block, excluded)
-        true = torch.from_numpy(block).to(device)
-        ranks.append(rank_of(distances, true))
-        order, values = first_k(distances, k)
-        orders.append(order)
-        nearest.append(values)
-    if not orders:
-        empty = torch.empty(0, dtype=torch.int64, device=device)
-        return Stage1(empty, empty.reshape(0, k), torch.empty((0, k), device=device))
-    return Stage1(torch.cat(ranks), torch.cat(orders), torch.cat(nearest))
+        distances = distances_to(retrieval[torch.from_numpy(point[block]).to(retrieval.device)], targets)
+        if not bool(distances.amax().isfinite()):
+            raise ValueError("the model's embeddings are not all finite numbers, so nothing can be ranked by them; "
+                             "training has diverged, or the weights are damaged")
+        mask = admitted(block) if admitted is not None else None
+        if mask is None:
+            found.append(_rank_by_text(distances, texts, block, k, excluded))
+        elif np.count_nonzero(mask) < SPARSE * mask.size:
+            found.append(_rank_by_list(distances, texts, block, k, excluded, mask))
+        else:
+            found.append(_rank_by_candidate(distances, texts, block, k, excluded, mask))
+    if not found:
+        empty = torch.empty(0, dtype=torch.int64, device=retrieval.device)
+        return Stage1(empty, empty.reshape(0, k), torch.empty((0, k), device=retrieval.device))
+    return Stage1(torch.cat([part.rank for part in found]), torch.cat([part.order for part in found]),
+                  torch.cat([part.distance for part in found]))
 
 
-def exclude(scores: torch.Tensor, block: np.ndarray, excluded: tuple[np.ndarray, np.ndarray]) -> None:
-    """Set the excluded candidates of the rows `block` (ascending) to inf in scores (b, C), in place."""
+@dataclass(frozen=True)
+class _CandidateTexts:
+    """The D distinct texts of C candidates: their indices (D,), the text of each candidate (C,), how many
+    candidates each text has (D,), and which: members[first[t] : first[t] + copies[t]], ascending."""
+
+    text: torch.Tensor
+    place: np.ndarray
+    copies: np.ndarray
+    first: np.ndarray
+    members: np.ndarray
+    weights: torch.Tensor
+    """`copies` in the type of the distances, for sums of them."""
+
+
+def _group_candidates(candidate: np.ndarray, retrieval: torch.Tensor) -> _CandidateTexts:
+    distinct, place, copies = np.unique(candidate, return_inverse=True, return_counts=True)
+    place = place.reshape(-1)
+    return _CandidateTexts(torch.from_numpy(distinct).to(retrieval.device), place, copies, np.cumsum(copies) - copies,
+                           np.argsort(place, kind="stable"), torch.from_numpy(copies).to(retrieval))
+
+
+def _rank_by_candidate(distances: torch.Tensor, texts: _CandidateTexts, block: np.ndarray, k: int,
+                       excluded: tuple[np.ndarray, np.ndarray], mask: np.ndarray | None = None) -> Stage1:
+    """The plain way: distances (b, D) looked up for every candidate (b, C)."""
+    device = distances.device
+    distances = distances.index_select(1, torch.from_numpy(texts.place).to(device))
+    if mask is not None:
+        distances.masked_fill_(~torch.from_numpy(mask).to(device), torch.inf)
+    exclude(distances, block, excluded)
+    return Stage1(rank_of(distances, torch.from_numpy(block).to(device)), *first_k(distances, k))
+
+
+def _rank_by_text(distances: torch.Tensor, texts: _CandidateTexts, block: np.ndarray, k: int,
+                  excluded: tuple[np.ndarray, np.ndarray]) -> Stage1:
+    """Ranks from distances to the distinct texts (b, D), each counted as often as it is a candidate.
+
+    Rows in which a tie decides are done again by candidate.
+    """
+    device = distances.device
+    position, left_out = _exclusions_of(block, excluded)
+    position, left_out = np.divmod(np.unique(position * len(texts.place) + left_out), len(texts.place))
+    where = (torch.from_numpy(position).to(device), torch.from_numpy(texts.place[left_out]).to(device))
+    own = distances.gather(1, torch.from_numpy(texts.place[block]).to(device)[:, None])
+    compared = torch.empty_like(distances)
+    # Counts are sums of floats: exact below 2^24 candidates, and several times faster than sums of bools.
+    before = torch.mv(torch.lt(distances, own, out=compared), texts.weights)
+    not_after = torch.mv(torch.le(distances, own, out=compared), texts.weights)
+    own_of, distance_of = own[where[0], 0], distances[where]
+    before.index_add_(0, where[0], (distance_of < own_of).to(before), alpha=-1)
+    not_after.index_add_(0, where[0], (distance_of <= own_of).to(before), alpha=-1)
+    codes, times = np.unique(position * len(texts.copies) + texts.place[left_out], return_counts=True)
+    gone = codes[times == texts.copies[codes % len(texts.copies)]]
+    distances.view(-1)[torch.from_numpy(gone).to(device)] = torch.inf
+    nearest, places = torch.topk(distances, min(k + 1, distances.shape[1]), dim=1, largest=False)
+    undecided = ~(not_after - before == 1)
+    if nearest.shape[1] > k:
+        undecided |= (nearest[:, k] == nearest[:, k - 1]) & nearest[:, k].isfinite()
+    order, values = _expand(nearest[:, :k].cpu().numpy(), places[:, :k].cpu().numpy(), texts, k, position, left_out)
+    ranked = Stage1(before.long(), torch.from_numpy(order).to(device), torch.from_numpy(values).to(device))
+    again = undecided.nonzero()[:, 0]
+    if len(again):
+        redone = _rank_by_candidate(distances[again], texts, block[again.cpu().numpy()], k, excluded)
+        ranked.rank[again], ranked.order[again], ranked.distance[again] = redone.rank, redone.order, redone.distance
+    return ranked
+
+
+def _expand(nearest: np.ndarray, places: np.ndarray, texts: _CandidateTexts, k: int, position: np.ndarray,
+            left_out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """From the nearest texts (b, k) to the first k candidates (b, k) and their distances, ties by candidate."""
+    rows, columns = np.nonzero(np.isfinite(nearest))
+    place = places[rows, columns]
+    counts = texts.copies[place]
+    nth = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    rows, columns = np.repeat(rows, counts), np.repeat(columns, counts)
+    candidates = texts.members[np.repeat(texts.first[place], counts) + nth]
+    width = len(texts.place)
+    kept = ~np.isin(rows * width + candidates, position * width + left_out)
+    rows, candidates, values = rows[kept], candidates[kept], nearest[rows, columns][kept]
+    return _first_k_of_lists(rows, candidates, values, len(nearest), k)[:2]
+
+
+def _rank_by_list(distances: torch.Tensor, texts: _CandidateTexts, block: np.ndarray, k: int,
+                  excluded: tuple[np.ndarray, np.ndarray], mask: np.ndarray) -> Stage1:
+    """Ranks under a mask (b, C) that admits few: only the admitted candidates are looked up and sorted."""
+    device = distances.device
+    mask = mask.copy()
+    mask[_exclusions_of(block, excluded)] = False
+    rows, candidates = np.nonzero(mask)
+    places = torch.from_numpy(texts.place[candidates]).to(device)
+    values = distances[torch.from_numpy(rows).to(device), places].cpu().numpy()
+    order, nearest, place_in_list = _first_k_of_lists(rows, candidates, values, len(block), k)
+    true = candidates == block[rows]
+    rank = np.zeros(len(block), dtype=np.int64)
+    rank[rows[true]] = place_in_list[true]
+    return Stage1(*(torch.from_numpy(part).to(device) for part in (rank, order, nearest)))
+
+
+def _first_k_of_lists(rows: np.ndarray, candidates: np.ndarray, values: np.ndarray, num_rows: int, k: int
+                      ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The first k candidates (b, k) of ragged lists, their values, and each entry's place in its list."""
+    by_value = np.lexsort((candidates, values, rows))
+    counts = np.bincount(rows, minlength=num_rows)
+    place = np.empty(len(rows), dtype=np.int64)
+    place[by_value] = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    taken = place < k
+    order = np.full((num_rows, k), -1, dtype=np.int64)
+    nearest = np.full((num_rows, k), np.inf, dtype=values.dtype)
+    order[rows[taken], place[taken]] = candidates[taken]
+    nearest[rows[taken], place[taken]] = values[taken]
+    return order, nearest, place
+
+
+def _exclusions_of(block: np.ndarray, excluded: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """(positions in the block, candidates) that the rows `block` (ascending) leave out."""
     rows, candidates = excluded
     low, high = np.searchsorted(rows, block), np.searchsorted(rows, block, side="right")
     counts = high - low
     position = np.repeat(np.arange(len(block)), counts)
     flat = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(low, counts)
-    scores[torch.from_numpy(position).to(scores.device), torch.from_numpy(candidates[flat]).to(scores.device)] = torch.inf
+    return position, candidates[flat]
+
+
+def exclude(scores: torch.Tensor, block: np.ndarray, excluded: tuple[np.ndarray, np.ndarray]) -> None:
+    """Set the excluded candidates of the rows `block` (ascending) to inf in scores (b, C), in place."""
+    position, candidates = _exclusions_of(block, excluded)
+    scores[torch.from_numpy(position).to(scores.device), torch.from_numpy(candidates).to(scores.device)] = torch.inf
 
 
 def final_by_distance(found: Stage1, rows: np.ndarray) -> Ranking:

@@ -62,7 +62,7 @@ def beside_source(logs: Mapping[str, SourceLog], analyses: Sequence[Analysis]) -
         pictures = [
             _picture(logs, arms, f"source_{k + 1}" if len(ours) > 1 else "source") for k, (_, arms) in enumerate(ours)
         ] or [_picture(logs, None, "source")]
-    return BesideSource(Table("source", caption, tuple(columns), tuple(rows)), tuple(pictures), problem)
+    return BesideSource(Table("source-figures", caption, tuple(columns), tuple(rows)), tuple(pictures), problem)
 
 
 def _with_source(arms: Arms) -> Arms | None:

@@ -117,12 +117,16 @@ def _runs_at(place: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
         for child in sorted(place.iterdir()):
             if child.name.startswith(".") or not child.is_dir():
                 continue
-            if _is_run(child) or (child / "runs.json").is_file() or child.name in ("runs", "sweeps"):
+            if _is_run(child) or child.name in ("runs", "sweeps") or _holds_runs(child):
                 yield from _runs_at(child)
 
 
 def _is_run(place: Path) -> bool:
     return any((place / name).is_file() for name in ("manifest.json", "result.json", ".hydra/config.yaml"))
+
+
+def _holds_runs(place: Path) -> bool:
+    return (place / "runs.json").is_file() or (place / "runs").is_dir() or (place / "sweeps").is_dir()
 
 
 def _runs_of_sweep(place: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:

@@ -79,11 +79,11 @@ def markdown(table: Table) -> str:
 
 
 def _markdown_cell(value: Value, column: Column) -> str:
-    text = shown(value, column)
+    text = re.sub(r"\s+", " ", shown(value, column))
     if column.code and text:
         ticks = "`" * (max((len(run) for run in re.findall("`+", text)), default=0) + 1)
         space = " " if "`" in text else ""
-        return f"{ticks}{space}{text}{space}{ticks}".replace("|", "\\|").replace("\n", " ")
+        return f"{ticks}{space}{text}{space}{ticks}".replace("|", "\\|")
     return markdown_text(text)
 
 

@@ -76,11 +76,19 @@
   };
 
   for (const box of document.querySelectorAll(".table")) {
-    box.querySelectorAll("th button").forEach((button, column) => {
-      button.addEventListener("click", () => {
+    box.querySelectorAll("th").forEach((head, column) => {
+      const choose = () => {
         const again = box.dataset.sort === String(column) && box.dataset.order === "asc";
         sort(box, column, again ? "desc" : "asc");
         remember(box);
+      };
+      head.tabIndex = 0;
+      head.title = "Sort by this column";
+      head.addEventListener("click", choose);
+      head.addEventListener("keydown", (event) => {
+        if (event.key !== "Enter" && event.key !== " ") return;
+        event.preventDefault();
+        choose();
       });
     });
     const search = box.querySelector("input");

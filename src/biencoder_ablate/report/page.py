@@ -212,8 +212,9 @@ def _pictures(parts: StudyParts, *names: str) -> str:
 
 def _figure(found: Picture) -> str:
     data = base64.b64encode(found.svg).decode()
+    size, words_of_it = f"width={found.width} height={found.height}", f"{found.title}: {found.caption}"
     return (
-        f'<figure><img src="data:image/svg+xml;base64,{data}" alt="{escape(found.title)}: {escape(found.caption)}">'
+        f'<figure><img {size} src="data:image/svg+xml;base64,{data}" alt="{escape(words_of_it)}">'
         f"<figcaption><b>{escape(found.title)}.</b> {escape(found.caption)}</figcaption></figure>"
     )
 
@@ -317,8 +318,7 @@ def html_table(table: Table, prefix: str) -> str:
     """A table that page.js can sort, and filter if it is long; without JavaScript it is a plain one."""
     key = f"{prefix}{table.key}"
     heads = "".join(
-        f"<th scope=col{' class=n' if column.numeric else ''}><button type=button>{escape(column.name)}</button></th>"
-        for column in table.columns
+        f"<th scope=col{' class=n' if column.numeric else ''}>{escape(column.name)}</th>" for column in table.columns
     )
     body = "\n".join(f"<tr>{''.join(_cells(row, table.columns))}</tr>" for row in table.rows)
     tools = ""
@@ -328,7 +328,7 @@ def html_table(table: Table, prefix: str) -> str:
             f"<output>{len(table.rows)} rows</output></div>"
         )
     return (
-        f'<div class="table{" long" if len(table.rows) > 60 else ""}" id="{escape(key)}">'
+        f'<div class="table t-{escape(table.key)}{" long" if len(table.rows) > 60 else ""}" id="{escape(key)}">'
         f"<p class=caption>{escape(table.caption)}</p>{tools}"
         f"<div class=scroll><table><thead><tr>{heads}</tr></thead><tbody>\n{body}\n</tbody></table></div></div>"
     )

@@ -32,11 +32,13 @@ _MARKERS = "osD^vPX*"
 
 @dataclass(frozen=True)
 class Picture:
-    """One figure: its file name without ending, what it shows (its caption), and its bytes."""
+    """One figure: its file name without ending, what it shows (its caption), its size on a page, its bytes."""
 
     name: str
     title: str
     caption: str
+    width: int  # in CSS pixels
+    height: int
     svg: bytes
     png: bytes
 
@@ -75,7 +77,8 @@ def picture(figure: Figure, name: str, title: str, caption: str) -> Picture:
         warnings.filterwarnings("ignore", message=".*Glyph.*missing.*")  # a name in a script the font lacks
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
         figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
-    return Picture(name, title, caption, svg.getvalue(), png.getvalue())
+    width, height = (round(96 * inches) for inches in figure.get_size_inches())
+    return Picture(name, title, caption, width, height, svg.getvalue(), png.getvalue())
 
 
 def new_figure(height: float, rows: int, columns: int, **more: Any) -> tuple[Figure, Any]:

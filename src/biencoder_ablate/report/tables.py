@@ -186,7 +186,7 @@ def leakage_table(analysis: Analysis) -> Table | None:
         for s in analysis.leakage.shifts
     )
     caption = "What leakage does to each difference. The test is over seeds, on these points; Holm over the rows."
-    return Table("leakage", caption, columns, rows)
+    return Table("leakage-pairs", caption, columns, rows)
 
 
 def tasks_table(arms: Arms) -> Table:
@@ -195,7 +195,7 @@ def tasks_table(arms: Arms) -> Table:
         (name, *(_mean(task_values(arms.cells[name], task).tolist()) for task in TASKS)) for name in arms.names
     )
     caption = "Test top-1 on the eight candidate sets of Wachsmuth et al. 2018, mean over seeds; epa is official."
-    return Table("tasks", caption, (Column(""), *(Column(task, 3) for task in TASKS)), rows)
+    return Table("task-figures", caption, (Column(""), *(Column(task, 3) for task in TASKS)), rows)
 
 
 def runs_table(study: Study) -> Table:
@@ -237,7 +237,8 @@ def missing_table(runs: Sequence[Run], studies: Sequence[Study]) -> Table:
                 why = f"{', '.join(map(str, lacking))}; others have {'it' if len(lacking) == 1 else 'them'}"
                 rows.append((where, "lacks seeds", why, ""))
     columns = (Column("what"), Column("state"), Column("why"), Column("command", code=True))
-    return Table("missing", "Unfinished and failed runs, and configurations that lack seeds.", columns, tuple(rows))
+    caption = "Unfinished and failed runs, and configurations that lack seeds."
+    return Table("missing-runs", caption, columns, tuple(rows))
 
 
 def constants_table(study: Study) -> Table:

@@ -53,13 +53,12 @@ def sweep_directory(logs_dir: str, name: str | None, overrides: list[str]) -> Sw
 
 
 def write_sweep(sweep: SweepDirectory, overrides: list[str], jobs: list[list[str]], names: list[str]) -> None:
-    """Write the list of runs. Under one sweep_name, runs of earlier calls stay listed."""
+    """Write the list of runs. Under one sweep_name, runs of earlier calls stay listed, before new ones."""
     sweep.path.mkdir(parents=True, exist_ok=True)
-    new = sweep.describe(overrides, jobs, names)
-    known = {job["name"] for job in new["jobs"]}
-    new["jobs"] += [job for job in sweep.read()["jobs"] if job["name"] not in known]
-    del new["root"]
-    write_json(sweep.runs_list, new)
+    described = sweep.describe(overrides, jobs, names)
+    listed = {job["name"]: job for job in [*sweep.read()["jobs"], *described["jobs"]]}
+    del described["root"]
+    write_json(sweep.runs_list, {**described, "jobs": list(listed.values())})
 
 
 @dataclass(frozen=True)

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from biencoder_ablate.config import Config, cache_directory
+from biencoder_ablate.config import Config, DataConfig, cache_directory
 from biencoder_ablate.data.load import load_corpus
 from biencoder_ablate.data.pairs import Corpus
 from biencoder_ablate.data.texts import TextTable, build_table
 from biencoder_ablate.data.tokens import Tokens, cached_tokens, tokenize
-from biencoder_ablate.evaluation.measure import prepare
+from biencoder_ablate.evaluation.measure import SplitCandidates, prepare
 from biencoder_ablate.model.biencoder import BiEncoder
 from biencoder_ablate.model.device import choose_device, choose_precision
 from biencoder_ablate.model.encoding import plain_encoder
@@ -35,7 +36,7 @@ from biencoder_ablate.runs.log import RunLog, progress
 from biencoder_ablate.runs.naming import identity, run_name
 from biencoder_ablate.training.distributed import SharedTexts, World, world_from_environment
 from biencoder_ablate.training.loss import LossWeights
-from biencoder_ablate.training.negatives import build_pool
+from biencoder_ablate.training.negatives import NegativePool, build_pool
 from biencoder_ablate.training.trainer import Recipe, Task
 
 TRAIN_TOKEN_BUDGET = {"cpu": 2048, "cuda": 65536, "mps": 8192}
@@ -44,16 +45,49 @@ EVAL_TOKEN_BUDGET = {"cpu": 4096, "cuda": 131072, "mps": 16384}
 
 
 @dataclass(frozen=True)
+class Data:
+    """A corpus with all that follows from it alone, worked out once for every run of a sweep in this process."""
+
+    corpus: Corpus
+    fingerprint: str
+    table: TextTable
+    splits: dict[str, SplitCandidates]
+    pool: NegativePool
+
+
+def read_data(settings: DataConfig) -> Data:
+    """Load a corpus and work out what follows from it. Raises DataError."""
+    stamp: tuple[int, ...] = ()
+    if settings.path is not None:
+        status = Path(settings.path).expanduser().stat()
+        stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+    return _read_data(astuple(settings), stamp)
+
+
+@functools.lru_cache(maxsize=1)
+def _read_data(settings: tuple, stamp: tuple[int, ...]) -> Data:
+    """Remembered, since a sweep's runs in one process share their corpus; `stamp` changes when the file does."""
+    corpus = load_corpus(DataConfig(*settings))
+    table = build_table(corpus)
+    splits = {name: prepare(split) for name, split in table.splits.items()}
+    return Data(corpus, corpus.fingerprint, table, splits, build_pool(table.splits["train"]))
+
+
+@dataclass(frozen=True)
 class Plan:
     """A run before anything heavy: what it is made of and what it is called."""
 
     config: Config
-    corpus: Corpus
+    data: Data
     source: ModelSource
     device: torch.device
     precision: str
     determined_by: dict[str, Any]
     name: str
+
+    @property
+    def corpus(self) -> Corpus:
+        return self.data.corpus
 
     @property
     def directory(self) -> Path:
@@ -77,22 +111,22 @@ def make_plan(config: Config) -> Plan:
     return plan_runs([config])[0]
 
 
-def _plan(config: Config, corpus: Corpus, source: ModelSource) -> Plan:
+def _plan(config: Config, data: Data, source: ModelSource) -> Plan:
     device = choose_device(config.training.device, world_from_environment().local_rank)
     precision = choose_precision(config.training.precision, device)
-    determined_by = identity(config, corpus.fingerprint, source.fingerprint, precision)
-    return Plan(config, corpus, source, device, precision, determined_by, run_name(config, determined_by))
+    determined_by = identity(config, data.fingerprint, source.fingerprint, precision)
+    return Plan(config, data, source, device, precision, determined_by, run_name(config, determined_by))
 
 
 def plan_runs(configs: Sequence[Config]) -> list[Plan]:
     """The plans of many configs, reading each corpus and each model's files once."""
-    corpora: dict[str, Corpus] = {}
+    corpora: dict[str, Data] = {}
     sources: dict[str, ModelSource] = {}
     plans = []
     for config in configs:
         data, model = repr(config.data), repr((config.model.name_or_path, config.model.revision))
         if data not in corpora:
-            corpora[data] = load_corpus(config.data)
+            corpora[data] = read_data(config.data)
         if model not in sources:
             sources[model] = find_model(config.model)
         plans.append(_plan(config, corpora[data], sources[model]))
@@ -115,7 +149,7 @@ def make_recipe(config: Config) -> Recipe:
 def build_parts(plan: Plan, log: RunLog, world: World) -> Parts:
     """Tokens, encoder or cached features, splits, negatives and model of a run."""
     config = plan.config
-    table = build_table(plan.corpus)
+    table = plan.data.table
     if config.training.freeze_encoder:
         encoder, tokenizer, tokens, texts = None, None, None, _frozen_texts(plan, table, log, world)
         pooled_dim = texts.features.shape[1]
@@ -127,8 +161,7 @@ def build_parts(plan: Plan, log: RunLog, world: World) -> Parts:
         source = _encoded_texts(plan, encoder, tokens, world)
     model = BiEncoder(encoder, pooled_dim, config.model.retrieval_dim, config.fusion.name, config.head.norm,
                       config.head.activation, config.head.activation_position, config.seed).to(plan.device)
-    splits = {name: prepare(split) for name, split in table.splits.items()}
-    task = Task(model, source, table, splits, build_pool(table.splits["train"]), plan.device, world, log.quiet)
+    task = Task(model, source, table, plan.data.splits, plan.data.pool, plan.device, world, log.quiet)
     return Parts(task, make_recipe(config), encoder, tokenizer, pooled_dim, tokens)
 
 
@@ -164,7 +197,7 @@ def _frozen_texts(plan: Plan, table: TextTable, log: RunLog, world: World) -> Ca
     """
     config = plan.config
     built_from = "" if plan.source.directory is not None else hashlib.sha256(
-        f"{plan.corpus.fingerprint} {config.seed}".encode()).hexdigest()
+        f"{plan.data.fingerprint} {config.seed}".encode()).hexdigest()
     path = features_path(cache_directory(config), plan.source.fingerprint, built_from, table.fingerprint,
                          config.model.pooling, config.model.max_tokens, plan.precision, int(config.training.fast))
     features = load_features(path)

@@ -46,8 +46,8 @@ def _data_lines(config: Config, corpus: Corpus) -> list[str]:
              + (f", {sum(corpus.incomplete.values())} incomplete points left out" if corpus.incomplete else "")]
     lines += corpus.notes
     for name in ("val", "test"):
-        keys = pair_keys(corpus.split(name))
-        shared = keys & pair_keys(corpus.train)
+        keys = pair_keys(corpus.split(name), corpus.keys)
+        shared = keys & pair_keys(corpus.train, corpus.keys)
         if shared:
             lines.append(f"warning: {len(shared)} of {len(keys)} distinct {name} texts are also in train; "
                          "see top1_clean, or data.disjoint=true")

@@ -1,0 +1,344 @@
+"""The questions a report asks: which runs it compares, what it concludes, and when it refuses to conclude."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from report_runs import CURRICULUM, HEADS, config_of, made_up_points, sample_points, write_run, write_study
+
+from biencoder_ablate.config import DataConfig, FusionConfig
+from biencoder_ablate.data.sample import load_sample
+from biencoder_ablate.report import words
+from biencoder_ablate.report.analysis import Analysis, analyse
+from biencoder_ablate.report.balance import arms_of, outcomes
+from biencoder_ablate.report.collect import collect
+from biencoder_ablate.report.grouping import Study, make_studies
+from biencoder_ablate.report.statistics import compare, factorial_effects
+from biencoder_ablate.report.tables import groups_table, leakage_table, missing_table, overview_table, runs_table
+from biencoder_ablate.report.wins import all_wins, load_texts
+
+EQUAL = dict.fromkeys(HEADS, 0.5)
+CLEAR = {"none": 0.3, "layernorm": 0.35, "relu": 0.3, "layernorm_relu": 0.7}
+
+
+def study_of(runs: Path) -> Study:
+    (study,) = make_studies(collect([runs]).runs)
+    return study
+
+
+def analysis_of(runs: Path) -> Analysis:
+    return analyse(study_of(runs))
+
+
+@pytest.fixture(scope="module")
+def clear(tmp_path_factory) -> Analysis:
+    """layernorm_relu is far better, at two ratios; every third point is leaked."""
+    runs = tmp_path_factory.mktemp("clear")
+    write_study(runs, CLEAR, seeds=range(8), ratios=(0.01, 0.2), leaked=range(0, 180, 3))
+    return analysis_of(runs)
+
+
+# --- verdicts ---
+
+
+def test_a_clear_winner_is_named_first(clear):
+    assert clear.verdict is not None
+    assert clear.verdict.winner == "layernorm_relu"
+    assert clear.headline.startswith("layernorm_relu wins: mean 0.")
+    assert clear.primary == "clean"
+    assert clear.num_points == {"clean": 120, "official": 180}
+
+
+def test_the_families_are_those_declared(clear):
+    assert [(family.kind, len(family.primary), len(family.beside)) for family in clear.families] == [
+        ("effects", 3, 3),
+        ("pairs", 6, 6),
+        ("interaction", 3, 3),
+        ("setting", 6, 6),
+        ("setting", 6, 6),
+        ("axis", 1, 1),
+    ]
+    pairs = clear.family("pairs")
+    assert pairs is not None
+    assert pairs.arms.settings == ("neg 0.01", "neg 0.2")
+    assert {result.num_tests for result in pairs.primary} == {6}
+    assert pairs.verdict_beside is not None
+
+
+def test_figures_are_those_of_the_statistics_on_the_same_outcomes(clear):
+    """The effects by hand: average each head over its two cells, compare on clean points by debate."""
+    run = clear.study.runs[0]
+    counts = ~np.isnan(run.outcomes.clean)
+    debates = np.array(run.outcomes.debates)[counts]
+    arms = arms_of(clear.study, [(head, {0: head}) for head in HEADS])
+    expected = compare(arms.groups("clean"), debates, factorial_effects())
+    assert clear.family("effects").primary == expected
+    cell = clear.study.cells[0]
+    group = outcomes(cell, "clean")
+    assert group.correct.mean() == pytest.approx(
+        np.mean([run.result["test"]["top1_clean"] for run in cell.runs.values()])
+    )
+
+
+def test_equal_heads_have_no_clear_winner(tmp_path):
+    write_study(tmp_path, EQUAL, seeds=range(8))
+    analysis = analysis_of(tmp_path)
+    assert analysis.verdict.status == "no_clear_winner"
+    assert analysis.headline.startswith("No clear winner")
+
+
+def test_too_few_seeds_are_said_with_how_many_are_needed(tmp_path):
+    write_study(tmp_path, CLEAR, seeds=range(7))
+    analysis = analysis_of(tmp_path)
+    assert analysis.verdict.status == "too_few_seeds"
+    assert "8 are needed" in analysis.headline
+
+
+def test_two_heads_are_one_pair_and_no_effects(tmp_path):
+    write_study(tmp_path, {"none": 0.3, "relu": 0.6}, seeds=range(6))
+    analysis = analysis_of(tmp_path)
+    assert [(family.kind, len(family.primary)) for family in analysis.families] == [("pairs", 1)]
+    assert analysis.verdict.winner == "relu"
+
+
+def test_three_heads_still_interact_with_the_ratio(tmp_path):
+    write_study(tmp_path, {"none": 0.3, "relu": 0.6, "layernorm": 0.4}, seeds=range(3), ratios=(0.01, 0.5))
+    interaction = analysis_of(tmp_path).family("interaction")
+    assert len(interaction.primary) == 3
+    assert interaction.primary[0].contrast.name == "none − layernorm: neg 0.5 − neg 0.01"
+
+
+def test_one_configuration_is_described_and_not_judged(tmp_path):
+    write_study(tmp_path, {"none": 0.3}, seeds=range(3))
+    analysis = analysis_of(tmp_path)
+    assert (analysis.families, analysis.main, analysis.leakage) == ((), None, None)
+    assert "Nothing to compare" in analysis.headline
+    assert groups_table(analysis).rows[0][0] == 3
+
+
+def test_without_clean_points_the_official_figure_decides_and_says_so(tmp_path):
+    write_study(tmp_path, CLEAR, seeds=range(8), leaked=range(180))
+    analysis = analysis_of(tmp_path)
+    assert analysis.primary == "official"
+    assert analysis.verdict.winner == "layernorm_relu"
+    assert analysis.family("pairs").beside == ()
+    assert analysis.leakage is None
+    assert "leakage is not excluded" in words.declared(analysis)[0]
+
+
+# --- which settings are averaged ---
+
+
+def test_a_setting_that_lacks_a_head_is_left_out_of_the_average_but_not_lost(tmp_path):
+    write_study(tmp_path, CLEAR, seeds=range(8))
+    write_study(tmp_path, {"none": 0.3, "relu": 0.3}, seeds=range(8), ratios=(0.5,))
+    analysis = analysis_of(tmp_path)
+    pairs = analysis.family("pairs")
+    assert pairs.arms.settings == ("neg 0.01",)
+    assert pairs.arms.left_out == ("neg 0.5 (no finished run of layernorm, layernorm_relu)",)
+    within = [family for family in analysis.families if family.subject == "neg 0.5" and family.kind == "setting"]
+    assert [len(family.primary) for family in within] == [1], "compared pairwise with what is there"
+    assert any("Not in that average: neg 0.5" in said for said in words.findings(analysis))
+
+
+def test_a_trial_with_one_seed_does_not_cost_the_others_theirs(tmp_path):
+    write_study(tmp_path, CLEAR, seeds=range(8))
+    write_study(tmp_path, CLEAR, seeds=(0,), ratios=(0.5,))
+    pairs = analysis_of(tmp_path).family("pairs")
+    assert pairs.arms.seeds == tuple(range(8))
+    assert pairs.arms.left_out == ("neg 0.5 (too few seeds in common with the other settings)",)
+
+
+def test_one_failed_seed_costs_that_seed_only(tmp_path):
+    written = write_study(tmp_path, CLEAR, seeds=range(8), ratios=(0.01, 0.5))
+    (written[3] / "result.json").unlink()
+    analysis = analysis_of(tmp_path)
+    pairs = analysis.family("pairs")
+    assert pairs.arms.settings == ("neg 0.01", "neg 0.5")
+    assert pairs.arms.seeds == (0, 1, 2, 4, 5, 6, 7)
+    assert [len(result.seeds) for result in pairs.primary] == [7, 7, 7, 8, 8, 8]
+    table = missing_table(collect([tmp_path]).runs, [analysis.study])
+    assert [row[1] for row in table.rows] == ["interrupted", "lacks seeds"]
+    assert table.rows[1][:3] == ("none, neg 0.01", "lacks seeds", "3; others have it")
+
+
+def test_heads_that_never_met_are_compared_configuration_by_configuration(tmp_path):
+    """Three configurations that differ in head, ratio and fusion at once: no axis can be compared alone."""
+    for k, (head, ratio, fusion) in enumerate(
+        (("none", 0.01, "concat"), ("relu", 0.5, "concat"), ("relu", 0.01, "pooled"), ("layernorm", 0.5, "pooled"))
+    ):
+        write_study(
+            tmp_path,
+            {head: 0.3 + 0.1 * k},
+            seeds=range(3),
+            ratios=(ratio,),
+            change=lambda config, fusion=fusion: replace(config, fusion=FusionConfig(fusion)),
+        )
+    analysis = analysis_of(tmp_path)
+    assert [(family.kind, family.subject, len(family.primary)) for family in analysis.families] == [
+        ("pairs", "configuration", 6)
+    ]
+    assert "Heads are not compared over settings: no setting has finished runs of all." in analysis.notes
+
+
+def test_the_relu_before_linear2_is_a_question_of_its_own(tmp_path):
+    def before(config):
+        return replace(config, head=replace(config.head, activation_position="before_linear2"))
+
+    write_study(tmp_path, EQUAL, seeds=range(3), ratios=(0.01, 0.5))
+    write_study(tmp_path, {"relu": 0.5, "layernorm_relu": 0.5}, seeds=range(3), change=before)
+    analysis = analysis_of(tmp_path)
+    kinds = {family.kind: family for family in analysis.families}
+    assert len(kinds["pairs"].primary) == 6
+    assert kinds["pairs"].arms.settings == ("neg 0.01", "neg 0.5"), "the four heads keep both settings"
+    assert len(kinds["variants"].primary) == 15
+    assert kinds["variants"].arms.settings == ("neg 0.01",)
+    assert dict(kinds["effects before"].primary[0].contrast.weights) == {
+        "none": -0.5,
+        "layernorm": 0.5,
+        "relu before linear2": -0.5,
+        "layernorm_relu before linear2": 0.5,
+    }
+
+
+def test_curricula_and_constants_are_levels_of_one_axis(tmp_path):
+    write_study(tmp_path, EQUAL, seeds=range(2))
+    write_study(tmp_path, EQUAL, seeds=range(2), change=lambda c: replace(c, negatives=CURRICULUM))
+    analysis = analysis_of(tmp_path)
+    assert [family.subject for family in analysis.families] == [
+        "head",
+        "head",
+        "negatives",
+        "neg 0.01",
+        "curr 0.01",
+        "negatives",
+    ]
+
+
+# --- leakage ---
+
+
+def leaky(runs: Path, seeds=range(8)) -> Analysis:
+    """relu remembers the leaked points and layernorm knows the clean ones."""
+    points = made_up_points(20)
+    leaked = [k for k in range(len(points)) if k % 2]
+    data = DataConfig(name="arguana", path="gone.zip")
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        for head, on_leaked, on_clean in (("layernorm", 0.1, 0.6), ("relu", 0.9, 0.3)):
+            chance = np.where(np.arange(len(points)) % 2, on_leaked, on_clean)
+            right = rng.random(len(points)) < chance
+            write_run(runs, config_of(head, seed, data=data), right, points, leaked, fingerprint="e" * 64)
+    return analyse(make_studies(collect([runs]).runs)[0])
+
+
+def test_leakage_that_changes_who_is_best_is_found(tmp_path):
+    analysis = leaky(tmp_path)
+    assert analysis.leakage.official_order == ("relu", "layernorm")
+    assert analysis.leakage.clean_order == ("layernorm", "relu")
+    (shift,) = analysis.leakage.shifts
+    assert shift.swaps
+    assert shift.test.p == 2 / 2**8
+    assert "layernorm and relu change places" in analysis.leakage.sentence
+    assert "can be told apart" in analysis.leakage.sentence
+    assert leakage_table(analysis).rows[0][-1] is True
+    assert analysis.verdict.winner == "layernorm", "the clean figure decides"
+
+
+def test_leakage_without_enough_seeds_may_be_chance(tmp_path):
+    assert "may be chance" in leaky(tmp_path, seeds=range(2)).leakage.sentence
+
+
+def test_leakage_that_changes_nothing_is_said(clear):
+    assert clear.leakage.clean_order[0] == clear.leakage.official_order[0] == "layernorm_relu"
+
+
+# --- tables and words ---
+
+
+def test_the_overview_marks_what_may_be_best(clear):
+    table = overview_table(clear)
+    assert [row[0] for row in table.rows] == ["neg 0.01", "neg 0.2", "all settings"]
+    for row in table.rows:
+        assert [str(value).startswith("• ") for value in row[1:]] == [False, False, False, True]
+
+
+def test_the_overview_marks_nothing_with_too_few_seeds(tmp_path):
+    write_study(tmp_path, CLEAR, seeds=range(3), ratios=(0.01, 0.5))
+    assert not any("•" in str(value) for row in overview_table(analysis_of(tmp_path)).rows for value in row)
+
+
+def test_findings_say_what_was_averaged_and_group_equal_answers(clear):
+    said = words.findings(clear)
+    assert said[0] == "Averaged over 2 settings: negatives (neg 0.01, neg 0.2)."
+    assert said[1].startswith("By the official figure: layernorm_relu wins")
+    assert "layernorm_relu wins in each of the 2 settings" in said[2]
+    assert said[3].startswith("Negatives: ")
+
+
+def test_each_run_has_the_command_that_makes_it(tmp_path):
+    write_run(tmp_path, config_of(), [1] * len(sample_points()), overrides=["head=none", "data.path=/a b/c.csv"])
+    table = runs_table(study_of(tmp_path))
+    (row,) = table.rows
+    command = row[[column.name for column in table.columns].index("command")]
+    assert command == "python -m biencoder_ablate head=none 'data.path=/a b/c.csv'"
+
+
+# --- wins and losses ---
+
+
+@pytest.fixture
+def two_heads(tmp_path) -> Analysis:
+    """On the sample debates, none gets all of the first debate right in both seeds, relu all of the last."""
+    points = sample_points()
+    debates = [debate for _, debate in points]
+    for seed in (0, 1):
+        write_run(tmp_path, config_of("none", seed), [debate == debates[0] for debate in debates])
+        write_run(tmp_path, config_of("relu", seed), [debate == debates[-1] for debate in debates])
+    return analysis_of(tmp_path)
+
+
+def test_debates_are_told_by_who_leads(two_heads):
+    (wins,) = all_wins(two_heads)
+    debates = [debate for _, debate in sample_points()]
+    assert (wins.a, wins.b, wins.num_runs) == ("none", "relu", 2)
+    assert (wins.debates[0].debate, wins.debates[0].a, wins.debates[0].b) == (debates[0], 1.0, 0.0)
+    assert (wins.debates[-1].debate, wins.debates[-1].a, wins.debates[-1].b) == (debates[-1], 0.0, 1.0)
+    assert sum(debate.num_points for debate in wins.debates) == len(debates)
+    (example,) = wins.for_a
+    assert (example.point, example.instead_runs, example.num_wrong) == (sample_points()[0][0], 2, 2)
+    assert example.instead == f"{sample_points()[-1][0]}#counter"
+
+
+def test_the_texts_are_the_corpus_s(two_heads):
+    texts = load_texts(two_heads.study)
+    pair = load_sample().test[0]
+    assert texts.get(f"{pair.id}#point") == pair.point
+    assert texts.get(f"{pair.id}#counter") == pair.counter
+    assert texts.problem == ""
+
+
+def test_texts_that_are_gone_or_others_are_not_shown(tmp_path):
+    write_study(tmp_path / "a", {"none": 0.5}, seeds=(0,))
+    texts = load_texts(study_of(tmp_path / "a"))
+    assert (dict(texts.by_name), texts.problem) == ({}, "the corpus cannot be read from gone.zip any more")
+    write_run(tmp_path / "b", config_of(), [1] * len(sample_points()), fingerprint="d" * 64)
+    assert "not the one that these runs used" in load_texts(study_of(tmp_path / "b")).problem
+
+
+def test_a_relative_corpus_is_found_beside_the_logs(tmp_path, monkeypatch):
+    from biencoder_ablate.data.load import load_corpus
+
+    table = tmp_path / "work" / "pairs.csv"
+    table.parent.mkdir()
+    table.write_text("point,counter\n" + "".join(f"point {k},counter {k}\n" for k in range(9)), "utf-8")
+    corpus = load_corpus(DataConfig(name="pairs", path=str(table)))
+    points = [(pair.id, pair.debate) for pair in corpus.test]
+    runs = tmp_path / "work" / "logs" / "runs"
+    config = config_of(data=DataConfig(name="pairs", path="pairs.csv"))
+    write_run(runs, config, [1] * len(points), points, fingerprint=corpus.fingerprint)
+    monkeypatch.chdir(tmp_path)
+    assert load_texts(study_of(runs)).get(f"{points[0][0]}#point") == corpus.test[0].point

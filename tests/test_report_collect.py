@@ -1,0 +1,268 @@
+"""From paths to studies: which runs are found, what is wrong with the others, and what sets configs apart."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from helpers import run_python
+from report_runs import CURRICULUM, HEADS, config_of, made_up_points, sample_points, write_run, write_study
+
+from biencoder_ablate.config import DataConfig, EvaluationConfig, FusionConfig, ModelConfig, TrainingConfig
+from biencoder_ablate.files import write_json
+from biencoder_ablate.report.collect import collect, read_overrides
+from biencoder_ablate.report.grouping import make_studies
+from biencoder_ablate.runs.directory import locked
+
+NUM_SAMPLE_POINTS = len(sample_points())
+
+
+@pytest.fixture
+def logs(tmp_path) -> Path:
+    """logs/ with two runs."""
+    for seed in (0, 1):
+        write_run(tmp_path / "logs" / "runs", config_of(seed=seed), [1] * NUM_SAMPLE_POINTS)
+    return tmp_path / "logs"
+
+
+def write_sweep(logs: Path, names: list[str]) -> Path:
+    sweep = logs / "sweeps" / "heads"
+    sweep.mkdir(parents=True)
+    jobs = [{"overrides": ["seed=7"], "name": name, "directory": f"../../runs/{name}"} for name in names]
+    write_json(sweep / "runs.json", {"name": "heads", "overrides": [], "jobs": jobs})
+    return sweep
+
+
+# --- which runs ---
+
+
+def test_runs_are_found_wherever_one_points(logs):
+    runs = sorted((logs / "runs").iterdir())
+    (logs / "runs" / ".old.old").mkdir()
+    sweep = write_sweep(logs, [run.name for run in runs])
+    for places in ([logs], [logs / "runs"], runs, [sweep], [logs / "sweeps"], [logs.parent], [logs, sweep, *runs]):
+        collection = collect(places)
+        assert sorted(run.path for run in collection.runs) == runs, places
+        assert {run.status for run in collection.runs} == {"finished"}
+        assert collection.notes == ()
+
+
+def test_a_sweep_tells_of_runs_that_never_started(logs):
+    sweep = write_sweep(logs, ["none_neg0.01_seed7_00000000", next((logs / "runs").iterdir()).name])
+    missing, finished = collect([sweep]).runs
+    assert (missing.status, missing.overrides) == ("not started", ("seed=7",))
+    assert finished.status == "finished"
+
+
+def test_one_run_in_two_places_counts_once(logs, tmp_path):
+    other = tmp_path / "copy" / "runs"
+    shutil.copytree(logs / "runs", other)
+    name = next(other.iterdir()).name
+    (logs / "runs" / name / "result.json").unlink()
+    collection = collect([logs, tmp_path / "copy"])
+    assert len(collection.runs) == 2
+    assert {run.status for run in collection.runs} == {"finished"}, "the finished one of the two is used"
+    assert len(collection.notes) == 2
+    assert f"{other / name} is used" in "\n".join(collection.notes)
+
+
+@pytest.mark.parametrize(("make", "message"), [(False, "no such directory"), (True, "no run in it")])
+def test_a_place_without_runs_is_refused(tmp_path, make, message):
+    place = tmp_path / "here"
+    if make:
+        place.mkdir()
+    with pytest.raises(ValueError, match=message):
+        collect([place])
+
+
+def test_a_damaged_list_of_a_sweep_is_refused(logs):
+    sweep = write_sweep(logs, [])
+    (sweep / "runs.json").write_text("{", "utf-8")
+    with pytest.raises(ValueError, match=r"runs\.json: damaged"):
+        collect([sweep])
+
+
+# --- what is wrong with a run ---
+
+
+def state(path: Path) -> tuple[str, str]:
+    (run,) = collect([path]).runs
+    return run.status, run.why
+
+
+def rewrite(path: Path, **changes) -> None:
+    content = json.loads(path.read_text("utf-8"))
+    write_json(path, {**content, **changes})
+
+
+def test_what_is_wrong_is_said_and_never_raised(logs):
+    def damaged(change) -> tuple[str, str]:
+        """State of a fresh run after `change` has been at its directory."""
+        path = write_run(logs / "broken", config_of(seed=5), [1] * NUM_SAMPLE_POINTS)
+        change(path)
+        found = state(path)
+        shutil.rmtree(logs / "broken")
+        return found
+
+    assert damaged(lambda p: rewrite(p / "result.json", status="failed", error="OSError: disk full")) == (
+        "failed",
+        "OSError: disk full",
+    )
+    assert damaged(lambda p: (p / "result.json").unlink())[0] == "interrupted"
+    assert "4 epochs done" in damaged(lambda p: (p / "result.json").unlink())[1]
+    assert damaged(lambda p: (p / "result.json").write_text("{", "utf-8")) == (
+        "damaged",
+        "result.json cannot be read",
+    )
+    assert damaged(lambda p: (p / "rankings.jsonl").unlink()) == ("damaged", "rankings.jsonl is missing")
+    assert damaged(lambda p: (p / "rankings.jsonl").write_text('{"split": "test"', "utf-8"))[0] == "damaged"
+    assert damaged(lambda p: (p / "rankings.jsonl").write_text("", "utf-8"))[1] == "rankings.jsonl has no test point"
+    assert damaged(lambda p: (p / "manifest.json").unlink())[0] == "damaged"
+    assert damaged(lambda p: (p / "metrics.jsonl").unlink())[0] == "damaged"
+    assert "not of one run" in damaged(lambda p: rewrite(p / "result.json", test={"top1": 0.5}))[1]
+    assert damaged(lambda p: (p / ".hydra" / "config.yaml").write_text("{", "utf-8"))[0] == "finished"
+
+
+def test_a_run_that_someone_works_in_is_running(logs):
+    path = write_run(logs / "runs", config_of(seed=5), [1] * NUM_SAMPLE_POINTS)
+    with locked(path):
+        program = (
+            "from pathlib import Path; from biencoder_ablate.report.collect import read_run; import sys; "
+            "print(read_run(Path(sys.argv[1])).status)"
+        )
+        assert run_python(["-c", program, path], logs).stdout.strip() == "running"
+    assert state(path)[0] == "finished"
+
+
+@pytest.mark.parametrize(
+    "override", ["head=relu", "data.path='/a b/c: d #e.csv'", "x={a: 1}", "sweep_name=l'été", "a=[1,2]"]
+)
+def test_overrides_are_read_as_typed(tmp_path, override):
+    path = tmp_path / "overrides.yaml"
+    path.write_text(f"- seed=1\n- {override}\n", "utf-8")
+    assert read_overrides(path) == ("seed=1", override)
+
+
+@pytest.mark.parametrize("line", ["- 'data.path=l''été: #1'", '- "data.path=l\'été: #1"'])
+def test_overrides_may_be_quoted_as_yaml(tmp_path, line):
+    path = tmp_path / "overrides.yaml"
+    path.write_text(f"{line}\n", "utf-8")
+    assert read_overrides(path) == ("data.path=l'été: #1",)
+    path.write_text("[]\n", "utf-8")
+    assert read_overrides(path) == ()
+
+
+# --- what sets configs apart ---
+
+
+def study_of(runs: Path):
+    (study,) = make_studies(collect([runs]).runs)
+    return study
+
+
+def test_heads_ratios_and_seeds_are_found(tmp_path):
+    write_study(tmp_path, dict.fromkeys(HEADS, 0.5), seeds=(3, 1), ratios=(0.2, 0.01), points=sample_points())
+    write_study(
+        tmp_path,
+        dict.fromkeys(HEADS, 0.5),
+        seeds=(1,),
+        points=sample_points(),
+        change=lambda config: replace(config, negatives=CURRICULUM),
+    )
+    study = study_of(tmp_path)
+    assert [(axis.name, axis.levels) for axis in study.axes] == [
+        ("head", ("none", "layernorm", "relu", "layernorm_relu")),
+        ("negatives", ("neg 0.01", "neg 0.2", "curr 0.01")),
+    ]
+    assert [cell.name for cell in study.cells][:4] == [
+        "none, neg 0.01",
+        "none, neg 0.2",
+        "none, curr 0.01",
+        "layernorm, neg 0.01",
+    ]
+    assert list(study.cells[0].runs) == [1, 3]
+    assert ("fusion", "concat") in study.constants
+    assert study.name == "sample"
+
+
+def test_where_the_relu_stands_sets_apart_only_heads_that_have_one(tmp_path):
+    positions = {"none": ["before"], "layernorm": ["after"], "relu": ["before", "after"]}
+    positions["layernorm_relu"] = positions["relu"]
+    for head, found in positions.items():
+        for position in found:
+            config = config_of(head)
+            config = replace(config, head=replace(config.head, activation_position=f"{position}_linear2"))
+            write_run(tmp_path, config, [1] * NUM_SAMPLE_POINTS)
+    (axis,) = study_of(tmp_path).axes
+    assert axis.levels == (*HEADS, "relu before linear2", "layernorm_relu before linear2")
+
+
+def test_what_always_changes_together_is_one_axis(tmp_path):
+    minilm = ModelConfig(name="minilm", name_or_path="sentence-transformers/all-MiniLM-L6-v2", max_tokens=256)
+    for seed in (0, 1):
+        write_run(tmp_path, config_of(seed=seed), [1] * NUM_SAMPLE_POINTS)
+        write_run(tmp_path, config_of(seed=seed, model=minilm), [1] * NUM_SAMPLE_POINTS, encoder="a" * 64)
+    (axis,) = study_of(tmp_path).axes
+    assert (axis.name, axis.levels) == ("encoder", ("all-MiniLM-L6-v2", "tiny"))
+    assert axis.with_it == ("model.max_tokens (tiny: 128, all-MiniLM-L6-v2: 256)",) or axis.with_it == (
+        "model.max_tokens (all-MiniLM-L6-v2: 256, tiny: 128)",
+    )
+
+
+def test_any_other_setting_is_an_axis_by_its_key(tmp_path):
+    for fusion in ("pooled", "concat"):
+        for batch_size in (16, 8, 128):
+            config = config_of(fusion=FusionConfig(fusion), training=TrainingConfig(batch_size=batch_size))
+            write_run(tmp_path, config, [1] * NUM_SAMPLE_POINTS)
+    study = study_of(tmp_path)
+    assert [(axis.name, axis.levels) for axis in study.axes] == [
+        ("fusion", ("concat", "pooled")),
+        ("training.batch_size", ("8", "16", "128")),
+    ]
+    assert study.cells[0].name == "fusion=concat, training.batch_size=8"
+
+
+def test_paths_and_places_set_nothing_apart(tmp_path):
+    for seed, changes in enumerate(({}, {"logs_dir": "elsewhere", "cache_dir": "/tmp/c", "sweep_name": "s"})):
+        write_run(tmp_path, config_of(seed=seed, **changes), [1] * NUM_SAMPLE_POINTS)
+    study = study_of(tmp_path)
+    assert study.axes == ()
+    assert list(study.cells[0].runs) == [0, 1]
+
+
+def test_null_is_a_level_and_comes_last(tmp_path):
+    for dim in (None, 128, 32):
+        write_run(tmp_path, config_of(model=ModelConfig(retrieval_dim=dim)), [1] * NUM_SAMPLE_POINTS)
+    assert study_of(tmp_path).axes[0].levels == ("32", "128", "null")
+
+
+def test_different_corpora_are_kept_apart(tmp_path):
+    write_study(tmp_path, {"none": 0.5, "relu": 0.5}, seeds=range(3), points=made_up_points(5))
+    write_study(tmp_path, {"none": 0.5}, seeds=range(2), points=sample_points())
+    first, second = make_studies(collect([tmp_path]).runs)
+    assert (len(first.runs), len(second.runs)) == (6, 2), "the larger first"
+    assert first.name.startswith("arguana (ffffffff")
+    assert second.name.startswith("sample (")
+    assert [axis.name for axis in first.axes] == ["head"]
+
+
+def test_what_the_corpus_was_cut_to_is_in_its_name(tmp_path):
+    data = DataConfig(name="pairs", path="/my/pairs.csv", limit=3, disjoint=True)
+    write_run(tmp_path, config_of(data=data), [1] * NUM_SAMPLE_POINTS)
+    assert study_of(tmp_path).name == "pairs.csv, first 3 debates of each split, disjoint"
+
+
+def test_other_points_under_one_fingerprint_are_refused(tmp_path):
+    write_run(tmp_path, config_of(seed=0), [1] * 6, made_up_points(1), fingerprint="f" * 64)
+    write_run(tmp_path, config_of(seed=1), [1] * 12, made_up_points(2), fingerprint="f" * 64)
+    with pytest.raises(ValueError, match="hold different test points; run the damaged one again"):
+        make_studies(collect([tmp_path]).runs)
+
+
+def test_runs_that_only_measure_differently_are_told_apart(tmp_path):
+    for rerank in (10, "all"):
+        write_run(tmp_path, config_of(evaluation=EvaluationConfig(rerank=rerank)), [1] * NUM_SAMPLE_POINTS)
+    assert study_of(tmp_path).axes[0].levels == ("10", "all")

@@ -1,0 +1,207 @@
+"""The figures: the same bytes every time, told apart without colour, and true to the runs."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from report_runs import HEADS, config_of, made_up_points, write_run, write_study
+
+from biencoder_ablate.config import DataConfig, TrainingConfig
+from biencoder_ablate.report.analysis import Analysis, analyse
+from biencoder_ablate.report.beside_source import beside_source
+from biencoder_ablate.report.collect import collect
+from biencoder_ablate.report.figures import draw, shown_arms
+from biencoder_ablate.report.grouping import make_studies
+from biencoder_ablate.report.plotting import curves, new_figure, picture, style, styles
+from biencoder_ablate.report.source_log import parse_source_log
+
+MEANS = {"none": 0.4, "layernorm": 0.5, "relu": 0.45, "layernorm_relu": 0.6}
+
+
+def analysis_of(runs: Path) -> Analysis:
+    (study,) = make_studies(collect([runs]).runs)
+    return analyse(study)
+
+
+@pytest.fixture(scope="module")
+def analysis(tmp_path_factory) -> Analysis:
+    runs = tmp_path_factory.mktemp("runs")
+    write_study(runs, MEANS, seeds=range(3), ratios=(0.01, 0.5), leaked=(0, 1))
+    return analysis_of(runs)
+
+
+@pytest.fixture(scope="module")
+def pictures(analysis):
+    return draw(analysis)
+
+
+def test_every_figure_is_drawn(pictures):
+    assert [found.name for found in pictures] == [
+        "learning_curves",
+        "learning_curves_by_setting",
+        "forest",
+        "forest_by_setting",
+        "seeds",
+        "dead_pairs",
+        "tasks",
+    ]
+    for found in pictures:
+        assert found.png.startswith(b"\x89PNG\r\n\x1a\n")
+        root = ET.fromstring(found.svg)
+        assert root.tag.endswith("svg")
+        assert found.width == 768
+        assert float(root.attrib["height"].removesuffix("pt")) == pytest.approx(found.height * 0.75, abs=1)
+
+
+def test_figures_are_the_same_bytes_again(analysis, pictures):
+    again = draw(analysis)
+    for before, after in zip(pictures, again, strict=True):
+        assert before == after, before.name
+
+
+def test_figures_hold_no_date_version_or_link(pictures):
+    for found in pictures:
+        text = found.svg.decode()
+        assert matplotlib.__version__ not in text
+        assert not re.search(r"<dc:date>|20\d\d-\d\d-\d\dT", text)
+        links = set(re.findall(r'(?:href|src)="([^#"][^"]*)"', text))
+        assert links == set(), found.name
+
+
+def test_drawing_leaves_matplotlib_s_settings_alone():
+    with matplotlib.rc_context({"font.size": 33.0, "svg.hashsalt": "mine"}):
+        with style():
+            assert matplotlib.rcParams["font.size"] != 33.0
+        assert matplotlib.rcParams["font.size"] == 33.0
+        assert matplotlib.rcParams["svg.hashsalt"] == "mine"
+
+
+# --- without colour ---
+
+
+def lightness(color: str) -> float:
+    """CIE L* of an sRGB colour (#rrggbb): 0 black, 100 white."""
+    channels = [int(color[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return 116 * luminance ** (1 / 3) - 16 if luminance > 0.008856 else 903.3 * luminance
+
+
+def test_heads_are_told_apart_by_dashes_markers_and_lightness():
+    looks = styles(list(HEADS)).values()
+    assert len({look.marker for look in looks}) == 4
+    assert len({str(look.dashes) for look in looks}) == 4
+    for a, b in itertools.combinations(looks, 2):
+        assert abs(lightness(a.color) - lightness(b.color)) > 10, (a, b)
+    assert max(lightness(look.color) for look in looks) < 75, "on white paper"
+
+
+def test_a_head_looks_the_same_whichever_others_there_are():
+    assert styles(["layernorm", "relu"])["relu"] == styles(list(HEADS))["relu"]
+
+
+def test_twelve_levels_all_look_different():
+    looks = styles([f"level {k}" for k in range(12)]).values()
+    assert len({(look.color, str(look.dashes), look.marker) for look in looks}) == 12
+
+
+# --- true to the runs ---
+
+
+def test_curves_are_means_over_settings_for_each_seed(analysis):
+    cells = shown_arms(analysis).cells["relu"]
+    epochs, values = curves(cells, "test/top1")
+    assert epochs == [-1, 0, 1, 2, 3]
+    expected = np.mean([cell.runs[2].metrics[-1]["test/top1"] for cell in cells])
+    assert values[2, -1] == pytest.approx(expected)
+
+
+def test_curves_stop_where_a_run_stopped_early(tmp_path):
+    write_study(tmp_path, {"none": 0.4}, seeds=(0,))
+    write_study(tmp_path, {"none": 0.4}, seeds=(1,), epochs=2)
+    (study,) = make_studies(collect([tmp_path]).runs)
+    epochs, values = curves(study.cells, "test/top1")
+    assert (epochs, values.shape) == ([-1, 0, 1], (2, 3))
+
+
+def test_heads_without_relu_have_no_dead_pairs_to_draw(tmp_path, pictures):
+    write_study(tmp_path, {"none": 0.4, "layernorm": 0.5}, seeds=range(2))
+    assert "dead_pairs" not in {found.name for found in draw(analysis_of(tmp_path))}
+    (dead,) = (found for found in pictures if found.name == "dead_pairs")
+    assert "Never any with: none, layernorm." in dead.caption
+
+
+def test_one_run_alone_can_be_drawn(tmp_path):
+    write_study(tmp_path, {"none": 0.4}, seeds=(0,))
+    assert [found.name for found in draw(analysis_of(tmp_path))] == ["learning_curves", "seeds", "tasks"]
+
+
+@pytest.mark.parametrize("name", ["$x_1$ \\alpha", "</text><script>", "头 🤯", "a\nb", "_private"])
+def test_any_name_can_be_a_label(name, recwarn):
+    with style():
+        figure, axes = new_figure(1.0, 1, 1)
+        axes[0, 0].plot([0, 1], label=name)
+        axes[0, 0].set_title(name)
+        found = picture(figure, "odd", name, name)
+    ET.fromstring(found.svg)
+    assert b"<script" not in found.svg
+    assert [str(warning.message) for warning in recwarn] == []
+
+
+# --- beside the source study ---
+
+LOG = """开始第0个epoch的训练
+训练集top1 accuracy为0.25
+验证集top1 accuracy为0.5
+测试集top1 accuracy为0.375
+damaged
+开始第1个epoch的训练
+训练集top1 accuracy为0.5
+验证集top1 accuracy为0.4
+测试集top1 accuracy为0.75
+"""
+
+
+@pytest.fixture
+def logs(tmp_path):
+    (tmp_path / "old.txt").write_text(LOG, "utf-8")
+    return {"old": parse_source_log(tmp_path / "old.txt")}
+
+
+def test_logs_alone_are_shown_and_the_want_of_ours_is_said(analysis, logs):
+    found = beside_source(logs, [analysis])
+    assert "evaluation.source=true" in found.problem
+    assert found.table.rows == (("old (log)", 0, 0.25, 0.5, 0.375, 1, 0.5, 0.4, 0.75, 1, 0, 0),)
+    assert [shown.name for shown in found.pictures] == ["source"]
+
+
+def test_our_source_figures_stand_beside_the_logs_and_no_others_do(tmp_path, logs):
+    runs = tmp_path / "runs"
+    for path in write_study(runs, {"none": 0.4, "relu": 0.5}, seeds=range(2)):
+        records = [json.loads(line) for line in (path / "metrics.jsonl").read_text("utf-8").splitlines()]
+        for record in records:
+            record |= {f"source/{split}/top1": 0.875 for split in ("train", "val", "test")}
+        (path / "metrics.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records), "utf-8")
+        result = json.loads((path / "result.json").read_text("utf-8"))
+        (path / "result.json").write_text(
+            json.dumps({**result, "selected": records[-1], "final": records[-1]}), "utf-8"
+        )
+    found = beside_source(logs, [analysis_of(runs)])
+    assert found.problem == ""
+    assert [row[0] for row in found.table.rows] == ["old (log)", "none (ours)", "relu (ours)"]
+    assert found.table.rows[1][1:9] == (3.0, 0.875, 0.875, 0.875, 3.0, 0.875, 0.875, 0.875)
+
+
+def test_a_run_of_no_epochs_can_be_drawn(tmp_path):
+    """training.epochs=0 only evaluates: the one record is the initial model's."""
+    points = made_up_points(3)
+    config = config_of(data=DataConfig(name="arguana", path="x"), training=TrainingConfig(epochs=0))
+    write_run(tmp_path, config, [1, 0] * 9, points, fingerprint="f" * 64, epochs=0)
+    assert len(draw(analysis_of(tmp_path))) == 3

@@ -1,0 +1,430 @@
+"""The report as files: the whole command on real runs, and every name escaped wherever it goes."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from helpers import run_python
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from report_runs import HEADS, config_of, made_up_points, sample_points, write_run, write_study
+
+from biencoder_ablate.compose import load_config
+from biencoder_ablate.config import DataConfig
+from biencoder_ablate.data.load import load_corpus
+from biencoder_ablate.files import write_json
+from biencoder_ablate.report.__main__ import main
+from biencoder_ablate.report.formats import csv_text, latex_text, markdown, markdown_text
+from biencoder_ablate.report.tables import Column, Table, interval_text, shown
+from biencoder_ablate.training.experiment import run_experiment
+
+VOID = {"meta", "link", "img", "input", "br", "hr"}
+SEEDS = (0, 1, 2)
+
+
+class Page(HTMLParser):
+    """A page read tag by tag: complains where tags do not nest, and gathers texts, ids and addresses."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.addresses: list[str] = []
+        self.handlers: list[str] = []
+        self.tags: list[str] = []
+        self.pieces: list[str] = []
+        self.feed(html)
+        assert self.open == [], f"never closed: {self.open}"
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        for name, value in attributes:
+            if name == "id":
+                self.ids.append(value)
+            if name in ("src", "href", "action", "srcset"):
+                self.addresses.append(value)
+            if name.startswith("on") or name == "style":
+                self.handlers.append(name)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-3:]}"
+        self.open.pop()
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.pieces.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.pieces).split())
+
+
+def check_page(html: str) -> Page:
+    """Sound, self-contained, with its own script allowed and no other."""
+    page = Page(html)
+    assert len(set(page.ids)) == len(page.ids), "an id twice"
+    assert all(a.startswith(("#", "data:")) for a in page.addresses), "something would be fetched"
+    assert {a[1:] for a in page.addresses if a.startswith("#")} <= set(page.ids), "a link leads nowhere"
+    assert page.handlers == []
+    assert page.tags.count("script") == 1
+    (script,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', html)
+    assert "default-src &#x27;none&#x27;" in policy
+    assert f"sha256-{digest}" in policy
+    css = re.findall(r"<style>(.*?)</style>", html, re.DOTALL)[0]
+    assert "url(" not in css and "@import" not in css
+    return page
+
+
+# --- the whole command, on real runs ---
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory) -> Path:
+    """Four heads × three seeds of three epochs on the sample debates, the encoder frozen, for real."""
+    place = tmp_path_factory.mktemp("ablation")
+    for head in HEADS:
+        for seed in SEEDS:
+            overrides = [
+                f"head={head}", f"seed={seed}", "training.freeze_encoder=true", "training.epochs=3",
+                "evaluation.source=true", "training.save_model=false", f"logs_dir={place / 'logs'}",
+                f"cache_dir={place / 'cache'}",
+            ]  # fmt: skip
+            config = load_config(overrides)
+            run_experiment(config, OmegaConf.to_yaml(OmegaConf.structured(config)), overrides, quiet=True)
+    return place / "logs"
+
+
+@pytest.fixture(scope="module")
+def report(logs) -> Path:
+    out = logs.parent / "report"
+    assert main([str(logs), "-o", str(out)]) == 0
+    return out
+
+
+def test_all_files_are_written(report):
+    files = {path.relative_to(report).as_posix() for path in report.rglob("*") if path.is_file()}
+    figures = {"learning_curves", "forest", "seeds", "dead_pairs", "tasks"}
+    assert files == {"index.html", "report.md", "table.csv", "table.tex", "runs.csv", "comparisons.csv"} | {
+        f"figures/{name}.{ending}" for name in figures for ending in ("svg", "png")
+    }
+
+
+def test_the_page_is_sound_and_says_what_there_is_to_say(report):
+    page = check_page((report / "index.html").read_text("utf-8"))
+    assert "Too few seeds to name a winner: with 3" in page.text
+    assert page.text.index("Too few seeds") < page.text.index("Differences"), "the verdict comes first"
+    assert "8 are needed" in page.text
+    for words in (
+        "LayerNorm × ReLU", "none − layernorm_relu", "clean test top-1 at the epoch with the best official val top-1",
+        "All 12 runs found have finished.", "Every configuration has every seed.", "training.freeze_encoder", "torch",
+    ):  # fmt: skip
+        assert words in page.text, words
+
+
+def test_the_page_holds_the_texts_that_heads_differ_on(report):
+    page = check_page((report / "index.html").read_text("utf-8"))
+    texts = [pair.point for pair in load_corpus(DataConfig()).test]
+    assert sum(" ".join(text.split()) in page.text for text in texts) >= 3
+
+
+def test_every_run_s_command_is_there_and_makes_that_run(report, logs):
+    page = check_page((report / "index.html").read_text("utf-8"))
+    for run in (logs / "runs").iterdir():
+        if run.name.startswith("."):
+            continue
+        overrides = [line[2:] for line in (run / ".hydra" / "overrides.yaml").read_text("utf-8").splitlines()]
+        assert f"python -m biencoder_ablate {' '.join(overrides)}" in page.text
+        again = run_experiment(load_config(overrides), "", overrides, quiet=True)
+        assert (again.skipped, again.directory.name) == (True, run.name), "the command names this very run"
+
+
+def test_figures_in_the_tables_are_those_of_the_runs(report, logs):
+    rows = list(csv.DictReader((report / "runs.csv").open(encoding="utf-8")))
+    assert len(rows) == 12
+    for row in rows:
+        result = json.loads((logs / "runs" / row["run"] / "result.json").read_text("utf-8"))
+        assert float(row["test"]) == result["test"]["top1"]
+        assert float(row["clean test"]) == result["test"]["top1_clean"]
+        assert int(row["epoch"]) == result["best_epoch"]
+        assert row["head"] in row["run"]
+    groups = list(csv.DictReader((report / "table.csv").open(encoding="utf-8")))
+    assert [group["head"] for group in groups] == list(HEADS)
+    for group in groups:
+        own = [float(row["clean test"]) for row in rows if row["head"] == group["head"]]
+        assert float(group["clean_mean"]) == pytest.approx(sum(own) / 3)
+        assert (group["num_seeds"], group["seeds"]) == ("3", "0 1 2")
+    comparisons = list(csv.DictReader((report / "comparisons.csv").open(encoding="utf-8")))
+    assert len(comparisons) == 2 * (3 + 6)
+    assert {row["figure"] for row in comparisons if row["decides"] == "True"} == {"clean"}
+
+
+def test_the_markdown_s_figures_exist_and_its_tables_are_even(report):
+    text = (report / "report.md").read_text("utf-8")
+    links = re.findall(r"!\[[^]]*\]\(([^)]*)\)", text)
+    assert len(links) == 5
+    assert all((report / link).is_file() for link in links)
+    assert "**Too few seeds to name a winner" in text
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        widths = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
+        assert len(widths) == 1, table
+
+
+def test_the_latex_table_has_a_row_for_each_head(report):
+    text = (report / "table.tex").read_text("utf-8")
+    assert r"layernorm\_relu & 3 & " in text
+    body = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert len(body) == 5
+    assert len({len(re.findall(r"(?<!\\)&", line)) for line in body}) == 1
+
+
+def test_the_same_runs_give_the_same_report(report, logs, tmp_path):
+    out = logs.parent / "report"
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert main([str(logs), "-o", str(out)]) == 0
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_source_logs_and_source_figures_stand_side_by_side(logs, tmp_path, capsys):
+    log = "".join(f"{name}集top1 accuracy为0.{k}25\n" for k, name in enumerate(("训练", "验证", "测试"), start=1))
+    (tmp_path / "old.txt").write_text(f"开始第0个epoch的训练\n{log}rubbish\n", "utf-8")
+    out = tmp_path / "out"
+    assert main([str(logs), "-o", str(out), "--source-log", f"old={tmp_path / 'old.txt'}"]) == 0
+    page = check_page((out / "index.html").read_text("utf-8"))
+    assert "old (log) 0 0.125 0.225 0.325 0 0.125 0.225 0.325 1 0 0" in page.text
+    assert "layernorm_relu (ours)" in page.text
+    assert (out / "figures" / "source.svg").is_file()
+
+
+def test_the_report_loads_no_torch(logs, tmp_path):
+    program = (
+        "import sys; from biencoder_ablate.report.__main__ import main; "
+        "code = main(sys.argv[1:]); print(code, 'torch' in sys.modules)"
+    )
+    ended = run_python(["-c", program, logs, "-o", tmp_path / "out"], tmp_path)
+    assert ended.stdout.splitlines()[-1] == "0 False", ended.stderr
+
+
+# --- people's mistakes ---
+
+
+def said(arguments: list[str], capsys) -> str:
+    """The one message of a command that cannot be carried out."""
+    assert main(arguments) == 1
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    return message
+
+
+def test_mistakes_end_in_one_message(tmp_path, capsys):
+    runs = tmp_path / "runs"
+    failed = write_study(runs, {"none": 0.5}, seeds=(0,))[0]
+    write_json(failed / "result.json", {"status": "failed", "error": "ValueError: it was the wrong day"})
+    (tmp_path / "file").write_text("", "utf-8")
+    out = str(tmp_path / "out")
+    assert "no finished run to report on" in (message := said([str(runs), "-o", out], capsys))
+    assert "it was the wrong day" in message
+    assert "no such directory" in said([str(tmp_path / "gone"), "-o", out], capsys)
+    assert "is a file" in said([str(runs), "-o", str(tmp_path / "file")], capsys)
+    assert "must be NAME=FILE" in said([str(runs), "-o", out, "--source-log", "old.txt"], capsys)
+    assert "there is no such source log" in said([str(runs), "-o", out, "--source-log", "a=old.txt"], capsys)
+    assert "two logs called a" in said([str(runs), "-o", out, "--source-log", "a=x", "--source-log", "a=y"], capsys)
+    assert not Path(out).exists(), "nothing is written before everything is worked out"
+
+
+@pytest.mark.parametrize("missing", [["scipy"], ["matplotlib"], ["scipy", "matplotlib"]])
+def test_without_the_extra_one_message_names_it(tmp_path, missing):
+    program = (
+        f"import sys; sys.modules.update(dict.fromkeys({missing!r})); "
+        "from biencoder_ablate.report.__main__ import main; sys.exit(main(['x', '-o', 'y']))"
+    )
+    ended = run_python(["-c", program], tmp_path)
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        f"error: a report needs {' and '.join(missing)}; install the `report` extra: "
+        "pip install 'biencoder-ablate[report]'\n"
+    )
+
+
+def test_help_loads_nothing_heavy(tmp_path):
+    program = (
+        "import sys, contextlib; from biencoder_ablate.report.__main__ import main\n"
+        "with contextlib.suppress(SystemExit): main(['--help'])\n"
+        "print({'scipy', 'matplotlib', 'torch', 'numpy'} & set(sys.modules))"
+    )
+    ended = run_python(["-c", program], tmp_path)
+    assert "--source-log NAME=FILE" in ended.stdout
+    assert ended.stdout.splitlines()[-1] == "set()"
+
+
+# --- what is not whole ---
+
+
+def test_what_is_missing_is_on_the_page_and_on_the_screen(tmp_path, capsys):
+    runs = tmp_path / "logs" / "runs"
+    written = write_study(runs, dict.fromkeys(HEADS, 0.5), seeds=range(2), points=sample_points())
+    write_json(written[1] / "result.json", {"status": "failed", "error": "TrainingDiverged: the loss is not finite"})
+    (written[3] / "result.json").unlink()
+    sweep = tmp_path / "logs" / "sweeps" / "s"
+    sweep.mkdir(parents=True)
+    jobs = [{"overrides": ["head=relu", "seed=9"], "name": "relu_seed9", "directory": "../../runs/relu_seed9"}]
+    write_json(sweep / "runs.json", {"name": "s", "overrides": [], "jobs": jobs})
+    out = tmp_path / "out"
+    assert main([str(tmp_path / "logs"), "-o", str(out)]) == 0
+    screen = capsys.readouterr().out
+    text = check_page((out / "index.html").read_text("utf-8")).text
+    for words in ("failed", "TrainingDiverged: the loss is not finite", "interrupted", "not started"):
+        assert words in screen and words in text
+    assert "6 of 9 runs found have finished" in screen
+    assert "none lacks seeds 1; others have it" in text
+    assert "python -m biencoder_ablate head=relu seed=9" in text
+
+
+def test_two_corpora_are_two_reports_on_one_page(tmp_path):
+    write_study(tmp_path / "runs", {"none": 0.3, "relu": 0.6}, seeds=range(6), points=sample_points())
+    write_study(tmp_path / "runs", {"none": 0.3, "relu": 0.3}, seeds=range(3), points=made_up_points(5))
+    out = tmp_path / "out"
+    assert main([str(tmp_path / "runs"), "-o", str(out)]) == 0
+    page = check_page((out / "index.html").read_text("utf-8"))
+    assert "nothing is compared across them" in page.text
+    assert {"s1-verdict", "s2-verdict", "s1-runs", "s2-runs"} <= set(page.ids)
+    assert len(list((out / "figures").glob("*/forest.svg"))) == 2
+    links = re.findall(r"!\[[^]]*\]\(([^)]*)\)", (out / "report.md").read_text("utf-8"))
+    assert links and all((out / link).is_file() for link in links)
+    rows = list(csv.DictReader((out / "table.csv").open(encoding="utf-8")))
+    assert len({row["corpus"] for row in rows}) == 2
+
+
+# --- escaping ---
+
+EVIL = "<img src=x onerror=alert(1)>"
+
+
+@pytest.fixture(scope="module")
+def evil_report(tmp_path_factory) -> Path:
+    """A report whose every name is an attack: file, debate, theme, text, encoder, override, error."""
+    place = tmp_path_factory.mktemp("evil")
+    table = place / f"{EVIL} & _co|$.csv"
+    lines = io.StringIO()
+    writer = csv.writer(lines)
+    writer.writerow(["point", "counter", "split", "theme", "debate"])
+    for k in range(12):
+        split = ("train", "val", "test")[k % 3]
+        writer.writerow([f"{EVIL}</script>{k}", f"</p>{EVIL} c{k}", split, f'"{EVIL}', f"'{EVIL}<!-- {k // 6}"])
+    table.write_text(lines.getvalue(), "utf-8")
+    data = DataConfig(name="pairs", path=str(table))
+    corpus = load_corpus(data)
+    points = [(pair.id, pair.debate) for pair in corpus.test]
+    for name, right in ((f"a/{EVIL}", [1, 1, 0, 0]), ("b/]] `x` $y$ </style>", [0, 0, 1, 1])):
+        for seed in range(2):
+            config = config_of("relu", seed, data=data)
+            config = replace(config, model=replace(config.model, name="minilm", name_or_path=name))
+            write_run(
+                place / "runs", config, right, points, fingerprint=corpus.fingerprint, encoder=name * 2,
+                overrides=[f"model.name_or_path={name}"],
+            )  # fmt: skip
+    broken = write_run(place / "runs", config_of("none", 7, data=data), [1] * 4, points)
+    write_json(broken / "result.json", {"status": "failed", "error": f"E: {EVIL} | `x`\nsecond line"})
+    (place / "old.txt").write_text("开始第0个epoch的训练\n训练集top1 accuracy为0.25\n", "utf-8")
+    out = place / "out"
+    assert main([str(place / "runs"), "-o", str(out), "--source-log", f"<b>old={place / 'old.txt'}"]) == 0
+    return out
+
+
+def test_no_name_becomes_markup(evil_report):
+    html = (evil_report / "index.html").read_text("utf-8")
+    page = check_page(html)
+    assert EVIL not in html
+    assert f"{EVIL}</script>" in page.text, "the texts are there, as texts"
+    assert f"E: {EVIL} | `x` second line" in page.text
+    assert "<b>old (log)" in page.text
+    figures = [a for a in page.addresses if a.startswith("data:image/svg+xml;base64,")]
+    for figure in figures:
+        svg = base64.b64decode(figure.partition(",")[2])
+        assert b"<img" not in svg and b"<script" not in svg
+    assert page.tags.count("img") == len(figures)
+
+
+def test_no_name_breaks_a_markdown_table(evil_report):
+    text = (evil_report / "report.md").read_text("utf-8")
+    assert not re.search(r"(?<!\\)<img", re.sub(r"`[^`\n]*`", "", text))
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1, table
+
+
+def test_no_name_breaks_a_csv(evil_report):
+    for name in ("table.csv", "runs.csv", "comparisons.csv"):
+        rows = list(csv.reader((evil_report / name).open(encoding="utf-8", newline="")))
+        assert len({len(row) for row in rows}) == 1, name
+
+
+@given(st.text())
+def test_latex_text_has_no_active_character_left(text):
+    escaped = latex_text(text)
+    for command in (
+        r"\textbackslash{}", r"\textasciitilde{}", r"\textasciicircum{}", r"\textless{}", r"\textgreater{}",
+        r"\textbar{}", "$-$", r"$\times$", r"$\bullet$", r"\&", r"\%", r"\$", r"\#", r"\_", r"\{", r"\}",
+    ):  # fmt: skip
+        escaped = escaped.replace(command, "")
+    assert not set(escaped) & set("\\&%$#_{}~^<>|\n")
+
+
+@given(st.text())
+def test_markdown_text_keeps_to_its_cell(text):
+    escaped = markdown_text(text)
+    assert "\n" not in escaped
+    assert not re.search(r"(?<!\\)(?:\\\\)*[|<`*]", escaped)
+
+
+@given(st.text(min_size=1).filter(str.strip))
+def test_code_in_markdown_keeps_to_its_cell(text):
+    table = Table("k", "c", (Column("a", code=True), Column("b")), ((text, "end"),))
+    row = markdown(table).splitlines()[-1]
+    assert row.endswith("| end |")
+    assert len(re.findall(r"(?<!\\)\|", row)) == 3
+
+
+# --- values ---
+
+
+@pytest.mark.parametrize(
+    ("value", "column", "text"),
+    [
+        (0.41249, Column("x", 3), "0.412"),
+        (-0.0104, Column("x", 3, signed=True), "−0.010"),
+        (0.0104, Column("x", 3, signed=True), "+0.010"),
+        (-0.0001, Column("x", 3, signed=True), "0.000"),
+        (float("nan"), Column("x", 3), "–"),
+        (None, Column("x"), "–"),
+        (3, Column("x", 1), "3"),
+        (True, Column("x"), "yes"),
+        (0.00003, Column("x", p=True), "< 0.001"),
+        (0.0117, Column("x", p=True), "0.012"),
+        (1.0, Column("x", p=True), "1"),
+        ("name", Column("x", 3), "name"),
+    ],
+)
+def test_values_as_people_read_them(value, column, text):
+    assert shown(value, column) == text
+
+
+def test_intervals_that_are_not_there_are_dashes():
+    assert interval_text(float("nan"), float("nan")) == "–"
+    assert interval_text(-0.01, 0.02, signed=True) == "[−0.010, +0.020]"
+
+
+def test_csv_leaves_out_what_is_no_number():
+    assert csv_text(["a", "b"], [(float("nan"), 0.1), (None, 'x,"y')]) == 'a,b\n,0.1\n,"x,""y"\n'

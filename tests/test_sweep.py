@@ -1,0 +1,135 @@
+"""A sweep skips what is finished, keeps failures in their job, and ends with the table of all its runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import run_program
+
+from biencoder_ablate.runs.__main__ import main as list_runs
+from biencoder_ablate.runs.devices import take_first_free
+from biencoder_ablate.runs.sweep_directory import SweepDirectory, job_states, show_seconds
+
+SMALL = ["training.freeze_encoder=true", "training.epochs=2", "model.max_tokens=16", "data.limit=3"]
+
+
+def sweep(folder: Path, *overrides: str, timeout: float = 120):
+    return run_program(["-m", *SMALL, "sweep_name=s", f"cache_dir={folder}/cache", *overrides], cwd=folder,
+                       timeout=timeout)
+
+
+def states(folder: Path):
+    return job_states(SweepDirectory(folder / "logs" / "sweeps" / "s").read())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("sweep")
+
+
+@pytest.fixture(scope="module")
+def with_failure(folder):
+    """Three runs, one of which diverges; the shared folder keeps them for the tests below."""
+    return sweep(folder, "training.head_learning_rate=0.001,1e30,0.002")
+
+
+def test_a_failing_job_stops_no_other_and_the_exit_code_is_1(with_failure, folder):
+    assert with_failure.returncode == 1
+    assert [state.status for state in states(folder)] == ["finished", "failed", "finished"]
+    assert "Traceback" not in with_failure.stderr
+
+
+def test_why_a_job_failed_is_in_its_result_its_log_and_the_table(with_failure, folder):
+    failed = states(folder)[1]
+    assert "the loss is not finite" in failed.result["error"]
+    assert "Traceback" in failed.directory.log.read_text()
+    assert "failed: training.head_learning_rate=1e+30: TrainingDiverged: the loss is not finite" in with_failure.stdout
+
+
+def test_the_sweep_directory_holds_only_the_list_and_the_table(with_failure, folder):
+    assert sorted(path.name for path in (folder / "logs" / "sweeps" / "s").iterdir()) == ["runs.json", "table.csv"]
+    table = (folder / "logs" / "sweeps" / "s" / "table.csv").read_text().splitlines()
+    assert table[0].startswith("run,status,best epoch,val,test") and len(table) == 4
+    listed = json.loads((folder / "logs" / "sweeps" / "s" / "runs.json").read_text())
+    for job in listed["jobs"]:
+        assert (folder / "logs" / "sweeps" / "s" / job["directory"]).is_dir()
+
+
+def test_progress_and_time_left_are_shown_while_it_runs(with_failure):
+    assert "sweep: 1 of 3 finished, about" in with_failure.stdout
+    assert "sweep: 2 of 3 finished, 1 failed" in with_failure.stdout
+
+
+def test_plan_says_what_would_run_and_runs_nothing(with_failure, folder):
+    before = sorted(folder.rglob("*"))
+    planned = sweep(folder, "training.head_learning_rate=0.001,1e30,0.002,0.003", "plan=true")
+    assert planned.returncode == 0
+    assert "2 finished, 2 to run" in planned.stdout
+    assert "failed, tried again" in planned.stdout and "  new  " in planned.stdout
+    assert "one after another" in planned.stdout and "MB" in planned.stdout
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_adding_a_value_trains_only_what_is_new(with_failure, folder):
+    first = {state.name: state.directory.result.stat().st_mtime_ns for state in states(folder)}
+    again = sweep(folder, "training.head_learning_rate=0.001,0.003")
+    assert again.returncode == 0  # the failed run is listed under this sweep_name, but was not asked for
+    assert "2 runs, 1 finished, 1 to run" in again.stdout
+    kept = {state.name: state.directory.result.stat().st_mtime_ns for state in states(folder)}
+    assert len(kept) == 4
+    assert all(kept[name] == time for name, time in first.items())
+
+
+def test_runs_are_listed_with_status_and_pruned_on_request(with_failure, folder, capsys):
+    assert list_runs([str(folder / "logs")]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count(" finished ") >= 2 and " failed " in shown and "s: " in shown
+    failed = states(folder)[1].directory.path
+    assert list_runs([str(folder / "logs"), "--prune", "failed"]) == 0
+    assert "would delete 1 runs" in capsys.readouterr().out and failed.exists()
+    assert list_runs([str(folder / "logs"), "--prune", "failed", "--yes"]) == 0
+    assert "deleted 1 runs" in capsys.readouterr().out and not failed.exists()
+
+
+def test_a_directory_without_runs_is_one_message(tmp_path, capsys):
+    assert list_runs([str(tmp_path)]) == 1
+    assert "no runs here" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_joblib_workers_run_a_sweep_in_parallel(folder, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    done = sweep(tmp_path, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2",
+                 "training.head_learning_rate=0.001,1e30,0.002")
+    assert done.returncode == 1
+    assert [state.status for state in states(tmp_path)] == ["finished", "failed", "finished"]
+
+
+def test_each_worker_gets_a_gpu_of_its_own(tmp_path):
+    with take_first_free(tmp_path, 2) as first, take_first_free(tmp_path, 2) as second:
+        assert (first, second) == (0, 1)
+    with take_first_free(tmp_path, 2) as again:
+        assert again == 0
+
+
+def test_the_lock_on_a_gpu_goes_with_its_process(tmp_path):
+    code = ("import pathlib, sys, time; from biencoder_ablate.runs.devices import take_first_free\n"
+            f"with take_first_free(pathlib.Path({str(tmp_path)!r}), 2) as number:\n"
+            "    print(number, flush=True); time.sleep(60)")
+    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None and other.stdout.readline().strip() == "0"
+    with take_first_free(tmp_path, 2) as mine:
+        assert mine == 1
+    other.kill()
+    other.communicate()
+    with take_first_free(tmp_path, 2) as mine:
+        assert mine == 0
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(45, "45 s"), (720, "12 min"), (12600, "3.5 h")])
+def test_durations_read_well(seconds, shown):
+    assert show_seconds(seconds) == shown
