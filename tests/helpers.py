@@ -32,18 +32,26 @@ class Ended:
     stderr: str
 
 
-def run_python(arguments: Sequence[str | Path], cwd: Path, timeout: float = 120.0, **environment: str
-               ) -> subprocess.CompletedProcess[str]:
+def run_python(
+    arguments: Sequence[str | Path], cwd: Path, timeout: float = 120.0, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """This Python with `arguments`, in `cwd`, on one thread, importing the package that these tests import."""
     inherited = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
     path = os.pathsep.join([str(PACKAGE.parent), *(os.path.abspath(place) for place in inherited)])
     variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path} | environment
-    return subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd, env=variables, capture_output=True,
-                          encoding="utf-8", timeout=timeout)
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=cwd,
+        env=variables,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=timeout,
+    )
 
 
-def run_program(arguments: Sequence[str], cwd: Path, timeout: float = 120.0, **environment: str
-                ) -> subprocess.CompletedProcess[str]:
+def run_program(
+    arguments: Sequence[str], cwd: Path, timeout: float = 120.0, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """`python -m biencoder_ablate ARGUMENTS` in `cwd`, as a process of its own."""
     return run_python(["-m", "biencoder_ablate", *arguments], cwd, timeout, **environment)
 
@@ -55,8 +63,12 @@ def run_here(arguments: Sequence[str], cwd: Path) -> Ended:
     out, err, code = io.StringIO(), io.StringIO(), 0
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        with (patch.object(sys, "argv", ["biencoder-ablate", *arguments]), contextlib.chdir(cwd),
-              contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)):
+        with (
+            patch.object(sys, "argv", ["biencoder-ablate", *arguments]),
+            contextlib.chdir(cwd),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
             cli.main()
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
@@ -76,8 +88,9 @@ def only_error(ended: Ended | subprocess.CompletedProcess[str], cwd: Path) -> st
     return lines[0].removeprefix("error: ")
 
 
-def make_pairs(num_debates: int = 2, num_points: int = 2, splits: Iterable[str] = ("train", "val", "test")
-               ) -> list[Pair]:
+def make_pairs(
+    num_debates: int = 2, num_points: int = 2, splits: Iterable[str] = ("train", "val", "test")
+) -> list[Pair]:
     """So many debates a split, so many points a stance, each with its counter; all texts distinct."""
     pairs = []
     for split in splits:
@@ -86,8 +99,9 @@ def make_pairs(num_debates: int = 2, num_points: int = 2, splits: Iterable[str] 
             for stance in ("con", "pro"):
                 for i in range(1, num_points + 1):
                     what = f"{split} debate {number}, {stance} {i}"
-                    pairs.append(Pair(split, theme, debate, stance, i, f"The point of {what}.",
-                                      f"What answers {what}."))
+                    pairs.append(
+                        Pair(split, theme, debate, stance, i, f"The point of {what}.", f"What answers {what}.")
+                    )
     return pairs
 
 
@@ -116,8 +130,12 @@ def zip_directory(directory: Path, archive: Path) -> Path:
     return archive
 
 
-def write_pairs_csv(path: Path, pairs: Iterable[Pair], columns: Sequence[str] = (
-        "point", "counter", "split", "theme", "debate", "stance"), delimiter: str = ",") -> Path:
+def write_pairs_csv(
+    path: Path,
+    pairs: Iterable[Pair],
+    columns: Sequence[str] = ("point", "counter", "split", "theme", "debate", "stance"),
+    delimiter: str = ",",
+) -> Path:
     """Write the named columns of the pairs as a csv table (tsv with delimiter tab); returns `path`."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, delimiter=delimiter)

@@ -113,12 +113,15 @@ def test_info_is_hydras_own(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("typed", "offered"), [
-    ("head=", {f"head={name}" for name in HEADS}),
-    ("head=lay", {"head=layernorm", "head=layernorm_relu"}),
-    ("-m head=none neg", {"neg_ratio=", "negatives=", "negatives."}),
-    ("training.ep", {"training.epochs="}),
-])
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("head=", {f"head={name}" for name in HEADS}),
+        ("head=lay", {"head=layernorm", "head=layernorm_relu"}),
+        ("-m head=none neg", {"neg_ratio=", "negatives=", "negatives."}),
+        ("training.ep", {"training.epochs="}),
+    ],
+)
 def test_tab_completion(typed, offered, tmp_path):
     line = f"biencoder-ablate {typed}"
     ended = run_program(["--shell-completion", "query=bash"], tmp_path, COMP_LINE=line, COMP_POINT=str(len(line)))
@@ -145,9 +148,20 @@ def test_a_run_is_laid_out_as_the_design_says(finished_run):
     path = finished_run.path
     assert re.fullmatch(r"layernorm_relu_neg0\.01_seed0_[0-9a-f]{8}", path.name)
     files = files_below(path)
-    assert {".hydra/config.yaml", ".hydra/overrides.yaml", "manifest.json", "top1.csv", "metrics.jsonl", "train.log",
-            "rankings.jsonl", "result.json", "model/biencoder.safetensors", "model/encoder/model.safetensors",
-            "model/encoder/tokenizer.json", "model/encoder/config.json"} <= files
+    assert {
+        ".hydra/config.yaml",
+        ".hydra/overrides.yaml",
+        "manifest.json",
+        "top1.csv",
+        "metrics.jsonl",
+        "train.log",
+        "rankings.jsonl",
+        "result.json",
+        "model/biencoder.safetensors",
+        "model/encoder/model.safetensors",
+        "model/encoder/tokenizer.json",
+        "model/encoder/config.json",
+    } <= files
     assert not {name for name in files if name.startswith("checkpoint") or name.endswith(".part")}
     assert {child.name for child in finished_run.cwd.iterdir()} == {"logs"}, "Hydra wrote a directory of its own"
     assert not [child.name for child in path.parent.iterdir() if child.name.startswith(".")], "a lock stays behind"
@@ -206,8 +220,14 @@ def test_result_and_rankings(finished_run):
 
 def test_the_screen_and_the_log_say_in_words_what_happens(finished_run):
     text = finished_run.ended.stdout
-    for words in ("sample: 108 train, 36 val, 36 test pairs of 30 debates", "this is the demonstration",
-                  "layernorm_relu", "hard negatives: 1% of each epoch's", "experiment=arguana", finished_run.path.name):
+    for words in (
+        "sample: 108 train, 36 val, 36 test pairs of 30 debates",
+        "this is the demonstration",
+        "layernorm_relu",
+        "hard negatives: 1% of each epoch's",
+        "experiment=arguana",
+        finished_run.path.name,
+    ):
         assert words in text
     header = next(line for line in text.splitlines() if "epoch" in line and "train" in line and "val" in line)
     shown = [line for line in text.splitlines() if re.match(r" +(-1|0) ", line)]
@@ -305,8 +325,10 @@ def test_a_corpus_that_cannot_be_read_leaves_nothing_behind(tmp_path):
 def installed(tmp_path_factory):
     """The wheel, built from the repository and installed alone into a directory."""
     built, target = tmp_path_factory.mktemp("wheel"), tmp_path_factory.mktemp("installed")
-    for command in (["build", "--wheel", "--no-isolation", "--outdir", str(built), str(REPOSITORY)],
-                    ["pip", "install", "--no-deps", "--no-index", "--target", str(target)]):
+    for command in (
+        ["build", "--wheel", "--no-isolation", "--outdir", str(built), str(REPOSITORY)],
+        ["pip", "install", "--no-deps", "--no-index", "--target", str(target)],
+    ):
         wheels = list(map(str, built.glob("*.whl"))) if command[0] == "pip" else []
         done = subprocess.run([sys.executable, "-m", *command, *wheels], cwd=built, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -316,8 +338,14 @@ def installed(tmp_path_factory):
 def run_installed(target: Path, arguments, cwd):
     """The console script of the installed wheel; the source tree is not on the path."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(target)}
-    return subprocess.run([sys.executable, str(target / "bin" / "biencoder-ablate"), *arguments], cwd=cwd, text=True,
-                          env=environment, capture_output=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, str(target / "bin" / "biencoder-ablate"), *arguments],
+        cwd=cwd,
+        text=True,
+        env=environment,
+        capture_output=True,
+        timeout=120,
+    )
 
 
 @pytest.mark.slow
@@ -334,10 +362,17 @@ def test_the_wheel_holds_what_the_program_needs(installed):
 @pytest.mark.slow
 def test_an_installed_wheel_runs_from_an_empty_directory(installed, tmp_path):
     _, target = installed
-    where = ("import biencoder_ablate, pathlib; from biencoder_ablate.compose import conf_directory\n"
-             "print(pathlib.Path(biencoder_ablate.__file__).parent); print(conf_directory())")
-    program = subprocess.run([sys.executable, "-c", where], cwd=tmp_path, text=True, capture_output=True,
-                             env=os.environ | {"PYTHONPATH": str(target)})
+    where = (
+        "import biencoder_ablate, pathlib; from biencoder_ablate.compose import conf_directory\n"
+        "print(pathlib.Path(biencoder_ablate.__file__).parent); print(conf_directory())"
+    )
+    program = subprocess.run(
+        [sys.executable, "-c", where],
+        cwd=tmp_path,
+        text=True,
+        capture_output=True,
+        env=os.environ | {"PYTHONPATH": str(target)},
+    )
     assert program.stdout.split() == [str(target / "biencoder_ablate"), str(target / "biencoder_ablate" / "conf")]
     assert run_installed(target, ["--version"], tmp_path).stdout == f"biencoder-ablate {biencoder_ablate.__version__}\n"
     assert only_error(run_installed(target, ["hed=none"], tmp_path), tmp_path)

@@ -72,18 +72,21 @@ def test_ranges_hold_to_the_last_value(group, item):
         assert str(refused.value) == f"{key}={value}: must be {rule['valid']}"
 
 
-@pytest.mark.parametrize(("group", "name", "good", "bad"), [
-    ("data", "name", ["sample"], ["", "Sample", "csv"]),
-    ("model", "pooling", ["pooler", "cls", "mean"], ["max", "", "MEAN"]),
-    ("head", "norm", ["none", "layernorm"], ["batchnorm", ""]),
-    ("head", "activation", ["none", "relu"], ["gelu"]),
-    ("head", "activation_position", ["after_linear2", "before_linear2"], ["after"]),
-    ("fusion", "name", ["concat", "pooled", "retrieval"], ["sum"]),
-    ("training", "precision", ["auto", "fp32", "bf16"], ["fp16", "64"]),
-    ("training", "device", ["auto", "cpu", "mps", "cuda", "cuda:0", "cuda:12"], ["gpu", "cuda:", "cuda:x", "CPU"]),
-    ("evaluation", "rerank", [1, 10, 10**6, "all", "none"], [0, -1, "some", "", True]),
-    (None, "sweep_name", [None, "a", "heads_2.1-x", "x" * 100], ["", "a/b", "..", ".hidden", "a b", "x" * 101]),
-])
+@pytest.mark.parametrize(
+    ("group", "name", "good", "bad"),
+    [
+        ("data", "name", ["sample"], ["", "Sample", "csv"]),
+        ("model", "pooling", ["pooler", "cls", "mean"], ["max", "", "MEAN"]),
+        ("head", "norm", ["none", "layernorm"], ["batchnorm", ""]),
+        ("head", "activation", ["none", "relu"], ["gelu"]),
+        ("head", "activation_position", ["after_linear2", "before_linear2"], ["after"]),
+        ("fusion", "name", ["concat", "pooled", "retrieval"], ["sum"]),
+        ("training", "precision", ["auto", "fp32", "bf16"], ["fp16", "64"]),
+        ("training", "device", ["auto", "cpu", "mps", "cuda", "cuda:0", "cuda:12"], ["gpu", "cuda:", "cuda:x", "CPU"]),
+        ("evaluation", "rerank", [1, 10, 10**6, "all", "none"], [0, -1, "some", "", True]),
+        (None, "sweep_name", [None, "a", "heads_2.1-x", "x" * 100], ["", "a/b", "..", ".hidden", "a b", "x" * 101]),
+    ],
+)
 def test_choices(group, name, good, bad):
     key = f"{group}.{name}" if group else name
     for value in good:
@@ -94,24 +97,29 @@ def test_choices(group, name, good, bad):
         assert str(refused.value).startswith(f"{key}={value}: must be ")
 
 
-@pytest.mark.parametrize(("settings", "names"), [
-    ({"negatives": NegativesConfig("constant", 0.2)}, ["negatives.start=0.2", "negatives=curriculum"]),
-    ({"negatives": NegativesConfig("curriculum", None)}, ["negatives.start=null", "from 0 to 1"]),
-    ({"loss": LossConfig(0, 0, 0)}, ["loss.triplet=0", "loss.positive=0", "loss.negative=0", "above 0"]),
-    ({"loss": LossConfig(1, 0, 0)}, ["evaluation.rerank=10", "loss.positive=0", "none"]),
-    ({"data": DataConfig(path="x.csv")}, ["data.path=x.csv", "data=sample", "data=pairs"]),
-    ({"data": DataConfig("arguana")}, ["data.path", "missing", "zip"]),
-    ({"data": DataConfig("pairs")}, ["data.path", "missing", "csv"]),
-    ({"data": DataConfig("arguana", "no/such.zip")}, ["data.path=no/such.zip", "no such file"]),
-    ({"data": DataConfig("pairs", __file__)}, ["data.path=", "csv, tsv or jsonl"]),
-    ({"data": DataConfig("arguana", __file__, split_seed=3)}, ["data.split_seed=3", "comes split"]),
-    ({"model": ModelConfig("minilm")}, ["model.name_or_path=null", "minilm"]),
-    ({"model": ModelConfig("tiny", "./no/such")}, ["model.name_or_path=./no/such", "no such directory"]),
-    ({"model": ModelConfig(dropout=0.1), "training": TrainingConfig(freeze_encoder=True)},
-     ["model.dropout=0.1", "training.freeze_encoder=true"]),
-    ({"logs_dir": __file__}, ["logs_dir=", "is a file"]),
-    ({"cache_dir": __file__}, ["cache_dir=", "is a file"]),
-])
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        ({"negatives": NegativesConfig("constant", 0.2)}, ["negatives.start=0.2", "negatives=curriculum"]),
+        ({"negatives": NegativesConfig("curriculum", None)}, ["negatives.start=null", "from 0 to 1"]),
+        ({"loss": LossConfig(0, 0, 0)}, ["loss.triplet=0", "loss.positive=0", "loss.negative=0", "above 0"]),
+        ({"loss": LossConfig(1, 0, 0)}, ["evaluation.rerank=10", "loss.positive=0", "none"]),
+        ({"data": DataConfig(path="x.csv")}, ["data.path=x.csv", "data=sample", "data=pairs"]),
+        ({"data": DataConfig("arguana")}, ["data.path", "missing", "zip"]),
+        ({"data": DataConfig("pairs")}, ["data.path", "missing", "csv"]),
+        ({"data": DataConfig("arguana", "no/such.zip")}, ["data.path=no/such.zip", "no such file"]),
+        ({"data": DataConfig("pairs", __file__)}, ["data.path=", "csv, tsv or jsonl"]),
+        ({"data": DataConfig("arguana", __file__, split_seed=3)}, ["data.split_seed=3", "comes split"]),
+        ({"model": ModelConfig("minilm")}, ["model.name_or_path=null", "minilm"]),
+        ({"model": ModelConfig("tiny", "./no/such")}, ["model.name_or_path=./no/such", "no such directory"]),
+        (
+            {"model": ModelConfig(dropout=0.1), "training": TrainingConfig(freeze_encoder=True)},
+            ["model.dropout=0.1", "training.freeze_encoder=true"],
+        ),
+        ({"logs_dir": __file__}, ["logs_dir=", "is a file"]),
+        ({"cache_dir": __file__}, ["cache_dir=", "is a file"]),
+    ],
+)
 def test_settings_that_contradict_or_lead_nowhere(settings, names):
     check(Config())
     with pytest.raises(ConfigError) as refused:
@@ -122,13 +130,16 @@ def test_settings_that_contradict_or_lead_nowhere(settings, names):
         assert name in message
 
 
-@pytest.mark.parametrize("settings", [
-    {"loss": LossConfig(1, 0, 0), "evaluation": EvaluationConfig("none")},
-    {"loss": LossConfig(1, 0, 0), "training": TrainingConfig(epochs=0)},
-    {"loss": LossConfig(0, 1, 0)},
-    {"negatives": NegativesConfig("curriculum", 0.0)},
-    {"model": ModelConfig("minilm", "sentence-transformers/all-MiniLM-L6-v2")},
-])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"loss": LossConfig(1, 0, 0), "evaluation": EvaluationConfig("none")},
+        {"loss": LossConfig(1, 0, 0), "training": TrainingConfig(epochs=0)},
+        {"loss": LossConfig(0, 1, 0)},
+        {"negatives": NegativesConfig("curriculum", 0.0)},
+        {"model": ModelConfig("minilm", "sentence-transformers/all-MiniLM-L6-v2")},
+    ],
+)
 def test_settings_that_look_odd_and_are_allowed(settings):
     check(Config(**settings))
 
@@ -245,10 +256,15 @@ def test_every_key_can_be_asked_for_by_its_name():
             OmegaConf.select(command.base, key, throw_on_missing=True)
 
 
-@pytest.mark.parametrize(("name", "norm", "activation"), [
-    ("none", "none", "none"), ("layernorm", "layernorm", "none"), ("relu", "none", "relu"),
-    ("layernorm_relu", "layernorm", "relu"),
-])
+@pytest.mark.parametrize(
+    ("name", "norm", "activation"),
+    [
+        ("none", "none", "none"),
+        ("layernorm", "layernorm", "none"),
+        ("relu", "none", "relu"),
+        ("layernorm_relu", "layernorm", "relu"),
+    ],
+)
 def test_head_choices_are_named_as_they_are_asked_for(name, norm, activation):
     head = load_config([f"head={name}"]).head
     assert head == HeadConfig(norm, activation, "after_linear2")

@@ -81,7 +81,10 @@ def test_the_sample_is_split_by_whole_debates_60_20_20(sample):
     total = sum(map(len, debates.values()))
     assert len(set().union(*debates.values())) == total, "a debate lies in two splits"
     assert {name: round(len(found) / total, 1) for name, found in debates.items()} == {
-        "train": 0.6, "val": 0.2, "test": 0.2}
+        "train": 0.6,
+        "val": 0.2,
+        "test": 0.2,
+    }
 
 
 def test_the_sample_split_follows_split_seed_and_nothing_else(sample):
@@ -98,10 +101,17 @@ def test_the_sample_split_follows_split_seed_and_nothing_else(sample):
 
 def test_pairs_stand_in_candidate_order():
     """Theme, then debate, then con before pro, then the number as a number (design §2)."""
-    wanted = [("a", "x", "con", 2), ("a", "x", "con", 10), ("a", "x", "pro", 1), ("a", "y", "con", 1),
-              ("b", "a", "pro", 1)]
-    pairs = [Pair("train", theme, debate, stance, number, f"p{i}", f"c{i}")
-             for i, (theme, debate, stance, number) in enumerate(wanted)]
+    wanted = [
+        ("a", "x", "con", 2),
+        ("a", "x", "con", 10),
+        ("a", "x", "pro", 1),
+        ("a", "y", "con", 1),
+        ("b", "a", "pro", 1),
+    ]
+    pairs = [
+        Pair("train", theme, debate, stance, number, f"p{i}", f"c{i}")
+        for i, (theme, debate, stance, number) in enumerate(wanted)
+    ]
     corpus = build_corpus("made", [*reversed(pairs), *make_pairs(splits=("val", "test"))])
     assert [(pair.theme, pair.debate, pair.stance, pair.number) for pair in corpus.train] == wanted
     assert corpus.train[1].id == "train/a/x/con10"
@@ -113,7 +123,14 @@ def test_the_fingerprint_is_over_the_parsed_pairs():
     corpus = build_corpus("made", pairs)
     assert build_corpus("other name", reversed(pairs)).fingerprint == corpus.fingerprint
     first = pairs[0]  # changed so that it stays the first: order alone would change the fingerprint too
-    for field, value in [("point", "Else."), ("counter", "Else."), ("theme", "a"), ("debate", "a"), ("number", 0), ("split", "val")]:
+    for field, value in [
+        ("point", "Else."),
+        ("counter", "Else."),
+        ("theme", "a"),
+        ("debate", "a"),
+        ("number", 0),
+        ("split", "val"),
+    ]:
         changed = [replace(first, **{field: value}), *pairs[1:]]
         assert build_corpus("made", changed).fingerprint != corpus.fingerprint, field
 
@@ -138,8 +155,13 @@ def overlapping():
         ("test", "e0", "Shared with test.", "z1"),
         ("test", "e0", "both VAL and test", "z2"),
     ]
-    return build_corpus("made", [Pair(split, "theme", debate, "pro", i, point, counter)
-                                 for i, (split, debate, point, counter) in enumerate(rows)])
+    return build_corpus(
+        "made",
+        [
+            Pair(split, "theme", debate, "pro", i, point, counter)
+            for i, (split, debate, point, counter) in enumerate(rows)
+        ],
+    )
 
 
 def test_disjoint_drops_what_later_splits_have():
@@ -164,8 +186,9 @@ def test_limit_keeps_the_first_debates_of_each_split_whole():
     kept = limit_debates(corpus, 2)
     for name in SPLITS:
         debates = list(dict.fromkeys((pair.theme, pair.debate) for pair in corpus.split(name)))
-        assert kept.split(name) == tuple(pair for pair in corpus.split(name)
-                                         if (pair.theme, pair.debate) in debates[:2])
+        assert kept.split(name) == tuple(
+            pair for pair in corpus.split(name) if (pair.theme, pair.debate) in debates[:2]
+        )
         assert len(kept.split(name)) == 8
     assert kept.published == corpus.published
     assert limit_debates(corpus, 99).train == corpus.train
@@ -184,8 +207,11 @@ def test_load_makes_disjoint_before_it_shortens(tmp_path):
 # --- splitting ---
 
 
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.text("xyz", max_size=3)), min_size=1, max_size=60),
-       st.integers(0, 2**32 - 1), st.randoms(use_true_random=False))
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.text("xyz", max_size=3)), min_size=1, max_size=60),
+    st.integers(0, 2**32 - 1),
+    st.randoms(use_true_random=False),
+)
 @settings(max_examples=60, deadline=None)
 def test_splitting_depends_on_the_debates_and_the_seed_alone(debates, seed, shuffler):
     distinct = set(debates)
@@ -239,11 +265,19 @@ def test_the_directory_and_the_zip_are_the_same_corpus_at_any_usual_root(root, t
 def test_stray_files_are_left_alone(tree, tmp_path):
     wanted = load_arguana(tree).fingerprint
     point = first_point(tree)
-    for stray in [tree / ".DS_Store", tree / "training" / ".DS_Store", point.parent / ".DS_Store",
-                  point.with_name(f"._{point.name}"), tree / "__MACOSX" / "training" / f"._{point.name}",
-                  point.parents[1] / "thesis.txt", point.with_name("con01c-point.txt"),
-                  point.with_name("con01a-point.txt~"), point.with_name("pro01a-point.txt"),
-                  tree / "arguana-counterargs-readme.txt", tree / "training" / "theme0" / "con01a-point.txt"]:
+    for stray in [
+        tree / ".DS_Store",
+        tree / "training" / ".DS_Store",
+        point.parent / ".DS_Store",
+        point.with_name(f"._{point.name}"),
+        tree / "__MACOSX" / "training" / f"._{point.name}",
+        point.parents[1] / "thesis.txt",
+        point.with_name("con01c-point.txt"),
+        point.with_name("con01a-point.txt~"),
+        point.with_name("pro01a-point.txt"),
+        tree / "arguana-counterargs-readme.txt",
+        tree / "training" / "theme0" / "con01a-point.txt",
+    ]:
         stray.parent.mkdir(parents=True, exist_ok=True)
         stray.write_bytes(b"\xff\x00 not an argument")
     assert load_arguana(tree).fingerprint == wanted
@@ -303,8 +337,12 @@ def test_two_corpora_in_one_place_are_refused(tmp_path):
 def test_what_is_not_a_zip_is_refused_by_name(tree, tmp_path):
     whole = zip_directory(tree, tmp_path / "whole.zip").read_bytes()
     directory_offset_past_the_end = whole[:-4] + b"\x01" + whole[-3:]
-    for name, content in [("text.zip", b"this is no zip at all"), ("empty.zip", b""),
-                          ("cut.zip", whole[: len(whole) // 2]), ("offset.zip", directory_offset_past_the_end)]:
+    for name, content in [
+        ("text.zip", b"this is no zip at all"),
+        ("empty.zip", b""),
+        ("cut.zip", whole[: len(whole) // 2]),
+        ("offset.zip", directory_offset_past_the_end),
+    ]:
         (tmp_path / name).write_bytes(content)
         message = refusal(load_arguana, tmp_path / name)
         assert name in message and "zip" in message
@@ -354,7 +392,8 @@ def test_csv_tsv_and_jsonl_give_the_same_pairs(tmp_path):
         corpus = load_table(tmp_path / name)
         for split in SPLITS:
             assert sorted((p.theme, p.debate, p.stance, p.point, p.counter) for p in corpus.split(split)) == sorted(
-                (p.theme, p.debate, p.stance, p.point, p.counter) for p in pairs if p.split == split)
+                (p.theme, p.debate, p.stance, p.point, p.counter) for p in pairs if p.split == split
+            )
 
 
 def test_a_byte_order_mark_and_windows_line_ends_change_nothing(tmp_path):
@@ -401,34 +440,40 @@ def test_a_row_without_a_counter_is_an_incomplete_point(tmp_path):
     assert [pair.point for pair in corpus.train] == ["a"]
 
 
-@pytest.mark.parametrize(("name", "content", "said"), [
-    ("a.csv", "", ["no column point"]),
-    ("a.csv", "point,counter\n", ["no rows"]),
-    ("a.csv", "claim,counter\na,b\n", ["no column point", "claim, counter"]),
-    ("a.csv", "point,answer\na,b\n", ["no column counter", "point, answer"]),
-    ("a.csv", "point;counter\na;b\n", ["no column point", "point;counter"]),
-    ("a.csv", "point,counter\na,b\nc,d,e\n", ["line 3", "more fields"]),
-    ("a.csv", 'point,counter\na,b\nc,"d" e\nf,g\n', ["line 3"]),
-    ("a.csv", 'point,counter\na,b\nc,"d\ne,f\n', ["line 3"]),
-    ("a.csv", '"point,counter\na,b\n', ["line 1"]),
-    ("a.csv", "point,counter\na,b\n,c\n", ["line 3", "no point"]),
-    ("a.csv", "point,counter,split\na,b,train\nc,d,trian\n", ["line 3", "split=trian", "train, val or test"]),
-    ("a.csv", "point,counter,split\na,b,train\nc,d,\n", ["line 3", "no split"]),
-    ("a.csv", "point,counter,stance\na,b,pro\nc,d,against\ne,f,con\n", ["line 3", "stance=against", "pro, con"]),
-    ("a.csv", "point,counter,split\na,b,train\nc,d,val\n", ["split test"]),
-    ("a.csv", "point,counter\na,b\nc,d\n", ["at least 3"]),
-    ("a.csv", b"point,counter\na,\xff\n", ["not UTF-8", "byte 16"]),
-    ("a.tsv", "point,counter\na,b\n", ["no column point"]),
-    ("a.jsonl", "", ["no rows"]),
-    ("a.jsonl", '{"point": "a", "counter": "b"}\n\n{"point": "c"\n', ["line 3", "not JSON"]),
-    ("a.jsonl", '["a", "b"]\n', ["line 1", "object"]),
-    ("a.jsonl", '{"point": "a", "counter": "b"}\n{"point": 3, "counter": "b"}\n', ["line 2", "point is 3"]),
-    ("a.jsonl", '{"counter": "b"}\n', ["line 1", "no point"]),
-    ("a.jsonl", '{"point": "a", "counter": "b", "split": "train"}\n{"point": "c", "counter": "d"}\n',
-     ["line 2", "no split"]),
-    ("a.jsonl", '{"point": "lone \\ud800 half", "counter": "b"}\n', ["line 1", "point"]),
-    ("a.jsonl", "[" * 100_000, ["line 1", "not JSON"]),
-])
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.csv", "", ["no column point"]),
+        ("a.csv", "point,counter\n", ["no rows"]),
+        ("a.csv", "claim,counter\na,b\n", ["no column point", "claim, counter"]),
+        ("a.csv", "point,answer\na,b\n", ["no column counter", "point, answer"]),
+        ("a.csv", "point;counter\na;b\n", ["no column point", "point;counter"]),
+        ("a.csv", "point,counter\na,b\nc,d,e\n", ["line 3", "more fields"]),
+        ("a.csv", 'point,counter\na,b\nc,"d" e\nf,g\n', ["line 3"]),
+        ("a.csv", 'point,counter\na,b\nc,"d\ne,f\n', ["line 3"]),
+        ("a.csv", '"point,counter\na,b\n', ["line 1"]),
+        ("a.csv", "point,counter\na,b\n,c\n", ["line 3", "no point"]),
+        ("a.csv", "point,counter,split\na,b,train\nc,d,trian\n", ["line 3", "split=trian", "train, val or test"]),
+        ("a.csv", "point,counter,split\na,b,train\nc,d,\n", ["line 3", "no split"]),
+        ("a.csv", "point,counter,stance\na,b,pro\nc,d,against\ne,f,con\n", ["line 3", "stance=against", "pro, con"]),
+        ("a.csv", "point,counter,split\na,b,train\nc,d,val\n", ["split test"]),
+        ("a.csv", "point,counter\na,b\nc,d\n", ["at least 3"]),
+        ("a.csv", b"point,counter\na,\xff\n", ["not UTF-8", "byte 16"]),
+        ("a.tsv", "point,counter\na,b\n", ["no column point"]),
+        ("a.jsonl", "", ["no rows"]),
+        ("a.jsonl", '{"point": "a", "counter": "b"}\n\n{"point": "c"\n', ["line 3", "not JSON"]),
+        ("a.jsonl", '["a", "b"]\n', ["line 1", "object"]),
+        ("a.jsonl", '{"point": "a", "counter": "b"}\n{"point": 3, "counter": "b"}\n', ["line 2", "point is 3"]),
+        ("a.jsonl", '{"counter": "b"}\n', ["line 1", "no point"]),
+        (
+            "a.jsonl",
+            '{"point": "a", "counter": "b", "split": "train"}\n{"point": "c", "counter": "d"}\n',
+            ["line 2", "no split"],
+        ),
+        ("a.jsonl", '{"point": "lone \\ud800 half", "counter": "b"}\n', ["line 1", "point"]),
+        ("a.jsonl", "[" * 100_000, ["line 1", "not JSON"]),
+    ],
+)
 def test_a_damaged_table_is_refused_by_file_and_line(name, content, said, tmp_path):
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())

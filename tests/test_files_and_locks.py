@@ -51,7 +51,8 @@ def test_a_full_disk_leaves_the_old_file_and_no_part(tmp_path):
         "    with whole_file(Path('file.bin'), 'wb') as file:\n"
         "        file.write(b'x' * 100_000)\n"
         "except OSError:\n"
-        "    sys.exit(7)\n")
+        "    sys.exit(7)\n"
+    )
     (tmp_path / "file.bin").write_bytes(b"old")
     assert run_python(["-c", program], tmp_path).returncode == 7
     assert (tmp_path / "file.bin").read_bytes() == b"old"
@@ -59,9 +60,11 @@ def test_a_full_disk_leaves_the_old_file_and_no_part(tmp_path):
 
 
 def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path):
-    program = ("import os, signal; from pathlib import Path; from biencoder_ablate.files import whole_file\n"
-               "with whole_file(Path('file.txt')) as file:\n"
-               "    file.write('half'); file.flush(); os.kill(os.getpid(), signal.SIGKILL)\n")
+    program = (
+        "import os, signal; from pathlib import Path; from biencoder_ablate.files import whole_file\n"
+        "with whole_file(Path('file.txt')) as file:\n"
+        "    file.write('half'); file.flush(); os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
     (tmp_path / "file.txt").write_text("old")
     assert run_python(["-c", program], tmp_path).returncode == -signal.SIGKILL
     assert (tmp_path / "file.txt").read_text() == "old"
@@ -97,16 +100,22 @@ def test_json_that_is_missing_or_damaged_reads_as_none(tmp_path):
 
 # --- locks ---
 
-HOLD = ("import sys, time; from pathlib import Path; from biencoder_ablate.runs.directory import locked\n"
-        "with locked(Path(sys.argv[1])):\n"
-        "    print('held', flush=True); time.sleep(60)\n")
+HOLD = (
+    "import sys, time; from pathlib import Path; from biencoder_ablate.runs.directory import locked\n"
+    "with locked(Path(sys.argv[1])):\n"
+    "    print('held', flush=True); time.sleep(60)\n"
+)
 
 
 @pytest.fixture
 def holder(tmp_path):
     """Another process that holds the lock of runs/NAME."""
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "runs" / "NAME")], stdout=subprocess.PIPE,
-                               env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / "runs" / "NAME")],
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        text=True,
+    )
     assert process.stdout is not None and process.stdout.readline() == "held\n"
     yield process
     process.kill()
@@ -144,17 +153,27 @@ def test_a_lock_is_free_again_when_its_work_ends_or_fails(tmp_path):
 
 def test_of_many_processes_one_works_at_a_time(tmp_path):
     """Each takes the lock as often as it can and marks its stay with a directory, which only one can make."""
-    program = ("import contextlib, os, sys, time\n"
-               "from pathlib import Path\n"
-               "from biencoder_ablate.runs.directory import RunBusy, locked\n"
-               "end, stays = time.monotonic() + 1.0, 0\n"
-               "while time.monotonic() < end:\n"
-               "    with contextlib.suppress(RunBusy), locked(Path('run')):\n"
-               "        os.mkdir('inside'); os.rmdir('inside'); stays += 1\n"
-               "print(stays)\n")
-    processes = [subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, text=True, stdout=subprocess.PIPE,
-                                  stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
-                 for _ in range(3)]
+    program = (
+        "import contextlib, os, sys, time\n"
+        "from pathlib import Path\n"
+        "from biencoder_ablate.runs.directory import RunBusy, locked\n"
+        "end, stays = time.monotonic() + 1.0, 0\n"
+        "while time.monotonic() < end:\n"
+        "    with contextlib.suppress(RunBusy), locked(Path('run')):\n"
+        "        os.mkdir('inside'); os.rmdir('inside'); stays += 1\n"
+        "print(stays)\n"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", program],
+            cwd=tmp_path,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        for _ in range(3)
+    ]
     ended = [process.communicate(timeout=60) for process in processes]
     assert [error for _, error in ended] == [""] * 3
     assert all(int(stays) > 0 for stays, _ in ended)

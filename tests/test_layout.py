@@ -8,8 +8,14 @@ import pytest
 from helpers import PACKAGE, run_python
 
 # Design §4: entry points → training, report → evaluation, runs → model → data → config.
-LAYERS = [{"files", "seeding", "__init__"}, {"config"}, {"data"}, {"model"}, {"evaluation", "runs"},
-          {"training", "report"}]
+LAYERS = [
+    {"files", "seeding", "__init__"},
+    {"config"},
+    {"data"},
+    {"model"},
+    {"evaluation", "runs"},
+    {"training", "report"},
+]
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -89,13 +95,17 @@ def test_model_evaluation_loss_and_negatives_never_see_the_config():
 HEAVY = ("torch", "transformers", "tokenizers", "scipy", "matplotlib", "pandas", "joblib")
 
 
-@pytest.mark.parametrize("modules", [
-    ["config", "files", "seeding"],
-    ["data.pairs", "data.arguana", "data.table", "data.sample", "data.load", "data.splitting", "data.texts"],
-    ["cli", "compose", "launch"],
-    ["model.source"],
-    ["runs.directory", "runs.naming", "runs.metrics_log", "runs.manifest"],
-], ids=lambda modules: modules[0])
+@pytest.mark.parametrize(
+    "modules",
+    [
+        ["config", "files", "seeding"],
+        ["data.pairs", "data.arguana", "data.table", "data.sample", "data.load", "data.splitting", "data.texts"],
+        ["cli", "compose", "launch"],
+        ["model.source"],
+        ["runs.directory", "runs.naming", "runs.metrics_log", "runs.manifest"],
+    ],
+    ids=lambda modules: modules[0],
+)
 def test_nothing_heavy_is_imported_before_it_is_needed(modules, tmp_path):
     names = ", ".join(f"biencoder_ablate.{module}" for module in modules)
     program = f"import {names}, json, sys; print(json.dumps(sorted(sys.modules)))"
@@ -107,9 +117,11 @@ def test_nothing_heavy_is_imported_before_it_is_needed(modules, tmp_path):
 
 
 def test_the_pair_records_need_only_the_standard_library(tmp_path):
-    program = ("import sys; import biencoder_ablate.data.pairs\n"
-               "names = {name.partition('.')[0] for name in sys.modules} - set(sys.stdlib_module_names)\n"
-               "print(sorted(name for name in names if not name.startswith('__')))")
+    program = (
+        "import sys; import biencoder_ablate.data.pairs\n"
+        "names = {name.partition('.')[0] for name in sys.modules} - set(sys.stdlib_module_names)\n"
+        "print(sorted(name for name in names if not name.startswith('__')))"
+    )
     before = run_python(["-c", program.replace("import biencoder_ablate.data.pairs", "")], tmp_path)
     after = run_python(["-c", program], tmp_path)
     added = set(ast.literal_eval(after.stdout)) - set(ast.literal_eval(before.stdout))

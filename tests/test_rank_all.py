@@ -24,7 +24,7 @@ from biencoder_ablate.evaluation.records import rank_everything
 from biencoder_ablate.evaluation.reevaluate import final_rankings
 from biencoder_ablate.model.biencoder import BiEncoder
 from biencoder_ablate.model.heads import is_dead, margin
-from biencoder_ablate.training.trainer import Embeddings, pair_scorer
+from biencoder_ablate.evaluation.fast_scoring import plain_scorer
 
 SEEDS = st.integers(0, 2**32 - 1)
 EVERYTHING = 10**6
@@ -105,7 +105,7 @@ def test_a_depth_of_all_candidates_is_the_same(both, seed):
     """The path of rerank=10, taken as deep as the set, gives the same rankings, field by field."""
     for _, _, prepared, _, retrieval in each_split(both, seed):
         model = whole_number_model(retrieval.shape[1], "relu", "after_linear2", seed)
-        score = pair_scorer(model, Embeddings(retrieval, retrieval))
+        score = plain_scorer(model, retrieval, retrieval)
         deep = final_rankings(prepared, model, retrieval, retrieval, score, len(prepared.candidate))
         found = final_rankings(prepared, model, retrieval, retrieval, score, "all")
         assert_same(found, deep)
@@ -180,7 +180,7 @@ def test_what_is_not_a_number_is_refused(value, rerank):
     """A diverged model must not come first everywhere: nothing is smaller than a NaN, so its rank would be 0."""
     _, table = random_corpus()
     model, h, r = gaussian(table, "none", "none", "after_linear2")
-    prepared, score = prepare(table.splits["test"]), pair_scorer(model, Embeddings(h, r))
+    prepared, score = prepare(table.splits["test"]), plain_scorer(model, h, r)
     r[table.splits["test"].point[3]] = value
     with pytest.raises(ValueError, match="finite"):
         final_rankings(prepared, model, h, r, score, rerank)
@@ -193,7 +193,7 @@ def test_final_rankings_follow_evaluation_rerank():
     """`none` is distance alone, a number is a depth."""
     _, table = random_corpus()
     model, h, r = gaussian(table, "none", "none", "after_linear2")
-    prepared, score = prepare(table.splits["test"]), pair_scorer(model, Embeddings(h, r))
+    prepared, score = prepare(table.splits["test"]), plain_scorer(model, h, r)
     with torch.no_grad():
         assert_same(final_rankings(prepared, model, h, r, score, "none"), rank_everything(prepared, r, score, None))
         assert_same(final_rankings(prepared, model, h, r, score, 10), rank_everything(prepared, r, score, 10))

@@ -143,7 +143,7 @@ def test_one_run_alone_can_be_drawn(tmp_path):
     assert [found.name for found in draw(analysis_of(tmp_path))] == ["learning_curves", "seeds", "tasks"]
 
 
-@pytest.mark.parametrize("name", ["$x_1$ \\alpha", "</text><script>", "头 🤯", "a\nb", "_private"])
+@pytest.mark.parametrize("name", ["$x_1$ \\alpha", "$\\frac{$", "</text><script>", "头 🤯", "a\nb", "_private"])
 def test_any_name_can_be_a_label(name, recwarn):
     with style():
         figure, axes = new_figure(1.0, 1, 1)

@@ -15,22 +15,33 @@ from biencoder_ablate.model.load import learn_tokenizer
 # --- text_key ---
 
 
-@pytest.mark.parametrize(("a", "b"), [
-    ("Ban it.", "ban it"),
-    ("Ban it", "BAN  IT!"),
-    ("“Ban” — it…", '"Ban" - it'),
-    ("ban\tit\n", " ban it "),
-    ("STRASSE", "straße"),
-    ("ban_it", "ban it"),
-    ("no-one", "no one"),
-])
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ("Ban it.", "ban it"),
+        ("Ban it", "BAN  IT!"),
+        ("“Ban” — it…", '"Ban" - it'),
+        ("ban\tit\n", " ban it "),
+        ("STRASSE", "straße"),
+        ("ban_it", "ban it"),
+        ("no-one", "no one"),
+    ],
+)
 def test_equal_after_folding_case_space_and_punctuation(a, b):
     assert text_key(a) == text_key(b)
 
 
-@pytest.mark.parametrize(("a", "b"), [
-    ("ban it", "ban them"), ("1 in 10", "1 in 11"), ("café", "cafe"), ("?", "!"), ("...", "—"), ("", " "),
-])
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ("ban it", "ban them"),
+        ("1 in 10", "1 in 11"),
+        ("café", "cafe"),
+        ("?", "!"),
+        ("...", "—"),
+        ("", " "),
+    ],
+)
 def test_different_letters_or_digits_make_different_texts(a, b):
     """Texts of punctuation alone stay themselves: else all of them would be one text."""
     assert text_key(a) != text_key(b)
@@ -64,8 +75,14 @@ ROWS = {  # (debate, point, counter, counts in clean figures)
 
 
 def worked_corpus():
-    return build_corpus("worked", [Pair(split, "theme", debate, "pro", i, point, counter) for split in SPLITS
-                                   for i, (debate, point, counter, _) in enumerate(ROWS[split])])
+    return build_corpus(
+        "worked",
+        [
+            Pair(split, "theme", debate, "pro", i, point, counter)
+            for split in SPLITS
+            for i, (debate, point, counter, _) in enumerate(ROWS[split])
+        ],
+    )
 
 
 def clean_points(table, split):
@@ -110,8 +127,12 @@ def test_numbers_lead_back_to_the_texts():
 
 
 def test_debates_of_one_name_under_two_themes_are_two():
-    pairs = [Pair(split, theme, "same", stance, 1, f"p {split} {theme} {stance}", f"c {split} {theme} {stance}")
-             for split in SPLITS for theme in ("a", "b") for stance in ("con", "pro")]
+    pairs = [
+        Pair(split, theme, "same", stance, 1, f"p {split} {theme} {stance}", f"c {split} {theme} {stance}")
+        for split in SPLITS
+        for theme in ("a", "b")
+        for stance in ("con", "pro")
+    ]
     split = build_table(build_corpus("made", pairs)).splits["train"]
     assert split.theme.tolist() == [0, 0, 1, 1]
     assert split.debate.tolist() == [0, 0, 1, 1]
@@ -211,8 +232,13 @@ def test_length_groups_hold_every_text_once_within_the_budget(lengths, budget):
 
 
 def same_tokens(a: Tokens, b: Tokens) -> bool:
-    return (np.array_equal(a.ids, b.ids) and np.array_equal(a.offsets, b.offsets) and a.ids.dtype == b.ids.dtype
-            and np.array_equal(a.full_lengths, b.full_lengths) and a.pad_id == b.pad_id)
+    return (
+        np.array_equal(a.ids, b.ids)
+        and np.array_equal(a.offsets, b.offsets)
+        and a.ids.dtype == b.ids.dtype
+        and np.array_equal(a.full_lengths, b.full_lengths)
+        and a.pad_id == b.pad_id
+    )
 
 
 class Unasked:
@@ -243,8 +269,14 @@ def test_a_damaged_cache_file_is_made_anew(damage, texts, tokenizer, tmp_path):
     (path,) = (tmp_path / "tokens").iterdir()
     whole = path.read_bytes()
     middle = len(whole) // 2
-    path.write_bytes({"cut": whole[:middle], "empty": b"", "other content": b"not an archive",
-                      "one byte": whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :]}[damage])
+    path.write_bytes(
+        {
+            "cut": whole[:middle],
+            "empty": b"",
+            "other content": b"not an archive",
+            "one byte": whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :],
+        }[damage]
+    )
     assert same_tokens(cached_tokens(tokenizer, "model", texts, "texts", 32, tmp_path), fresh)
     assert same_tokens(cached_tokens(Unasked(), "model", texts, "texts", 32, tmp_path), fresh)
     assert len(list((tmp_path / "tokens").iterdir())) == 1

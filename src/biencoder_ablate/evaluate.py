@@ -93,11 +93,11 @@ def evaluate(run_dir: str | Path, overrides: Sequence[str], baselines: bool = Fa
         raise PermissionError(f"{run_dir}: cannot be written to, and evaluations/ belongs there; copy the run first")
     from biencoder_ablate.data.load import load_corpus
     from biencoder_ablate.data.texts import build_table
+    from biencoder_ablate.evaluation.fast_scoring import fast_scorer
     from biencoder_ablate.evaluation.reevaluate import measured_figures
     from biencoder_ablate.files import finite
     from biencoder_ablate.model.restore import restore_biencoder
     from biencoder_ablate.runs.log import RunLog
-    from biencoder_ablate.training.trainer import Embeddings, pair_scorer
 
     log = RunLog(None, quiet)
     corpus = load_corpus(run.config.data)
@@ -110,7 +110,7 @@ def evaluate(run_dir: str | Path, overrides: Sequence[str], baselines: bool = Fa
     seconds = {"encoding": time.perf_counter() - started}
     started = time.perf_counter()
     asked = run.config.evaluation
-    measured = measured_figures(splits, model, h, r, pair_scorer(model, Embeddings(h, r)), asked.rerank, asked.source)
+    measured = measured_figures(splits, model, h, r, fast_scorer(model, h, r), asked.rerank, asked.source)
     seconds["ranking"] = time.perf_counter() - started
     report: dict[str, Any] = {
         "run": run.path.resolve().name, "best_epoch": run.result["best_epoch"], "overrides": list(overrides),

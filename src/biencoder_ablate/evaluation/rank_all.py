@@ -20,7 +20,7 @@ from torch import nn
 from biencoder_ablate.evaluation.all_pairs import all_pair_margins
 from biencoder_ablate.evaluation.candidates import TASKS, task_mask
 from biencoder_ablate.evaluation.measure import SplitCandidates
-from biencoder_ablate.evaluation.ranking import BLOCK, Ranking, exclude, rank_of, squared_distances
+from biencoder_ablate.evaluation.ranking import BLOCK, Ranking, distances_to, exclude, make_targets, rank_of
 from biencoder_ablate.evaluation.records import SplitRankings
 from biencoder_ablate.model.biencoder import BiEncoder
 from biencoder_ablate.model.fusion import PARTS
@@ -52,7 +52,7 @@ def rank_all(prepared: SplitCandidates, model: BiEncoder, h: torch.Tensor, r: to
     num_dead count allowed candidates only.
 
     Memory, beside h and r: some 40 bytes for each of BLOCK × C pairs, and what `all_pair_margins` takes for
-    BLOCK points. At BLOCK = 256, C = 2802 and a BERT base: 30 MB and under 150 MB. It does not grow with N × C.
+    BLOCK points; nothing grows with N × C. At BLOCK = 256, C = 2802 and a BERT base: under 150 MB in all.
 
     Raises:
         ValueError: an embedding or a score is not a finite number, so that nothing can be ranked by it.
@@ -61,14 +61,14 @@ def rank_all(prepared: SplitCandidates, model: BiEncoder, h: torch.Tensor, r: to
     texts, place_of_candidate = np.unique(prepared.candidate, return_inverse=True)
     candidates = torch.from_numpy(texts).to(device)
     places = torch.from_numpy(place_of_candidate.reshape(-1)).to(device)
-    head = head_arguments(model)
+    targets, head = make_targets(r[candidates]), head_arguments(model)
     parts = [{"h": h, "r": r}[part] for part in PARTS[model.fusion]]
     # Sums are taken in float64, which Apple's GPUs do not have.
     where = torch.device("cpu") if device.type == "mps" else device
 
     def score(rows: np.ndarray) -> BlockScores:
         points = torch.from_numpy(prepared.split.point[rows]).to(device)
-        distance = squared_distances(r[points], r[candidates]).index_select(1, places)
+        distance = distances_to(r[points], targets).index_select(1, places)
         distinct, back = torch.unique(points, return_inverse=True)
         found = all_pair_margins([part[distinct].to(where) for part in parts],
                                  [part[candidates].to(where) for part in parts],

@@ -37,10 +37,10 @@ class TextSource(Protocol):
 class EncodedTexts:
     """Texts run through the encoder each time."""
 
-    def __init__(self, module: nn.Module, encode_batch: EncodeFunction, tokens: Tokens, device: torch.device,
+    def __init__(self, module: nn.Module, encode_group: EncodeFunction, tokens: Tokens, device: torch.device,
                  precision: str, train_token_budget: int, eval_token_budget: int) -> None:
         self.module = module
-        self.encode_batch = encode_batch
+        self.encode_group = encode_group
         self.tokens = tokens
         self.device = device
         self.precision = precision
@@ -49,7 +49,7 @@ class EncodedTexts:
 
     def _run(self, rows: np.ndarray, budget: int, advance: Advance | None = None) -> torch.Tensor:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
-            return encode_rows(self.encode_batch, self.tokens, rows, budget, self.device, advance).float()
+            return encode_rows(self.encode_group, self.tokens, rows, budget, self.device, advance).float()
 
     def hidden(self, rows: np.ndarray) -> torch.Tensor:
         return self._run(rows, self.train_token_budget)

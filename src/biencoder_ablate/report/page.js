@@ -1,7 +1,7 @@
 // Sorting and filtering of the report's tables, and a link to the view: #TABLE?sort=3&order=desc&filter=words
 "use strict";
 (() => {
-  const collator = new Intl.Collator("en", { numeric: true, sensitivity: "base" });
+  const collator = new Intl.Collator("en", { sensitivity: "base" });
 
   // A cell's number, its text, or null where there is nothing to sort by.
   const valueOf = (row, column) => {
@@ -14,8 +14,16 @@
     return text === "" || text === "–" ? null : text;
   };
 
-  const compare = (a, b) =>
-    typeof a === "number" && typeof b === "number" ? a - b : collator.compare(String(a), String(b));
+  // Texts by their words, and by the numbers between them: "neg 0.02" before "neg 0.1" before "neg 0.1, x=2".
+  const compare = (a, b) => {
+    if (typeof a === "number" && typeof b === "number") return a - b;
+    const [left, right] = [a, b].map((value) => String(value).split(/(\d+(?:\.\d+)?)/));
+    for (let k = 0; k < Math.min(left.length, right.length); k++) {
+      const order = k % 2 ? Number(left[k]) - Number(right[k]) : collator.compare(left[k], right[k]);
+      if (order) return order;
+    }
+    return left.length - right.length;
+  };
 
   const sort = (box, column, order) => {
     const body = box.querySelector("tbody");
@@ -34,14 +42,19 @@
     box.dataset.order = order;
   };
 
-  // A row stays if it holds every word.
+  // A row stays if it holds every word. A word in quotes is a whole cell; a number is no part of a longer one.
   const filter = (box, text) => {
-    const wanted = text.toLowerCase().split(/\s+/).filter(Boolean);
+    const wanted = Array.from(text.toLowerCase().matchAll(/"([^"]+)"|[^\s"]+/g), ([word, cell]) => {
+      if (cell !== undefined) return (cells) => cells.includes(cell.trim());
+      if (!/^\d+(\.\d+)?$/.test(word)) return (cells) => cells.some((held) => held.includes(word));
+      const number = new RegExp(`(?<![\\d.])${word.replace(".", "\\.")}(?![\\d.])`);
+      return (cells) => cells.some((held) => number.test(held));
+    });
     const rows = Array.from(box.querySelector("tbody").rows);
     let left = 0;
     for (const row of rows) {
-      const held = row.textContent.toLowerCase();
-      row.hidden = !wanted.every((word) => held.includes(word));
+      const cells = Array.from(row.cells, (cell) => cell.textContent.trim().toLowerCase());
+      row.hidden = !wanted.every((holds) => holds(cells));
       left += row.hidden ? 0 : 1;
     }
     box.querySelector("output").textContent =
@@ -60,7 +73,7 @@
   };
 
   const restore = () => {
-    const [id, view] = decodeURI(location.hash.slice(1)).split("?", 2);
+    const [id, view] = location.hash.slice(1).split("?", 2);
     const box = id ? document.getElementById(id) : null;
     if (!box || !box.classList.contains("table") || view === undefined) return;
     const asked = new URLSearchParams(view);

@@ -22,7 +22,7 @@ from biencoder_ablate.data.tokens import Tokens, cached_tokens, tokenize
 from biencoder_ablate.evaluation.measure import SplitCandidates, prepare
 from biencoder_ablate.model.biencoder import BiEncoder
 from biencoder_ablate.model.device import choose_device, choose_precision
-from biencoder_ablate.model.encoding import plain_encoder
+from biencoder_ablate.model.encoding import packed_encoder, plain_encoder
 from biencoder_ablate.model.source import ModelSource, find_model
 from biencoder_ablate.model.text_source import (
     CachedTexts,
@@ -161,7 +161,8 @@ def build_parts(plan: Plan, log: RunLog, world: World) -> Parts:
         source = _encoded_texts(plan, encoder, tokens, world)
     model = BiEncoder(encoder, pooled_dim, config.model.retrieval_dim, config.fusion.name, config.head.norm,
                       config.head.activation, config.head.activation_position, config.seed).to(plan.device)
-    task = Task(model, source, table, plan.data.splits, plan.data.pool, plan.device, world, log.quiet)
+    task = Task(model, source, table, plan.data.splits, plan.data.pool, plan.device, world,
+                config.training.fast, log.quiet)
     return Parts(task, make_recipe(config), encoder, tokenizer, pooled_dim, tokens)
 
 
@@ -185,7 +186,8 @@ def _load(plan: Plan, table: TextTable) -> tuple[Any, Any, Tokens]:
 
 def _encoded_texts(plan: Plan, encoder: Any, tokens: Tokens, world: World) -> EncodedTexts | SharedTexts:
     kind = plan.device.type
-    texts = EncodedTexts(encoder, plain_encoder(encoder, plan.config.model.pooling), tokens, plan.device,
+    encode_group = (packed_encoder if plan.config.training.fast else plain_encoder)(encoder, plan.config.model.pooling)
+    texts = EncodedTexts(encoder, encode_group, tokens, plan.device,
                         plan.precision, TRAIN_TOKEN_BUDGET[kind], EVAL_TOKEN_BUDGET[kind])
     return texts if world.size == 1 else SharedTexts(texts, world)
 

@@ -13,6 +13,7 @@ import torch
 
 from biencoder_ablate.config import Config
 from biencoder_ablate.evaluation import records as evaluation_records
+from biencoder_ablate.evaluation.reevaluate import final_rankings
 from biencoder_ablate.files import write_json, write_text
 from biencoder_ablate.model.save import contract_of, save_model
 from biencoder_ablate.runs import directory as run_files
@@ -172,7 +173,7 @@ def _out_of_patience(progress: Progress, patience: int | None) -> bool:
 def _finish(plan: Plan, run: RunDirectory, log: RunLog, parts: Parts, progress: Progress, embeddings: Embeddings,
             seconds: float) -> dict[str, Any]:
     """Measure the selected epoch in full, write records, model and result, and drop the checkpoint."""
-    figures = write_rankings(run, parts, embeddings)
+    figures = write_rankings(run, parts, embeddings, plan.config.evaluation.rerank)
     best = progress.best_epoch if progress.best_epoch is not None else -1
     by_epoch = {record["epoch"]: record for record in progress.records}
     result = {
@@ -192,17 +193,14 @@ def _finish(plan: Plan, run: RunDirectory, log: RunLog, parts: Parts, progress: 
     return result
 
 
-def write_rankings(run: RunDirectory, parts: Parts, embeddings: Embeddings) -> dict[str, Any]:
+def write_rankings(run: RunDirectory, parts: Parts, embeddings: Embeddings, rerank: int | str) -> dict[str, Any]:
     """Rank val and test under every candidate set, write rankings.jsonl, and return the figures by split."""
     task = parts.task
-    task.model.eval()
     lines, figures = [], {}
-    score = pair_scorer(task.model, embeddings)
-    with torch.no_grad():
-        for name in ("val", "test"):
-            rankings = evaluation_records.rank_everything(task.splits[name], embeddings.r, score, parts.recipe.rerank)
-            figures[name] = evaluation_records.split_figures(rankings)
-            lines += [json.dumps(record, ensure_ascii=False) for record in evaluation_records.point_records(rankings)]
+    score = pair_scorer(task, embeddings)
+    for name in ("val", "test"):
+        rankings = final_rankings(task.splits[name], task.model, embeddings.h, embeddings.r, score, rerank)
+        figures[name] = evaluation_records.split_figures(rankings)
+        lines += [json.dumps(record, ensure_ascii=False) for record in evaluation_records.point_records(rankings)]
     write_text(run.path / "rankings.jsonl", "".join(f"{line}\n" for line in lines))
     return figures
-

@@ -16,9 +16,10 @@ import torch
 from biencoder_ablate.data.pairs import SPLITS
 from biencoder_ablate.data.texts import TextTable
 from biencoder_ablate.evaluation import measure
+from biencoder_ablate.evaluation.fast_scoring import fast_scorer, plain_scorer
 from biencoder_ablate.evaluation.measure import SplitCandidates
+from biencoder_ablate.evaluation.ranking import LogitsFunction
 from biencoder_ablate.model.biencoder import BiEncoder
-from biencoder_ablate.model.heads import is_dead, margin
 from biencoder_ablate.model.text_source import TextSource
 from biencoder_ablate.runs.log import progress
 from biencoder_ablate.runs.metrics_log import Record
@@ -27,9 +28,6 @@ from biencoder_ablate.training.distributed import World
 from biencoder_ablate.training.loss import Losses, LossWeights, batch_losses
 from biencoder_ablate.training.negatives import NegativePool, draw_negatives
 from biencoder_ablate.training.schedule import hard_share, warmup_factor
-
-SCORE_FLOATS = 4_000_000
-"""Features are built for so many floats at once when pairs are scored (16 MB)."""
 
 
 class TrainingDiverged(RuntimeError):
@@ -68,6 +66,7 @@ class Task:
     pool: NegativePool
     device: torch.device
     world: World = field(default_factory=World)
+    fast: bool = True
     quiet: bool = False
 
 
@@ -191,7 +190,7 @@ def measure_all(task: Task, recipe: Recipe, embeddings: Embeddings) -> Record:
     """Official and clean figures of the three splits, keys like `val/top1`; `source` ones where asked."""
     record: Record = {}
     scored = dead = 0
-    score = pair_scorer(task.model, embeddings)
+    score = pair_scorer(task, embeddings)
     with torch.no_grad():
         for name in SPLITS:
             prepared = task.splits[name]
@@ -207,17 +206,7 @@ def measure_all(task: Task, recipe: Recipe, embeddings: Embeddings) -> Record:
     return record
 
 
-def pair_scorer(model: BiEncoder, embeddings: Embeddings) -> measure.LogitsFunction:
+def pair_scorer(task: Task, embeddings: Embeddings) -> LogitsFunction:
     """Scores pairs of texts with the head: text indices (M,), (M,) → margins (M,) and dead flags (M,)."""
-    h, r = embeddings.h, embeddings.r
-
-    def score(points: torch.Tensor, candidates: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        chunk = max(1, SCORE_FLOATS // model.head.linear2.in_features)
-        margins, dead = [], []
-        for a, b in zip(points.to(h.device).split(chunk), candidates.to(h.device).split(chunk), strict=True):
-            logits = model.logits(h[a], r[a], h[b], r[b])
-            margins.append(margin(logits))
-            dead.append(is_dead(logits))
-        return torch.cat(margins), torch.cat(dead)
-
-    return score
+    scorer = fast_scorer if task.fast else plain_scorer
+    return scorer(task.model, embeddings.h, embeddings.r)

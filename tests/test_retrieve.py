@@ -1,0 +1,203 @@
+"""The best counters to an argument: their order held against plain loops, their places, and what is refused."""
+
+import contextlib
+import io
+import json
+import math
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import Ended, run_here, run_python
+from reference import fold
+
+from biencoder_ablate import retrieve as command
+from biencoder_ablate.data.pairs import SPLITS
+from biencoder_ablate.data.sample import load_sample
+from biencoder_ablate.model.biencoder import BiEncoder, encode
+from biencoder_ablate.model.load import load_encoder, load_tokenizer
+from biencoder_ablate.model.restore import read_contract, restore_biencoder
+from biencoder_ablate.retrieve import distinct_texts, rank_texts
+
+LINES = ["Zoos are cruel.", "", "  Buses should be free.", "ZOOS ARE CRUEL!", "Nobody reads any more.", "Ban cars."]
+
+
+@dataclass(frozen=True)
+class Runs:
+    """A run that trained its encoder and one that froze it."""
+
+    trained: Path
+    frozen: Path
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory):
+    cwd, paths = tmp_path_factory.mktemp("runs_to_use"), []
+    for how in ("training.freeze_encoder=false", "training.freeze_encoder=true"):
+        ended = run_here(["head=layernorm", "training.epochs=1", how], cwd)
+        assert ended.returncode == 0, ended.stderr
+        paths.append(cwd / ended.stdout.strip().rsplit(": ", 1)[1])
+    return Runs(*paths)
+
+
+@pytest.fixture
+def lines(tmp_path):
+    path = tmp_path / "lines.txt"
+    path.write_text("\n".join(LINES) + "\n", encoding="utf-8")
+    return path
+
+
+def main(*arguments):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = command.main(list(map(str, arguments)))
+    return Ended(code, out.getvalue(), err.getvalue())
+
+
+def retrieved(*arguments):
+    ended = main(*arguments, "--json")
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout)
+
+
+def refused(*arguments):
+    ended = main(*arguments)
+    assert ended.returncode == 1 and ended.stdout == ""
+    assert ended.stderr.startswith("error: ") and ended.stderr.count("\n") == 1, ended.stderr
+    return ended.stderr
+
+
+def plainly_ranked(run, argument, texts, depth):
+    """(text, distance, margin or None) in final order, a text and a pair at a time, in float64."""
+    contract = read_contract(run / "model")
+    model = restore_biencoder(contract).double()
+    encoder = load_encoder(run / "model" / "encoder", contract.pooling, contract.max_tokens, None)
+    tokenizer = load_tokenizer(run / "model" / "encoder", contract.max_tokens)
+
+    def embedded(text):
+        ids = tokenizer(text, truncation=True, return_tensors="pt")["input_ids"]
+        h = encode(encoder, contract.pooling, ids, None).double()
+        return h, model.retrieval(h)
+
+    with torch.no_grad():
+        asked, scored = embedded(argument), []
+        for text in texts:
+            found = embedded(text)
+            logits = model.logits(*asked, *found)[0]
+            scored.append((text, math.dist(asked[1][0], found[1][0]), float(logits[1] - logits[0])))
+    scored.sort(key=lambda row: row[1])
+    final = sorted(scored[:depth], key=lambda row: -row[2])
+    return [*final, *((text, distance, None) for text, distance, _ in scored[depth:])]
+
+
+@pytest.mark.parametrize(("rerank", "depth"), [("10", 10), ("all", 10**6), ("none", 0)])
+def test_order_and_scores_against_plain_loops(rerank, depth, runs):
+    """The argument is a test point of the sample in other letters: it is no candidate, all other texts are."""
+    sample = load_sample()
+    argument = sample.test[3].point
+    texts = [text for name in SPLITS for pair in sample.split(name) for text in (pair.point, pair.counter)]
+    texts.remove(argument)
+    found = retrieved(runs.trained, argument.upper(), "-k", 15, f"evaluation.rerank={rerank}")
+    assert found["num_candidates"] == len(texts) == 359
+    expected = plainly_ranked(runs.trained, argument.upper(), texts, depth)[:15]
+    assert [result["text"] for result in found["results"]] == [text for text, _, _ in expected]
+    for result, (_, distance, margin) in zip(found["results"], expected, strict=True):
+        assert result["distance"] == pytest.approx(distance, abs=1e-3)
+        assert result["margin"] == (None if margin is None else pytest.approx(margin, abs=1e-4))
+        probability = None if margin is None else pytest.approx(1 / (1 + math.exp(-margin)), abs=1e-4)
+        assert result["probability"] == probability
+    assert [result["rank"] for result in found["results"]] == list(range(1, 16))
+
+
+def test_the_places_are_where_the_text_is(runs):
+    found = retrieved(runs.trained, "Zoos should close.", "-k", 360)
+    sample = load_sample()
+    by_id = {f"{pair.id}#{kind}": getattr(pair, kind) for name in SPLITS for pair in sample.split(name)
+             for kind in ("point", "counter")}
+    assert len(found["results"]) == len(by_id) == 360
+    for result in found["results"]:
+        (place,) = result["places"]
+        assert by_id[place] == result["text"]
+
+
+def test_a_frozen_run_finds_in_its_corpus(runs):
+    """model=tiny frozen: its encoder is built again from the training texts, and the corpus comes from the cache."""
+    sample = load_sample()
+    found = retrieved(runs.frozen, sample.val[0].point, "evaluation.rerank=none", "-k", 3)
+    assert found["num_candidates"] == 359
+    near = retrieved(runs.frozen, sample.val[0].point + " Indeed.", "evaluation.rerank=none", "-k", 1)
+    assert near["results"][0]["text"] == sample.val[0].point, "with one word more, the text itself is nearest"
+
+
+def test_lines_of_a_file(runs, lines):
+    """Blank lines do not count, equal texts count once, -k may ask for more than there are."""
+    found = retrieved(runs.trained, "buses should be FREE", "--candidates", lines, "-k", 99)
+    assert {result["text"]: result["places"] for result in found["results"]} == {
+        "Zoos are cruel.": ["line 1", "line 4"], "Nobody reads any more.": ["line 5"], "Ban cars.": ["line 6"]}
+    assert found["num_candidates"] == 3
+    texts = ["Zoos are cruel.", "Nobody reads any more.", "Ban cars."]
+    expected = plainly_ranked(runs.trained, "buses should be FREE", texts, 10)
+    assert [result["text"] for result in found["results"]] == [text for text, _, _ in expected]
+
+
+def test_from_standard_input(runs, lines, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("  An argument\nof two lines.\n"))
+    assert retrieved(runs.trained, "-", "--candidates", lines)["argument"] == "An argument\nof two lines."
+
+
+def test_what_a_person_reads(runs, lines):
+    ended = main(runs.trained, "Zoos " * 300, "--candidates", lines, "-k", 2)
+    assert ended.returncode == 0
+    shown = ended.stdout.splitlines()
+    assert shown[0] == "4 candidates; the head re-ranked the nearest 10"
+    assert re.fullmatch(r"note: the argument has \d{3} tokens; the model reads the first 128", shown[1])
+    assert sum("P(counter)" in line for line in shown) == 2
+    assert any(line.strip() in LINES for line in shown)
+
+
+def test_distinct_texts_keep_the_first_spelling():
+    found = distinct_texts([("A b.", "1"), ("c", "2"), ("a B", "3"), ("A b.", "4")])
+    assert found == [("A b.", ["1", "3", "4"]), ("c", ["2"])]
+    assert fold("A b.") == fold("a B")
+
+
+def test_ties_go_to_the_nearer_then_to_the_earlier():
+    """A head that says 0 to everything: all margins tie, so stage 1 decides; equal distances keep the order."""
+    model = BiEncoder(None, 1, None, "pooled", "none", "relu", "after_linear2", seed=0)
+    with torch.no_grad():
+        model.head.linear2.weight.zero_()
+        model.head.linear2.bias.fill_(-1.0)
+    h = torch.tensor([[4.0], [1.0], [-1.0], [1.0]])
+    found = rank_texts(model, torch.tensor([[0.0]]), h, "all")
+    assert [candidate.row for candidate in found] == [1, 2, 3, 0]
+    assert {candidate.margin for candidate in found} == {0.0}
+    assert found[0].probability == 0.5
+
+
+@pytest.mark.parametrize(("argument", "options", "said"), [
+    ("  ", [], "the argument is empty"), ("x", ["-k", "0"], "-k 0"), ("x", ["-k", "many"], "many"),
+    ("x", ["--candidates", "nowhere.txt"], "nowhere.txt"), ("x", ["head=none"], "measured, not trained anew"),
+    ("x", ["evaluation.rerank=few"], "evaluation.rerank=few"),
+])
+def test_mistakes_end_in_one_line(argument, options, said, runs):
+    assert said in refused(runs.trained, argument, *options)
+
+
+def test_files_without_a_candidate_are_named(runs, tmp_path):
+    empty, same, latin = tmp_path / "empty.txt", tmp_path / "same.txt", tmp_path / "latin.txt"
+    empty.write_text("\n \n")
+    same.write_text("The argument.\nthe ARGUMENT\n")
+    latin.write_bytes("Caf\xe9 culture.\n".encode("latin-1"))
+    assert "empty.txt: no lines" in refused(runs.trained, "x", "--candidates", empty)
+    assert "same.txt: no candidate" in refused(runs.trained, "The argument", "--candidates", same)
+    assert "latin.txt: not UTF-8" in refused(runs.trained, "x", "--candidates", latin)
+
+
+def test_as_a_process(runs, lines, tmp_path):
+    arguments = [runs.trained, "An argument", "--candidates", lines]
+    ended = run_python(["-m", "biencoder_ablate.retrieve", *arguments], tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "1. P(counter)" in ended.stdout
