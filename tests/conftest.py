@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from helpers import REPOSITORY, run_program
+from helpers import HEADS, REPOSITORY, run_program
 
 from biencoder_ablate.data.arguana import load_arguana
 from biencoder_ablate.data.pairs import Corpus
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any test imports the hub's library: no test may need a network
-
-HEADS = ("none", "layernorm", "relu", "layernorm_relu")
 
 
 @dataclass(frozen=True)

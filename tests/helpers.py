@@ -20,6 +20,7 @@ from biencoder_ablate.data.pairs import Pair
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = Path(biencoder_ablate.__file__).resolve().parent
+HEADS = ("none", "layernorm", "relu", "layernorm_relu")
 ARGUANA_SPLITS = {"train": "training", "val": "validation", "test": "test"}
 
 
@@ -33,7 +34,7 @@ class Ended:
 
 
 def run_python(
-    arguments: Sequence[str | Path], cwd: Path, timeout: float = 120.0, **environment: str
+    arguments: Sequence[str | Path], cwd: Path, timeout: float = 600.0, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """This Python with `arguments`, in `cwd`, on one thread, importing the package that these tests import."""
     inherited = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
@@ -50,7 +51,7 @@ def run_python(
 
 
 def run_program(
-    arguments: Sequence[str], cwd: Path, timeout: float = 120.0, **environment: str
+    arguments: Sequence[str], cwd: Path, timeout: float = 600.0, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """`python -m biencoder_ablate ARGUMENTS` in `cwd`, as a process of its own."""
     return run_python(["-m", "biencoder_ablate", *arguments], cwd, timeout, **environment)

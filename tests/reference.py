@@ -90,14 +90,20 @@ def official_candidates(pairs: Sequence[Pair], row: int) -> list[Candidate]:
 
 def clean_candidates(pairs: Sequence[Pair], row: int) -> list[Candidate]:
     """The official ones, also without texts equal to the point's; the true counter stays whatever its text."""
-    return [candidate for candidate in official_candidates(pairs, row)
-            if candidate == Candidate(True, row) or not same(candidate.text(pairs), pairs[row].point)]
+    return [
+        candidate
+        for candidate in official_candidates(pairs, row)
+        if candidate == Candidate(True, row) or not same(candidate.text(pairs), pairs[row].point)
+    ]
 
 
 def task_candidates(pairs: Sequence[Pair], row: int, task: str) -> list[Candidate]:
     """One of the eight sets of Wachsmuth et al. 2018, within the official candidates."""
-    return [candidate for candidate in official_candidates(pairs, row)
-            if _in_task(pairs[row], pairs[candidate.row], candidate.is_counter, task)]
+    return [
+        candidate
+        for candidate in official_candidates(pairs, row)
+        if _in_task(pairs[row], pairs[candidate.row], candidate.is_counter, task)
+    ]
 
 
 def _in_task(asked: Pair, other: Pair, is_counter: bool, task: str) -> bool:
@@ -106,10 +112,14 @@ def _in_task(asked: Pair, other: Pair, is_counter: bool, task: str) -> bool:
     same_stance = asked.stance == other.stance
     opposing = same_stance if is_counter else not same_stance
     return {
-        "sdoc": same_debate and opposing and is_counter, "sdc": same_debate and is_counter,
-        "sdoa": same_debate and opposing, "sda": same_debate,
-        "stc": same_theme and is_counter, "sta": same_theme,
-        "epc": is_counter, "epa": True,
+        "sdoc": same_debate and opposing and is_counter,
+        "sdc": same_debate and is_counter,
+        "sdoa": same_debate and opposing,
+        "sda": same_debate,
+        "stc": same_theme and is_counter,
+        "sta": same_theme,
+        "epc": is_counter,
+        "epa": True,
     }[task]
 
 
@@ -125,8 +135,14 @@ def clean_rows(pairs: Sequence[Pair], earlier: Sequence[Pair]) -> list[int]:
     return rows
 
 
-def rank(pairs: Sequence[Pair], row: int, candidates: Sequence[Candidate], embeddings: Embeddings, score: Score,
-         k: int | None) -> Ranked:
+def rank(
+    pairs: Sequence[Pair],
+    row: int,
+    candidates: Sequence[Candidate],
+    embeddings: Embeddings,
+    score: Score,
+    k: int | None,
+) -> Ranked:
     """Two stages over `candidates`, which are in candidate order; k None is stage 1 alone."""
     point = pairs[row].point
 
@@ -139,7 +155,7 @@ def rank(pairs: Sequence[Pair], row: int, candidates: Sequence[Candidate], embed
 
     stage1 = sorted(candidates, key=distance)
     scored = stage1[:k] if k is not None else []
-    final = sorted(scored, key=margin, reverse=True) + stage1[len(scored):]
+    final = sorted(scored, key=margin, reverse=True) + stage1[len(scored) :]
     dead = sum(score(point, candidate.text(pairs)) == (0, 0) for candidate in scored)
     best = margin if scored else distance
     rivals = scored or stage1
@@ -151,10 +167,12 @@ def rank_official(pairs: Sequence[Pair], embeddings: Embeddings, score: Score, k
     return [rank(pairs, row, official_candidates(pairs, row), embeddings, score, k) for row in range(len(pairs))]
 
 
-def rank_clean(pairs: Sequence[Pair], earlier: Sequence[Pair], embeddings: Embeddings, score: Score, k: int | None
-               ) -> dict[int, Ranked]:
-    return {row: rank(pairs, row, clean_candidates(pairs, row), embeddings, score, k)
-            for row in clean_rows(pairs, earlier)}
+def rank_clean(
+    pairs: Sequence[Pair], earlier: Sequence[Pair], embeddings: Embeddings, score: Score, k: int | None
+) -> dict[int, Ranked]:
+    return {
+        row: rank(pairs, row, clean_candidates(pairs, row), embeddings, score, k) for row in clean_rows(pairs, earlier)
+    }
 
 
 def rank_task(pairs: Sequence[Pair], embeddings: Embeddings, score: Score, k: int | None, task: str) -> list[Ranked]:
@@ -185,9 +203,20 @@ def recall_at(rankings: Sequence[Ranked], k: int) -> float:
 
 def candidate_totals(pairs: Sequence[Pair]) -> dict[str, int]:
     """Official candidates of all points by disjoint kind, the names of the audit's JSON."""
-    totals = dict.fromkeys(("true", "debate_same_counter", "debate_other_counter", "debate_same_point",
-                            "debate_other_point", "theme_counter", "theme_point", "portal_counter",
-                            "portal_point"), 0)
+    totals = dict.fromkeys(
+        (
+            "true",
+            "debate_same_counter",
+            "debate_other_counter",
+            "debate_same_point",
+            "debate_other_point",
+            "theme_counter",
+            "theme_point",
+            "portal_counter",
+            "portal_point",
+        ),
+        0,
+    )
     for row in range(len(pairs)):
         for candidate in official_candidates(pairs, row):
             totals[_kind(pairs, row, candidate)] += 1
@@ -217,8 +246,13 @@ def allowed_negatives(pairs: Sequence[Pair], row: int) -> set[str]:
 
 WORDS = ("Tax", "Zoo", "War", "Law")
 SPELLINGS = ("{}", "{}!", "  {} ,", "«{}»")
-PLACES = [(theme, debate, stance, number) for theme in ("ants", "bees") for debate in ("left", "right")
-          for stance in ("pro", "con") for number in (1, 2)]
+PLACES = [
+    (theme, debate, stance, number)
+    for theme in ("ants", "bees")
+    for debate in ("left", "right")
+    for stance in ("pro", "con")
+    for number in (1, 2)
+]
 """Both themes have debates of the same names, and pro is listed first: neither must matter."""
 
 

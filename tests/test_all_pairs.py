@@ -81,9 +81,7 @@ def test_every_head_equals_the_direct_computation(head, fusion, position):
     offset=st.sampled_from([0.0, 1.0, 30.0]),
     blocks=st.tuples(st.integers(1, 4), st.integers(1, 4)),
 )
-def test_any_shape_and_block_size(
-    head, fusion, position, num_points, num_candidates, widths, seed, offset, blocks
-):
+def test_any_shape_and_block_size(head, fusion, position, num_points, num_candidates, widths, seed, offset, blocks):
     inputs = make_inputs(head, WIDTHS[fusion](*widths), num_points, num_candidates, seed, offset)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(all_pairs, "POINT_BLOCK", blocks[0])

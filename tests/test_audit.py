@@ -31,6 +31,7 @@ def words(first, last):
 
 # Near duplicates.
 
+
 def plain_shingles(text):
     found = re.findall(r"\w+", text.casefold())
     if 0 < len(found) < 5:
@@ -57,8 +58,10 @@ def similar_texts(draw):
         place = draw(st.integers(0, len(text)))
         text[place : place + draw(st.integers(0, 1))] = draw(st.lists(word, max_size=1))
         texts.append(text)
-    return [draw(st.sampled_from([" ", ", ", "\n"])).join(map(draw(st.sampled_from([str, str.upper])), text))
-            for text in texts]
+    return [
+        draw(st.sampled_from([" ", ", ", "\n"])).join(map(draw(st.sampled_from([str, str.upper])), text))
+        for text in texts
+    ]
 
 
 @settings(max_examples=200, deadline=None)
@@ -72,8 +75,11 @@ def test_near_duplicates_by_hand():
         words(0, 8),  # 4 shingles
         words(0, 9),  # the same 4 and one more: 4 of 5, just enough
         words(0, 10),  # 6: 4 of 6 with the first, 5 of 6 with the second
-        "one two", "One, two!", "two one",  # below five words the whole text is one shingle
-        "", "!?",  # without words nothing is in common
+        "one two",
+        "One, two!",
+        "two one",  # below five words the whole text is one shingle
+        "",
+        "!?",  # without words nothing is in common
     ]
     assert near_duplicates(texts).tolist() == [[0, 1], [1, 2], [3, 4]]
     assert near_duplicates([]).shape == (0, 2)
@@ -89,15 +95,20 @@ def test_near_duplicates_are_found_without_comparing_all_pairs():
 
 # The report.
 
+
 def by_hand():
     """Train has p0 in two debates and a near-duplicate pair; val shares two texts with train, test c9 with val."""
     long = words(0, 20)
     rows = [
-        ("train", "t1", "a", "con", "p0", "c0"), ("train", "t1", "a", "pro", "p1", "c1"),
-        ("train", "t2", "b", "con", "P0!", "c0"), ("train", "t2", "b", "pro", long, f"{long} more"),
-        ("val", "t1", "c", "con", "p0", "c9"), ("val", "t1", "c", "pro", "p3", f"{long} and more"),
+        ("train", "t1", "a", "con", "p0", "c0"),
+        ("train", "t1", "a", "pro", "p1", "c1"),
+        ("train", "t2", "b", "con", "P0!", "c0"),
+        ("train", "t2", "b", "pro", long, f"{long} more"),
+        ("val", "t1", "c", "con", "p0", "c9"),
+        ("val", "t1", "c", "pro", "p3", f"{long} and more"),
         ("val", "t1", "c", "pro", long, "c7"),
-        ("test", "t2", "d", "con", "p4", "c4"), ("test", "t2", "e", "con", "p4", "c4"),
+        ("test", "t2", "d", "con", "p4", "c4"),
+        ("test", "t2", "e", "con", "p4", "c4"),
         ("test", "t2", "e", "pro", "c9", "c5"),
     ]
     pairs = [Pair(*row[:4], i, *row[4:]) for i, row in enumerate(rows)]
@@ -119,8 +130,10 @@ def test_counts_by_hand():
     assert report["shared_texts"] == {"train_val": 2, "train_test": 0, "val_test": 1}
     # The long text of val is in train, and so are its near duplicates: only the other one is news.
     assert report["near_shared_texts"] == {"train_val": 1, "train_test": 0, "val_test": 0}
-    assert test["themes"] == {"t2": {"num_pairs": 3, "num_incomplete": 0, "num_debates": 2, "num_distinct_texts": 4},
-                              "t3": {"num_pairs": 0, "num_incomplete": 1, "num_debates": 0, "num_distinct_texts": 0}}
+    assert test["themes"] == {
+        "t2": {"num_pairs": 3, "num_incomplete": 0, "num_debates": 2, "num_distinct_texts": 4},
+        "t3": {"num_pairs": 0, "num_incomplete": 1, "num_debates": 0, "num_distinct_texts": 0},
+    }
     assert train["words"] == {"min": 1, "mean": 45 / 6, "median": 1.0, "p95": pytest.approx(20.75), "max": 21}
     assert train["tokens"] is None
 
@@ -140,8 +153,10 @@ def test_truncation_counts_distinct_texts():
 def test_counts_against_the_reference(both):
     published, used = both
     report, earlier = audited(used), []
-    texts = {name: {reference.fold(text) for pair in used.split(name) for text in (pair.point, pair.counter)}
-             for name in SPLITS}
+    texts = {
+        name: {reference.fold(text) for pair in used.split(name) for text in (pair.point, pair.counter)}
+        for name in SPLITS
+    }
     for name in SPLITS:
         pairs, split = used.split(name), report["splits"][name]
         assert split["num_pairs"] == len(pairs)
@@ -151,8 +166,9 @@ def test_counts_against_the_reference(both):
         assert split["num_points_clean"] == len(reference.clean_rows(pairs, earlier))
         assert split["candidates"] == reference.candidate_totals(pairs)
         earlier += published.split(name)
-    assert report["shared_texts"] == {f"{a}_{b}": len(texts[a] & texts[b])
-                                      for a, b in (("train", "val"), ("train", "test"), ("val", "test"))}
+    assert report["shared_texts"] == {
+        f"{a}_{b}": len(texts[a] & texts[b]) for a, b in (("train", "val"), ("train", "test"), ("val", "test"))
+    }
 
 
 def test_description_shows_every_split_and_theme():
@@ -163,6 +179,7 @@ def test_description_shows_every_split_and_theme():
 
 
 # The command.
+
 
 def run_audit(*arguments, cwd):
     return run_python(["-m", "biencoder_ablate.audit", *arguments], cwd)
@@ -207,12 +224,15 @@ def test_a_model_that_is_not_there_costs_only_the_tokens(capsys):
     assert "nobody/no-such-model" in report["tokenizer"]["note"]
 
 
-@pytest.mark.parametrize(("arguments", "said"), [
-    (["data=arguana", "data.path=nowhere.zip"], ["data.path=nowhere.zip", "no such file"]),
-    (["data.pth=x"], ["data.pth", "data.path"]),
-    (["--jsn"], ["--jsn", "--help"]),
-    (["data=nothing"], ["data=nothing", "sample"]),
-])
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["data=arguana", "data.path=nowhere.zip"], ["data.path=nowhere.zip", "no such file"]),
+        (["data.pth=x"], ["data.pth", "data.path"]),
+        (["--jsn"], ["--jsn", "--help"]),
+        (["data=nothing"], ["data=nothing", "sample"]),
+    ],
+)
 def test_mistakes_end_in_one_line(arguments, said, tmp_path):
     message = only_error(run_audit(*arguments, cwd=tmp_path), tmp_path)
     assert all(part in message for part in said), message
@@ -246,9 +266,16 @@ def test_the_real_corpus(arguana):
     report = audited(arguana)
     train, val, test = (report["splits"][name] for name in SPLITS)
     assert test["candidates"] == {
-        "true": 1401, "debate_same_counter": 4052, "debate_same_point": 4058, "debate_other_counter": 5260,
-        "debate_other_point": 5260, "theme_counter": 180558, "theme_point": 180558, "portal_counter": 1771312,
-        "portal_point": 1771524}
+        "true": 1401,
+        "debate_same_counter": 4052,
+        "debate_same_point": 4058,
+        "debate_other_counter": 5260,
+        "debate_other_point": 5260,
+        "theme_counter": 180558,
+        "theme_point": 180558,
+        "portal_counter": 1771312,
+        "portal_point": 1771524,
+    }
     assert [split["num_pairs"] for split in (train, val, test)] == [4065, 1287, 1401]
     assert [split["num_distinct_texts"] for split in (train, val, test)] == [6182, 2386, 2586]
     assert [split["num_incomplete"] for split in (train, val, test)] == [18, 3, 5]

@@ -28,19 +28,36 @@ from biencoder_ablate.evaluation.candidates import (
 #    4  bar   one    con     P0    → k0                       4        11
 #    5  bar   one    pro     p5    → k5                       5        12
 #    6  bar   one    pro     p6    → k6                       6        13
-ROWS = [("art", "one", "con", 1, "p0", "k0"), ("art", "one", "con", 2, "p1", "K0!"),
-        ("art", "one", "pro", 1, "p2", "k2"), ("art", "two", "con", 1, "p3", "p0"),
-        ("bar", "one", "con", 1, "P0", "k0"), ("bar", "one", "pro", 1, "p5", "k5"),
-        ("bar", "one", "pro", 2, "p6", "k6")]
+ROWS = [
+    ("art", "one", "con", 1, "p0", "k0"),
+    ("art", "one", "con", 2, "p1", "K0!"),
+    ("art", "one", "pro", 1, "p2", "k2"),
+    ("art", "two", "con", 1, "p3", "p0"),
+    ("bar", "one", "con", 1, "P0", "k0"),
+    ("bar", "one", "pro", 1, "p5", "k5"),
+    ("bar", "one", "pro", 2, "p6", "k6"),
+]
 # For row 0, before exclusions: counters of its own stance, points of the other.
 TASKS_OF_ROW_0 = {
-    "sdoc": [0, 1], "sdc": [0, 1, 2], "sdoa": [0, 1, 9], "sda": [0, 1, 2, 7, 8, 9],
-    "stc": [0, 1, 2, 3], "sta": [0, 1, 2, 3, 7, 8, 9, 10], "epc": list(range(7)), "epa": list(range(14)),
+    "sdoc": [0, 1],
+    "sdc": [0, 1, 2],
+    "sdoa": [0, 1, 9],
+    "sda": [0, 1, 2, 7, 8, 9],
+    "stc": [0, 1, 2, 3],
+    "sta": [0, 1, 2, 3, 7, 8, 9, 10],
+    "epc": list(range(7)),
+    "epa": list(range(14)),
 }
 # For row 5 (bar, one, pro): the debate of the same name under art is another debate.
 TASKS_OF_ROW_5 = {
-    "sdoc": [5, 6], "sdc": [4, 5, 6], "sdoa": [5, 6, 11], "sda": [4, 5, 6, 11, 12, 13],
-    "stc": [4, 5, 6], "sta": [4, 5, 6, 11, 12, 13], "epc": list(range(7)), "epa": list(range(14)),
+    "sdoc": [5, 6],
+    "sdc": [4, 5, 6],
+    "sdoa": [5, 6, 11],
+    "sda": [4, 5, 6, 11, 12, 13],
+    "stc": [4, 5, 6],
+    "sta": [4, 5, 6, 11, 12, 13],
+    "epc": list(range(7)),
+    "epa": list(range(14)),
 }
 # Official leaves out each row's own point, and counters 0, 1 and 4 for one another: k0 K0! k0 are one text.
 OFFICIAL = {0: {7, 1, 4}, 1: {8, 0, 4}, 2: {9}, 3: {10}, 4: {11, 0, 1}, 5: {12}, 6: {13}}
@@ -88,8 +105,16 @@ def test_totals_worked_by_hand(split):
     6 the theme alone (3 with 0, 1, 2), 24 neither. k0 = K0! costs two of the first, k0 of rows 0, 1 and 4 four of
     the last."""
     assert candidate_totals(split) == {
-        "true": 7, "debate_same_counter": 2, "debate_same_point": 4, "debate_other_counter": 8,
-        "debate_other_point": 8, "theme_counter": 6, "theme_point": 6, "portal_counter": 20, "portal_point": 24}
+        "true": 7,
+        "debate_same_counter": 2,
+        "debate_same_point": 4,
+        "debate_other_counter": 8,
+        "debate_other_point": 8,
+        "theme_counter": 6,
+        "theme_point": 6,
+        "portal_counter": 20,
+        "portal_point": 24,
+    }
 
 
 @settings(max_examples=100, deadline=None)
@@ -134,6 +159,13 @@ def test_clean_rows_equal_the_reference(both):
 def test_totals_of_the_real_test_split(real_corpus):
     """The numbers that the corpus itself publishes, summed over the points of the test split."""
     assert candidate_totals(build_table(load_arguana(real_corpus)).splits["test"]) == {
-        "true": 1401, "debate_same_counter": 4052, "debate_same_point": 4058, "debate_other_counter": 5260,
-        "debate_other_point": 5260, "theme_counter": 180558, "theme_point": 180558, "portal_counter": 1771312,
-        "portal_point": 1771524}
+        "true": 1401,
+        "debate_same_counter": 4052,
+        "debate_same_point": 4058,
+        "debate_other_counter": 5260,
+        "debate_other_point": 5260,
+        "theme_counter": 180558,
+        "theme_point": 180558,
+        "portal_counter": 1771312,
+        "portal_point": 1771524,
+    }

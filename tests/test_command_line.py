@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import HEADS
 from helpers import (
+    HEADS,
     REPOSITORY,
     files_below,
     make_pairs,
@@ -344,7 +344,7 @@ def run_installed(target: Path, arguments, cwd):
         text=True,
         env=environment,
         capture_output=True,
-        timeout=120,
+        timeout=600,
     )
 
 

@@ -2,9 +2,11 @@
 
 import math
 from dataclasses import fields, is_dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
+import yaml
 from helpers import make_pairs, only_error, run_here, write_arguana_tree, write_pairs_csv
 from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf
@@ -280,6 +282,30 @@ def test_every_choice_of_every_group_sets_what_it_says(tmp_path):
     minilm, bert = load_config(["model=minilm"]), load_config(["model=bert_base"])
     assert (minilm.model.pooling, minilm.model.max_tokens) == ("mean", 256)
     assert (bert.model.pooling, bert.model.max_tokens) == ("pooler", 512)
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [f"model={name}" for name in ("tiny", "minilm", "bert_base")] + [f"experiment={name}" for name in EXPERIMENTS],
+)
+def test_what_a_choice_sets_is_not_overridden_by_the_defaults(choice):
+    """Some set keys outside their own group, as a model its learning rate: config.yaml must come before them."""
+    group, _, name = choice.partition("=")
+    written = yaml.safe_load((conf_directory() / group / f"{name}.yaml").read_text("utf-8")) or {}
+    params = set(written.pop("hydra", {}).get("sweeper", {}).get("params", {}))
+    written.pop("defaults", None)
+    config = to_config_unchecked([choice])
+    for key, value in leaves(written):
+        if key not in params:
+            assert attrgetter(key)(config) == value, key
+
+
+def leaves(tree, prefix=""):
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def test_the_command_line_has_the_last_word():

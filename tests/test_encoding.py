@@ -21,8 +21,12 @@ POOLINGS = ("mean", "cls", "pooler")
 MAX_TOKENS = 48
 # From one token to more than MAX_TOKENS, many lengths, and two texts that are equal.
 WORDS = " ".join(build_table(load_sample()).texts[:8]).split()
-TEXTS = ["No", *(" ".join(WORDS[start : start + 2 + start % 37]) for start in range(0, 180, 11)), "No",
-         " ".join(WORDS[:200])]
+TEXTS = [
+    "No",
+    *(" ".join(WORDS[start : start + 2 + start % 37]) for start in range(0, 180, 11)),
+    "No",
+    " ".join(WORDS[:200]),
+]
 
 
 @pytest.fixture(scope="module", params=POOLINGS)
@@ -42,8 +46,10 @@ def tiny(request):
 
 def one_at_a_time(encoder, pooling, tokens):
     """Each text by itself, no padding and so no mask."""
-    rows = [torch.from_numpy(tokens.ids[a:b].astype(np.int64))[None]
-            for a, b in zip(tokens.offsets[:-1], tokens.offsets[1:], strict=True)]
+    rows = [
+        torch.from_numpy(tokens.ids[a:b].astype(np.int64))[None]
+        for a, b in zip(tokens.offsets[:-1], tokens.offsets[1:], strict=True)
+    ]
     return torch.cat([encode(encoder, pooling, ids, None) for ids in rows])
 
 
@@ -108,8 +114,9 @@ def test_padding_and_mask():
     tokens = tokenize(tokenizer, TEXTS, MAX_TOKENS)
     rows = np.array([len(TEXTS) - 1, 0])
     ids, mask = pad(tokens, rows, CPU)
-    own = tokenizer([TEXTS[row] for row in rows], padding=True, truncation=True, max_length=MAX_TOKENS,
-                    return_tensors="pt")
+    own = tokenizer(
+        [TEXTS[row] for row in rows], padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
+    )
     assert torch.equal(ids, own["input_ids"]) and torch.equal(mask, own["attention_mask"])
     assert pad(tokens, np.array([0, len(TEXTS) - 2]), CPU)[1] is None, "nothing to mask among equal lengths"
     assert tokens.full_lengths[-1] > MAX_TOKENS == tokens.lengths[-1]

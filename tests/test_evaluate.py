@@ -52,9 +52,12 @@ def runs(tmp_path_factory):
     encoder.save_pretrained(cwd / "bert")
     tokenizer.save_pretrained(cwd / "bert")
     files = ("training.freeze_encoder=true", "model.max_tokens=64", f"model.name_or_path={cwd / 'bert'}")
-    runs = (train(cwd), train(cwd, "training.freeze_encoder=true", "evaluation.source=true", "data.limit=6"),
-            train(cwd, "training.epochs=0", "model.retrieval_dim=null", "evaluation.rerank=none"),
-            train(cwd, *files, "data.limit=6"))
+    runs = (
+        train(cwd),
+        train(cwd, "training.freeze_encoder=true", "evaluation.source=true", "data.limit=6"),
+        train(cwd, "training.epochs=0", "model.retrieval_dim=null", "evaluation.rerank=none"),
+        train(cwd, *files, "data.limit=6"),
+    )
     return Runs(*(cwd / run for run in runs), encoder=cwd / "bert")
 
 
@@ -87,11 +90,15 @@ def refused(*arguments):
 
 
 def contents(directory):
-    return {path.relative_to(directory).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in directory.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(directory).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
 
 
 # The run's own figures.
+
 
 def test_a_trained_model_comes_back_with_its_own_figures(run):
     """Same weights, same texts, same path: equal to the last digit, and nothing but evaluations/ is new."""
@@ -126,6 +133,7 @@ def test_source_figures_are_those_of_training(runs, tmp_path):
 
 # Measured another way.
 
+
 def test_all_is_the_deepest_depth(run):
     """In the sample's splits of 36 points no set has more than 71 candidates."""
     everything, deep, ten = (evaluated(run, f"evaluation.rerank={k}")["measured"] for k in ("all", 1000, 10))
@@ -150,19 +158,23 @@ def test_a_part_of_the_corpus(run):
 def table(tmp_path):
     """Another corpus: two of its val and three of its test points were in the sample's train or val."""
     sample, pairs = load_sample(), make_pairs(num_debates=2, num_points=1)
-    known = [Pair("test", "t", "x", "pro", 1, sample.train[0].point.upper(), "New."),
-             Pair("test", "t", "x", "pro", 2, "Newer.", sample.val[0].counter),
-             Pair("test", "t", "x", "con", 1, "Newest.", sample.train[1].point),
-             Pair("val", "t", "y", "pro", 1, sample.train[2].point, "Other."),
-             Pair("val", "t", "y", "con", 1, "Others.", sample.val[1].point)]
+    known = [
+        Pair("test", "t", "x", "pro", 1, sample.train[0].point.upper(), "New."),
+        Pair("test", "t", "x", "pro", 2, "Newer.", sample.val[0].counter),
+        Pair("test", "t", "x", "con", 1, "Newest.", sample.train[1].point),
+        Pair("val", "t", "y", "pro", 1, sample.train[2].point, "Other."),
+        Pair("val", "t", "y", "con", 1, "Others.", sample.val[1].point),
+    ]
     return write_pairs_csv(tmp_path / "other.csv", [*pairs, *known])
 
 
 def test_another_corpus_and_what_the_model_has_seen_of_it(run, table):
     """Clean figures leave out what the run was trained on; for val its own val does not count as that."""
     report = evaluated(run, "data=pairs", f"data.path={table}")
-    sizes = {name: (report["measured"][name]["num_points"], report["measured"][name]["num_points_clean"])
-             for name in ("val", "test")}
+    sizes = {
+        name: (report["measured"][name]["num_points"], report["measured"][name]["num_points_clean"])
+        for name in ("val", "test")
+    }
     assert sizes == {"val": (6, 5), "test": (7, 4)}
     assert report["data"]["name"] == "pairs" and len(report["notes"]) == 1
 
@@ -268,8 +280,16 @@ def test_the_table_shows_every_row(run):
 
 
 def test_a_table_without_clean_points_has_no_figure_for_them():
-    figures = {"num_points": 3, "num_points_clean": 0, "top1": 0.5, "top1_clean": None, "mrr": 0.25, "ndcg@10": 0.125,
-               "recall@10": 1.0, "tasks": {task: {"top1": 0.75} for task in reference.TASKS}}
+    figures = {
+        "num_points": 3,
+        "num_points_clean": 0,
+        "top1": 0.5,
+        "top1_clean": None,
+        "mrr": 0.25,
+        "ndcg@10": 0.125,
+        "recall@10": 1.0,
+        "tasks": {task: {"top1": 0.75} for task in reference.TASKS},
+    }
     table = figures_table("val", [("a row", figures)]).splitlines()
     assert table[0] == "val: 3 points, 0 of them clean"
     assert table[2].split() == ["a", "row", "0.5000", "–", "0.2500", "0.1250", "1.0000", *["0.7500"] * 8]
@@ -277,15 +297,26 @@ def test_a_table_without_clean_points_has_no_figure_for_them():
 
 # What is refused.
 
-@pytest.mark.parametrize(("override", "said"), [
-    ("head=none", "measured, not trained anew"), ("model=minilm", "measured, not trained anew"),
-    ("experiment=arguana", "measured, not trained anew"), ("training.epochs=3", "measured, not trained anew"),
-    ("seed=1", "measured, not trained anew"), ("~data.path", "data.path"),
-    ("evaluation.rerank=some", "evaluation.rerank=some"), ("evaluation.rerank=0", "evaluation.rerank=0"),
-    ("evaluation.renk=3", "did you mean evaluation.rerank"), ("data.path=x.csv", "data.path=x.csv"),
-    ("evaluation.rerank=1,2", "several values"), ("training.device=cuda:99", "training.device=cuda:99"),
-    ("model.max_tokens=513", "model.max_tokens"), ("--frob", "--frob"),
-])
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("head=none", "measured, not trained anew"),
+        ("model=minilm", "measured, not trained anew"),
+        ("experiment=arguana", "measured, not trained anew"),
+        ("training.epochs=3", "measured, not trained anew"),
+        ("seed=1", "measured, not trained anew"),
+        ("~data.path", "data.path"),
+        ("evaluation.rerank=some", "evaluation.rerank=some"),
+        ("evaluation.rerank=0", "evaluation.rerank=0"),
+        ("evaluation.renk=3", "did you mean evaluation.rerank"),
+        ("data.path=x.csv", "data.path=x.csv"),
+        ("evaluation.rerank=1,2", "several values"),
+        ("training.device=cuda:99", "training.device=cuda:99"),
+        ("model.max_tokens=513", "model.max_tokens"),
+        ("--frob", "--frob"),
+    ],
+)
 def test_an_override_that_makes_no_sense(override, said, runs):
     assert said in refused(runs.trained, override)
     assert not (runs.trained / "evaluations").exists()
@@ -303,10 +334,15 @@ def test_a_run_without_its_model(run):
     assert "training.save_model=true" in refused(run)
 
 
-@pytest.mark.parametrize(("name", "said"), [("biencoder.json", "cannot be read as JSON"),
-                                            ("biencoder.safetensors", "cannot be loaded"),
-                                            ("encoder/model.safetensors", "weights cannot be read"),
-                                            ("encoder/tokenizer.json", "tokenizer")])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("biencoder.json", "cannot be read as JSON"),
+        ("biencoder.safetensors", "cannot be loaded"),
+        ("encoder/model.safetensors", "weights cannot be read"),
+        ("encoder/tokenizer.json", "tokenizer"),
+    ],
+)
 def test_a_damaged_model_is_named(name, said, run):
     path = run / "model" / name
     path.write_bytes(path.read_bytes()[:-40])

@@ -12,8 +12,11 @@ from biencoder_ablate.evaluation.fast_scoring import fast_scorer, plain_scorer
 from biencoder_ablate.evaluation.ranking import score_lists, stage1
 from biencoder_ablate.model.biencoder import BiEncoder
 
-HEADS = [(norm, activation, position) for norm in ("none", "layernorm")
-         for activation, position in (("none", "after_linear2"), ("relu", "after_linear2"), ("relu", "before_linear2"))]
+HEADS = [
+    (norm, activation, position)
+    for norm in ("none", "layernorm")
+    for activation, position in (("none", "after_linear2"), ("relu", "after_linear2"), ("relu", "before_linear2"))
+]
 
 
 def make_model(fusion, norm, activation, position, seed=0, retrieval_dim=5):
@@ -30,20 +33,29 @@ def embeddings(model, num, scale, seed):
     h = scale * torch.randn(num, 7, generator=torch.Generator().manual_seed(seed))
     h[0] = 0
     h[1] = h[2]
+    return h, model.retrieval(h)
+
+
+@pytest.fixture(autouse=True)
+def no_gradients():
     with torch.no_grad():
-        return h, model.retrieval(h)
+        yield
 
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("fusion", ["concat", "pooled", "retrieval"])
 @settings(max_examples=15, deadline=None)
-@given(num=st.integers(3, 30), scale=st.sampled_from([0.01, 1.0, 30.0]), seed=st.integers(0, 99),
-       retrieval_dim=st.sampled_from([5, None]))
+@given(
+    num=st.integers(3, 30),
+    scale=st.sampled_from([0.01, 1.0, 30.0]),
+    seed=st.integers(0, 99),
+    retrieval_dim=st.sampled_from([5, None]),
+)
 def test_margins_are_those_of_the_plain_scorer(head, fusion, num, scale, seed, retrieval_dim):
     model = make_model(fusion, *head, seed=seed, retrieval_dim=retrieval_dim)
     h, r = embeddings(model, num, scale, seed)
     points, candidates = torch.cartesian_prod(torch.arange(num), torch.arange(num)).unbind(1)
-    with torch.no_grad(), pytest.MonkeyPatch.context() as patched:
+    with pytest.MonkeyPatch.context() as patched:
         patched.setattr(fast_scoring, "CACHE_FLOATS", 200)  # several pieces, the last one short
         plain, plain_dead = plain_scorer(model, h, r)(points, candidates)
         found, dead = fast_scorer(model, h, r)(points, candidates)
@@ -59,13 +71,15 @@ def test_a_relu_on_the_logits_leaves_dead_pairs_and_nothing_else_does():
     for head in HEADS:
         model = make_model("concat", *head)
         h, r = embeddings(model, 30, 1.0, 0)
-        margins, dead = fast_scorer(model, h, r)(torch.arange(30).repeat(30), torch.arange(30).repeat_interleave(30))
+        score = fast_scorer(model, h, r)
+        margins, dead = score(torch.arange(30).repeat(30), torch.arange(30).repeat_interleave(30))
         assert bool(dead.any()) == (head[1:] == ("relu", "after_linear2"))
         assert float(margins[dead].abs().sum()) == 0
 
 
 def test_it_builds_no_features(monkeypatch):
     """Only the one head that does not separate runs the head over features."""
+
     def refuse(*arguments):
         raise AssertionError("features were built")
 
@@ -105,6 +119,12 @@ def by_sorting(retrieval, point, candidate, row, k, left_out, admitted):
     return ordered.index(row), ordered[:k]
 
 
+def uncentred(x):
+    """Targets whose distances on a grid of whole numbers are exact, so that ties are ties."""
+    squares = x.square().sum(1, keepdim=True)
+    return ranking.Targets(torch.zeros(x.shape[1]), torch.cat([x, torch.ones_like(squares), squares], dim=1))
+
+
 @st.composite
 def rankings_to_do(draw):
     """Points and candidates on a coarse grid, so that ties abound; few distinct texts; exclusions given twice."""
@@ -128,6 +148,7 @@ def test_every_way_of_stage_1_is_plain_sorting(task, way, block):
     rows = np.arange(len(point))
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(ranking, "BLOCK", block)
+        patched.setattr(ranking, "make_targets", uncentred)
         patched.setattr(ranking, "SPARSE", 2.0 if way == "list" else 0.0)
         found = stage1(retrieval, point, candidate, rows, k, excluded, None if way == "text" else lambda b: mask[b])
     if way == "text":

@@ -63,8 +63,11 @@ def test_logits_are_the_head_of_the_features(fusion):
     model = make_model(fusion, 3)
     h = torch.randn(2, 8, generator=torch.Generator().manual_seed(1))
     r = model.retrieval(h)
-    parts = {"concat": [r[0], r[1], (r[0] - r[1]).abs(), h[0], h[1], (h[0] - h[1]).abs()],
-             "pooled": [h[0], h[1], (h[0] - h[1]).abs()], "retrieval": [r[0], r[1], (r[0] - r[1]).abs()]}[fusion]
+    parts = {
+        "concat": [r[0], r[1], (r[0] - r[1]).abs(), h[0], h[1], (h[0] - h[1]).abs()],
+        "pooled": [h[0], h[1], (h[0] - h[1]).abs()],
+        "retrieval": [r[0], r[1], (r[0] - r[1]).abs()],
+    }[fusion]
     expected = model.head.linear2(torch.cat(parts))
     torch.testing.assert_close(model.logits(h[0], r[0], h[1], r[1]), expected)
     # The point comes first: the other way round is another question.
@@ -85,5 +88,6 @@ def test_pooling_by_its_definition():
         assert torch.equal(encode(encoder, "cls", ids, mask), states[:, 0])
         assert torch.equal(encode(encoder, "pooler", ids, mask), output.pooler_output)
         dense = encoder.pooler.dense
-        torch.testing.assert_close(encode(encoder, "pooler", ids, mask),
-                                   torch.tanh(states[:, 0] @ dense.weight.T + dense.bias))
+        torch.testing.assert_close(
+            encode(encoder, "pooler", ids, mask), torch.tanh(states[:, 0] @ dense.weight.T + dense.bias)
+        )

@@ -12,8 +12,12 @@ from biencoder_ablate.model.heads import PairHead, is_dead, margin
 from biencoder_ablate.model.load import build_tiny
 from biencoder_ablate.seeding import derive_seed
 
-VARIANTS = {"none": ("none", "none"), "layernorm": ("layernorm", "none"), "relu": ("none", "relu"),
-            "layernorm_relu": ("layernorm", "relu")}
+VARIANTS = {
+    "none": ("none", "none"),
+    "layernorm": ("layernorm", "none"),
+    "relu": ("none", "relu"),
+    "layernorm_relu": ("layernorm", "relu"),
+}
 POSITIONS = ("after_linear2", "before_linear2")
 
 # One pair of F = 4 features, their mean 2, their distances from it −1 1 −3 3, variance (1+1+9+9)/4 = 5.

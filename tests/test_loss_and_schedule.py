@@ -68,8 +68,10 @@ def test_gradients_pull_the_counter_and_push_the_negative():
 def test_losses_are_sums_so_that_an_epochs_mean_is_over_pairs():
     whole = compute()
     weights = LossWeights()
-    parts = [batch_losses(POINT[rows], COUNTER[rows], NEGATIVE[rows], POSITIVE_LOGITS[rows], NEGATIVE_LOGITS[rows],
-                          weights) for rows in (slice(0, 2), slice(2, 3))]
+    parts = [
+        batch_losses(POINT[rows], COUNTER[rows], NEGATIVE[rows], POSITIVE_LOGITS[rows], NEGATIVE_LOGITS[rows], weights)
+        for rows in (slice(0, 2), slice(2, 3))
+    ]
     assert sum(part.total for part in parts).item() == pytest.approx(whole.total.item(), abs=1e-5)
 
 

@@ -17,8 +17,11 @@ NUM_CANDIDATES = 130
 def by_trec_eval(ranks):
     """One query a point, NUM_CANDIDATES documents each, the only relevant one at 0-based rank ranks[i]."""
     qrels = [Qrel(str(query), f"d{rank}", 1) for query, rank in enumerate(ranks)]
-    run = [ScoredDoc(str(query), f"d{place}", float(NUM_CANDIDATES - place))
-           for query in range(len(ranks)) for place in range(NUM_CANDIDATES)]
+    run = [
+        ScoredDoc(str(query), f"d{place}", float(NUM_CANDIDATES - place))
+        for query in range(len(ranks))
+        for place in range(NUM_CANDIDATES)
+    ]
     measures = [RR, nDCG @ 10, R @ 1, R @ 10, R @ 100, Success @ 1, P @ 1]
     return ir_measures.calc_aggregate(measures, qrels, run)
 
@@ -46,8 +49,10 @@ def test_hand_values_at_the_cutoffs():
 def test_no_points_give_no_figure():
     """A split without a clean point has no clean top-1; zero would be a figure."""
     nobody = np.array([], dtype=np.int64)
-    assert all(math.isnan(value) for value in (metrics.top1(nobody), metrics.mrr(nobody), metrics.ndcg(nobody, 10),
-                                               metrics.recall(nobody, 10)))
+    assert all(
+        math.isnan(value)
+        for value in (metrics.top1(nobody), metrics.mrr(nobody), metrics.ndcg(nobody, 10), metrics.recall(nobody, 10))
+    )
 
 
 def test_figures_are_plain_floats():

@@ -55,8 +55,10 @@ def test_never_a_right_answer_and_hard_means_nearest(corpus, seed, share):
             assert text in pool, "one spelling stands for all of a text"
             if hard[row]:
                 here = np.array(toy.embeddings[pair.point])
-                nearest = min((t for t in pool if fold(t) in allowed[row]),
-                              key=lambda t: ((np.array(toy.embeddings[t]) - here) ** 2).sum())
+                nearest = min(
+                    (t for t in pool if fold(t) in allowed[row]),
+                    key=lambda t: ((np.array(toy.embeddings[t]) - here) ** 2).sum(),
+                )
                 assert text == nearest, "min takes the first of equals, the lower index"
 
 
@@ -171,5 +173,6 @@ def test_on_the_real_corpus_a_copy_of_the_answer_is_never_mined(real_corpus):
     for point, counter in zip(train.point_key.tolist(), train.counter_key.tolist(), strict=True):
         answers.setdefault(point, {point}).add(counter)
     assert hard.all()
-    assert not any(int(keys[text]) in answers[point]
-                   for text, point in zip(negative, train.point_key.tolist(), strict=True))
+    assert not any(
+        int(keys[text]) in answers[point] for text, point in zip(negative, train.point_key.tolist(), strict=True)
+    )

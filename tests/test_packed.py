@@ -15,22 +15,32 @@ from biencoder_ablate.model.text_source import EncodedTexts
 CPU = torch.device("cpu")
 POOLINGS = ("mean", "cls", "pooler")
 WIDTH, POSITIONS, VOCABULARY = 24, 40, 50
-LENGTHS = st.lists(st.one_of(st.integers(1, POSITIONS), st.sampled_from([1, 1, 9, 9, POSITIONS])), min_size=1,
-                   max_size=9)
+LENGTHS = st.lists(
+    st.one_of(st.integers(1, POSITIONS), st.sampled_from([1, 1, 9, 9, POSITIONS])), min_size=1, max_size=9
+)
 
 
 def make_encoder(pooling, dropout=0.0, activation="gelu"):
     """A BERT of three layers whose output depends on every token and its place, in training mode."""
-    config = BertConfig(vocab_size=VOCABULARY, hidden_size=WIDTH, num_hidden_layers=3, num_attention_heads=4,
-                        intermediate_size=40, max_position_embeddings=POSITIONS, hidden_act=activation,
-                        hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
+    config = BertConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=WIDTH,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=40,
+        max_position_embeddings=POSITIONS,
+        hidden_act=activation,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+    )
     config._attn_implementation = "sdpa"
     random = torch.Generator().manual_seed(0)
     encoder = BertModel(config, add_pooling_layer=pooling == "pooler").train()
     with torch.no_grad():
         for weight in encoder.parameters():
             weight.normal_(0, 0.2, generator=random) if weight.ndim == 2 else weight.add_(
-                0.1 * torch.randn(weight.shape, generator=random))
+                0.1 * torch.randn(weight.shape, generator=random)
+            )
     return encoder
 
 
@@ -57,14 +67,14 @@ def assert_equal(encoder, pooling, tokens, rows, budget=10**6, **options):
     assert any(float(gradient.abs().max()) > 1e-3 for gradient in wanted.values())
     for name, gradient in wanted.items():
         scale = float(gradient.abs().max()) + 1.0
-        torch.testing.assert_close(got[name] / scale, gradient / scale, rtol=0, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}")
+        assert float((got[name] - gradient).abs().max()) < 2e-5 * scale, name
 
 
 ENCODERS = {pooling: make_encoder(pooling) for pooling in POOLINGS}
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(lengths=LENGTHS, budget=st.sampled_from([1, 50, 10**6]), seed=st.integers(0, 99))
 def test_outputs_and_all_gradients_are_those_of_the_plain_path(pooling, lengths, budget, seed):
     rows = np.random.default_rng(seed).permutation(len(lengths))
@@ -72,7 +82,7 @@ def test_outputs_and_all_gradients_are_those_of_the_plain_path(pooling, lengths,
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(lengths=LENGTHS)
 def test_attention_with_padding_of_its_own_is_the_same(pooling, lengths):
     """The way for a GPU with dropout or float32, which runs anywhere."""

@@ -65,11 +65,14 @@ def test_official_and_clean(k, both, seed):
 def check_figures(values, official, clean):
     scored = sum(ranked.num_scored for ranked in official)
     expected = {
-        "top1": reference.top1(official), "mrr": reference.mrr(official), "ndcg@10": reference.ndcg_at_10(official),
+        "top1": reference.top1(official),
+        "mrr": reference.mrr(official),
+        "ndcg@10": reference.ndcg_at_10(official),
         **{f"recall@{k}": reference.recall_at(official, k) for k in (1, 10, 100)},
         "dead_pairs": sum(ranked.num_dead for ranked in official) / scored if scored else 0,
         "tied_first": sum(ranked.tie for ranked in official) / len(official),
-        "num_points": len(official), "num_points_clean": len(clean),
+        "num_points": len(official),
+        "num_points_clean": len(clean),
     }
     for name, measured in (("top1", reference.top1), ("mrr", reference.mrr), ("ndcg@10", reference.ndcg_at_10)):
         expected[f"{name}_clean"] = measured(clean) if clean else math.nan
@@ -126,9 +129,14 @@ def test_clean_and_official_differ_as_the_design_says():
     Official counts four points, clean two: the second p → c and the leaked one do not count. The copy of p in
     the other debate, at distance 0 from p, is a candidate of the official ranking and no candidate of the clean.
     """
-    pairs = [Pair("train", "t", "a", "pro", 1, "t", "v"), Pair("val", "t", "b", "pro", 1, "w", "x"),
-             Pair("test", "t", "c", "pro", 1, "p", "c"), Pair("test", "t", "d", "pro", 1, "P!", "C"),
-             Pair("test", "t", "e", "pro", 1, "q", "t."), Pair("test", "t", "f", "pro", 1, "s", "u")]
+    pairs = [
+        Pair("train", "t", "a", "pro", 1, "t", "v"),
+        Pair("val", "t", "b", "pro", 1, "w", "x"),
+        Pair("test", "t", "c", "pro", 1, "p", "c"),
+        Pair("test", "t", "d", "pro", 1, "P!", "C"),
+        Pair("test", "t", "e", "pro", 1, "q", "t."),
+        Pair("test", "t", "f", "pro", 1, "s", "u"),
+    ]
     table = build_table(build_corpus("hand", pairs))
     place = {"p": 0, "c": 1, "q": 8, "t": 9, "s": 20, "u": 21}
     line = torch.tensor([float(place.get(reference.fold(text), 99)) for text in table.texts])[:, None]
@@ -157,8 +165,11 @@ def test_equal_texts_tie_exactly_with_real_embeddings():
 
     split = table.splits["test"]
     embeddings = dict(zip(table.texts, retrieval.double().tolist(), strict=True))
-    margins = {(p, c): score(torch.tensor([i]), torch.tensor([j]))[0].item()
-               for i, p in enumerate(table.texts) for j, c in enumerate(table.texts)}
+    margins = {
+        (p, c): score(torch.tensor([i]), torch.tensor([j]))[0].item()
+        for i, p in enumerate(table.texts)
+        for j, c in enumerate(table.texts)
+    }
     expected = reference.rank_official(split.pairs, embeddings, lambda p, c: (0.0, margins[p, c]), 10)
     found = rank_official(prepare(split), retrieval, score, 10)
     assert_equal(found, expected, 60)

@@ -17,6 +17,7 @@ from biencoder_ablate.data.pairs import SPLITS, Pair, build_corpus
 from biencoder_ablate.data.texts import build_table
 from biencoder_ablate.evaluation import rank_all as module
 from biencoder_ablate.evaluation.candidates import TASKS
+from biencoder_ablate.evaluation.fast_scoring import plain_scorer
 from biencoder_ablate.evaluation.measure import prepare
 from biencoder_ablate.evaluation.rank_all import BlockScores, head_arguments, rank_all, rank_by_scores
 from biencoder_ablate.evaluation.ranking import Ranking, squared_distances
@@ -24,14 +25,18 @@ from biencoder_ablate.evaluation.records import rank_everything
 from biencoder_ablate.evaluation.reevaluate import final_rankings
 from biencoder_ablate.model.biencoder import BiEncoder
 from biencoder_ablate.model.heads import is_dead, margin
-from biencoder_ablate.evaluation.fast_scoring import plain_scorer
 
 SEEDS = st.integers(0, 2**32 - 1)
 EVERYTHING = 10**6
 """A depth that no candidate set reaches: the reference then scores them all."""
-HEADS = [("none", "none", "after_linear2"), ("none", "relu", "after_linear2"), ("none", "relu", "before_linear2"),
-         ("layernorm", "none", "after_linear2"), ("layernorm", "relu", "after_linear2"),
-         ("layernorm", "relu", "before_linear2")]
+HEADS = [
+    ("none", "none", "after_linear2"),
+    ("none", "relu", "after_linear2"),
+    ("none", "relu", "before_linear2"),
+    ("layernorm", "none", "after_linear2"),
+    ("layernorm", "relu", "after_linear2"),
+    ("layernorm", "relu", "before_linear2"),
+]
 
 
 def whole_number_model(width, activation, position, seed):
@@ -69,8 +74,9 @@ def check_all_sets(found, pairs, earlier, embeddings, score, k):
         assert_equal(ranking, reference.rank_task(pairs, embeddings, score, k, task), len(pairs))
 
 
-@pytest.mark.parametrize(("activation", "position"), [("none", "after_linear2"), ("relu", "after_linear2"),
-                                                      ("relu", "before_linear2")])
+@pytest.mark.parametrize(
+    ("activation", "position"), [("none", "after_linear2"), ("relu", "after_linear2"), ("relu", "before_linear2")]
+)
 @settings(max_examples=15, deadline=None)
 @given(published_and_used(), SEEDS)
 def test_every_candidate_is_scored_and_ties_keep_stage1_order(activation, position, both, seed):
@@ -85,6 +91,7 @@ def test_every_candidate_is_scored_and_ties_keep_stage1_order(activation, positi
 def test_any_scores_rank_alike_with_and_without_margins(both, seed):
     """Margins that no head could give, and none at all: what the baselines are ranked by."""
     for pairs, earlier, prepared, toy, retrieval in each_split(both, seed):
+
         def by_distance(rows, prepared=prepared, retrieval=retrieval):
             return squared_distances(retrieval[prepared.split.point[rows]], retrieval[prepared.candidate])
 
@@ -112,8 +119,11 @@ def test_a_depth_of_all_candidates_is_the_same(both, seed):
 
 
 def assert_same(found, expected):
-    for name, one, other in [("official", found.official, expected.official), ("clean", found.clean, expected.clean),
-                             *((task, found.tasks[task], expected.tasks[task]) for task in TASKS)]:
+    for name, one, other in [
+        ("official", found.official, expected.official),
+        ("clean", found.clean, expected.clean),
+        *((task, found.tasks[task], expected.tasks[task]) for task in TASKS),
+    ]:
         for item in fields(Ranking):
             assert getattr(one, item.name).tolist() == getattr(other, item.name).tolist(), (name, item.name)
 
@@ -121,9 +131,18 @@ def assert_same(found, expected):
 def random_corpus(num_pairs=40, num_texts=30, seed=0):
     """A corpus whose splits draw their texts from a few, in themes and debates: (pairs of test, table)."""
     random = np.random.default_rng(seed)
-    pairs = [Pair(split, f"t{i % 2}", f"d{i % 5}", ("con", "pro")[i % 3 == 0], i,
-                  *(f"{split} {n}" for n in random.integers(num_texts, size=2)))
-             for split in SPLITS for i in range(num_pairs)]
+    pairs = [
+        Pair(
+            split,
+            f"t{i % 2}",
+            f"d{i % 5}",
+            ("con", "pro")[i % 3 == 0],
+            i,
+            *(f"{split} {n}" for n in random.integers(num_texts, size=2)),
+        )
+        for split in SPLITS
+        for i in range(num_pairs)
+    ]
     table = build_table(build_corpus("random", pairs))
     return table.splits["test"].pairs, table
 
@@ -167,8 +186,12 @@ def test_head_arguments_say_all_of_the_head(norm, activation, position):
     _, table = random_corpus()
     model, h, r = gaussian(table, norm, activation, position)
     with torch.no_grad():
-        logits = model.logits(h[:5, None].expand(-1, 7, -1), r[:5, None].expand(-1, 7, -1),
-                              h[None, 5:12].expand(5, -1, -1), r[None, 5:12].expand(5, -1, -1))
+        logits = model.logits(
+            h[:5, None].expand(-1, 7, -1),
+            r[:5, None].expand(-1, 7, -1),
+            h[None, 5:12].expand(5, -1, -1),
+            r[None, 5:12].expand(5, -1, -1),
+        )
         found = module.all_pair_margins([r[:5], h[:5]], [r[5:12], h[5:12]], **head_arguments(model))
     torch.testing.assert_close(found.margins, margin(logits), atol=1e-5, rtol=1e-4)
     assert torch.equal(found.dead, is_dead(logits))

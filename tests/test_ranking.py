@@ -39,12 +39,30 @@ from biencoder_ablate.evaluation.ranking import exclude, first_k, rank_of, squar
 from biencoder_ablate.model.heads import is_dead, margin
 
 LINE = {"a": 0, "b": 3, "c": 1, "d": 10, "e": 4}
-MARGINS = {"a": {"c": 5, "b": 2, "e": 2, "d": 9}, "c": {"a": 0, "b": 0, "e": 0, "d": 7},
-           "e": {"b": 1, "c": 1, "a": 3, "d": -1}}
-BY_HAND = {None: [1, 4, 0], 1: [1, 4, 0], 2: [1, 4, 0], 3: [1, 4, 1], 4: [2, 4, 1], 5: [2, 0, 1], 6: [2, 0, 1],
-           100: [2, 0, 1]}
-TIED = {None: [False] * 3, 1: [False] * 3, 2: [False, True, True], 3: [False, True, False], 4: [False, True, False],
-        5: [False] * 3, 100: [False] * 3}
+MARGINS = {
+    "a": {"c": 5, "b": 2, "e": 2, "d": 9},
+    "c": {"a": 0, "b": 0, "e": 0, "d": 7},
+    "e": {"b": 1, "c": 1, "a": 3, "d": -1},
+}
+BY_HAND = {
+    None: [1, 4, 0],
+    1: [1, 4, 0],
+    2: [1, 4, 0],
+    3: [1, 4, 1],
+    4: [2, 4, 1],
+    5: [2, 0, 1],
+    6: [2, 0, 1],
+    100: [2, 0, 1],
+}
+TIED = {
+    None: [False] * 3,
+    1: [False] * 3,
+    2: [False, True, True],
+    3: [False, True, False],
+    4: [False, True, False],
+    5: [False] * 3,
+    100: [False] * 3,
+}
 FIRST = {None: [4, 3, 2], 2: [4, 3, 2], 3: [4, 3, 3], 5: [1, 1, 3]}
 
 
@@ -57,8 +75,12 @@ def hand():
     table = build_table(build_corpus("hand", pairs))
 
     def score(points, candidates):
-        logits = torch.tensor([[0.0, MARGINS[table.texts[p]][table.texts[c]]]
-                               for p, c in zip(points.tolist(), candidates.tolist(), strict=True)])
+        logits = torch.tensor(
+            [
+                [0.0, MARGINS[table.texts[p]][table.texts[c]]]
+                for p, c in zip(points.tolist(), candidates.tolist(), strict=True)
+            ]
+        )
         return margin(logits), is_dead(logits)
 
     line = torch.tensor([float(LINE.get(text, 0)) for text in table.texts])[:, None]
@@ -84,8 +106,12 @@ def test_first_candidates_of_the_hand_corpus(hand, k):
 
 def test_scored_and_dead_pairs_of_the_hand_corpus(hand):
     """A margin of 0 here comes from two zero logits: a and b0 among c's first two, also b2 among its first three."""
-    for k, scored, dead in ((2, [2, 2, 2], [0, 2, 0]), (3, [3, 3, 3], [0, 3, 0]), (9, [4, 5, 4], [0, 4, 0]),
-                            (None, [0, 0, 0], [0, 0, 0])):
+    for k, scored, dead in (
+        (2, [2, 2, 2], [0, 2, 0]),
+        (3, [3, 3, 3], [0, 3, 0]),
+        (9, [4, 5, 4], [0, 4, 0]),
+        (None, [0, 0, 0], [0, 0, 0]),
+    ):
         found = rank_official(*hand, k)
         assert found.num_scored.tolist() == scored
         assert found.num_dead.tolist() == dead
@@ -145,8 +171,9 @@ def test_first_k_is_a_stable_sort(scores, k):
 @given(score_rows())
 def test_rank_of_is_the_position_after_a_stable_sort(scores):
     rows, true = scores
-    expected = [sorted(range(len(row)), key=row.__getitem__).index(column)
-                for row, column in zip(rows, true, strict=True)]
+    expected = [
+        sorted(range(len(row)), key=row.__getitem__).index(column) for row, column in zip(rows, true, strict=True)
+    ]
     assert rank_of(torch.tensor(rows), torch.tensor(true)).tolist() == expected
 
 

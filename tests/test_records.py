@@ -43,7 +43,11 @@ def test_records_say_what_the_reference_finds(corpus, seed):
     by_task = {task: reference.rank_task(pairs, toy.embeddings, toy.score, 3, task) for task in TASKS}
     for row, (pair, record) in enumerate(zip(pairs, point_records(rankings), strict=True)):
         assert (record["id"], record["split"], record["debate"], record["stance"]) == (
-            pair.id, "val", pair.debate, pair.stance)
+            pair.id,
+            "val",
+            pair.debate,
+            pair.stance,
+        )
         official = by_task["epa"][row]
         assert (record["stage1_rank"], record["rank"]) == (official.stage1_rank + 1, official.final_rank + 1)
         assert record["ranks"] == {task: found[row].final_rank + 1 for task, found in by_task.items()}
@@ -56,7 +60,10 @@ def test_records_say_what_the_reference_finds(corpus, seed):
         first = official.final[0]
         assert record["first"] == f"{pairs[first.row].id}#{'counter' if first.is_counter else 'point'}"
         assert (record["tied"], record["num_scored"], record["num_dead"]) == (
-            official.tie, official.num_scored, official.num_dead)
+            official.tie,
+            official.num_scored,
+            official.num_dead,
+        )
 
 
 def test_every_point_has_a_name_of_its_own_and_all_eight_tasks():

@@ -17,19 +17,37 @@ from safetensors.torch import load_file
 from biencoder_ablate.runs.directory import RunDirectory
 from biencoder_ablate.seeding import generator
 
-SETTINGS = ("training.freeze_encoder=true", "training.epochs=12", "neg_ratio=0.3", "model.max_tokens=32",
-            "training.head_learning_rate=0.001", "data.limit=8")
+SETTINGS = (
+    "training.freeze_encoder=true",
+    "training.epochs=12",
+    "neg_ratio=0.3",
+    "model.max_tokens=32",
+    "training.head_learning_rate=0.001",
+    "data.limit=8",
+)
 TIMES = ("train_seconds", "eval_seconds", "pairs_per_second", "tokens_per_second")
 
 
 def command(folder: Path, *overrides: str) -> list[str]:
-    return [sys.executable, "-m", "biencoder_ablate", *SETTINGS, f"logs_dir={folder}/logs",
-            f"cache_dir={folder.parent}/cache", *overrides]
+    return [
+        sys.executable,
+        "-m",
+        "biencoder_ablate",
+        *SETTINGS,
+        f"logs_dir={folder}/logs",
+        f"cache_dir={folder.parent}/cache",
+        *overrides,
+    ]
 
 
 def start(folder: Path, *overrides: str) -> subprocess.Popen:
-    return subprocess.Popen(command(folder, *overrides), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return subprocess.Popen(
+        command(folder, *overrides),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
 
 
 def finish(folder: Path, *overrides: str) -> RunDirectory:
@@ -49,8 +67,10 @@ def timeless(record: dict) -> dict:
 
 
 def assert_equal_runs(left: RunDirectory, right: RunDirectory) -> None:
-    records = [[timeless(json.loads(line)) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
-               for run in (left, right)]
+    records = [
+        [timeless(json.loads(line)) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+        for run in (left, right)
+    ]
     assert records[0] == records[1]
     assert (left.path / "top1.csv").read_bytes() == (right.path / "top1.csv").read_bytes()
     assert (left.path / "rankings.jsonl").read_bytes() == (right.path / "rankings.jsonl").read_bytes()
@@ -99,8 +119,9 @@ def test_a_killed_run_resumes_bit_equal(never_killed, tmp_path):
 def test_runs_killed_at_many_random_moments_resume_bit_equal(never_killed, tmp_path):
     tries = int(os.environ.get("BIENCODER_KILLS", "10"))
     random = generator(0, "kills")
-    killed = sum(kill_and_resume(never_killed, tmp_path / f"killed{i}", float(random.uniform(0, 1.5)))
-                 for i in range(tries))
+    killed = sum(
+        kill_and_resume(never_killed, tmp_path / f"killed{i}", float(random.uniform(0, 1.5))) for i in range(tries)
+    )
     print(f"{killed} of {tries} runs killed, 0 differences")
     assert killed > 0
 
@@ -131,10 +152,10 @@ def test_rerun_keeps_the_old_run_until_the_new_one_has_finished(never_killed, tm
     folder = tmp_path / "rerun"
     old = finish(folder)
     process = start(folder, "rerun=true")
-    wait_for_epoch(process, folder, 0)
-    aside_result = old.aside / "result.json"
-    if process.poll() is None:
-        assert json.loads(aside_result.read_text())["status"] == "finished"
+    while process.poll() is None and not old.aside.exists():
+        time.sleep(0.01)
+    aside = old.aside / "result.json"
+    assert aside.exists() and json.loads(aside.read_text())["status"] == "finished"
     process.kill()
     process.communicate()
     new = finish(folder)
@@ -158,11 +179,16 @@ def test_two_processes_equal_one(tmp_path):
     one = finish(tmp_path / "one")
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", *command(tmp_path / "two")[1:]],
-        capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     two = only_run(tmp_path / "two")
-    left, right = ([json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
-                   for run in (one, two))
+    left, right = (
+        [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()] for run in (one, two)
+    )
     assert len(left) == len(right)
     for a, b in zip(left, right, strict=True):
         for key in ("loss", "loss/triplet", "loss/positive", "loss/negative"):

@@ -115,8 +115,12 @@ def test_order_and_scores_against_plain_loops(rerank, depth, runs):
 def test_the_places_are_where_the_text_is(runs):
     found = retrieved(runs.trained, "Zoos should close.", "-k", 360)
     sample = load_sample()
-    by_id = {f"{pair.id}#{kind}": getattr(pair, kind) for name in SPLITS for pair in sample.split(name)
-             for kind in ("point", "counter")}
+    by_id = {
+        f"{pair.id}#{kind}": getattr(pair, kind)
+        for name in SPLITS
+        for pair in sample.split(name)
+        for kind in ("point", "counter")
+    }
     assert len(found["results"]) == len(by_id) == 360
     for result in found["results"]:
         (place,) = result["places"]
@@ -136,7 +140,10 @@ def test_lines_of_a_file(runs, lines):
     """Blank lines do not count, equal texts count once, -k may ask for more than there are."""
     found = retrieved(runs.trained, "buses should be FREE", "--candidates", lines, "-k", 99)
     assert {result["text"]: result["places"] for result in found["results"]} == {
-        "Zoos are cruel.": ["line 1", "line 4"], "Nobody reads any more.": ["line 5"], "Ban cars.": ["line 6"]}
+        "Zoos are cruel.": ["line 1", "line 4"],
+        "Nobody reads any more.": ["line 5"],
+        "Ban cars.": ["line 6"],
+    }
     assert found["num_candidates"] == 3
     texts = ["Zoos are cruel.", "Nobody reads any more.", "Ban cars."]
     expected = plainly_ranked(runs.trained, "buses should be FREE", texts, 10)
@@ -177,11 +184,17 @@ def test_ties_go_to_the_nearer_then_to_the_earlier():
     assert found[0].probability == 0.5
 
 
-@pytest.mark.parametrize(("argument", "options", "said"), [
-    ("  ", [], "the argument is empty"), ("x", ["-k", "0"], "-k 0"), ("x", ["-k", "many"], "many"),
-    ("x", ["--candidates", "nowhere.txt"], "nowhere.txt"), ("x", ["head=none"], "measured, not trained anew"),
-    ("x", ["evaluation.rerank=few"], "evaluation.rerank=few"),
-])
+@pytest.mark.parametrize(
+    ("argument", "options", "said"),
+    [
+        ("  ", [], "the argument is empty"),
+        ("x", ["-k", "0"], "-k 0"),
+        ("x", ["-k", "many"], "many"),
+        ("x", ["--candidates", "nowhere.txt"], "nowhere.txt"),
+        ("x", ["head=none"], "measured, not trained anew"),
+        ("x", ["evaluation.rerank=few"], "evaluation.rerank=few"),
+    ],
+)
 def test_mistakes_end_in_one_line(argument, options, said, runs):
     assert said in refused(runs.trained, argument, *options)
 

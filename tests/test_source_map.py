@@ -12,8 +12,16 @@ from biencoder_ablate.training.experiment import run_experiment
 
 MAP = Path(__file__).parents[1] / "docs" / "source-map.md"
 ADDED = re.findall(r"\| `([^`]+)` \|$", MAP.read_text("utf-8"), flags=re.MULTILINE)
-SMALL = ["model=tiny", "model.retrieval_dim=16", "model.max_tokens=16", "data=sample", "data.path=null", "data.limit=3",
-         "training.epochs=1", "training.save_model=false"]
+SMALL = [
+    "model=tiny",
+    "model.retrieval_dim=16",
+    "model.max_tokens=16",
+    "data=sample",
+    "data.path=null",
+    "data.limit=3",
+    "training.epochs=1",
+    "training.save_model=false",
+]
 
 
 def test_the_map_has_every_axis_of_the_source_study():
@@ -34,8 +42,9 @@ def test_composes_as_written(added, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("added", ADDED)
 def test_runs_on_a_tiny_model(added, tmp_path):
-    config = load_config(["experiment=source_study", *SMALL, *added.split(), f"logs_dir={tmp_path}/logs",
-                          f"cache_dir={tmp_path}/cache"])
+    config = load_config(
+        ["experiment=source_study", *SMALL, *added.split(), f"logs_dir={tmp_path}/logs", f"cache_dir={tmp_path}/cache"]
+    )
     outcome = run_experiment(config, "", added.split(), quiet=True)
     assert outcome.result["status"] == "finished"
     assert "source/test/top1" in outcome.result["selected"]

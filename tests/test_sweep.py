@@ -18,8 +18,9 @@ SMALL = ["training.freeze_encoder=true", "training.epochs=2", "model.max_tokens=
 
 
 def sweep(folder: Path, *overrides: str, timeout: float = 120):
-    return run_program(["-m", *SMALL, "sweep_name=s", f"cache_dir={folder}/cache", *overrides], cwd=folder,
-                       timeout=timeout)
+    return run_program(
+        ["-m", *SMALL, "sweep_name=s", f"cache_dir={folder}/cache", *overrides], cwd=folder, timeout=timeout
+    )
 
 
 def states(folder: Path):
@@ -103,8 +104,9 @@ def test_a_directory_without_runs_is_one_message(tmp_path, capsys):
 @pytest.mark.slow
 def test_joblib_workers_run_a_sweep_in_parallel(folder, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    done = sweep(tmp_path, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2",
-                 "training.head_learning_rate=0.001,1e30,0.002")
+    done = sweep(
+        tmp_path, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "training.head_learning_rate=0.001,1e30,0.002"
+    )
     assert done.returncode == 1
     assert [state.status for state in states(tmp_path)] == ["finished", "failed", "finished"]
 
@@ -117,9 +119,11 @@ def test_each_worker_gets_a_gpu_of_its_own(tmp_path):
 
 
 def test_the_lock_on_a_gpu_goes_with_its_process(tmp_path):
-    code = ("import pathlib, sys, time; from biencoder_ablate.runs.devices import take_first_free\n"
-            f"with take_first_free(pathlib.Path({str(tmp_path)!r}), 2) as number:\n"
-            "    print(number, flush=True); time.sleep(60)")
+    code = (
+        "import pathlib, sys, time; from biencoder_ablate.runs.devices import take_first_free\n"
+        f"with take_first_free(pathlib.Path({str(tmp_path)!r}), 2) as number:\n"
+        "    print(number, flush=True); time.sleep(60)"
+    )
     other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert other.stdout is not None and other.stdout.readline().strip() == "0"
     with take_first_free(tmp_path, 2) as mine:

@@ -39,8 +39,12 @@ from biencoder_ablate.training.trainer import (
     train_step,
 )
 
-VARIANTS = {"none": ("none", "none"), "layernorm": ("layernorm", "none"), "relu": ("none", "relu"),
-            "layernorm_relu": ("layernorm", "relu")}
+VARIANTS = {
+    "none": ("none", "none"),
+    "layernorm": ("layernorm", "none"),
+    "relu": ("none", "relu"),
+    "layernorm_relu": ("layernorm", "relu"),
+}
 TIMES = ("train_seconds", "eval_seconds", "pairs_per_second", "tokens_per_second")
 
 
@@ -48,9 +52,14 @@ def make_config(tmp_path, head="layernorm_relu", training=None, **changes):
     """Two debates of the sample a split, texts cut short: an epoch is a fraction of a second."""
     settings = {"epochs": 2, "learning_rate": 1e-3, "device": "cpu", **(training or {})}
     config = Config(
-        data=DataConfig(limit=2), model=ModelConfig(max_tokens=24, retrieval_dim=16),
-        head=HeadConfig(*VARIANTS[head]), training=TrainingConfig(**settings), neg_ratio=0.5,
-        logs_dir=str(tmp_path / "logs"), cache_dir=str(tmp_path / "cache"))
+        data=DataConfig(limit=2),
+        model=ModelConfig(max_tokens=24, retrieval_dim=16),
+        head=HeadConfig(*VARIANTS[head]),
+        training=TrainingConfig(**settings),
+        neg_ratio=0.5,
+        logs_dir=str(tmp_path / "logs"),
+        cache_dir=str(tmp_path / "cache"),
+    )
     return replace(config, **changes)
 
 
@@ -140,8 +149,14 @@ def test_a_frozen_encoder_stays_and_linear1_and_the_head_learn(tmp_path):
     parts, optimizer = build(config)
     task, before = parts.task, state_of(parts)
     features = task.texts.all_hidden().clone()
-    assert set(before) == {"linear1.weight", "linear1.bias", "head.linear2.weight", "head.linear2.bias",
-                           "head.norm.weight", "head.norm.bias"}
+    assert set(before) == {
+        "linear1.weight",
+        "linear1.bias",
+        "head.linear2.weight",
+        "head.linear2.bias",
+        "head.norm.weight",
+        "head.norm.bias",
+    }
     assert [group["lr"] for group in optimizer.param_groups] == [0.01]
     embeddings = embed(task)
     trained, _ = train_epoch(task, parts.recipe, optimizer, 0, 0, embeddings)
@@ -174,7 +189,8 @@ def test_warmup_multiplies_both_rates(tmp_path):
     parts, optimizer = build(config)
     seen = []
     optimizer.register_step_pre_hook(
-        lambda *_: seen.append([group["lr"] / group["initial_lr"] for group in optimizer.param_groups]))
+        lambda *_: seen.append([group["lr"] / group["initial_lr"] for group in optimizer.param_groups])
+    )
     embeddings = embed(parts.task)
     _, step = train_epoch(parts.task, parts.recipe, optimizer, 0, 0, embeddings)
     train_epoch(parts.task, parts.recipe, optimizer, 1, step, embeddings)
@@ -225,8 +241,9 @@ def test_a_model_broken_by_the_last_step_of_an_epoch_has_no_figures(tmp_path, ne
 
     Ranking by distances that are not numbers would put every counter first, and such an epoch would be selected.
     """
-    config = make_config(tmp_path, training={"learning_rate": 1e30, "head_learning_rate": 1e30, "batch_size": 64},
-                         neg_ratio=neg_ratio)
+    config = make_config(
+        tmp_path, training={"learning_rate": 1e30, "head_learning_rate": 1e30, "batch_size": 64}, neg_ratio=neg_ratio
+    )
     with pytest.raises(TrainingDiverged, match="epoch 0"):
         run_experiment(config, "", [], quiet=True)
 
@@ -252,8 +269,11 @@ def test_the_last_batch_may_be_smaller(tmp_path):
     # Nothing learned yet: three steps at rate 0 give the plain means over pairs, whatever the batches.
     means = {}
     for batch_size in (5, 12):
-        still = replace(config, training=replace(config.training, batch_size=batch_size, learning_rate=1e-30,
-                                                 head_learning_rate=1e-30), model=replace(config.model, dropout=0.0))
+        still = replace(
+            config,
+            training=replace(config.training, batch_size=batch_size, learning_rate=1e-30, head_learning_rate=1e-30),
+            model=replace(config.model, dropout=0.0),
+        )
         parts, optimizer = build(still)
         means[batch_size] = train_epoch(parts.task, parts.recipe, optimizer, 0, 0, embed(parts.task))[0]["loss"]
     assert means[5] == pytest.approx(means[12], rel=1e-5)
@@ -262,8 +282,11 @@ def test_the_last_batch_may_be_smaller(tmp_path):
 def test_gradients_are_clipped_when_asked(tmp_path):
     parts, optimizer = build(make_config(tmp_path, training={"max_grad_norm": 1e-3}))
     norms = []
-    optimizer.register_step_pre_hook(lambda *_: norms.append(torch.nn.utils.get_total_norm(
-        [p.grad for p in parts.task.model.parameters() if p.grad is not None]).item()))
+    optimizer.register_step_pre_hook(
+        lambda *_: norms.append(
+            torch.nn.utils.get_total_norm([p.grad for p in parts.task.model.parameters() if p.grad is not None]).item()
+        )
+    )
     train_epoch(parts.task, parts.recipe, optimizer, 0, 0, embed(parts.task))
     assert norms == pytest.approx([1e-3] * len(norms), rel=1e-3)
 
@@ -280,8 +303,9 @@ def test_rerank_and_source_reach_the_figures(tmp_path):
 
 
 def test_curriculum_and_fusion_reach_the_training(tmp_path, two_epochs):
-    config = make_config(tmp_path, negatives=NegativesConfig("curriculum", 0.2), neg_ratio=0.3,
-                         fusion=FusionConfig("retrieval"))
+    config = make_config(
+        tmp_path, negatives=NegativesConfig("curriculum", 0.2), neg_ratio=0.3, fusion=FusionConfig("retrieval")
+    )
     records, parts = run_epochs(config)
     assert [record["hard_share"] for record in records[1:]] == pytest.approx([0.2, 0.5])
     assert parts.task.model.head.linear2.in_features == 3 * 16
@@ -309,18 +333,26 @@ def test_figures_of_a_finished_run_are_those_of_its_records(tmp_path):
 
 # Loss sums of three steps on fixed token ids with a fixed encoder, as printed once: a refactoring must keep them.
 GOLDEN = {
-    "none": [[10.44218, 3.86005, 1.29985, 5.28228],
-           [9.31475, 3.34021, 1.67947, 4.29507],
-           [8.39745, 2.82200, 2.09727, 3.47818]],
-    "layernorm": [[12.15397, 3.86005, 0.71060, 7.58333],
-           [10.03477, 3.48763, 1.25018, 5.29696],
-           [8.65741, 3.10838, 2.04599, 3.50304]],
-    "relu": [[9.77603, 3.86005, 2.15380, 3.76218],
-           [9.01299, 3.26266, 2.36311, 3.38723],
-           [8.33300, 2.68372, 2.52665, 3.12263]],
-    "layernorm_relu": [[10.34923, 3.86005, 1.64775, 4.84143],
-           [9.29526, 3.39239, 2.16277, 3.74010],
-           [8.66919, 2.93087, 2.55298, 3.18534]],
+    "none": [
+        [10.44218, 3.86005, 1.29985, 5.28228],
+        [9.31475, 3.34021, 1.67947, 4.29507],
+        [8.39745, 2.82200, 2.09727, 3.47818],
+    ],
+    "layernorm": [
+        [12.15397, 3.86005, 0.71060, 7.58333],
+        [10.03477, 3.48763, 1.25018, 5.29696],
+        [8.65741, 3.10838, 2.04599, 3.50304],
+    ],
+    "relu": [
+        [9.77603, 3.86005, 2.15380, 3.76218],
+        [9.01299, 3.26266, 2.36311, 3.38723],
+        [8.33300, 2.68372, 2.52665, 3.12263],
+    ],
+    "layernorm_relu": [
+        [10.34923, 3.86005, 1.64775, 4.84143],
+        [9.29526, 3.39239, 2.16277, 3.74010],
+        [8.66919, 2.93087, 2.55298, 3.18534],
+    ],
 }
 
 
@@ -328,13 +360,27 @@ def golden_task(head):
     """(task, recipe): ten texts of random token ids, a 2-layer BERT of width 32 without dropout."""
     random = np.random.default_rng(0)
     lengths = random.integers(3, 12, size=10)
-    tokens = Tokens(random.integers(5, 60, size=lengths.sum()).astype(np.int32),
-                    np.concatenate([[0], np.cumsum(lengths)]), lengths, pad_id=0)
+    tokens = Tokens(
+        random.integers(5, 60, size=lengths.sum()).astype(np.int32),
+        np.concatenate([[0], np.cumsum(lengths)]),
+        lengths,
+        pad_id=0,
+    )
     torch.manual_seed(0)
-    encoder = BertModel(BertConfig(
-        vocab_size=60, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
-        max_position_embeddings=16, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-        initializer_range=0.1), add_pooling_layer=False)
+    encoder = BertModel(
+        BertConfig(
+            vocab_size=60,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=64,
+            max_position_embeddings=16,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+            initializer_range=0.1,
+        ),
+        add_pooling_layer=False,
+    )
     model = BiEncoder(encoder, 32, 8, "concat", *VARIANTS[head], "after_linear2", seed=2)
     texts = EncodedTexts(encoder, plain_encoder(encoder, "mean"), tokens, torch.device("cpu"), "fp32", 40, 40)
     return Task(model, texts, None, {}, None, torch.device("cpu"), quiet=True)

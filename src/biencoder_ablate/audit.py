@@ -40,10 +40,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="biencoder-ablate-audit",
         description="What to know of a corpus before training on it: pairs, duplicates inside a split, texts shared "
-                    "between splits, lengths, and how many candidates of each kind a point has.",
-        epilog="Example: biencoder-ablate-audit data=arguana data.path=arguana-counterargs-corpus.zip model=minilm")
-    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE",
-                        help="as for training: data=…, data.path=…, data.disjoint=true; model=… for lengths in tokens")
+        "between splits, lengths, and how many candidates of each kind a point has.",
+        epilog="Example: biencoder-ablate-audit data=arguana data.path=arguana-counterargs-corpus.zip model=minilm",
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="KEY=VALUE",
+        help="as for training: data=…, data.path=…, data.disjoint=true; model=… for lengths in tokens",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
 
     def refuse(message: str) -> NoReturn:
@@ -70,8 +76,11 @@ def audit(overrides: Sequence[str]) -> dict[str, Any]:
     totals = {name: candidate_totals(split) for name, split in table.splits.items()}
     lengths, note = token_lengths(config, table)
     report = audit_corpus(corpus, table, totals, lengths, config.model.max_tokens)
-    report["tokenizer"] = {"model": config.model.name_or_path or config.model.name,
-                           "max_tokens": config.model.max_tokens, "note": note}
+    report["tokenizer"] = {
+        "model": config.model.name_or_path or config.model.name,
+        "max_tokens": config.model.max_tokens,
+        "note": note,
+    }
     return report
 
 
@@ -96,12 +105,14 @@ def token_lengths(config: Config, table: TextTable) -> tuple[np.ndarray | None, 
             tokenizer = learn_tokenizer([table.texts[row] for row in rows], limit)
             return tokenize(tokenizer, table.texts, limit).full_lengths, (
                 "of model=tiny, whose vocabulary is learned from the training texts; model=minilm or another model "
-                "counts as that model does")
+                "counts as that model does"
+            )
         tokenizer = load_tokenizer(source.directory, limit)
     except ConfigError as error:
         return None, f"none, for lack of a tokenizer ({error})"
-    tokens = cached_tokens(tokenizer, source.fingerprint, table.texts, table.fingerprint, limit,
-                           cache_directory(config))
+    tokens = cached_tokens(
+        tokenizer, source.fingerprint, table.texts, table.fingerprint, limit, cache_directory(config)
+    )
     return tokens.full_lengths, f"of {source.name}, cut at {limit}"
 
 

@@ -16,5 +16,8 @@ def main() -> None:
         return
     from biencoder_ablate import launch
 
-    sys.exit(launch.run_command(sys.argv[1:], asks_hydra=any(
-        argument.split("=")[0] in _PASS_TO_HYDRA for argument in sys.argv[1:])))
+    sys.exit(
+        launch.run_command(
+            sys.argv[1:], asks_hydra=any(argument.split("=")[0] in _PASS_TO_HYDRA for argument in sys.argv[1:])
+        )
+    )

@@ -20,7 +20,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from biencoder_ablate.config import Config, ConfigError, check, schema_keys
 
@@ -83,7 +83,10 @@ def understood(arguments: Namespace) -> Iterator[Command]:
             swept = [override.input_line for override in overrides if override.is_sweep_override()]
             if swept:
                 raise ConfigError(f"{swept[0]}: several values need -m (a sweep)")
-        yield Command(hydra, name, base, multirun, jobs, list(arguments.overrides))
+        try:
+            yield Command(hydra, name, base, multirun, jobs, list(arguments.overrides))
+        except InterpolationResolutionError as error:
+            raise _explained(error, arguments.overrides) from error
 
 
 def load_config(overrides: Sequence[str]) -> Config:
@@ -160,6 +163,9 @@ def _check_overrides(hydra: Any, overrides: list[Override]) -> None:
         key, line = override.key_or_group, override.input_line or ""
         if key.startswith(("hydra.", "hydra/")):
             continue
+        if override.is_delete():
+            options = f"one of {', '.join(hydra.config_loader.get_group_options(key))}" if key in groups else "a value"
+            raise ConfigError(f"{line}: {key} cannot be left out; give it {options} instead")
         if key in groups:
             _check_choice(hydra, key, override)
         elif key not in keys and not any(name.startswith(f"{key}.") for name in keys):
@@ -171,11 +177,11 @@ def _check_overrides(hydra: Any, overrides: list[Override]) -> None:
 
 def _check_choice(hydra: Any, group: str, override: Override) -> None:
     options = hydra.config_loader.get_group_options(group)
-    if override.is_delete():
-        raise ConfigError(f"{override.input_line}: group {group} cannot be left out; must be one of "
-                          f"{', '.join(options)}")
-    chosen = list(override.sweep_string_iterator()) if override.is_sweep_override() else [
-        override.get_value_element_as_str()]
+    chosen = (
+        list(override.sweep_string_iterator())
+        if override.is_sweep_override()
+        else [override.get_value_element_as_str()]
+    )
     for value in chosen:
         if value not in options:
             raise ConfigError(f"{group}={value}: must be one of {', '.join(options)}")
@@ -183,8 +189,14 @@ def _check_choice(hydra: Any, group: str, override: Override) -> None:
 
 def _compose(hydra: Any, name: str, overrides: list[str], mode: RunMode) -> DictConfig:
     try:
-        return hydra.compose_config(config_name=name, overrides=overrides, run_mode=mode, from_shell=True,
-                                    with_log_configuration=False, validate_sweep_overrides=False)
+        return hydra.compose_config(
+            config_name=name,
+            overrides=overrides,
+            run_mode=mode,
+            from_shell=True,
+            with_log_configuration=False,
+            validate_sweep_overrides=False,
+        )
     except (HydraException, OmegaConfBaseException) as error:
         raise _explained(error, overrides) from error
 
@@ -199,6 +211,9 @@ def without_hydra(composed: DictConfig) -> str:
 
 def _explained(error: BaseException, overrides: Sequence[str]) -> ConfigError:
     """One line from Hydra's or OmegaConf's error: the key, the value, and what the schema says is valid."""
+    unresolved = next((line for line in overrides if "${" in line), None)
+    if isinstance(error, InterpolationResolutionError) and unresolved is not None:
+        return ConfigError(f"{unresolved}: {str(error).splitlines()[0]}; must be a value, or ${{…}} that names one")
     cause: BaseException | None = error
     while cause is not None:
         key = getattr(cause, "full_key", None)

@@ -18,11 +18,18 @@ class ConfigError(ValueError):
     """A setting that cannot be honoured; the message names the key, the value and what would do."""
 
 
-def _key(default: Any, valid: str, choices: tuple[str, ...] = (), low: float | None = None,
-         high: float | None = None, above: float | None = None) -> Any:
+def _key(
+    default: Any,
+    valid: str,
+    choices: tuple[str, ...] = (),
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+) -> Any:
     """A field with its default and its rule: one of `choices`, or a number in [low, high] or > above."""
-    return field(default=default, metadata={"valid": valid, "choices": choices, "low": low, "high": high,
-                                            "above": above})
+    return field(
+        default=default, metadata={"valid": valid, "choices": choices, "low": low, "high": high, "above": above}
+    )
 
 
 @dataclass
@@ -55,8 +62,9 @@ class HeadConfig:
 
     norm: str = _key("layernorm", "none or layernorm", choices=("none", "layernorm"))
     activation: str = _key("relu", "none or relu", choices=("none", "relu"))
-    activation_position: str = _key("after_linear2", "after_linear2 or before_linear2",
-                                    choices=("after_linear2", "before_linear2"))
+    activation_position: str = _key(
+        "after_linear2", "after_linear2 or before_linear2", choices=("after_linear2", "before_linear2")
+    )
 
 
 @dataclass
@@ -187,11 +195,16 @@ def _check_free_text(config: Config) -> None:
 def _check_data(data: DataConfig) -> None:
     if data.name == "sample":
         if data.path is not None:
-            raise ConfigError(f"data.path={data.path}: data=sample ships with the package and takes no path; "
-                              "choose data=arguana or data=pairs to read your own")
+            raise ConfigError(
+                f"data.path={data.path}: data=sample ships with the package and takes no path; "
+                "choose data=arguana or data=pairs to read your own"
+            )
         return
-    what = ("the ArguAna Counterargs corpus, a directory or the zip as published" if data.name == "arguana"
-            else "a csv, tsv or jsonl table with columns point and counter")
+    what = (
+        "the ArguAna Counterargs corpus, a directory or the zip as published"
+        if data.name == "arguana"
+        else "a csv, tsv or jsonl table with columns point and counter"
+    )
     if data.path is None:
         raise ConfigError(f"data.path is missing: data={data.name} needs data.path=…, {what}")
     path = Path(data.path).expanduser()
@@ -208,8 +221,10 @@ def _check_model(model: ModelConfig) -> None:
     if name is None and model.name != "tiny":
         raise ConfigError(f"model.name_or_path=null: model={model.name} needs a directory with a BERT or a hub name")
     if name is not None and looks_like_path(name) and not Path(name).expanduser().is_dir():
-        raise ConfigError(f"model.name_or_path={name}: no such directory; must be a directory with a BERT, or a "
-                          "model's name on the hub")
+        raise ConfigError(
+            f"model.name_or_path={name}: no such directory; must be a directory with a BERT, or a "
+            "model's name on the hub"
+        )
 
 
 def looks_like_path(name: str) -> bool:
@@ -220,18 +235,23 @@ def looks_like_path(name: str) -> bool:
 def _check_contradictions(config: Config) -> None:
     negatives, loss, training = config.negatives, config.loss, config.training
     if negatives.schedule == "constant" and negatives.start is not None:
-        raise ConfigError(f"negatives.start={negatives.start}: belongs to negatives=curriculum; "
-                          "with negatives=constant the share of hard negatives is neg_ratio")
+        raise ConfigError(
+            f"negatives.start={negatives.start}: belongs to negatives=curriculum; "
+            "with negatives=constant the share of hard negatives is neg_ratio"
+        )
     if negatives.schedule == "curriculum" and negatives.start is None:
         raise ConfigError("negatives.start=null: negatives=curriculum needs a number from 0 to 1")
     if loss.triplet == loss.positive == loss.negative == 0:
         raise ConfigError("loss.triplet=0 loss.positive=0 loss.negative=0: at least one weight must be above 0")
     if loss.positive == loss.negative == 0 and config.evaluation.rerank != "none" and training.epochs > 0:
-        raise ConfigError(f"evaluation.rerank={config.evaluation.rerank}: with loss.positive=0 and "
-                          "loss.negative=0 the head stays untrained; must be none")
+        raise ConfigError(
+            f"evaluation.rerank={config.evaluation.rerank}: with loss.positive=0 and "
+            "loss.negative=0 the head stays untrained; must be none"
+        )
     if training.freeze_encoder and config.model.dropout:
-        raise ConfigError(f"model.dropout={config.model.dropout}: has no effect with "
-                          "training.freeze_encoder=true; leave it null")
+        raise ConfigError(
+            f"model.dropout={config.model.dropout}: has no effect with training.freeze_encoder=true; leave it null"
+        )
 
 
 def head_name(head: HeadConfig) -> str:

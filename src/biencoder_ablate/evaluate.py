@@ -22,8 +22,18 @@ if TYPE_CHECKING:
     from biencoder_ablate.model.restore import Contract, TextEncoder
     from biencoder_ablate.runs.log import RunLog
 
-ALLOWED = ("data", "data.*", "evaluation.*", "model.max_tokens", "model.name_or_path", "model.revision",
-           "training.device", "training.precision", "training.fast", "cache_dir")
+ALLOWED = (
+    "data",
+    "data.*",
+    "evaluation.*",
+    "model.max_tokens",
+    "model.name_or_path",
+    "model.revision",
+    "training.device",
+    "training.precision",
+    "training.fast",
+    "cache_dir",
+)
 """What may differ from how the run was trained: how it is measured, and where things are."""
 MEASURED = ("val", "test")
 
@@ -66,12 +76,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="biencoder-ablate-evaluate",
         description="Measure a finished run another way, beside its own figures. Nothing in the run changes but "
-                    "RUN_DIR/evaluations/, which gets a file.",
-        epilog="Example: biencoder-ablate-evaluate logs/runs/NAME evaluation.rerank=all --baselines")
+        "RUN_DIR/evaluations/, which gets a file.",
+        epilog="Example: biencoder-ablate-evaluate logs/runs/NAME evaluation.rerank=all --baselines",
+    )
     parser.add_argument("run_dir", metavar="RUN_DIR", help="the directory of a finished run, logs/runs/NAME")
     parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help=f"any of {', '.join(ALLOWED)}")
-    parser.add_argument("--baselines", action="store_true",
-                        help="add rows that need no training: TF-IDF cosine, BM25, the untrained encoder's similarity")
+    parser.add_argument(
+        "--baselines",
+        action="store_true",
+        help="add rows that need no training: TF-IDF cosine, BM25, the untrained encoder's similarity",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
 
     def refuse(message: str) -> NoReturn:
@@ -81,8 +95,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def evaluate(run_dir: str | Path, overrides: Sequence[str], baselines: bool = False, quiet: bool = False
-             ) -> dict[str, Any]:
+def evaluate(
+    run_dir: str | Path, overrides: Sequence[str], baselines: bool = False, quiet: bool = False
+) -> dict[str, Any]:
     """Measure val and test with the run's selected model. Raises ValueErrors that name what is wrong.
 
     Returns `own` (the run's figures), `measured` and, where asked, `baselines`, each with figures by split as in
@@ -93,7 +108,7 @@ def evaluate(run_dir: str | Path, overrides: Sequence[str], baselines: bool = Fa
         raise PermissionError(f"{run_dir}: cannot be written to, and evaluations/ belongs there; copy the run first")
     from biencoder_ablate.data.load import load_corpus
     from biencoder_ablate.data.texts import build_table
-    from biencoder_ablate.evaluation.fast_scoring import fast_scorer
+    from biencoder_ablate.evaluation.fast_scoring import fast_scorer, plain_scorer
     from biencoder_ablate.evaluation.reevaluate import measured_figures
     from biencoder_ablate.files import finite
     from biencoder_ablate.model.restore import restore_biencoder
@@ -110,13 +125,18 @@ def evaluate(run_dir: str | Path, overrides: Sequence[str], baselines: bool = Fa
     seconds = {"encoding": time.perf_counter() - started}
     started = time.perf_counter()
     asked = run.config.evaluation
-    measured = measured_figures(splits, model, h, r, fast_scorer(model, h, r), asked.rerank, asked.source)
+    score = (fast_scorer if run.config.training.fast else plain_scorer)(model, h, r)
+    measured = measured_figures(splits, model, h, r, score, asked.rerank, asked.source)
     seconds["ranking"] = time.perf_counter() - started
     report: dict[str, Any] = {
-        "run": run.path.resolve().name, "best_epoch": run.result["best_epoch"], "overrides": list(overrides),
+        "run": run.path.resolve().name,
+        "best_epoch": run.result["best_epoch"],
+        "overrides": list(overrides),
         "evaluation": vars(asked) | {"max_tokens": run.config.model.max_tokens},
         "data": {"name": corpus.name, "fingerprint": corpus.fingerprint},
-        "device": str(h.device), "precision": _device_and_precision(run)[1], "notes": notes,
+        "device": str(h.device),
+        "precision": _device_and_precision(run)[1],
+        "notes": notes,
         "own": {"rerank": run.trained.evaluation.rerank, **{name: run.result[name] for name in MEASURED}},
         "measured": measured,
     }
@@ -141,14 +161,17 @@ def open_run(run_dir: str | Path, overrides: Sequence[str]) -> FinishedRun:
     if not isinstance(result, dict):
         raise ConfigError(f"{run_dir}: no result.json there; must be the directory of a finished run, logs/runs/NAME")
     if result.get("status") != "finished":
-        raise ConfigError(f"{run_dir}: this run has not finished (status {result.get('status')}); the command that "
-                          "started it goes on with it")
+        raise ConfigError(
+            f"{run_dir}: this run has not finished (status {result.get('status')}); the command that "
+            "started it goes on with it"
+        )
     how = path / ".hydra" / "config.yaml"
     if not how.is_file():
         raise ConfigError(f"{how}: no such file; it says how the run was trained")
     if not (path / "model").is_dir():
-        raise ConfigError(f"{path / 'model'}: no such directory; train the run again with training.save_model=true "
-                          "rerun=true")
+        raise ConfigError(
+            f"{path / 'model'}: no such directory; train the run again with training.save_model=true rerun=true"
+        )
     composed = OmegaConf.load(how)
     trained = to_config(composed, checked=False)  # type: ignore[arg-type]
     config = to_config(_overridden(composed, overrides), checked=False)
@@ -166,12 +189,14 @@ def _overridden(composed: Any, overrides: Sequence[str]) -> Any:
 
     leaves = [key for key, _ in schema_keys()]
     keys = [override.split("=", 1)[0].lstrip("+") for override in overrides]
-    with understood(argparse.Namespace(config_dir=None, config_name=None, multirun=False, overrides=list(overrides))
-                    ) as command:
+    with understood(
+        argparse.Namespace(config_dir=None, config_name=None, multirun=False, overrides=list(overrides))
+    ) as command:
         for key, override in zip(keys, overrides, strict=True):
             if key not in ALLOWED and f"{key.split('.')[0]}.*" not in ALLOWED:
-                raise ConfigError(f"{override}: a finished run is measured, not trained anew; only "
-                                  f"{', '.join(ALLOWED)} can be given")
+                raise ConfigError(
+                    f"{override}: a finished run is measured, not trained anew; only {', '.join(ALLOWED)} can be given"
+                )
         new = command.compose(command.jobs[0])
     if "data" in keys:  # another corpus: nothing of how the run's own was read holds for it
         composed = OmegaConf.merge(composed, {"data": OmegaConf.structured(DataConfig)})
@@ -208,8 +233,14 @@ def _splits(run: FinishedRun, corpus: Corpus, table: TextTable) -> tuple[dict[st
     return {name: prepare(split) for name, split in arrays.items()}, notes
 
 
-def _baselines(run: FinishedRun, table: TextTable, splits: Mapping[str, SplitCandidates], h: torch.Tensor,
-               notes: list[str], log: RunLog) -> dict[str, Any]:
+def _baselines(
+    run: FinishedRun,
+    table: TextTable,
+    splits: Mapping[str, SplitCandidates],
+    h: torch.Tensor,
+    notes: list[str],
+    log: RunLog,
+) -> dict[str, Any]:
     """Figures that need no training. Without the untrained encoder its rows are missing, and `notes` says why."""
     from biencoder_ablate.evaluation.reevaluate import encoder_figures, lexical_figures
 
@@ -241,8 +272,9 @@ def hidden_of_corpus(run: FinishedRun, table: TextTable, log: RunLog) -> torch.T
     if run.contract.copied or run.contract.built:
         return hidden_of_texts(run, table.texts, log)
     encoder_directory(run.contract, config.model.name_or_path, config.model.revision)
-    frozen = replace(config, model=replace(config.model, dropout=None),
-                     training=replace(config.training, freeze_encoder=True))
+    frozen = replace(
+        config, model=replace(config.model, dropout=None), training=replace(config.training, freeze_encoder=True)
+    )
     return build_parts(make_plan(frozen), log, World()).task.texts.all_hidden()
 
 
@@ -259,8 +291,17 @@ def hidden_of_texts(run: FinishedRun, texts: Sequence[str], log: RunLog) -> torc
     contract, config = run.contract, run.config
     device, precision = _device_and_precision(run)
     built_from = f"{run.trained_on} {run.trained.seed}" if contract.built and not contract.copied else ""
-    path = features_path(cache_directory(config), "restored", encoder_fingerprint(contract), built_from,
-                         fingerprint_texts(tuple(texts)), contract.pooling, config.model.max_tokens, precision)
+    path = features_path(
+        cache_directory(config),
+        "restored",
+        encoder_fingerprint(contract),
+        built_from,
+        fingerprint_texts(tuple(texts)),
+        contract.pooling,
+        config.model.max_tokens,
+        precision,
+        int(config.training.fast),
+    )
     features = load_features(path)
     if features is None:
         encoder = open_encoder(run, log)
@@ -278,10 +319,21 @@ def open_encoder(run: FinishedRun, log: RunLog) -> TextEncoder:
     model = run.config.model
     device, precision = _device_and_precision(run)
     directory = encoder_directory(run.contract, model.name_or_path, model.revision)
-    module, tokenizer = (_build_again(run, log) if directory is None
-                         else load_restored_encoder(run.contract, directory, model.max_tokens))
-    return TextEncoder(module.to(device).eval(), tokenizer, run.contract.pooling, model.max_tokens, device, precision,
-                       EVAL_TOKEN_BUDGET[device.type])
+    module, tokenizer = (
+        _build_again(run, log)
+        if directory is None
+        else load_restored_encoder(run.contract, directory, model.max_tokens)
+    )
+    return TextEncoder(
+        module.to(device).eval(),
+        tokenizer,
+        run.contract.pooling,
+        model.max_tokens,
+        device,
+        precision,
+        EVAL_TOKEN_BUDGET[device.type],
+        run.config.training.fast,
+    )
 
 
 def _device_and_precision(run: FinishedRun) -> tuple[torch.device, str]:
@@ -300,8 +352,10 @@ def _build_again(run: FinishedRun, log: RunLog) -> tuple[Any, Any]:
     config = replace(run.config, data=run.trained.data, training=replace(run.config.training, freeze_encoder=False))
     plan = make_plan(config)
     if plan.corpus.fingerprint != run.trained_on:
-        raise ConfigError(f"data.path={config.data.path}: the corpus has changed since the run, and model=tiny learns "
-                          "its vocabulary from it; bring back the corpus as it was, or train the run again")
+        raise ConfigError(
+            f"data.path={config.data.path}: the corpus has changed since the run, and model=tiny learns "
+            "its vocabulary from it; bring back the corpus as it was, or train the run again"
+        )
     parts = build_parts(plan, log, World())
     assert parts.encoder is not None
     return parts.encoder, parts.tokenizer

@@ -40,15 +40,24 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="biencoder-ablate-retrieve",
         description="The best counters to an argument, found by a trained model among the texts of its corpus, or "
-                    "among your own.",
-        epilog='Example: biencoder-ablate-retrieve logs/runs/NAME "Zoos protect endangered species." -k 3')
+        "among your own.",
+        epilog='Example: biencoder-ablate-retrieve logs/runs/NAME "Zoos protect endangered species." -k 3',
+    )
     parser.add_argument("run_dir", metavar="RUN_DIR", help="the directory of a finished run, logs/runs/NAME")
     parser.add_argument("argument", metavar="ARGUMENT", help="the argument to counter; - reads it from standard input")
-    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE",
-                        help="where things are, or how to rank: data.path=…, evaluation.rerank=all, cache_dir=…")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="KEY=VALUE",
+        help="where things are, or how to rank: data.path=…, evaluation.rerank=all, cache_dir=…",
+    )
     parser.add_argument("-k", type=int, default=5, metavar="N", help="how many counters to print (default 5)")
-    parser.add_argument("--candidates", metavar="FILE", help="rank the lines of this text file, one argument a line, "
-                                                             "instead of the run's corpus")
+    parser.add_argument(
+        "--candidates",
+        metavar="FILE",
+        help="rank the lines of this text file, one argument a line, instead of the run's corpus",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
 
     def refuse(message: str) -> NoReturn:
@@ -58,8 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def retrieve(run_dir: str | Path, argument: str, k: int = 5, candidates: str | Path | None = None,
-             overrides: Sequence[str] = ()) -> dict[str, Any]:
+def retrieve(
+    run_dir: str | Path, argument: str, k: int = 5, candidates: str | Path | None = None, overrides: Sequence[str] = ()
+) -> dict[str, Any]:
     """The k best counters to an argument. Raises ValueErrors that name what is wrong.
 
     Candidates are the distinct texts of all splits of the run's corpus, or of the lines of `candidates`, without
@@ -91,13 +101,27 @@ def retrieve(run_dir: str | Path, argument: str, k: int = 5, candidates: str | P
         raise ValueError(f"{candidates or run_dir}: no candidate but the argument itself")
     model = restore_biencoder(run.contract).to(h.device)
     ranked = rank_texts(model, encoder([argument]), h[kept], run.config.evaluation.rerank)
-    results = [{"rank": rank, "text": places[kept[found.row]][0], "places": places[kept[found.row]][1],
-                "distance": found.distance, "margin": found.margin, "probability": found.probability}
-               for rank, found in enumerate(ranked[:k], start=1)]
+    results = [
+        {
+            "rank": rank,
+            "text": places[kept[found.row]][0],
+            "places": places[kept[found.row]][1],
+            "distance": found.distance,
+            "margin": found.margin,
+            "probability": found.probability,
+        }
+        for rank, found in enumerate(ranked[:k], start=1)
+    ]
     num_tokens = encoder.num_tokens(argument)
-    return {"run": run.path.resolve().name, "argument": argument, "num_tokens": num_tokens,
-            "num_tokens_read": min(num_tokens, encoder.max_tokens), "num_candidates": len(kept),
-            "rerank": run.config.evaluation.rerank, "results": results}
+    return {
+        "run": run.path.resolve().name,
+        "argument": argument,
+        "num_tokens": num_tokens,
+        "num_tokens_read": min(num_tokens, encoder.max_tokens),
+        "num_candidates": len(kept),
+        "rerank": run.config.evaluation.rerank,
+        "results": results,
+    }
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:
@@ -133,8 +157,12 @@ def _corpus_texts(run: FinishedRun, log: RunLog) -> tuple[list[tuple[str, list[s
 
     corpus = load_corpus(run.config.data)
     table = build_table(corpus)
-    places = distinct_texts((text, f"{pair.id}#{kind}") for name in SPLITS for pair in corpus.split(name)
-                            for kind, text in (("point", pair.point), ("counter", pair.counter)))
+    places = distinct_texts(
+        (text, f"{pair.id}#{kind}")
+        for name in SPLITS
+        for pair in corpus.split(name)
+        for kind, text in (("point", pair.point), ("counter", pair.counter))
+    )
     rows = {text: row for row, text in enumerate(table.texts)}
     return places, hidden_of_corpus(run, table, log)[[rows[text] for text, _ in places]]
 
@@ -183,18 +211,22 @@ def rank_texts(model: BiEncoder, h_argument: torch.Tensor, h: torch.Tensor, rera
 def describe(found: Mapping[str, Any]) -> str:
     """What was found, for a person."""
     how = {"all": "the head scored all of them", "none": "by distance alone"}.get(
-        found["rerank"], f"the head re-ranked the nearest {found['rerank']}")
+        found["rerank"], f"the head re-ranked the nearest {found['rerank']}"
+    )
     lines = [f"{found['num_candidates']} candidates; {how}"]
     if found["num_tokens"] > found["num_tokens_read"]:
-        lines.append(f"note: the argument has {found['num_tokens']} tokens; the model reads the first "
-                     f"{found['num_tokens_read']}")
+        lines.append(
+            f"note: the argument has {found['num_tokens']} tokens; the model reads the first {found['num_tokens_read']}"
+        )
     for result in found["results"]:
         sure = f"P(counter) {result['probability']:.3f}, " if result["probability"] is not None else ""
         places = result["places"]
         more = f" and {len(places) - 1} more" if len(places) > 1 else ""
-        lines += ["", f"{result['rank']}. {sure}distance {result['distance']:.3f}, {places[0]}{more}",
-                  textwrap.fill(" ".join(result["text"].split()), width=100, initial_indent="   ",
-                                subsequent_indent="   ")]
+        lines += [
+            "",
+            f"{result['rank']}. {sure}distance {result['distance']:.3f}, {places[0]}{more}",
+            textwrap.fill(" ".join(result["text"].split()), width=100, initial_indent="   ", subsequent_indent="   "),
+        ]
     return "\n".join(lines)
 
 

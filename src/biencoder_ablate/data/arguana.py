@@ -32,17 +32,20 @@ def load_arguana(path: str | Path) -> Corpus:
     try:
         with zipfile.ZipFile(path) as archive:
             return _parse(path, archive.namelist(), archive.read)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-        raise DataError(f"data.path={path}: cannot be read as a zip ({error}); must be the corpus's directory "
-                        "or its zip as published; download it again if it is damaged") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+        raise DataError(
+            f"data.path={path}: cannot be read as a zip ({error}); must be the corpus's directory "
+            "or its zip as published; download it again if it is damaged"
+        ) from error
 
 
 def _list_directory(path: Path) -> Iterable[str]:
     """Relative file names under the corpus's root, which lies at most a few directories down."""
     for folder, folders, _ in os.walk(path):
         depth = len(Path(folder).relative_to(path).parts)
-        if set(_SPLIT_NAMES) <= set(folders):
-            for split in _SPLIT_NAMES:
+        found = [split for split in _SPLIT_NAMES if split in folders]
+        if len(found) > 1:
+            for split in found:
                 for inner, inner_folders, files in os.walk(Path(folder) / split):
                     inner_folders.sort()
                     for file in files:
@@ -64,9 +67,11 @@ def _parse(path: Path, names: Iterable[str], read: Callable[[str], bytes]) -> Co
         files.setdefault(where, {})[match["kind"]] = name
     missing = [split for split in _SPLIT_NAMES.values() if not any(where[0] == split for where in files)]
     if missing:
-        raise DataError(f"data.path={path}: no arguments found for {', '.join(missing)}; expected "
-                        "training/, validation/ and test/, each THEME/DEBATE/{pro,con}/…NNa-point.txt, at its top "
-                        "or under 02-extracted-arguments/")
+        raise DataError(
+            f"data.path={path}: no arguments found for {', '.join(missing)}; expected "
+            "training/, validation/ and test/, each THEME/DEBATE/{pro,con}/…NNa-point.txt, at its top "
+            "or under 02-extracted-arguments/"
+        )
     if len(roots) > 1:
         raise DataError(f"data.path={path}: holds several corpora ({', '.join(sorted(roots))}); point at one of them")
     pairs, incomplete = [], Counter[tuple[str, str]]()

@@ -25,15 +25,21 @@ SPLIT_PAIRS = (("train", "val"), ("train", "test"), ("val", "test"))
 _WORD = re.compile(r"\w+")
 
 
-def audit_corpus(corpus: Corpus, table: TextTable, candidates: Mapping[str, Mapping[str, int]],
-                 token_lengths: np.ndarray | None = None, max_tokens: int | None = None) -> dict[str, Any]:
+def audit_corpus(
+    corpus: Corpus,
+    table: TextTable,
+    candidates: Mapping[str, Mapping[str, int]],
+    token_lengths: np.ndarray | None = None,
+    max_tokens: int | None = None,
+) -> dict[str, Any]:
     """The report on the pairs in use (with data.limit or data.disjoint, those that are left).
 
     candidates: the totals of each kind of candidate by split. token_lengths (T,): of every string of the table,
     before cutting at max_tokens; without them the report has no token lengths.
     """
-    keys = {name: np.unique(np.concatenate([split.point_key, split.counter_key]))
-            for name, split in table.splits.items()}
+    keys = {
+        name: np.unique(np.concatenate([split.point_key, split.counter_key])) for name, split in table.splits.items()
+    }
     strings = _first_of_each_key(table)
     near = near_duplicates([table.texts[row] for row in strings])
     words = np.array([len(_WORD.findall(text)) for text in table.texts], dtype=np.int64)
@@ -51,7 +57,10 @@ def audit_corpus(corpus: Corpus, table: TextTable, candidates: Mapping[str, Mapp
         report["themes"] = _themes(corpus, table.splits[name])
         splits[name] = report
     return {
-        "name": corpus.name, "fingerprint": corpus.fingerprint, "notes": list(corpus.notes), "splits": splits,
+        "name": corpus.name,
+        "fingerprint": corpus.fingerprint,
+        "notes": list(corpus.notes),
+        "splits": splits,
         "shared_texts": {f"{a}_{b}": len(np.intersect1d(keys[a], keys[b])) for a, b in SPLIT_PAIRS},
         "near_shared_texts": {f"{a}_{b}": _num_near_shared(near, keys[a], keys[b]) for a, b in SPLIT_PAIRS},
         "near_duplicates": {"shingle_words": SHINGLE_WORDS, "jaccard": JACCARD[0] / JACCARD[1]},
@@ -102,8 +111,13 @@ def _num_near_shared(near: np.ndarray, earlier: np.ndarray, later: np.ndarray) -
 
 
 def _spread(lengths: np.ndarray) -> dict[str, float]:
-    return {"min": int(lengths.min()), "mean": float(lengths.mean()), "median": float(np.median(lengths)),
-            "p95": float(np.percentile(lengths, 95)), "max": int(lengths.max())}
+    return {
+        "min": int(lengths.min()),
+        "mean": float(lengths.mean()),
+        "median": float(np.median(lengths)),
+        "p95": float(np.percentile(lengths, 95)),
+        "max": int(lengths.max()),
+    }
 
 
 def _token_spread(lengths: np.ndarray, max_tokens: int | None) -> dict[str, float]:
@@ -194,26 +208,39 @@ def _number_grams(words: Sequence[np.ndarray], length: int) -> np.ndarray:
 def describe(report: Mapping[str, Any]) -> str:
     """The report as tables for a person: splits, candidates, what splits share, themes."""
     splits = report["splits"]
-    lines = [f"corpus {report['name']}, fingerprint {report['fingerprint'][:12]}", *report["notes"], "",
-             _row("", SPLITS)]
-    for title, key in (("pairs", "num_pairs"), ("incomplete points, left out", "num_incomplete"),
-                       ("themes", "num_themes"), ("debates", "num_debates"), ("distinct pairs", "num_distinct_pairs"),
-                       ("points in clean figures", "num_points_clean"), ("distinct texts", "num_distinct_texts"),
-                       ("distinct strings", "num_distinct_strings"),
-                       ("repetitions of a text", "num_exact_duplicates"),
-                       ("texts with a near duplicate", "num_near_duplicates"),
-                       ("near-duplicate pairs", "num_near_duplicate_pairs")):
+    lines = [
+        f"corpus {report['name']}, fingerprint {report['fingerprint'][:12]}",
+        *report["notes"],
+        "",
+        _row("", SPLITS),
+    ]
+    for title, key in (
+        ("pairs", "num_pairs"),
+        ("incomplete points, left out", "num_incomplete"),
+        ("themes", "num_themes"),
+        ("debates", "num_debates"),
+        ("distinct pairs", "num_distinct_pairs"),
+        ("points in clean figures", "num_points_clean"),
+        ("distinct texts", "num_distinct_texts"),
+        ("distinct strings", "num_distinct_strings"),
+        ("repetitions of a text", "num_exact_duplicates"),
+        ("texts with a near duplicate", "num_near_duplicates"),
+        ("near-duplicate pairs", "num_near_duplicate_pairs"),
+    ):
         lines.append(_row(title, [f"{splits[name][key]}" for name in SPLITS]))
     lines += _length_rows(splits)
     lines += ["", _row("candidates, summed over points", SPLITS)]
-    lines += [_row(kind, [f"{splits[name]['candidates'][kind]}" for name in SPLITS])
-              for kind in splits["test"]["candidates"]]
+    lines += [
+        _row(kind, [f"{splits[name]['candidates'][kind]}" for name in SPLITS]) for kind in splits["test"]["candidates"]
+    ]
     lines += ["", "texts in two splits"]
     for earlier, later in SPLIT_PAIRS:
         shared, near = (report[key][f"{earlier}_{later}"] for key in ("shared_texts", "near_shared_texts"))
         total = splits[later]["num_distinct_texts"]
-        lines.append(f"  {earlier}, {later}: {shared} of {total} distinct {later} texts ({100 * shared / total:.1f}%); "
-                     f"{near} more have a near duplicate in {earlier}")
+        lines.append(
+            f"  {earlier}, {later}: {shared} of {total} distinct {later} texts ({100 * shared / total:.1f}%); "
+            f"{near} more have a near duplicate in {earlier}"
+        )
     gram = report["near_duplicates"]
     lines += [f"  near duplicate: Jaccard of word {gram['shingle_words']}-grams at least {gram['jaccard']}", ""]
     return "\n".join([*lines, *_theme_rows(splits)])
@@ -223,12 +250,19 @@ def _length_rows(splits: Mapping[str, Any]) -> list[str]:
     rows = []
     for unit in ("words", "tokens"):
         if splits["train"][unit] is not None:
-            rows += [_row(f"{unit} a text, {title}", [f"{splits[name][unit][key]:.0f}" for name in SPLITS])
-                     for title, key in (("mean", "mean"), ("median", "median"), ("95th percentile", "p95"),
-                                        ("longest", "max"))]
+            rows += [
+                _row(f"{unit} a text, {title}", [f"{splits[name][unit][key]:.0f}" for name in SPLITS])
+                for title, key in (
+                    ("mean", "mean"),
+                    ("median", "median"),
+                    ("95th percentile", "p95"),
+                    ("longest", "max"),
+                )
+            ]
     if splits["train"]["tokens"] is not None:
-        rows.append(_row("texts truncated", [f"{100 * splits[name]['tokens']['share_truncated']:.1f}%"
-                                             for name in SPLITS]))
+        rows.append(
+            _row("texts truncated", [f"{100 * splits[name]['tokens']['share_truncated']:.1f}%" for name in SPLITS])
+        )
     return rows
 
 
@@ -239,8 +273,12 @@ def _theme_rows(splits: Mapping[str, Any]) -> list[str]:
     nothing: Mapping[str, int] = Counter()
     for theme in themes:
         cells = [splits[name]["themes"].get(theme, nothing) for name in SPLITS]
-        lines.append(f"{theme or '(none)':<{width}}" + "".join(
-            f"{cell['num_pairs']:>14}{cell['num_incomplete']:>11}{cell['num_distinct_texts']:>7}" for cell in cells))
+        lines.append(
+            f"{theme or '(none)':<{width}}"
+            + "".join(
+                f"{cell['num_pairs']:>14}{cell['num_incomplete']:>11}{cell['num_distinct_texts']:>7}" for cell in cells
+            )
+        )
     return lines
 
 

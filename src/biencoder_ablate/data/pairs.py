@@ -86,8 +86,16 @@ def build_corpus(name: str, pairs: Iterable[Pair], incomplete: Counter[tuple[str
             raise DataError(f"data={name}: no complete pair in split {split}; train, val and test need one each")
     keys = {text: text_key(text) for pair in ordered for text in (pair.point, pair.counter)}
     published = {split: pair_keys(found, keys) for split, found in splits.items()}
-    return Corpus(name, splits["train"], splits["val"], splits["test"], published=published, keys=keys, incomplete=dict(incomplete or {}),
-                  published_fingerprint=_fingerprint(pair for found in splits.values() for pair in found))
+    return Corpus(
+        name,
+        splits["train"],
+        splits["val"],
+        splits["test"],
+        published=published,
+        keys=keys,
+        incomplete=dict(incomplete or {}),
+        published_fingerprint=_fingerprint(pair for found in splits.values() for pair in found),
+    )
 
 
 def pair_keys(pairs: Iterable[Pair], keys: Mapping[str, str]) -> frozenset[str]:
@@ -103,8 +111,10 @@ def make_disjoint(corpus: Corpus) -> Corpus:
     for name, left in (("train", train), ("val", val)):
         if not left:
             raise DataError(f"data.disjoint=true leaves no pair in {name}; every pair shares a text with later splits")
-    note = (f"data.disjoint: dropped {len(corpus.train) - len(train)} of {len(corpus.train)} train pairs "
-            f"and {len(corpus.val) - len(val)} of {len(corpus.val)} val pairs that share a text with later splits")
+    note = (
+        f"data.disjoint: dropped {len(corpus.train) - len(train)} of {len(corpus.train)} train pairs "
+        f"and {len(corpus.val) - len(val)} of {len(corpus.val)} val pairs that share a text with later splits"
+    )
     return replace(corpus, train=train, val=val, notes=(*corpus.notes, note))
 
 
@@ -117,8 +127,9 @@ def limit_debates(corpus: Corpus, limit: int) -> Corpus:
         return tuple(pair for pair in pairs if (pair.theme, pair.debate) in kept)
 
     note = f"data.limit: only the first {limit} debates of each split, a trial"
-    return replace(corpus, train=first(corpus.train), val=first(corpus.val), test=first(corpus.test),
-                   notes=(*corpus.notes, note))
+    return replace(
+        corpus, train=first(corpus.train), val=first(corpus.val), test=first(corpus.test), notes=(*corpus.notes, note)
+    )
 
 
 def _fingerprint(pairs: Iterable[Pair]) -> str:

@@ -17,8 +17,15 @@ from biencoder_ablate.data.pairs import Corpus, DataError, Pair, build_corpus
 from biencoder_ablate.data.splitting import split_debates
 
 _COLUMNS = ("point", "counter", "split", "theme", "debate", "stance")
-_SPLITS = {"train": "train", "training": "train", "val": "val", "validation": "val", "valid": "val", "dev": "val",
-           "test": "test"}
+_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "validation": "val",
+    "valid": "val",
+    "dev": "val",
+    "test": "test",
+}
 
 
 def load_table(path: str | Path, split_seed: int = 0) -> Corpus:
@@ -61,6 +68,8 @@ def _clean(path: Path, line: int, row: dict[str, object]) -> dict[str, str]:
             continue
         if not isinstance(value, str):
             raise DataError(f"data.path={path}, line {line}: {column} is {value!r}; must be text")
+        if any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise DataError(f"data.path={path}, line {line}: {column} holds half a surrogate pair; must be UTF-8 text")
         if value.strip():
             kept[column] = value.strip()
     if "point" not in kept:
@@ -70,19 +79,34 @@ def _clean(path: Path, line: int, row: dict[str, object]) -> dict[str, str]:
 
 def _read_delimited(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    columns = reader.fieldnames or []
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    columns: list[str] | None = None
+    while True:
+        line = reader.line_num + 1  # where the row begins: a quoted text may go on over several lines
+        try:
+            fields = next(reader, None)
+        except csv.Error as error:
+            raise DataError(f"data.path={path}, line {line}: {error}") from error
+        if fields is None:
+            break
+        if columns is None:
+            columns = _checked_columns(path, fields)
+        elif len(fields) > len(columns):
+            raise DataError(
+                f"data.path={path}, line {line}: more fields than columns; quote texts that hold "
+                f"{'tabs' if delimiter != ',' else 'commas'}"
+            )
+        elif fields:
+            yield line, _clean(path, line, dict(zip(columns, fields, strict=False)))
+    if columns is None:
+        _checked_columns(path, [])
+
+
+def _checked_columns(path: Path, columns: list[str]) -> list[str]:
     for column in ("point", "counter"):
         if column not in columns:
-            raise DataError(f"data.path={path}: no column {column}; found {', '.join(map(str, columns)) or 'none'}")
-    try:
-        for row in reader:
-            if None in row:
-                raise DataError(f"data.path={path}, line {reader.line_num}: more fields than columns; quote texts "
-                                f"that hold {'tabs' if delimiter != ',' else 'commas'}")
-            yield reader.line_num, _clean(path, reader.line_num, dict(row))
-    except csv.Error as error:
-        raise DataError(f"data.path={path}, line {reader.line_num}: {error}") from error
+            raise DataError(f"data.path={path}: no column {column}; found {', '.join(columns) or 'none'}")
+    return columns
 
 
 def _read_jsonl(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
@@ -91,8 +115,8 @@ def _read_jsonl(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"data.path={path}, line {number}: not JSON ({error.msg})") from error
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise DataError(f"data.path={path}, line {number}: not JSON ({error})") from error
         if not isinstance(row, dict):
             raise DataError(f"data.path={path}, line {number}: must be a JSON object with point and counter")
         yield number, _clean(path, number, row)

@@ -77,8 +77,9 @@ def build_table(corpus: Corpus) -> TextTable:
     return TextTable(tuple(index), keys, splits)
 
 
-def _split_arrays(name: str, corpus: Corpus, index: dict[str, int], keys: np.ndarray, earlier: frozenset[str]
-                  ) -> SplitArrays:
+def _split_arrays(
+    name: str, corpus: Corpus, index: dict[str, int], keys: np.ndarray, earlier: frozenset[str]
+) -> SplitArrays:
     pairs = corpus.split(name)
     point = np.array([index[pair.point] for pair in pairs], dtype=np.int64)
     counter = np.array([index[pair.counter] for pair in pairs], dtype=np.int64)
@@ -90,7 +91,12 @@ def _split_arrays(name: str, corpus: Corpus, index: dict[str, int], keys: np.nda
         clean[row] = both not in asked and not leaked
         asked.add(both)
     return SplitArrays(
-        name, pairs, point, counter, keys[point], keys[counter],
+        name,
+        pairs,
+        point,
+        counter,
+        keys[point],
+        keys[counter],
         theme=_number([pair.theme for pair in pairs]),
         debate=_number([(pair.theme, pair.debate) for pair in pairs]),
         stance=_number([pair.stance for pair in pairs]),

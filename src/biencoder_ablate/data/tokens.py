@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,8 +39,18 @@ class Tokens:
 
 def tokenize(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> Tokens:
     """Tokenise every text once with a fast transformers tokenizer, cutting at `max_tokens`."""
-    rows = tokenizer(list(texts), add_special_tokens=True, truncation=False, return_attention_mask=False,
-                     return_token_type_ids=False, verbose=False)["input_ids"] if texts else []
+    rows = (
+        tokenizer(
+            list(texts),
+            add_special_tokens=True,
+            truncation=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )["input_ids"]
+        if texts
+        else []
+    )
     full = np.array([len(row) for row in rows], dtype=np.int64)
     last = tokenizer.sep_token_id
     cut = [row if len(row) <= max_tokens else [*row[: max_tokens - 1], last] for row in rows]
@@ -48,8 +60,14 @@ def tokenize(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> Tokens:
     return Tokens(ids, offsets, full, tokenizer.pad_token_id)
 
 
-def cached_tokens(tokenizer: Any, tokenizer_fingerprint: str, texts: Sequence[str], texts_fingerprint: str,
-                  max_tokens: int, directory: Path) -> Tokens:
+def cached_tokens(
+    tokenizer: Any,
+    tokenizer_fingerprint: str,
+    texts: Sequence[str],
+    texts_fingerprint: str,
+    max_tokens: int,
+    directory: Path,
+) -> Tokens:
     """`tokenize`, kept in `directory` under what determines it; a damaged file is made anew."""
     name = hashlib.sha256(f"1 {tokenizer_fingerprint} {texts_fingerprint} {max_tokens}".encode()).hexdigest()[:32]
     path = directory / "tokens" / f"{name}.npz"
@@ -57,13 +75,18 @@ def cached_tokens(tokenizer: Any, tokenizer_fingerprint: str, texts: Sequence[st
         try:
             with np.load(path) as saved:
                 return Tokens(saved["ids"], saved["offsets"], saved["full_lengths"], int(saved["pad_id"]))
-        except (OSError, ValueError, KeyError, EOFError):
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
             pass
     tokens = tokenize(tokenizer, texts, max_tokens)
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path, "wb") as file:
-        np.savez(file, ids=tokens.ids, offsets=tokens.offsets, full_lengths=tokens.full_lengths,
-                 pad_id=np.int64(tokens.pad_id))
+        np.savez(
+            file,
+            ids=tokens.ids,
+            offsets=tokens.offsets,
+            full_lengths=tokens.full_lengths,
+            pad_id=np.int64(tokens.pad_id),
+        )
     return tokens
 
 

@@ -160,9 +160,7 @@ def direct_margins(
     return PairScores(logits_PC2[..., 1] - logits_PC2[..., 0], dead_PC)
 
 
-def _separable_logits(
-    points_PD: Tensor, candidates_CD: Tensor, head: _Head
-) -> Iterator[tuple[slice, Tensor]]:
+def _separable_logits(points_PD: Tensor, candidates_CD: Tensor, head: _Head) -> Iterator[tuple[slice, Tensor]]:
     """Logits before any ReLU on them, (p, C, 2) float64, block by block of points, as the module says."""
     weight_23D, constant_2 = head.weight, head.bias
     if head.norm_weight is not None and head.norm_bias is not None:
@@ -294,14 +292,10 @@ def _check_activation(activation: str, activation_position: str) -> None:
     if activation not in ("none", "relu"):
         raise ValueError(f"activation is {activation!r}; choose none or relu")
     if activation_position not in ("before_linear2", "after_linear2"):
-        raise ValueError(
-            f"activation_position is {activation_position!r}; choose before_linear2 or after_linear2"
-        )
+        raise ValueError(f"activation_position is {activation_position!r}; choose before_linear2 or after_linear2")
 
 
-def _check_widths(
-    parts_point: Sequence[Tensor], parts_candidate: Sequence[Tensor], linear_weight: Tensor
-) -> list[int]:
+def _check_widths(parts_point: Sequence[Tensor], parts_candidate: Sequence[Tensor], linear_weight: Tensor) -> list[int]:
     widths = [part.shape[1] for part in parts_point]
     assert widths and min(widths) > 0 and widths == [part.shape[1] for part in parts_candidate], widths
     assert linear_weight.shape == (2, 3 * sum(widths)), (linear_weight.shape, widths)

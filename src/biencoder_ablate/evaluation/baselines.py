@@ -166,9 +166,7 @@ def _sum_over_words(
     by_word = np.argsort(counts.words[entries], kind="stable")
     rows = np.repeat(np.arange(len(candidates_C)), ends_C - starts_C)[by_word]
     weights = candidate_weights_E[entries[by_word]]
-    first_of_word = np.concatenate(
-        [[0], np.cumsum(np.bincount(counts.words[entries], minlength=counts.num_words))]
-    )
+    first_of_word = np.concatenate([[0], np.cumsum(np.bincount(counts.words[entries], minlength=counts.num_words))])
     sums_PC = np.empty((len(points_P), len(candidates_C)), dtype=np.float32)
     for place, point in enumerate(points_P):
         own = slice(counts.starts[point], counts.starts[point + 1])

@@ -15,10 +15,16 @@ import numpy as np
 from biencoder_ablate.data.texts import SplitArrays
 
 TASKS = ("sdoc", "sdc", "sdoa", "sda", "stc", "sta", "epc", "epa")
-_TASK_SHAPE = {"sdoc": ("debate", "opposing", False), "sdc": ("debate", "any", False),
-               "sdoa": ("debate", "opposing", True), "sda": ("debate", "any", True),
-               "stc": ("theme", "any", False), "sta": ("theme", "any", True),
-               "epc": ("portal", "any", False), "epa": ("portal", "any", True)}
+_TASK_SHAPE = {
+    "sdoc": ("debate", "opposing", False),
+    "sdc": ("debate", "any", False),
+    "sdoa": ("debate", "opposing", True),
+    "sda": ("debate", "any", True),
+    "stc": ("theme", "any", False),
+    "sta": ("theme", "any", True),
+    "epc": ("portal", "any", False),
+    "epa": ("portal", "any", True),
+}
 
 
 def candidate_texts(split: SplitArrays) -> np.ndarray:
@@ -88,9 +94,20 @@ def task_mask(split: SplitArrays, task: str, rows: np.ndarray) -> np.ndarray:
 def candidate_totals(split: SplitArrays) -> dict[str, int]:
     """How many candidates of each disjoint kind `official` offers, summed over the points of a split."""
     n = len(split)
-    totals = dict.fromkeys(("true", "debate_same_counter", "debate_other_counter", "debate_same_point",
-                            "debate_other_point", "theme_counter", "theme_point", "portal_counter",
-                            "portal_point"), 0)
+    totals = dict.fromkeys(
+        (
+            "true",
+            "debate_same_counter",
+            "debate_other_counter",
+            "debate_same_point",
+            "debate_other_point",
+            "theme_counter",
+            "theme_point",
+            "portal_counter",
+            "portal_point",
+        ),
+        0,
+    )
     totals["true"] = n
     for row in range(n):
         debate = split.debate == split.debate[row]

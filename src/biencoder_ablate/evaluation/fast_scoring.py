@@ -84,8 +84,9 @@ class _Terms:
     eps: float | None
 
 
-def _terms_of_texts(head: PairHead, fusion: str, pooled_dim: int, retrieval_dim: int, texts: torch.Tensor,
-                    relu_before: bool) -> _Terms:
+def _terms_of_texts(
+    head: PairHead, fusion: str, pooled_dim: int, retrieval_dim: int, texts: torch.Tensor, relu_before: bool
+) -> _Terms:
     weight, constant, eps = head.linear2.weight.double(), head.linear2.bias.double(), None
     if isinstance(head.norm, nn.LayerNorm):
         constant = constant + weight @ head.norm.bias.double()
@@ -102,8 +103,16 @@ def _terms_of_texts(head: PairHead, fusion: str, pooled_dim: int, retrieval_dim:
     def own(weights: torch.Tensor) -> torch.Tensor:
         return kept @ weights.T.float() - texts @ of_difference.T.float()
 
-    return _Terms(texts, own(of_point), own(of_candidate), texts.square().sum(1), torch.cat(columns).T.float(),
-                  constant.float(), weight.sum(1).float(), eps)
+    return _Terms(
+        texts,
+        own(of_point),
+        own(of_candidate),
+        texts.square().sum(1),
+        torch.cat(columns).T.float(),
+        constant.float(),
+        weight.sum(1).float(),
+        eps,
+    )
 
 
 def _logits(terms: _Terms, points: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:

@@ -49,18 +49,19 @@ def prepare(split: SplitArrays) -> SplitCandidates:
     official, equal = official_exclusions(split), equal_to_point(split)
     rows, candidates = (np.concatenate([official[i], equal[i]]) for i in (0, 1))
     order = np.argsort(rows, kind="stable")
-    return SplitCandidates(split, candidate_texts(split), official, (rows[order], candidates[order]),
-                           np.unique(equal[0]))
+    return SplitCandidates(
+        split, candidate_texts(split), official, (rows[order], candidates[order]), np.unique(equal[0])
+    )
 
 
-def rank_official(prepared: SplitCandidates, retrieval: torch.Tensor, score: LogitsFunction, k: int | None
-                  ) -> Ranking:
+def rank_official(prepared: SplitCandidates, retrieval: torch.Tensor, score: LogitsFunction, k: int | None) -> Ranking:
     """The official ranking of every point, re-ranked to depth k, or by distance alone where k is None."""
     return _rank(prepared, retrieval, score, k, np.arange(len(prepared.split)), prepared.official)
 
 
-def rank_clean(prepared: SplitCandidates, retrieval: torch.Tensor, score: LogitsFunction, k: int | None,
-               official: Ranking) -> Ranking:
+def rank_clean(
+    prepared: SplitCandidates, retrieval: torch.Tensor, score: LogitsFunction, k: int | None, official: Ranking
+) -> Ranking:
     """The clean ranking of every point: official's, done again where the clean candidates differ."""
     rows = prepared.clean_differs
     if not len(rows):
@@ -74,12 +75,20 @@ def rank_clean(prepared: SplitCandidates, retrieval: torch.Tensor, score: Logits
     return Ranking(**merged)
 
 
-def rank_task(prepared: SplitCandidates, retrieval: torch.Tensor, score: LogitsFunction, k: int | None, task: str
-              ) -> Ranking:
+def rank_task(
+    prepared: SplitCandidates, retrieval: torch.Tensor, score: LogitsFunction, k: int | None, task: str
+) -> Ranking:
     """The ranking of every point among the candidates of one of the eight tasks."""
     split = prepared.split
-    return _rank(prepared, retrieval, score, k, np.arange(len(split)), prepared.official,
-                 lambda rows: task_mask(split, task, rows))
+    return _rank(
+        prepared,
+        retrieval,
+        score,
+        k,
+        np.arange(len(split)),
+        prepared.official,
+        lambda rows: task_mask(split, task, rows),
+    )
 
 
 def rank_source(prepared: SplitCandidates, retrieval: torch.Tensor, score: LogitsFunction) -> Ranking:
@@ -122,5 +131,8 @@ def figures(official: Ranking, clean: Ranking, counts: np.ndarray) -> dict[str, 
 
 def task_figures(rankings: dict[str, Ranking]) -> dict[str, dict[str, float]]:
     """top-1 and MRR of each of the eight tasks."""
-    return {task: {"top1": metrics.top1(rankings[task].final_rank), "mrr": metrics.mrr(rankings[task].final_rank)}
-            for task in TASKS if task in rankings}
+    return {
+        task: {"top1": metrics.top1(rankings[task].final_rank), "mrr": metrics.mrr(rankings[task].final_rank)}
+        for task in TASKS
+        if task in rankings
+    }

@@ -70,9 +70,11 @@ def rank_all(prepared: SplitCandidates, model: BiEncoder, h: torch.Tensor, r: to
         points = torch.from_numpy(prepared.split.point[rows]).to(device)
         distance = distances_to(r[points], targets).index_select(1, places)
         distinct, back = torch.unique(points, return_inverse=True)
-        found = all_pair_margins([part[distinct].to(where) for part in parts],
-                                 [part[candidates].to(where) for part in parts],
-                                 **{name: _moved(value, where) for name, value in head.items()})
+        found = all_pair_margins(
+            [part[distinct].to(where) for part in parts],
+            [part[candidates].to(where) for part in parts],
+            **{name: _moved(value, where) for name, value in head.items()},
+        )
         margin, dead = (values.to(device)[back].index_select(1, places) for values in found)
         return BlockScores(distance, margin, dead)
 
@@ -83,9 +85,12 @@ def rank_all(prepared: SplitCandidates, model: BiEncoder, h: torch.Tensor, r: to
 def head_arguments(model: BiEncoder) -> dict[str, Any]:
     """A model's head as the arguments of `all_pair_margins`."""
     head = model.head
-    arguments: dict[str, Any] = {"linear_weight": head.linear2.weight, "linear_bias": head.linear2.bias,
-                                 "activation": "relu" if isinstance(head.activation, nn.ReLU) else "none",
-                                 "activation_position": head.activation_position}
+    arguments: dict[str, Any] = {
+        "linear_weight": head.linear2.weight,
+        "linear_bias": head.linear2.bias,
+        "activation": "relu" if isinstance(head.activation, nn.ReLU) else "none",
+        "activation_position": head.activation_position,
+    }
     if isinstance(head.norm, nn.LayerNorm):
         arguments |= {"norm_weight": head.norm.weight, "norm_bias": head.norm.bias, "norm_eps": head.norm.eps}
     return arguments
@@ -149,8 +154,10 @@ def _first(distance: torch.Tensor, among: torch.Tensor) -> tuple[torch.Tensor, t
 def _check_finite(scores: BlockScores) -> None:
     for values in (scores.distance, scores.margin):
         if values is not None and not bool(values.isfinite().all()):
-            raise ValueError("the model's scores are not all finite numbers, so nothing can be ranked by them; "
-                             "training has diverged, or the weights are damaged")
+            raise ValueError(
+                "the model's scores are not all finite numbers, so nothing can be ranked by them; "
+                "training has diverged, or the weights are damaged"
+            )
 
 
 def _to_numpy(*columns: torch.Tensor) -> Ranking:
@@ -158,8 +165,9 @@ def _to_numpy(*columns: torch.Tensor) -> Ranking:
 
 
 def _joined(blocks: list[Ranking]) -> Ranking:
-    return Ranking(**{item.name: np.concatenate([getattr(block, item.name) for block in blocks])
-                      for item in fields(Ranking)})
+    return Ranking(
+        **{item.name: np.concatenate([getattr(block, item.name) for block in blocks]) for item in fields(Ranking)}
+    )
 
 
 def _moved(value: Any, device: torch.device) -> Any:

@@ -110,9 +110,15 @@ def rank_of(scores: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
     return before
 
 
-def stage1(retrieval: torch.Tensor, point: np.ndarray, candidate: np.ndarray, rows: np.ndarray, k: int,
-           excluded: tuple[np.ndarray, np.ndarray],
-           admitted: Callable[[np.ndarray], np.ndarray] | None = None) -> Stage1:
+def stage1(
+    retrieval: torch.Tensor,
+    point: np.ndarray,
+    candidate: np.ndarray,
+    rows: np.ndarray,
+    k: int,
+    excluded: tuple[np.ndarray, np.ndarray],
+    admitted: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Stage1:
     """Rank the candidates of the points `rows` (n,) by distance between embeddings `retrieval` (T, R).
 
     point (N,) and candidate (C,) are text indices; the true answer of row i is candidate i. `excluded` are
@@ -130,8 +136,10 @@ def stage1(retrieval: torch.Tensor, point: np.ndarray, candidate: np.ndarray, ro
         block = rows[start : start + BLOCK]
         distances = distances_to(retrieval[torch.from_numpy(point[block]).to(retrieval.device)], targets)
         if not bool(distances.amax().isfinite()):
-            raise ValueError("the model's embeddings are not all finite numbers, so nothing can be ranked by them; "
-                             "training has diverged, or the weights are damaged")
+            raise ValueError(
+                "the model's embeddings are not all finite numbers, so nothing can be ranked by them; "
+                "training has diverged, or the weights are damaged"
+            )
         mask = admitted(block) if admitted is not None else None
         if mask is None:
             found.append(_rank_by_text(distances, texts, block, k, excluded))
@@ -142,8 +150,11 @@ def stage1(retrieval: torch.Tensor, point: np.ndarray, candidate: np.ndarray, ro
     if not found:
         empty = torch.empty(0, dtype=torch.int64, device=retrieval.device)
         return Stage1(empty, empty.reshape(0, k), torch.empty((0, k), device=retrieval.device))
-    return Stage1(torch.cat([part.rank for part in found]), torch.cat([part.order for part in found]),
-                  torch.cat([part.distance for part in found]))
+    return Stage1(
+        torch.cat([part.rank for part in found]),
+        torch.cat([part.order for part in found]),
+        torch.cat([part.distance for part in found]),
+    )
 
 
 @dataclass(frozen=True)
@@ -163,12 +174,24 @@ class _CandidateTexts:
 def _group_candidates(candidate: np.ndarray, retrieval: torch.Tensor) -> _CandidateTexts:
     distinct, place, copies = np.unique(candidate, return_inverse=True, return_counts=True)
     place = place.reshape(-1)
-    return _CandidateTexts(torch.from_numpy(distinct).to(retrieval.device), place, copies, np.cumsum(copies) - copies,
-                           np.argsort(place, kind="stable"), torch.from_numpy(copies).to(retrieval))
+    return _CandidateTexts(
+        torch.from_numpy(distinct).to(retrieval.device),
+        place,
+        copies,
+        np.cumsum(copies) - copies,
+        np.argsort(place, kind="stable"),
+        torch.from_numpy(copies).to(retrieval),
+    )
 
 
-def _rank_by_candidate(distances: torch.Tensor, texts: _CandidateTexts, block: np.ndarray, k: int,
-                       excluded: tuple[np.ndarray, np.ndarray], mask: np.ndarray | None = None) -> Stage1:
+def _rank_by_candidate(
+    distances: torch.Tensor,
+    texts: _CandidateTexts,
+    block: np.ndarray,
+    k: int,
+    excluded: tuple[np.ndarray, np.ndarray],
+    mask: np.ndarray | None = None,
+) -> Stage1:
     """The plain way: distances (b, D) looked up for every candidate (b, C)."""
     device = distances.device
     distances = distances.index_select(1, torch.from_numpy(texts.place).to(device))
@@ -178,8 +201,9 @@ def _rank_by_candidate(distances: torch.Tensor, texts: _CandidateTexts, block: n
     return Stage1(rank_of(distances, torch.from_numpy(block).to(device)), *first_k(distances, k))
 
 
-def _rank_by_text(distances: torch.Tensor, texts: _CandidateTexts, block: np.ndarray, k: int,
-                  excluded: tuple[np.ndarray, np.ndarray]) -> Stage1:
+def _rank_by_text(
+    distances: torch.Tensor, texts: _CandidateTexts, block: np.ndarray, k: int, excluded: tuple[np.ndarray, np.ndarray]
+) -> Stage1:
     """Ranks from distances to the distinct texts (b, D), each counted as often as it is a candidate.
 
     Rows in which a tie decides are done again by candidate.
@@ -212,8 +236,9 @@ def _rank_by_text(distances: torch.Tensor, texts: _CandidateTexts, block: np.nda
     return ranked
 
 
-def _expand(nearest: np.ndarray, places: np.ndarray, texts: _CandidateTexts, k: int, position: np.ndarray,
-            left_out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _expand(
+    nearest: np.ndarray, places: np.ndarray, texts: _CandidateTexts, k: int, position: np.ndarray, left_out: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """From the nearest texts (b, k) to the first k candidates (b, k) and their distances, ties by candidate."""
     rows, columns = np.nonzero(np.isfinite(nearest))
     place = places[rows, columns]
@@ -227,8 +252,14 @@ def _expand(nearest: np.ndarray, places: np.ndarray, texts: _CandidateTexts, k: 
     return _first_k_of_lists(rows, candidates, values, len(nearest), k)[:2]
 
 
-def _rank_by_list(distances: torch.Tensor, texts: _CandidateTexts, block: np.ndarray, k: int,
-                  excluded: tuple[np.ndarray, np.ndarray], mask: np.ndarray) -> Stage1:
+def _rank_by_list(
+    distances: torch.Tensor,
+    texts: _CandidateTexts,
+    block: np.ndarray,
+    k: int,
+    excluded: tuple[np.ndarray, np.ndarray],
+    mask: np.ndarray,
+) -> Stage1:
     """Ranks under a mask (b, C) that admits few: only the admitted candidates are looked up and sorted."""
     device = distances.device
     mask = mask.copy()
@@ -243,8 +274,9 @@ def _rank_by_list(distances: torch.Tensor, texts: _CandidateTexts, block: np.nda
     return Stage1(*(torch.from_numpy(part).to(device) for part in (rank, order, nearest)))
 
 
-def _first_k_of_lists(rows: np.ndarray, candidates: np.ndarray, values: np.ndarray, num_rows: int, k: int
-                      ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _first_k_of_lists(
+    rows: np.ndarray, candidates: np.ndarray, values: np.ndarray, num_rows: int, k: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The first k candidates (b, k) of ragged lists, their values, and each entry's place in its list."""
     by_value = np.lexsort((candidates, values, rows))
     counts = np.bincount(rows, minlength=num_rows)
@@ -285,8 +317,9 @@ def final_by_distance(found: Stage1, rows: np.ndarray) -> Ranking:
     return Ranking(rank, rank, order[:, 0], tied, nothing, nothing)
 
 
-def final_by_head(found: Stage1, rows: np.ndarray, point: np.ndarray, candidate: np.ndarray,
-                  score: LogitsFunction) -> Ranking:
+def final_by_head(
+    found: Stage1, rows: np.ndarray, point: np.ndarray, candidate: np.ndarray, score: LogitsFunction
+) -> Ranking:
     """Re-order the first k by the head's margin, equal margins keeping stage-1 order (design §2, stage 2)."""
     order = found.order.cpu().numpy()
     margins, dead = score_lists(order, point[rows], candidate, score)
@@ -303,8 +336,9 @@ def final_by_head(found: Stage1, rows: np.ndarray, point: np.ndarray, candidate:
     return Ranking(stage1_rank, final_rank, final[:, 0], tied, scored.sum(1), (dead & scored).sum(1))
 
 
-def score_lists(order: np.ndarray, point_text: np.ndarray, candidate: np.ndarray, score: LogitsFunction
-                ) -> tuple[np.ndarray, np.ndarray]:
+def score_lists(
+    order: np.ndarray, point_text: np.ndarray, candidate: np.ndarray, score: LogitsFunction
+) -> tuple[np.ndarray, np.ndarray]:
     """Margins and dead flags (n, k) of lists of candidates (n, k); −inf where there is none.
 
     Each distinct pair of texts is scored once, so that equal texts get exactly equal margins.

@@ -28,13 +28,15 @@ class SplitRankings:
     tasks: dict[str, Ranking]
 
 
-def rank_everything(prepared: SplitCandidates, retrieval: torch.Tensor, score: LogitsFunction, k: int | None
-                    ) -> SplitRankings:
+def rank_everything(
+    prepared: SplitCandidates, retrieval: torch.Tensor, score: LogitsFunction, k: int | None
+) -> SplitRankings:
     """Rank a split under official, clean and the eight tasks. epa is official by definition."""
     official = measure.rank_official(prepared, retrieval, score, k)
     clean = measure.rank_clean(prepared, retrieval, score, k, official)
-    tasks = {task: official if task == "epa" else measure.rank_task(prepared, retrieval, score, k, task)
-             for task in TASKS}
+    tasks = {
+        task: official if task == "epa" else measure.rank_task(prepared, retrieval, score, k, task) for task in TASKS
+    }
     return SplitRankings(prepared, official, clean, tasks)
 
 
@@ -51,18 +53,25 @@ def point_records(rankings: SplitRankings) -> list[dict[str, Any]]:
     records = []
     for row, pair in enumerate(split.pairs):
         counts = bool(split.clean[row])
-        records.append({
-            "id": pair.id, "split": split.name, "theme": pair.theme, "debate": pair.debate, "stance": pair.stance,
-            "stage1_rank": int(official.stage1_rank[row]) + 1,
-            "rank": int(official.final_rank[row]) + 1,
-            "clean_stage1_rank": int(clean.stage1_rank[row]) + 1 if counts else None,
-            "clean_rank": int(clean.final_rank[row]) + 1 if counts else None,
-            "stage1_ranks": {task: int(found.stage1_rank[row]) + 1 for task, found in rankings.tasks.items()},
-            "ranks": {task: int(found.final_rank[row]) + 1 for task, found in rankings.tasks.items()},
-            "tied": bool(official.tied[row]),
-            "num_scored": int(official.num_scored[row]), "num_dead": int(official.num_dead[row]),
-            "first": candidate_id(split, int(official.first[row])),
-        })
+        records.append(
+            {
+                "id": pair.id,
+                "split": split.name,
+                "theme": pair.theme,
+                "debate": pair.debate,
+                "stance": pair.stance,
+                "stage1_rank": int(official.stage1_rank[row]) + 1,
+                "rank": int(official.final_rank[row]) + 1,
+                "clean_stage1_rank": int(clean.stage1_rank[row]) + 1 if counts else None,
+                "clean_rank": int(clean.final_rank[row]) + 1 if counts else None,
+                "stage1_ranks": {task: int(found.stage1_rank[row]) + 1 for task, found in rankings.tasks.items()},
+                "ranks": {task: int(found.final_rank[row]) + 1 for task, found in rankings.tasks.items()},
+                "tied": bool(official.tied[row]),
+                "num_scored": int(official.num_scored[row]),
+                "num_dead": int(official.num_dead[row]),
+                "first": candidate_id(split, int(official.first[row])),
+            }
+        )
     return records
 
 
@@ -79,14 +88,23 @@ def _recompute_split(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         def column(key: str, kind: type) -> np.ndarray:
             return np.array([row[key] for row in rows], dtype=kind)
 
-        return Ranking(np.array(stage1_rank) - 1, np.array(final_rank) - 1, np.zeros(len(rows)),
-                       column("tied", bool), column("num_scored", np.int64), column("num_dead", np.int64))
+        return Ranking(
+            np.array(stage1_rank) - 1,
+            np.array(final_rank) - 1,
+            np.zeros(len(rows)),
+            column("tied", bool),
+            column("num_scored", np.int64),
+            column("num_dead", np.int64),
+        )
 
     counts = np.array([row["clean_rank"] is not None for row in rows])
     official = ranking([row["stage1_rank"] for row in rows], [row["rank"] for row in rows])
     clean = ranking([row["clean_stage1_rank"] or 1 for row in rows], [row["clean_rank"] or 1 for row in rows])
     values: dict[str, Any] = measure.figures(official, clean, counts)
-    values["tasks"] = measure.task_figures({
-        task: ranking([row["stage1_ranks"][task] for row in rows], [row["ranks"][task] for row in rows])
-        for task in rows[0]["ranks"]})
+    values["tasks"] = measure.task_figures(
+        {
+            task: ranking([row["stage1_ranks"][task] for row in rows], [row["ranks"][task] for row in rows])
+            for task in rows[0]["ranks"]
+        }
+    )
     return values

@@ -23,8 +23,12 @@ from biencoder_ablate.evaluation.records import SplitRankings, rank_everything, 
 from biencoder_ablate.model.biencoder import BiEncoder
 
 LEXICAL = {"tfidf_cosine": tfidf_similarities, "bm25": bm25_similarities}
-_TITLES = {"tfidf_cosine": "TF-IDF cosine", "bm25": "BM25", "untrained_euclidean": "untrained encoder, Euclidean",
-           "untrained_cosine": "untrained encoder, cosine"}
+_TITLES = {
+    "tfidf_cosine": "TF-IDF cosine",
+    "bm25": "BM25",
+    "untrained_euclidean": "untrained encoder, Euclidean",
+    "untrained_cosine": "untrained encoder, cosine",
+}
 _COLUMNS = (("top-1", "top1"), ("clean", "top1_clean"), ("MRR", "mrr"), ("nDCG@10", "ndcg@10"), ("R@10", "recall@10"))
 
 
@@ -34,16 +38,24 @@ def rerank_depth(rerank: int | str) -> int | None:
     return None if isinstance(rerank, str) else rerank
 
 
-def final_rankings(prepared: SplitCandidates, model: BiEncoder, h: torch.Tensor, r: torch.Tensor,
-                   score: LogitsFunction, rerank: int | str) -> SplitRankings:
+def final_rankings(
+    prepared: SplitCandidates,
+    model: BiEncoder,
+    h: torch.Tensor,
+    r: torch.Tensor,
+    score: LogitsFunction,
+    rerank: int | str,
+) -> SplitRankings:
     """Rank a split under every candidate set as `evaluation.rerank` says: to a depth, `none`, or `all`.
 
     h (T, H) and r (T, R) are the embeddings of all texts; `score` scores pairs of them, for a depth. Raises
     ValueError when embeddings or scores are not finite.
     """
     if not bool(h.isfinite().all() and r.isfinite().all()):
-        raise ValueError("the model's embeddings are not all finite numbers, so nothing can be ranked by them; "
-                         "training has diverged, or the weights are damaged")
+        raise ValueError(
+            "the model's embeddings are not all finite numbers, so nothing can be ranked by them; "
+            "training has diverged, or the weights are damaged"
+        )
     model.eval()
     with torch.no_grad():
         if rerank == "all":
@@ -51,8 +63,15 @@ def final_rankings(prepared: SplitCandidates, model: BiEncoder, h: torch.Tensor,
         return rank_everything(prepared, r, score, rerank_depth(rerank))
 
 
-def measured_figures(splits: Mapping[str, SplitCandidates], model: BiEncoder, h: torch.Tensor, r: torch.Tensor,
-                     score: LogitsFunction, rerank: int | str, source: bool) -> dict[str, dict[str, Any]]:
+def measured_figures(
+    splits: Mapping[str, SplitCandidates],
+    model: BiEncoder,
+    h: torch.Tensor,
+    r: torch.Tensor,
+    score: LogitsFunction,
+    rerank: int | str,
+    source: bool,
+) -> dict[str, dict[str, Any]]:
     """Figures by split of a trained model; with `source` also `source/top1`, what the source study computed.
 
     Arguments and errors as for `final_rankings`.
@@ -81,8 +100,10 @@ def lexical_figures(texts: Sequence[str], splits: Mapping[str, SplitCandidates])
     Document frequencies are those of a split's own distinct candidates. Equal scores keep candidate order.
     """
     counts = count_words(texts)
-    return {name: {split: split_figures(_rank_lexically(name, counts, prepared)) for split, prepared in splits.items()}
-            for name in LEXICAL}
+    return {
+        name: {split: split_figures(_rank_lexically(name, counts, prepared)) for split, prepared in splits.items()}
+        for name in LEXICAL
+    }
 
 
 def _rank_lexically(name: str, counts: WordCounts, prepared: SplitCandidates) -> SplitRankings:
@@ -104,24 +125,34 @@ def encoder_figures(h: torch.Tensor, splits: Mapping[str, SplitCandidates]) -> d
     def nothing(points: torch.Tensor, candidates: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         raise AssertionError("without re-ranking nothing is scored")
 
-    return {name: {split: split_figures(rank_everything(prepared, space, nothing, None))
-                   for split, prepared in splits.items()} for name, space in spaces.items()}
+    return {
+        name: {
+            split: split_figures(rank_everything(prepared, space, nothing, None)) for split, prepared in splits.items()
+        }
+        for name, space in spaces.items()
+    }
 
 
 def describe(report: Mapping[str, Any]) -> str:
     """A report of evaluate.py as tables for a person, one a split."""
     epoch = report["best_epoch"]
     chosen = f"selected epoch {epoch}" if epoch >= 0 else "not trained"
-    lines = [f"{report['run']}, {chosen}, on {report['data']['name']}, {report['device']}, {report['precision']}",
-             *(f"note: {note}" for note in report["notes"])]
+    lines = [
+        f"{report['run']}, {chosen}, on {report['data']['name']}, {report['device']}, {report['precision']}",
+        *(f"note: {note}" for note in report["notes"]),
+    ]
     for split, measured in report["measured"].items():
-        rows = [(f"this run, rerank={report['own']['rerank']}", report["own"][split]),
-                (f"measured, rerank={report['evaluation']['rerank']}", measured)]
+        rows = [
+            (f"this run, rerank={report['own']['rerank']}", report["own"][split]),
+            (f"measured, rerank={report['evaluation']['rerank']}", measured),
+        ]
         rows += [(_TITLES[name], figures[split]) for name, figures in report.get("baselines", {}).items()]
         lines += ["", figures_table(split, rows)]
         if "source/top1" in measured:
-            lines.append(f"source/{split}/top1 {measured['source/top1']:.4f}: to read the source study's logs beside "
-                         "ours, not to publish")
+            lines.append(
+                f"source/{split}/top1 {measured['source/top1']:.4f}: to read the source study's logs beside "
+                "ours, not to publish"
+            )
     took = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report["seconds"].items())
     return "\n".join([*lines, "", took])
 

@@ -23,8 +23,17 @@ class BiEncoder(nn.Module):
     across head variants for a seed.
     """
 
-    def __init__(self, encoder: Any | None, pooled_dim: int, retrieval_dim: int | None, fusion: str, norm: str,
-                 activation: str, activation_position: str, seed: int) -> None:
+    def __init__(
+        self,
+        encoder: Any | None,
+        pooled_dim: int,
+        retrieval_dim: int | None,
+        fusion: str,
+        norm: str,
+        activation: str,
+        activation_position: str,
+        seed: int,
+    ) -> None:
         super().__init__()
         assert encoder is None or encoder.config.hidden_size == pooled_dim
         self.fusion = fusion

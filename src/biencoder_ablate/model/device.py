@@ -16,8 +16,10 @@ def choose_device(asked: str, local_rank: int = 0) -> torch.device:
     device = torch.device(asked)
     count = torch.cuda.device_count() if device.type == "cuda" else 0
     if device.type == "cuda" and (device.index or 0) >= count:
-        raise ConfigError(f"training.device={asked}: there are {count} CUDA devices here; must be "
-                          f"{'cpu or auto' if not count else f'cuda:0 to cuda:{count - 1}, cpu or auto'}")
+        raise ConfigError(
+            f"training.device={asked}: there are {count} CUDA devices here; must be "
+            f"{'cpu or auto' if not count else f'cuda:0 to cuda:{count - 1}, cpu or auto'}"
+        )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("training.device=mps: there is no Apple GPU here; must be cpu or auto")
     return device

@@ -18,8 +18,14 @@ EncodeFunction = Callable[[Tokens, np.ndarray, torch.device], torch.Tensor]
 """Some texts of a corpus, by number (b,), in one pass through an encoder → h (b, H)."""
 
 
-def encode_rows(encode_group: EncodeFunction, tokens: Tokens, rows: np.ndarray, token_budget: int,
-                device: torch.device, advance: Callable[[int], None] | None = None) -> torch.Tensor:
+def encode_rows(
+    encode_group: EncodeFunction,
+    tokens: Tokens,
+    rows: np.ndarray,
+    token_budget: int,
+    device: torch.device,
+    advance: Callable[[int], None] | None = None,
+) -> torch.Tensor:
     """Pooled outputs h (B, H) of the texts `rows`, in their order; gradients flow where they are on.
 
     Texts of similar length go through `encode_group` together, so many that they would hold `token_budget`

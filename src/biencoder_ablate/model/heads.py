@@ -17,8 +17,9 @@ class PairHead(nn.Module):
     torch's own initialisation; the features are never changed in place.
     """
 
-    def __init__(self, num_features: int, norm: str, activation: str,
-                 activation_position: str = "after_linear2") -> None:
+    def __init__(
+        self, num_features: int, norm: str, activation: str, activation_position: str = "after_linear2"
+    ) -> None:
         super().__init__()
         assert norm in ("none", "layernorm") and activation in ("none", "relu")
         assert activation_position in ("after_linear2", "before_linear2")

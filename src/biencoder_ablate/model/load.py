@@ -17,8 +17,13 @@ import torch
 from biencoder_ablate.config import ConfigError
 from biencoder_ablate.seeding import derive_seed
 
-TINY_SHAPE: dict[str, Any] = {"hidden_size": 256, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 512,
-              "max_position_embeddings": 512}
+TINY_SHAPE: dict[str, Any] = {
+    "hidden_size": 256,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "intermediate_size": 512,
+    "max_position_embeddings": 512,
+}
 TINY_VOCABULARY = 8000
 
 
@@ -29,7 +34,9 @@ def load_tokenizer(directory: Path, max_tokens: int) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(directory), model_max_length=max_tokens, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"model.name_or_path={directory}: its tokenizer cannot be read ({_first_line(error)})") from error
+        raise ConfigError(
+            f"model.name_or_path={directory}: its tokenizer cannot be read ({_first_line(error)})"
+        ) from error
     if None in (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id):
         raise ConfigError(f"model.name_or_path={directory}: its tokenizer has no [CLS], [SEP] or [PAD]; must be BERT's")
     return tokenizer
@@ -51,14 +58,23 @@ def load_encoder(directory: Path, pooling: str, max_tokens: int, dropout: float 
     if config.model_type != "bert":
         raise ConfigError(f"{where}: is a {config.model_type} model; must be a BERT (model_type bert)")
     if max_tokens > config.max_position_embeddings:
-        raise ConfigError(f"model.max_tokens={max_tokens}: this encoder has {config.max_position_embeddings} positions; "
-                          f"must be at most that")
+        raise ConfigError(
+            f"model.max_tokens={max_tokens}: this encoder has {config.max_position_embeddings} positions; "
+            f"must be at most that"
+        )
     _set_dropout(config, dropout)
     with quiet_transformers():
         try:
             loaded: Any = BertModel.from_pretrained(
-                str(directory), config=config, dtype=torch.float32, use_safetensors=True, local_files_only=True,
-                add_pooling_layer=pooling == "pooler", attn_implementation="sdpa", output_loading_info=True)
+                str(directory),
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                local_files_only=True,
+                add_pooling_layer=pooling == "pooler",
+                attn_implementation="sdpa",
+                output_loading_info=True,
+            )
         except Exception as error:  # safetensors, transformers and the OS each raise their own
             raise ConfigError(f"{where}: its weights cannot be read ({_first_line(error)})") from error
     encoder, info = loaded
@@ -70,8 +86,9 @@ def load_encoder(directory: Path, pooling: str, max_tokens: int, dropout: float 
     return encoder
 
 
-def build_tiny(texts: Sequence[str], pooling: str, max_tokens: int, dropout: float | None, seed: int
-               ) -> tuple[Any, Any]:
+def build_tiny(
+    texts: Sequence[str], pooling: str, max_tokens: int, dropout: float | None, seed: int
+) -> tuple[Any, Any]:
     """(encoder, tokenizer): a small BERT with random weights, its WordPiece vocabulary learned from `texts`."""
     from transformers import BertConfig, BertModel
 
@@ -115,8 +132,15 @@ def learn_tokenizer(texts: Sequence[str], max_tokens: int) -> Any:
     tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
     cls, sep = (vocabulary.index(token) for token in ("[CLS]", "[SEP]"))
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", sep), ("[CLS]", cls))
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=max_tokens, pad_token="[PAD]",
-                                   unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=max_tokens,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )
 
 
 def learn_vocabulary(words: Mapping[str, int], size: int) -> list[str]:

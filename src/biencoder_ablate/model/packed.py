@@ -59,8 +59,9 @@ def _to_device(values: np.ndarray, device: torch.device) -> torch.Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-def encode_packed(encoder: Any, pooling: str, batch: Packed, finish: Callable[..., torch.Tensor] | None = None
-                  ) -> torch.Tensor:
+def encode_packed(
+    encoder: Any, pooling: str, batch: Packed, finish: Callable[..., torch.Tensor] | None = None
+) -> torch.Tensor:
     """Packed texts through a BertModel → pooled output (B, H), float32.
 
     With `cls` and `pooler` only the first token's output is used, so the last layer works it out for no other.
@@ -110,10 +111,12 @@ def finish_layer(layer: Any, attended: torch.Tensor, x: torch.Tensor) -> torch.T
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """F.linear, in float32 on the CPU through oneDNN: 5 to 10% faster there than MKL on the AMD machines tried."""
+    return _OneDnnLinear.apply(x, weight, bias) if _takes_onednn(x) else F.linear(x, weight, bias)
+
+
+def _takes_onednn(x: torch.Tensor) -> bool:
     plain = torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
-    if HAS_ONEDNN and x.device.type == "cpu" and x.dtype == torch.float32 and not plain:
-        return _OneDnnLinear.apply(x, weight, bias)
-    return F.linear(x, weight, bias)
+    return HAS_ONEDNN and x.device.type == "cpu" and x.dtype == torch.float32 and not plain
 
 
 class _OneDnnLinear(torch.autograd.Function):
@@ -134,8 +137,14 @@ def _onednn(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) ->
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
-def _attend(attention: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, batch: Packed,
-            query_lengths: np.ndarray) -> torch.Tensor:
+def _attend(
+    attention: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    batch: Packed,
+    query_lengths: np.ndarray,
+) -> torch.Tensor:
     """Queries attend to the keys of their own text, by the best way of the device: (…, A, D) → (…, H).
 
     key and value are those of all N tokens; query those of the first `query_lengths` (B,) tokens of each text.
@@ -149,16 +158,28 @@ def _attend(attention: Any, query: torch.Tensor, key: torch.Tensor, value: torch
     return _attend_padded(call, query, key, value, batch.lengths, query_lengths)
 
 
-def _attend_in_runs(call: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: np.ndarray,
-                    query_lengths: np.ndarray) -> torch.Tensor:
+def _attend_in_runs(
+    call: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    lengths: np.ndarray,
+    query_lengths: np.ndarray,
+) -> torch.Tensor:
     """One call for each run of texts of one length: nothing is padded and nothing masked."""
     begins = np.flatnonzero(np.diff(lengths, prepend=-1))
     counts = np.diff(begins, append=len(lengths))
     keys, queries = lengths[begins].tolist(), query_lengths[begins].tolist()
     outputs = []
     for count, num_keys, num_queries, q, k, v in zip(
-            counts.tolist(), keys, queries, query.split((counts * queries).tolist()),
-            key.split((counts * keys).tolist()), value.split((counts * keys).tolist()), strict=True):
+        counts.tolist(),
+        keys,
+        queries,
+        query.split((counts * queries).tolist()),
+        key.split((counts * keys).tolist()),
+        value.split((counts * keys).tolist()),
+        strict=True,
+    ):
         attended = call(_by_head(q, count, num_queries), _by_head(k, count, num_keys), _by_head(v, count, num_keys))
         outputs.append(attended.transpose(1, 2).reshape(count * num_queries, -1))
     return torch.cat(outputs)
@@ -169,21 +190,29 @@ def _by_head(x: torch.Tensor, count: int, length: int) -> torch.Tensor:
     return x.view(count, length, *x.shape[1:]).transpose(1, 2)
 
 
-def _attend_varlen(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, batch: Packed,
-                   query_lengths: np.ndarray, scale: float) -> torch.Tensor:
+def _attend_varlen(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, batch: Packed, query_lengths: np.ndarray, scale: float
+) -> torch.Tensor:
     """FlashAttention over texts of different lengths in one call; half precision, no dropout."""
     from torch.nn.attention.varlen import varlen_attn
 
     same = len(query) == len(key)
     of_queries = batch.boundaries if same else torch.arange(len(query) + 1, dtype=torch.int32, device=query.device)
-    attended = varlen_attn(query, key, value, of_queries, batch.boundaries, int(query_lengths.max()),
-                           int(batch.lengths.max()), scale=scale)
+    attended = varlen_attn(
+        query, key, value, of_queries, batch.boundaries, int(query_lengths.max()), int(batch.lengths.max()), scale=scale
+    )
     assert isinstance(attended, torch.Tensor)
     return attended.flatten(1)
 
 
-def _attend_padded(call: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: np.ndarray,
-                   query_lengths: np.ndarray) -> torch.Tensor:
+def _attend_padded(
+    call: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    lengths: np.ndarray,
+    query_lengths: np.ndarray,
+) -> torch.Tensor:
     """Texts padded for this step alone, those of similar length together, masked where they are padded."""
     outputs, groups = [], groups_of(lengths)
     sizes, query_sizes = ([int(of[group].sum()) for group in groups] for of in (lengths, query_lengths))

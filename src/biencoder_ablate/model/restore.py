@@ -16,7 +16,7 @@ from biencoder_ablate.config import ConfigError, HeadConfig, ModelConfig
 from biencoder_ablate.data.tokens import tokenize
 from biencoder_ablate.files import read_json
 from biencoder_ablate.model.biencoder import BiEncoder
-from biencoder_ablate.model.encoding import plain_encoder
+from biencoder_ablate.model.encoding import packed_encoder, plain_encoder
 from biencoder_ablate.model.source import find_model, fingerprint_directory
 from biencoder_ablate.model.text_source import Advance, EncodedTexts
 
@@ -52,12 +52,23 @@ def read_contract(directory: Path) -> Contract:
         raise ConfigError(f"{path}: {what}; must be the model of a finished run (training.save_model=true)")
     try:
         encoder = found["encoder"]
-        return Contract(directory, encoder["name"], encoder["fingerprint"], bool(encoder["copied"]),
-                        encoder["pooling"], int(encoder["max_tokens"]), int(encoder["width"]),
-                        found["retrieval_dim"], found["fusion"], HeadConfig(**found["head"]))
+        return Contract(
+            directory,
+            encoder["name"],
+            encoder["fingerprint"],
+            bool(encoder["copied"]),
+            encoder["pooling"],
+            int(encoder["max_tokens"]),
+            int(encoder["width"]),
+            found["retrieval_dim"],
+            found["fusion"],
+            HeadConfig(**found["head"]),
+        )
     except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{path}: not a contract that this version knows ({type(error).__name__}: {error}); "
-                          "train the run again with rerun=true") from error
+        raise ConfigError(
+            f"{path}: not a contract that this version knows ({type(error).__name__}: {error}); "
+            "train the run again with rerun=true"
+        ) from error
 
 
 def restore_biencoder(contract: Contract) -> BiEncoder:
@@ -69,8 +80,16 @@ def restore_biencoder(contract: Contract) -> BiEncoder:
     from safetensors.torch import load_file
 
     head = contract.head
-    model = BiEncoder(None, contract.pooled_dim, contract.retrieval_dim, contract.fusion, head.norm, head.activation,
-                      head.activation_position, seed=0)
+    model = BiEncoder(
+        None,
+        contract.pooled_dim,
+        contract.retrieval_dim,
+        contract.fusion,
+        head.norm,
+        head.activation,
+        head.activation_position,
+        seed=0,
+    )
     path = contract.directory / "biencoder.safetensors"
     try:
         model.load_state_dict(load_file(path))
@@ -92,9 +111,11 @@ def encoder_directory(contract: Contract, name_or_path: str | None = None, revis
     name = name_or_path or (None if contract.built else contract.encoder_name)
     source = find_model(ModelConfig(name="tiny", name_or_path=name, revision=revision))
     if source.fingerprint != contract.encoder_fingerprint:
-        raise ConfigError(f"model.name_or_path={name or 'null'}: not the encoder that the run was trained with "
-                          f"(fingerprint {source.fingerprint[:12]}, the run's is {contract.encoder_fingerprint[:12]}); "
-                          "give the directory or name of the one that was, or train the run again")
+        raise ConfigError(
+            f"model.name_or_path={name or 'null'}: not the encoder that the run was trained with "
+            f"(fingerprint {source.fingerprint[:12]}, the run's is {contract.encoder_fingerprint[:12]}); "
+            "give the directory or name of the one that was, or train the run again"
+        )
     return source.directory
 
 
@@ -114,12 +135,15 @@ class TextEncoder:
     device: torch.device
     precision: str
     token_budget: int
+    fast: bool
 
     def __call__(self, texts: Sequence[str], advance: Advance | None = None) -> torch.Tensor:
         """Pooled outputs h (B, H) of the texts, in eval mode; `advance` is told how many more are done."""
         tokens = tokenize(self.tokenizer, texts, self.max_tokens)
-        encoded = EncodedTexts(self.module, plain_encoder(self.module, self.pooling), tokens, self.device,
-                               self.precision, self.token_budget, self.token_budget)
+        encode_group = (packed_encoder if self.fast else plain_encoder)(self.module, self.pooling)
+        encoded = EncodedTexts(
+            self.module, encode_group, tokens, self.device, self.precision, self.token_budget, self.token_budget
+        )
         return encoded.all_hidden(advance)
 
     def num_tokens(self, text: str) -> int:
@@ -133,6 +157,7 @@ def load_restored_encoder(contract: Contract, directory: Path, max_tokens: int) 
 
     encoder = load_encoder(directory, contract.pooling, max_tokens, dropout=None)
     if encoder.config.hidden_size != contract.pooled_dim:
-        raise ConfigError(f"{directory}: an encoder of width {encoder.config.hidden_size}; the run's is "
-                          f"{contract.pooled_dim} wide")
+        raise ConfigError(
+            f"{directory}: an encoder of width {encoder.config.hidden_size}; the run's is {contract.pooled_dim} wide"
+        )
     return encoder.eval(), load_tokenizer(directory, max_tokens)

@@ -11,13 +11,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from biencoder_ablate.config import Config
 from biencoder_ablate.files import write_json
 from biencoder_ablate.model.load import quiet_transformers
 
 
-def save_model(directory: Path, state: dict[str, Any], encoder: Any | None, tokenizer: Any | None,
-               contract: dict[str, Any]) -> None:
+def save_model(
+    directory: Path, state: dict[str, Any], encoder: Any | None, tokenizer: Any | None, contract: dict[str, Any]
+) -> None:
     """Write the model into `directory`, which appears whole or not at all."""
     from safetensors.torch import save_file
 
@@ -34,14 +34,3 @@ def save_model(directory: Path, state: dict[str, Any], encoder: Any | None, toke
     write_json(partial / "biencoder.json", contract)
     shutil.rmtree(directory, ignore_errors=True)
     partial.rename(directory)
-
-
-def contract_of(config: Config, model_name: str, model_fingerprint: str, pooled_dim: int) -> dict[str, Any]:
-    """What a user of the weights must know: the encoder, its pooling and lengths, the shapes and the head."""
-    return {
-        "encoder": {"name": model_name, "fingerprint": model_fingerprint, "copied": not config.training.freeze_encoder,
-                    "pooling": config.model.pooling, "max_tokens": config.model.max_tokens, "width": pooled_dim},
-        "retrieval_dim": config.model.retrieval_dim,
-        "fusion": config.fusion.name,
-        "head": vars(config.head),
-    }

@@ -36,8 +36,10 @@ def find_model(settings: ModelConfig) -> ModelSource:
     if not any((directory / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
         missing.append("tokenizer.json")
     if missing:
-        raise ConfigError(f"model.name_or_path={settings.name_or_path}: {directory} has no {', '.join(missing)}; must "
-                          "be a directory with a BERT saved by save_pretrained (safetensors) and its tokenizer")
+        raise ConfigError(
+            f"model.name_or_path={settings.name_or_path}: {directory} has no {', '.join(missing)}; must "
+            "be a directory with a BERT saved by save_pretrained (safetensors) and its tokenizer"
+        )
     return ModelSource(settings.name_or_path, directory, fingerprint_directory(directory))
 
 
@@ -63,8 +65,10 @@ def _packaged_minilm() -> Path | None:
         return None
     found = _sha256(weights)
     if found != MINILM_SHA256:
-        raise ConfigError(f"model.name_or_path={MINILM_NAME}: {weights} has sha256 {found}, not {MINILM_SHA256}; "
-                          "install the minilm extra again")
+        raise ConfigError(
+            f"model.name_or_path={MINILM_NAME}: {weights} has sha256 {found}, not {MINILM_SHA256}; "
+            "install the minilm extra again"
+        )
     return directory
 
 
@@ -81,9 +85,10 @@ def _from_hub(name: str, revision: str | None) -> Path:
     except Exception as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         hint = "; or install the minilm extra, which brings it along" if name == MINILM_NAME else ""
-        raise ConfigError(f"model.name_or_path={name}: not a directory here, not in the hub's cache, and the hub gave "
-                          f"none ({reason}); must be a directory with a BERT, or a hub name while online{hint}"
-                          ) from error
+        raise ConfigError(
+            f"model.name_or_path={name}: not a directory here, not in the hub's cache, and the hub gave "
+            f"none ({reason}); must be a directory with a BERT, or a hub name while online{hint}"
+        ) from error
 
 
 def fingerprint_directory(directory: Path) -> str:

@@ -37,8 +37,16 @@ class TextSource(Protocol):
 class EncodedTexts:
     """Texts run through the encoder each time."""
 
-    def __init__(self, module: nn.Module, encode_group: EncodeFunction, tokens: Tokens, device: torch.device,
-                 precision: str, train_token_budget: int, eval_token_budget: int) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        encode_group: EncodeFunction,
+        tokens: Tokens,
+        device: torch.device,
+        precision: str,
+        train_token_budget: int,
+        eval_token_budget: int,
+    ) -> None:
         self.module = module
         self.encode_group = encode_group
         self.tokens = tokens

@@ -21,8 +21,11 @@ def list_runs(logs_dir: Path) -> list[JobState]:
     folder = logs_dir / "runs"
     if not folder.is_dir():
         return []
-    return [run_state(RunDirectory(path)) for path in sorted(folder.iterdir())
-            if path.is_dir() and not path.name.startswith(".")]
+    return [
+        run_state(RunDirectory(path))
+        for path in sorted(folder.iterdir())
+        if path.is_dir() and not path.name.startswith(".")
+    ]
 
 
 def describe_runs(states: Sequence[JobState]) -> str:
@@ -30,11 +33,21 @@ def describe_runs(states: Sequence[JobState]) -> str:
     rows = []
     for state in states:
         result = state.result if state.status == "finished" else {}
-        figures = (result.get("val", {}).get("top1"), result.get("test", {}).get("top1"),
-                   result.get("test", {}).get("top1_clean"))
-        rows.append([state.name, state.status, str(state.epochs_done), str(result.get("best_epoch", "")),
-                     *(f"{value:.4f}" if value is not None else "" for value in figures),
-                     f"{directory_bytes(state.directory.path) / 1e6:.1f}"])
+        figures = (
+            result.get("val", {}).get("top1"),
+            result.get("test", {}).get("top1"),
+            result.get("test", {}).get("top1_clean"),
+        )
+        rows.append(
+            [
+                state.name,
+                state.status,
+                str(state.epochs_done),
+                str(result.get("best_epoch", "")),
+                *(f"{value:.4f}" if value is not None else "" for value in figures),
+                f"{directory_bytes(state.directory.path) / 1e6:.1f}",
+            ]
+        )
     return format_table(_COLUMNS, rows)
 
 
@@ -47,8 +60,11 @@ def describe_sweeps(logs_dir: Path) -> str:
             lines.append(f"{path.parent.name}: runs.json cannot be read")
             continue
         statuses = [state.status for state in job_states(sweep.read())]
-        counted = ", ".join(f"{statuses.count(status)} {status}" for status in
-                            ("finished", "running", "interrupted", "failed", "new") if status in statuses)
+        counted = ", ".join(
+            f"{statuses.count(status)} {status}"
+            for status in ("finished", "running", "interrupted", "failed", "new")
+            if status in statuses
+        )
         lines.append(f"{path.parent.name}: {len(statuses)} runs: {counted}")
     return "\n".join(lines)
 
@@ -68,10 +84,17 @@ def prune(states: Sequence[JobState], statuses: Sequence[str], yes: bool) -> str
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 1 for a directory without runs."""
-    parser = argparse.ArgumentParser(prog="python -m biencoder_ablate.runs", description=(__doc__ or "").split(": ", 1)[1])
+    parser = argparse.ArgumentParser(
+        prog="python -m biencoder_ablate.runs", description=(__doc__ or "").split(": ", 1)[1]
+    )
     parser.add_argument("logs_dir", type=Path, nargs="?", default=Path("logs"), help="default: logs")
-    parser.add_argument("--prune", metavar="STATUS", nargs="+", choices=("failed", "interrupted", "finished"),
-                        help="delete runs with these statuses (failed, interrupted, finished); says which without --yes")
+    parser.add_argument(
+        "--prune",
+        metavar="STATUS",
+        nargs="+",
+        choices=("failed", "interrupted", "finished"),
+        help="delete runs with these statuses (failed, interrupted, finished); says which without --yes",
+    )
     parser.add_argument("--yes", action="store_true", help="really delete")
     arguments = parser.parse_args(argv)
     states = list_runs(arguments.logs_dir)

@@ -35,5 +35,12 @@ class RunLog:
 
 def progress(description: str, total: int, unit: str, quiet: bool) -> tqdm:
     """A bar of one phase, on standard error, gone when the phase is over, and silent where nobody watches."""
-    return tqdm(desc=description, total=total, unit=unit, leave=False, dynamic_ncols=True,
-                disable=True if quiet else None, mininterval=0.2)
+    return tqdm(
+        desc=description,
+        total=total,
+        unit=unit,
+        leave=False,
+        dynamic_ncols=True,
+        disable=True if quiet else None,
+        mininterval=0.2,
+    )

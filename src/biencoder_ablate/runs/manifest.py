@@ -14,8 +14,9 @@ import biencoder_ablate
 _LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "hydra-core", "omegaconf", "numpy")
 
 
-def build_manifest(name: str, device: str, precision: str, num_threads: int, determined_by: dict[str, Any]
-                   ) -> dict[str, Any]:
+def build_manifest(
+    name: str, device: str, precision: str, num_threads: int, determined_by: dict[str, Any]
+) -> dict[str, Any]:
     """The manifest of a run; `determined_by` is its identity, fingerprints included."""
     return {
         "name": name,
@@ -46,8 +47,9 @@ def git_commit() -> str | None:
         return None
 
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True,
-                              timeout=5).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=5
+        ).stdout.strip()
 
     try:
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")

@@ -18,8 +18,11 @@ def write_metrics(directory: Path, records: Sequence[Record]) -> None:
     lines = [json.dumps(finite(record), allow_nan=False) for record in records]
     write_text(directory / "metrics.jsonl", "".join(f"{line}\n" for line in lines))
     rows = ["epoch,train,val,test"]
-    rows += [f"{record['epoch']},{record['train/top1']:.6f},{record['val/top1']:.6f},{record['test/top1']:.6f}"
-             for record in records if record["epoch"] >= 0]
+    rows += [
+        f"{record['epoch']},{record['train/top1']:.6f},{record['val/top1']:.6f},{record['test/top1']:.6f}"
+        for record in records
+        if record["epoch"] >= 0
+    ]
     write_text(directory / "top1.csv", "\n".join(rows) + "\n")
 
 
@@ -38,9 +41,11 @@ def epoch_line(record: Record) -> str:
     shown_loss = f"{loss:8.4f}" if loss is not None else "       –"
     hard = record.get("hard_share")
     shown_hard = f"{100 * hard:5.1f}%" if hard is not None else "     –"
-    return (f"{record['epoch']:6d} {shown_loss} {record['train/top1']:8.4f} {record['val/top1']:8.4f} "
-            f"{record['test/top1']:8.4f}    {_figure(record['val/top1_clean'])}    {_figure(record['test/top1_clean'])} "
-            f"{shown_hard} {100 * record['dead_pairs']:5.1f}% {seconds:8.2f}")
+    return (
+        f"{record['epoch']:6d} {shown_loss} {record['train/top1']:8.4f} {record['val/top1']:8.4f} "
+        f"{record['test/top1']:8.4f}    {_figure(record['val/top1_clean'])}    {_figure(record['test/top1_clean'])} "
+        f"{shown_hard} {100 * record['dead_pairs']:5.1f}% {seconds:8.2f}"
+    )
 
 
 def _figure(value: float | None) -> str:

@@ -35,9 +35,14 @@ class SweepDirectory:
         """What runs.json says: the jobs, and where their runs are, relative to this directory."""
         runs = os.path.relpath(self.path.parent.parent / "runs", self.path)
         return {
-            "name": self.path.name, "overrides": overrides, "started": time.time(), "root": str(self.path),
-            "jobs": [{"overrides": job, "name": name, "directory": f"{runs}/{name}"}
-                     for job, name in zip(jobs, names, strict=True)],
+            "name": self.path.name,
+            "overrides": overrides,
+            "started": time.time(),
+            "root": str(self.path),
+            "jobs": [
+                {"overrides": job, "name": name, "directory": f"{runs}/{name}"}
+                for job, name in zip(jobs, names, strict=True)
+            ],
         }
 
     def read(self) -> dict[str, Any]:

@@ -26,9 +26,18 @@ def table_rows(states: Sequence[JobState]) -> list[list[str]]:
     for state, label in zip(states, differing(states), strict=True):
         result = state.result if state.status == "finished" else {}
         val, test = result.get("val", {}), result.get("test", {})
-        rows.append([label, state.status, str(result.get("best_epoch", "")), _figure(val.get("top1")),
-                     _figure(test.get("top1")), _figure(val.get("top1_clean")), _figure(test.get("top1_clean")),
-                     _figure(result.get("seconds"), 1)])
+        rows.append(
+            [
+                label,
+                state.status,
+                str(result.get("best_epoch", "")),
+                _figure(val.get("top1")),
+                _figure(test.get("top1")),
+                _figure(val.get("top1_clean")),
+                _figure(test.get("top1_clean")),
+                _figure(result.get("seconds"), 1),
+            ]
+        )
     return rows
 
 
@@ -40,15 +49,23 @@ def format_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Aligned text: the first two columns to the left, figures to the right."""
     everything = [list(columns), *rows]
     widths = [max(len(row[column]) for row in everything) for column in range(len(columns))]
-    return "\n".join("  ".join(cell.ljust(width) if column < 2 else cell.rjust(width) for column, (cell, width)
-                               in enumerate(zip(row, widths, strict=True))).rstrip() for row in everything)
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column < 2 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in everything
+    )
 
 
 def table_text(states: Sequence[JobState]) -> str:
     """The table, aligned, and why the failed runs failed."""
     lines = [format_table(_COLUMNS, table_rows(states))]
-    lines += [f"failed: {label}: {state.result.get('error', 'see its train.log')}"
-              for state, label in zip(states, differing(states), strict=True) if state.status == "failed"]
+    lines += [
+        f"failed: {label}: {state.result.get('error', 'see its train.log')}"
+        for state, label in zip(states, differing(states), strict=True)
+        if state.status == "failed"
+    ]
     return "\n".join(lines)
 
 
@@ -66,7 +83,9 @@ def plan_text(states: Sequence[JobState], num_epochs: int) -> str:
     """What a sweep would run, what is done, and about how long and how much disk the rest takes."""
     labels = differing(states)
     width = max(map(len, labels))
-    lines = [f"{label:<{width}}  {_plan_status(state)}  {state.name}" for state, label in zip(states, labels, strict=True)]
+    lines = [
+        f"{label:<{width}}  {_plan_status(state)}  {state.name}" for state, label in zip(states, labels, strict=True)
+    ]
     done = [state for state in states if state.status == "finished"]
     left = [state for state in states if state.status != "finished"]
     lines.append(f"\n{len(done)} finished, {len(left)} to run")
@@ -78,8 +97,10 @@ def plan_text(states: Sequence[JobState], num_epochs: int) -> str:
     seconds = sum(state.result["seconds"] for state in done) / len(done)
     share = sum(1 - state.epochs_done / num_epochs if num_epochs else 1.0 for state in left)
     disk = sum(directory_bytes(state.directory.path) for state in done) / len(done)
-    lines.append(f"about {show_seconds(seconds * share)} one after another and {disk * len(left) / 1e6:.0f} MB, "
-                 f"going by the {len(done)} finished")
+    lines.append(
+        f"about {show_seconds(seconds * share)} one after another and {disk * len(left) / 1e6:.0f} MB, "
+        f"going by the {len(done)} finished"
+    )
     return "\n".join(lines)
 
 

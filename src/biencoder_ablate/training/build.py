@@ -138,12 +138,21 @@ def make_recipe(config: Config) -> Recipe:
     training, loss, rerank = config.training, config.loss, config.evaluation.rerank
     depth = {"none": None, "all": 10}.get(rerank) if isinstance(rerank, str) else rerank
     return Recipe(
-        seed=config.seed, epochs=training.epochs, batch_size=training.batch_size,
-        learning_rate=training.learning_rate, head_learning_rate=training.head_learning_rate,
-        warmup_ratio=training.warmup_ratio, max_grad_norm=training.max_grad_norm, patience=training.patience,
-        schedule=config.negatives.schedule, start=config.negatives.start, ratio=config.neg_ratio,
+        seed=config.seed,
+        epochs=training.epochs,
+        batch_size=training.batch_size,
+        learning_rate=training.learning_rate,
+        head_learning_rate=training.head_learning_rate,
+        warmup_ratio=training.warmup_ratio,
+        max_grad_norm=training.max_grad_norm,
+        patience=training.patience,
+        schedule=config.negatives.schedule,
+        start=config.negatives.start,
+        ratio=config.neg_ratio,
         weights=LossWeights(loss.triplet, loss.positive, loss.negative, loss.margin),
-        rerank=depth, source=config.evaluation.source)
+        rerank=depth,
+        source=config.evaluation.source,
+    )
 
 
 def build_parts(plan: Plan, log: RunLog, world: World) -> Parts:
@@ -159,10 +168,19 @@ def build_parts(plan: Plan, log: RunLog, world: World) -> Parts:
         encoder.to(plan.device)
         pooled_dim = encoder.config.hidden_size
         source = _encoded_texts(plan, encoder, tokens, world)
-    model = BiEncoder(encoder, pooled_dim, config.model.retrieval_dim, config.fusion.name, config.head.norm,
-                      config.head.activation, config.head.activation_position, config.seed).to(plan.device)
-    task = Task(model, source, table, plan.data.splits, plan.data.pool, plan.device, world,
-                config.training.fast, log.quiet)
+    model = BiEncoder(
+        encoder,
+        pooled_dim,
+        config.model.retrieval_dim,
+        config.fusion.name,
+        config.head.norm,
+        config.head.activation,
+        config.head.activation_position,
+        config.seed,
+    ).to(plan.device)
+    task = Task(
+        model, source, table, plan.data.splits, plan.data.pool, plan.device, world, config.training.fast, log.quiet
+    )
     return Parts(task, make_recipe(config), encoder, tokenizer, pooled_dim, tokens)
 
 
@@ -174,21 +192,29 @@ def _load(plan: Plan, table: TextTable) -> tuple[Any, Any, Tokens]:
     if directory is None:
         train = table.splits["train"]
         rows = dict.fromkeys(np.stack([train.point, train.counter], axis=1).reshape(-1).tolist())
-        encoder, tokenizer = build_tiny([table.texts[row] for row in rows], model.pooling, model.max_tokens,
-                                        model.dropout, plan.config.seed)
+        encoder, tokenizer = build_tiny(
+            [table.texts[row] for row in rows], model.pooling, model.max_tokens, model.dropout, plan.config.seed
+        )
         return encoder, tokenizer, tokenize(tokenizer, table.texts, model.max_tokens)
     encoder = load_encoder(directory, model.pooling, model.max_tokens, model.dropout)
     tokenizer = load_tokenizer(directory, model.max_tokens)
-    tokens = cached_tokens(tokenizer, plan.source.fingerprint, table.texts, table.fingerprint, model.max_tokens,
-                           cache_directory(plan.config))
+    tokens = cached_tokens(
+        tokenizer,
+        plan.source.fingerprint,
+        table.texts,
+        table.fingerprint,
+        model.max_tokens,
+        cache_directory(plan.config),
+    )
     return encoder, tokenizer, tokens
 
 
 def _encoded_texts(plan: Plan, encoder: Any, tokens: Tokens, world: World) -> EncodedTexts | SharedTexts:
     kind = plan.device.type
     encode_group = (packed_encoder if plan.config.training.fast else plain_encoder)(encoder, plan.config.model.pooling)
-    texts = EncodedTexts(encoder, encode_group, tokens, plan.device,
-                        plan.precision, TRAIN_TOKEN_BUDGET[kind], EVAL_TOKEN_BUDGET[kind])
+    texts = EncodedTexts(
+        encoder, encode_group, tokens, plan.device, plan.precision, TRAIN_TOKEN_BUDGET[kind], EVAL_TOKEN_BUDGET[kind]
+    )
     return texts if world.size == 1 else SharedTexts(texts, world)
 
 
@@ -198,10 +224,21 @@ def _frozen_texts(plan: Plan, table: TextTable, log: RunLog, world: World) -> Ca
     A lock makes parallel runs wait for the first of them instead of encoding the same texts again.
     """
     config = plan.config
-    built_from = "" if plan.source.directory is not None else hashlib.sha256(
-        f"{plan.data.fingerprint} {config.seed}".encode()).hexdigest()
-    path = features_path(cache_directory(config), plan.source.fingerprint, built_from, table.fingerprint,
-                         config.model.pooling, config.model.max_tokens, plan.precision, int(config.training.fast))
+    built_from = (
+        ""
+        if plan.source.directory is not None
+        else hashlib.sha256(f"{plan.data.fingerprint} {config.seed}".encode()).hexdigest()
+    )
+    path = features_path(
+        cache_directory(config),
+        plan.source.fingerprint,
+        built_from,
+        table.fingerprint,
+        config.model.pooling,
+        config.model.max_tokens,
+        plan.precision,
+        int(config.training.fast),
+    )
     features = load_features(path)
     if not world.agree(features is not None):
         with _waiting_lock(path.with_suffix(".lock"), world):

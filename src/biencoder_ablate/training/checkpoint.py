@@ -37,15 +37,25 @@ def trained_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
 
 
-def save_checkpoint(directory: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer | None,
-                    progress: Progress, best_state: dict[str, torch.Tensor] | None) -> None:
+def save_checkpoint(
+    directory: Path,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer | None,
+    progress: Progress,
+    best_state: dict[str, torch.Tensor] | None,
+) -> None:
     """Commit an epoch. `best_state` is given when this epoch is the best so far."""
     directory.mkdir(parents=True, exist_ok=True)
     if best_state is not None:
         with whole_file(_best_path(directory, progress), "wb") as file:
             torch.save(best_state, file)
-    state = {"model": trained_state(model), "optimizer": optimizer.state_dict() if optimizer else None,
-             "records": progress.records, "best_epoch": progress.best_epoch, "step": progress.step}
+    state = {
+        "model": trained_state(model),
+        "optimizer": optimizer.state_dict() if optimizer else None,
+        "records": progress.records,
+        "best_epoch": progress.best_epoch,
+        "step": progress.step,
+    }
     with whole_file(directory / "last.pt", "wb") as file:
         torch.save(state, file)
     for old in directory.glob("best-*.pt"):
@@ -53,8 +63,9 @@ def save_checkpoint(directory: Path, model: torch.nn.Module, optimizer: torch.op
             old.unlink()
 
 
-def load_checkpoint(directory: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer | None
-                    ) -> Progress | None:
+def load_checkpoint(
+    directory: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer | None
+) -> Progress | None:
     """Put the last finished epoch into model and optimizer and return how far it is; None without a checkpoint."""
     path = directory / "last.pt"
     if not path.exists():

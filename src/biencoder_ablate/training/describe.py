@@ -25,15 +25,20 @@ def first_lines(plan: Plan, run: RunDirectory) -> str:
     lines = [f"biencoder-ablate {biencoder_ablate.__version__}: {run.name}"]
     lines += [f"data       {line}" for line in _data_lines(config, plan.corpus)]
     dim = config.model.retrieval_dim
-    lines.append(f"model      {_model_words(config)}, {config.model.pooling} pooling, up to {config.model.max_tokens} "
-                 f"tokens, retrieval width {dim if dim is not None else 'of the pooled output'}"
-                 + (", encoder frozen" if training.freeze_encoder else ""))
+    lines.append(
+        f"model      {_model_words(config)}, {config.model.pooling} pooling, up to {config.model.max_tokens} "
+        f"tokens, retrieval width {dim if dim is not None else 'of the pooled output'}"
+        + (", encoder frozen" if training.freeze_encoder else "")
+    )
     lines.append(f"head       {_head_words(config)}")
     share = describe_hard_share(config.negatives.schedule, config.neg_ratio, config.negatives.start)
     lines.append(f"negatives  hard negatives: {share}")
-    lines.append(f"training   {training.epochs} epochs of {math.ceil(len(plan.corpus.train) / training.batch_size)} "
-                 f"batches of {training.batch_size} pairs, seed {config.seed}"
-                 if training.epochs else "training   none: only evaluating")
+    lines.append(
+        f"training   {training.epochs} epochs of {math.ceil(len(plan.corpus.train) / training.batch_size)} "
+        f"batches of {training.batch_size} pairs, seed {config.seed}"
+        if training.epochs
+        else "training   none: only evaluating"
+    )
     lines.append(f"device     {describe_device(plan.device)}, {plan.precision}, {torch.get_num_threads()} threads")
     lines.append(f"writes     {run.path}")
     return "\n".join(lines)
@@ -42,18 +47,24 @@ def first_lines(plan: Plan, run: RunDirectory) -> str:
 def _data_lines(config: Config, corpus: Corpus) -> list[str]:
     sizes = ", ".join(f"{len(corpus.split(name))} {name}" for name in SPLITS)
     debates = {(pair.theme, pair.debate) for name in SPLITS for pair in corpus.split(name)}
-    lines = [f"{corpus.name}: {sizes} pairs of {len(debates)} debates"
-             + (f", {sum(corpus.incomplete.values())} incomplete points left out" if corpus.incomplete else "")]
+    lines = [
+        f"{corpus.name}: {sizes} pairs of {len(debates)} debates"
+        + (f", {sum(corpus.incomplete.values())} incomplete points left out" if corpus.incomplete else "")
+    ]
     lines += corpus.notes
     for name in ("val", "test"):
         keys = pair_keys(corpus.split(name), corpus.keys)
         shared = keys & pair_keys(corpus.train, corpus.keys)
         if shared:
-            lines.append(f"warning: {len(shared)} of {len(keys)} distinct {name} texts are also in train; "
-                         "see top1_clean, or data.disjoint=true")
+            lines.append(
+                f"warning: {len(shared)} of {len(keys)} distinct {name} texts are also in train; "
+                "see top1_clean, or data.disjoint=true"
+            )
     if config.data.name == "sample" and config.model.name == "tiny":
-        lines.append("this is the demonstration: short debates and a tiny random BERT. For real figures: "
-                     "experiment=arguana model=minilm data.path=…")
+        lines.append(
+            "this is the demonstration: short debates and a tiny random BERT. For real figures: "
+            "experiment=arguana model=minilm data.path=…"
+        )
     return lines
 
 
@@ -66,8 +77,11 @@ def _model_words(config: Config) -> str:
 def _head_words(config: Config) -> str:
     head = config.head
     steps = ["LayerNorm"] if head.norm == "layernorm" else []
-    steps += ["ReLU", "linear2"] if head.activation == "relu" and head.activation_position == "before_linear2" else [
-        "linear2"] + (["ReLU"] if head.activation == "relu" else [])
+    steps += (
+        ["ReLU", "linear2"]
+        if head.activation == "relu" and head.activation_position == "before_linear2"
+        else ["linear2"] + (["ReLU"] if head.activation == "relu" else [])
+    )
     return f"{head_name(head)}: {' → '.join(steps)} over {config.fusion.name} features"
 
 
@@ -79,8 +93,10 @@ def before_training(parts: Parts) -> str:
         cut = (parts.tokens.full_lengths > parts.tokens.lengths).mean()
         lines[0] += f", {100 * cut:.1f}% of texts cut"
     # while training: weights, two Adam moments, and the best weights; then only the model
-    lines.append(f"disk       up to {4 * 4 * weights / _MEGABYTE + 2:.0f} MB while training, "
-                 f"{4 * weights / _MEGABYTE + 2:.0f} MB when done")
+    lines.append(
+        f"disk       up to {4 * 4 * weights / _MEGABYTE + 2:.0f} MB while training, "
+        f"{4 * weights / _MEGABYTE + 2:.0f} MB when done"
+    )
     return "\n".join(lines)
 
 
@@ -112,5 +128,7 @@ def finished_already(run: RunDirectory, result: dict[str, Any]) -> str:
 
 def finished_line(run: RunDirectory, result: dict[str, Any]) -> str:
     """A finished run in one line."""
-    return (f"{run.name}: epoch {result['best_epoch']}, val top-1 {result['val']['top1']:.4f}, "
-            f"test top-1 {result['test']['top1']:.4f}: finished")
+    return (
+        f"{run.name}: epoch {result['best_epoch']}, val top-1 {result['val']['top1']:.4f}, "
+        f"test top-1 {result['test']['top1']:.4f}: finished"
+    )

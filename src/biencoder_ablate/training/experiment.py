@@ -15,7 +15,7 @@ from biencoder_ablate.config import Config
 from biencoder_ablate.evaluation import records as evaluation_records
 from biencoder_ablate.evaluation.reevaluate import final_rankings
 from biencoder_ablate.files import write_json, write_text
-from biencoder_ablate.model.save import contract_of, save_model
+from biencoder_ablate.model.save import save_model
 from biencoder_ablate.runs import directory as run_files
 from biencoder_ablate.runs.directory import RunDirectory
 from biencoder_ablate.runs.log import RunLog
@@ -34,6 +34,7 @@ from biencoder_ablate.training.checkpoint import (
 from biencoder_ablate.training.distributed import World, joined, world_from_environment
 from biencoder_ablate.training.trainer import (
     Embeddings,
+    check_finite,
     embed,
     make_optimizer,
     measure_all,
@@ -129,6 +130,7 @@ def _train(plan: Plan, run: RunDirectory, log: RunLog, world: World) -> dict[str
         epoch = progress.next_epoch
         trained, progress.step = train_epoch(task, recipe, optimizer, epoch, progress.step, embeddings)
         embeddings = embed(task)
+        check_finite(embeddings, epoch)
         _commit(run, log, parts, optimizer, progress, _measured(parts, embeddings, epoch, trained))
     if progress.best_epoch is not None and progress.best_epoch != progress.next_epoch - 1:
         load_best(run.checkpoint, progress, task.model)
@@ -146,8 +148,14 @@ def _measured(parts: Parts, embeddings: Embeddings, epoch: int, trained: Record)
     return {"epoch": epoch, **trained, **values, "eval_seconds": time.perf_counter() - started}
 
 
-def _commit(run: RunDirectory, log: RunLog, parts: Parts, optimizer: torch.optim.Optimizer | None,
-            progress: Progress, record: Record) -> None:
+def _commit(
+    run: RunDirectory,
+    log: RunLog,
+    parts: Parts,
+    optimizer: torch.optim.Optimizer | None,
+    progress: Progress,
+    record: Record,
+) -> None:
     """An epoch is finished once its checkpoint is on disk; the metrics files follow from it."""
     best = progress.best_epoch
     best_top1 = next((row["val/top1"] for row in progress.records if row["epoch"] == best), -1.0)
@@ -170,16 +178,23 @@ def _out_of_patience(progress: Progress, patience: int | None) -> bool:
     return progress.next_epoch - 1 - progress.best_epoch >= patience
 
 
-def _finish(plan: Plan, run: RunDirectory, log: RunLog, parts: Parts, progress: Progress, embeddings: Embeddings,
-            seconds: float) -> dict[str, Any]:
+def _finish(
+    plan: Plan, run: RunDirectory, log: RunLog, parts: Parts, progress: Progress, embeddings: Embeddings, seconds: float
+) -> dict[str, Any]:
     """Measure the selected epoch in full, write records, model and result, and drop the checkpoint."""
     figures = write_rankings(run, parts, embeddings, plan.config.evaluation.rerank)
     best = progress.best_epoch if progress.best_epoch is not None else -1
     by_epoch = {record["epoch"]: record for record in progress.records}
     result = {
-        "status": "finished", "name": run.name, "best_epoch": best,
-        "selected": by_epoch[best], "final": progress.records[-1], "initial": by_epoch[-1],
-        "val": figures["val"], "test": figures["test"], "seconds": seconds,
+        "status": "finished",
+        "name": run.name,
+        "best_epoch": best,
+        "selected": by_epoch[best],
+        "final": progress.records[-1],
+        "initial": by_epoch[-1],
+        "val": figures["val"],
+        "test": figures["test"],
+        "seconds": seconds,
     }
     if plan.config.training.save_model:
         task = parts.task
@@ -191,6 +206,23 @@ def _finish(plan: Plan, run: RunDirectory, log: RunLog, parts: Parts, progress: 
     write_json(run.result, result)
     remove_checkpoint(run.checkpoint)
     return result
+
+
+def contract_of(config: Config, model_name: str, model_fingerprint: str, pooled_dim: int) -> dict[str, Any]:
+    """What a user of the weights must know: the encoder, its pooling and lengths, the shapes and the head."""
+    return {
+        "encoder": {
+            "name": model_name,
+            "fingerprint": model_fingerprint,
+            "copied": not config.training.freeze_encoder,
+            "pooling": config.model.pooling,
+            "max_tokens": config.model.max_tokens,
+            "width": pooled_dim,
+        },
+        "retrieval_dim": config.model.retrieval_dim,
+        "fusion": config.fusion.name,
+        "head": vars(config.head),
+    }
 
 
 def write_rankings(run: RunDirectory, parts: Parts, embeddings: Embeddings, rerank: int | str) -> dict[str, Any]:

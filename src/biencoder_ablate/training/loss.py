@@ -29,8 +29,14 @@ class Losses:
     negative: torch.Tensor
 
 
-def batch_losses(r_point: torch.Tensor, r_counter: torch.Tensor, r_negative: torch.Tensor,
-                 positive_logits: torch.Tensor, negative_logits: torch.Tensor, weights: LossWeights) -> Losses:
+def batch_losses(
+    r_point: torch.Tensor,
+    r_counter: torch.Tensor,
+    r_negative: torch.Tensor,
+    positive_logits: torch.Tensor,
+    negative_logits: torch.Tensor,
+    weights: LossWeights,
+) -> Losses:
     """Losses of B triplets (B, R) and their logits (B, 2).
 
     triplet: max(0, ‖p − c‖ − ‖p − n‖ + margin) with p = 2, as torch's TripletMarginLoss (Balntas et al. 2016);

@@ -50,14 +50,17 @@ def build_pool(train: SplitArrays) -> NegativePool:
     codes = []
     for row, point_key in enumerate(train.point_key.tolist()):
         if len(answers[point_key]) >= len(pool):
-            raise DataError(f"train pair {train.pairs[row].id} has no possible negative: every text of the training "
-                            "split is its point or one of its counters")
+            raise DataError(
+                f"train pair {train.pairs[row].id} has no possible negative: every text of the training "
+                "split is its point or one of its counters"
+            )
         codes += [row * len(pool) + place for place in sorted(answers[point_key])]
     return NegativePool(np.array(pool, dtype=np.int64), np.array(codes, dtype=np.int64), len(train))
 
 
-def draw_negatives(pool: NegativePool, share: float, seed: int, epoch: int, retrieval: torch.Tensor,
-                   point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def draw_negatives(
+    pool: NegativePool, share: float, seed: int, epoch: int, retrieval: torch.Tensor, point: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Negatives of an epoch: text indices (N,), and which of them are hard (N,).
 
     retrieval (T, R) are the embeddings of all texts before the epoch; point (N,) are the pairs' points. The

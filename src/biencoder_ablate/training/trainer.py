@@ -29,6 +29,11 @@ from biencoder_ablate.training.loss import Losses, LossWeights, batch_losses
 from biencoder_ablate.training.negatives import NegativePool, draw_negatives
 from biencoder_ablate.training.schedule import hard_share, warmup_factor
 
+_WHAT_TO_TRY = (
+    "try a lower training.learning_rate or training.head_learning_rate, training.warmup_ratio=0.1, or "
+    "training.max_grad_norm=1"
+)
+
 
 class TrainingDiverged(RuntimeError):
     """The loss is no longer a number."""
@@ -96,8 +101,15 @@ def embed(task: Task) -> Embeddings:
         return Embeddings(h, task.model.retrieval(h))
 
 
-def train_epoch(task: Task, recipe: Recipe, optimizer: torch.optim.Optimizer, epoch: int, step: int,
-                before: Embeddings) -> tuple[Record, int]:
+def check_finite(embeddings: Embeddings, epoch: int) -> None:
+    """Raise TrainingDiverged when an epoch has left the model unable to place texts: no figure would mean anything."""
+    if not bool(embeddings.h.isfinite().all() and embeddings.r.isfinite().all()):
+        raise TrainingDiverged(f"the model's embeddings are not finite after epoch {epoch}; {_WHAT_TO_TRY}")
+
+
+def train_epoch(
+    task: Task, recipe: Recipe, optimizer: torch.optim.Optimizer, epoch: int, step: int, before: Embeddings
+) -> tuple[Record, int]:
     """One pass over the training pairs. Returns the epoch's training record and the step reached.
 
     `before` are the embeddings before the epoch, from which hard negatives are mined. Raises
@@ -118,8 +130,9 @@ def train_epoch(task: Task, recipe: Recipe, optimizer: torch.optim.Optimizer, ep
         for batch in _batches(order, recipe.batch_size):
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * warmup_factor(step, num_warmup)
-            losses, tokens = train_step(task, recipe, optimizer, train.point[batch], train.counter[batch],
-                                        negative[batch])
+            losses, tokens = train_step(
+                task, recipe, optimizer, train.point[batch], train.counter[batch], negative[batch]
+            )
             if not bool(torch.isfinite(losses[0])):
                 raise TrainingDiverged(_diverged(epoch, step, losses))
             sums += losses
@@ -130,8 +143,13 @@ def train_epoch(task: Task, recipe: Recipe, optimizer: torch.optim.Optimizer, ep
     seconds = time.perf_counter() - started
     means = (sums / len(train)).tolist()
     record: Record = {
-        "loss": means[0], "loss/triplet": means[1], "loss/positive": means[2], "loss/negative": means[3],
-        "hard_share": share, "num_hard": int(hard.sum()), "train_seconds": seconds,
+        "loss": means[0],
+        "loss/triplet": means[1],
+        "loss/positive": means[2],
+        "loss/negative": means[3],
+        "hard_share": share,
+        "num_hard": int(hard.sum()),
+        "train_seconds": seconds,
         "pairs_per_second": len(train) / seconds,
     }
     if num_tokens:
@@ -139,8 +157,14 @@ def train_epoch(task: Task, recipe: Recipe, optimizer: torch.optim.Optimizer, ep
     return record, step
 
 
-def train_step(task: Task, recipe: Recipe, optimizer: torch.optim.Optimizer, point: np.ndarray,
-               counter: np.ndarray, negative: np.ndarray) -> tuple[torch.Tensor, int]:
+def train_step(
+    task: Task,
+    recipe: Recipe,
+    optimizer: torch.optim.Optimizer,
+    point: np.ndarray,
+    counter: np.ndarray,
+    negative: np.ndarray,
+) -> tuple[torch.Tensor, int]:
     """One optimizer step on B triplets of text indices (B,). Returns loss sums (4,) float64 and tokens encoded.
 
     With several processes each takes its share of the triplets; gradients and sums are those of all of them.
@@ -161,16 +185,18 @@ def train_step(task: Task, recipe: Recipe, optimizer: torch.optim.Optimizer, poi
     return task.world.sum(sums), num_tokens
 
 
-def _share_losses(task: Task, recipe: Recipe, point: np.ndarray, counter: np.ndarray, negative: np.ndarray
-                  ) -> tuple[Losses, int]:
+def _share_losses(
+    task: Task, recipe: Recipe, point: np.ndarray, counter: np.ndarray, negative: np.ndarray
+) -> tuple[Losses, int]:
     """Losses of triplets of text indices (B,), each distinct text encoded once, and the tokens that cost."""
     distinct, where = np.unique(np.concatenate([point, counter, negative]), return_inverse=True)
     h = task.texts.hidden(distinct)
     r = task.model.retrieval(h)
     back = torch.from_numpy(where.reshape(3, -1)).to(task.device)
     (h_p, h_c, h_n), (r_p, r_c, r_n) = ([values[index] for index in back] for values in (h, r))
-    losses = batch_losses(r_p, r_c, r_n, task.model.logits(h_p, r_p, h_c, r_c),
-                          task.model.logits(h_p, r_p, h_n, r_n), recipe.weights)
+    losses = batch_losses(
+        r_p, r_c, r_n, task.model.logits(h_p, r_p, h_c, r_c), task.model.logits(h_p, r_p, h_n, r_n), recipe.weights
+    )
     return losses, task.texts.num_tokens(distinct)
 
 
@@ -182,8 +208,7 @@ def _batches(order: np.ndarray, size: int) -> Iterable[np.ndarray]:
 def _diverged(epoch: int, step: int, losses: torch.Tensor) -> str:
     names = ("total", "triplet", "positive", "negative")
     shown = ", ".join(f"{name} {value:.4g}" for name, value in zip(names, losses.tolist(), strict=True))
-    return (f"the loss is not finite at epoch {epoch}, step {step} ({shown}); try a lower training.learning_rate or "
-            "training.head_learning_rate, training.warmup_ratio=0.1, or training.max_grad_norm=1")
+    return f"the loss is not finite at epoch {epoch}, step {step} ({shown}); {_WHAT_TO_TRY}"
 
 
 def measure_all(task: Task, recipe: Recipe, embeddings: Embeddings) -> Record:
