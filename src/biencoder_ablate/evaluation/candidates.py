@@ -84,11 +84,8 @@ def task_mask(split: SplitArrays, task: str, rows: np.ndarray) -> np.ndarray:
         near = groups[rows][:, None] == groups[None, :]
     own = split.stance[rows][:, None] == split.stance[None, :]
     counters = near & own if side == "opposing" else near
-    if not with_points:
-        points = np.zeros_like(near)
-    else:
-        points = near & ~own if side == "opposing" else near
-    return np.concatenate([counters, points], axis=1)
+    points = near & ~own if side == "opposing" else near
+    return np.concatenate([counters, points & with_points], axis=1)
 
 
 def candidate_totals(split: SplitArrays) -> dict[str, int]:

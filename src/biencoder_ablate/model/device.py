@@ -8,7 +8,10 @@ from biencoder_ablate.config import ConfigError
 
 
 def choose_device(asked: str, local_rank: int = 0) -> torch.device:
-    """auto: cuda, else mps, else cpu; of several GPUs, the one of this process's `local_rank`. Raises ConfigError for a device that is not there."""
+    """auto: cuda, else mps, else cpu; of several GPUs, the one of this process's `local_rank`.
+
+    Raises ConfigError for a device that is not there.
+    """
     if asked == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", local_rank % torch.cuda.device_count())

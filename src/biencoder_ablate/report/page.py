@@ -324,7 +324,7 @@ def html_table(table: Table, prefix: str) -> str:
     tools = ""
     if table.data and len(table.rows) >= FILTER_FROM:
         tools = (
-            f'<div class=tools><input type=search placeholder="Filter: words, or &quot;a whole cell&quot;" aria-label="Filter rows of {escape(key)}">'
+            f'<div class=tools><input type=search placeholder="Filter: words, or &quot;a whole cell&quot;" aria-label="Filter rows of {escape(key)}">'  # noqa: E501
             f"<output>{len(table.rows)} rows</output></div>"
         )
     return (

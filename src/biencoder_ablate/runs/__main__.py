@@ -1,4 +1,4 @@
-"""`python -m biencoder_ablate.runs LOGS_DIR`: lists runs and sweeps with status, figures and disk; prunes on request."""
+"""`python -m biencoder_ablate.runs LOGS_DIR`: lists runs and sweeps with status, figures and disk; prunes."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def holder(path: Path) -> str | None:
 
 
 def start_over(run: RunDirectory) -> None:
-    """Move a finished run aside for `rerun=true`, unless one is waiting there already: then this is its rerun going on."""
+    """Move a finished run aside for `rerun=true`; where one waits there already, this is its rerun going on."""
     if run.aside.exists():
         return
     result = run.read_result()

@@ -51,7 +51,7 @@ def identity(config: Config, data_fingerprint: str, model_fingerprint: str, prec
 
 
 def run_name(config: Config, determined_by: dict[str, Any]) -> str:
-    """Head, schedule, ratio and seed for the eye, and a hash over the identity: layernorm_relu_neg0.01_seed0_3fa9c1d2."""
+    """Head, schedule, ratio, seed and a hash over the identity: layernorm_relu_neg0.01_seed0_3fa9c1d2."""
     schedule = "neg" if config.negatives.schedule == "constant" else "curr"
     return f"{head_name(config.head)}_{schedule}{config.neg_ratio:g}_seed{config.seed}_{short_hash(determined_by)}"
 
