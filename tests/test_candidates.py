@@ -117,7 +117,7 @@ def test_totals_worked_by_hand(split):
     }
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(corpora())
 def test_sets_and_totals_equal_the_reference(corpus):
     for name in SPLITS:
@@ -144,7 +144,7 @@ def _candidates(numbers, n):
     return {Candidate(number < n, number % n) for number in numbers}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(published_and_used())
 def test_clean_rows_equal_the_reference(both):
     """Also of corpora shortened after publication: a text that was published earlier stays leaked."""

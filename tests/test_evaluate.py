@@ -142,6 +142,12 @@ def test_all_is_the_deepest_depth(run):
     assert len(list((run / "evaluations").iterdir())) == 3
 
 
+def test_fewer_tokens_are_read_anew(run):
+    """What is kept in the cache of one length is not taken for another's."""
+    whole, cut = evaluated(run), evaluated(run, "model.max_tokens=12")
+    assert cut["measured"] != whole["measured"] == evaluated(run)["measured"]
+
+
 def test_none_is_distance_alone(run):
     measured = evaluated(run, "evaluation.rerank=none")["measured"]["test"]
     assert measured["top1"] == measured["recall@1"]

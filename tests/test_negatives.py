@@ -38,7 +38,7 @@ def first_spellings(pairs):
     return list(spelling.values())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(corpora(), st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.5, 1.0]))
 def test_never_a_right_answer_and_hard_means_nearest(corpus, seed, share):
     table, pairs = build_table(corpus), corpus.train
@@ -62,7 +62,7 @@ def test_never_a_right_answer_and_hard_means_nearest(corpus, seed, share):
                 assert text == nearest, "min takes the first of equals, the lower index"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(corpora())
 def test_an_impossible_point_is_refused_by_name(corpus):
     table, pairs = build_table(corpus), corpus.train

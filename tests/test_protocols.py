@@ -49,7 +49,7 @@ def assert_equal(found, expected, num_pairs, rows=slice(None)):
 
 
 @pytest.mark.parametrize("k", DEPTHS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(published_and_used(), SEEDS)
 def test_official_and_clean(k, both, seed):
     for pairs, earlier, prepared, toy, retrieval in each_split(both, seed):
@@ -80,7 +80,7 @@ def check_figures(values, official, clean):
 
 
 @pytest.mark.parametrize("k", DEPTHS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(published_and_used(), SEEDS)
 def test_the_eight_tasks(k, both, seed):
     for pairs, _, prepared, toy, retrieval in each_split(both, seed):
@@ -91,7 +91,30 @@ def test_the_eight_tasks(k, both, seed):
         assert found.final_rank.tolist() == official.final_rank.tolist(), "epa, the last of the eight, is official"
 
 
-@settings(max_examples=60, deadline=None)
+@pytest.mark.parametrize("k", [None, 3])
+def test_every_protocol_on_a_larger_corpus(k):
+    """90 pairs of 12 debates in 4 themes and 25 texts: sets of a debate are a small part of all candidates."""
+    random = np.random.default_rng(0)
+    places = [(f"theme {i % 4}", f"debate {i % 3}", ("pro", "con")[i % 2], i) for i in range(90)]
+    pairs = [Pair("test", *place, *(f"text {t}" for t in random.integers(25, size=2))) for place in places]
+    pairs += [Pair(name, "t", "d", "pro", 1, "text 0", name) for name in ("train", "val")]
+    corpus = build_corpus("larger", pairs)
+    both = corpus, corpus
+    *_, (pairs, earlier, prepared, toy, retrieval) = each_split(both, seed=0)
+    official = rank_official(prepared, retrieval, toy.head, k)
+    assert_equal(official, reference.rank_official(pairs, toy.embeddings, toy.score, k), 90)
+    clean = rank_clean(prepared, retrieval, toy.head, k, official)
+    expected = reference.rank_clean(pairs, earlier, toy.embeddings, toy.score, k)
+    assert 0 < len(expected) < 90
+    assert_equal(clean, list(expected.values()), 90, list(expected))
+    for task in TASKS:
+        found = rank_task(prepared, retrieval, toy.head, k, task)
+        assert_equal(found, reference.rank_task(pairs, toy.embeddings, toy.score, k, task), 90)
+    found = rank_source(prepared, retrieval, toy.head)
+    assert_equal(found, reference.rank_source(pairs, toy.embeddings, toy.score), 90)
+
+
+@settings(max_examples=40, deadline=None)
 @given(published_and_used(), SEEDS)
 def test_source(both, seed):
     for pairs, _, prepared, toy, retrieval in each_split(both, seed):

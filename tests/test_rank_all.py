@@ -18,7 +18,7 @@ from biencoder_ablate.data.texts import build_table
 from biencoder_ablate.evaluation import rank_all as module
 from biencoder_ablate.evaluation.candidates import TASKS
 from biencoder_ablate.evaluation.fast_scoring import plain_scorer
-from biencoder_ablate.evaluation.measure import prepare
+from biencoder_ablate.evaluation.measure import figures, prepare
 from biencoder_ablate.evaluation.rank_all import BlockScores, head_arguments, rank_all, rank_by_scores
 from biencoder_ablate.evaluation.ranking import Ranking, squared_distances
 from biencoder_ablate.evaluation.records import rank_everything
@@ -223,3 +223,39 @@ def test_final_rankings_follow_evaluation_rerank():
     deep = final_rankings(prepared, model, h, r, score, "all")
     assert deep.official.num_scored.sum() > 10 * len(prepared.split)
     assert (deep.official.final_rank != deep.official.stage1_rank).any()
+
+
+def test_the_worked_example_of_the_docs():
+    """docs/evaluation.md: six pairs on a line, all ranks worked out there by hand."""
+    rows = [
+        ("train", "t0", "a", "pro", "t", "v"),
+        ("val", "t0", "b", "pro", "w", "x"),
+        ("test", "t1", "d1", "con", "g", "h"),
+        ("test", "t1", "d1", "pro", "p", "c"),
+        ("test", "t2", "d2", "pro", "P!", "C"),
+        ("test", "t2", "d3", "con", "q", "t."),
+    ]
+    table = build_table(build_corpus("docs", [Pair(*row[:4], 1, *row[4:]) for row in rows]))
+    place = {"p": 0.0, "g": 1.0, "h": 2.0, "c": 3.0, "t": 9.0, "q": 10.0}
+    line = torch.tensor([place.get(reference.fold(text), 99.0) for text in table.texts])
+    prepared = prepare(table.splits["test"])
+
+    def by_distance(rows):
+        return (line[prepared.split.point[rows]][:, None] - line[prepared.candidate][None]).abs()
+
+    found = rank_by_scores(prepared, lambda rows: BlockScores(by_distance(rows)))
+    assert found.official.final_rank.tolist() == [0, 3, 3, 0]
+    assert found.official.tied.tolist() == [True, False, False, False]
+    assert prepared.split.clean.tolist() == [True, True, False, False]
+    assert found.clean.final_rank[:2].tolist() == [0, 2]
+    assert [found.tasks[task].final_rank[1] + 1 for task in TASKS] == [1, 2, 2, 3, 2, 3, 2, 4]
+    values = figures(found.official, found.clean, prepared.split.clean)
+    assert (values["top1"], values["mrr"], values["tied_first"]) == (0.5, 0.625, 0.25)
+    assert (values["top1_clean"], values["mrr_clean"]) == (0.5, pytest.approx(2 / 3))
+    assert values["ndcg@10"] == pytest.approx(0.715, abs=5e-4)
+
+    head = {"c": 0.9, "g": 0.2, "h": 0.2, "p": -0.3}
+    margins = torch.tensor([head.get(reference.fold(table.texts[text]), -1.0) for text in prepared.candidate])
+    again = rank_by_scores(prepared, lambda rows: BlockScores(by_distance(rows), margins.expand(len(rows), -1)))
+    assert again.official.final_rank[1] == 0
+    assert again.official.num_scored.tolist() == [7, 6, 6, 7]

@@ -19,7 +19,7 @@ def through_json(records):
 
 
 @pytest.mark.parametrize("k", [None, 1, 3, 10])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(corpora(), st.integers(0, 2**32 - 1))
 def test_figures_recomputed_from_records_are_equal(k, corpus, seed):
     table = build_table(corpus)
@@ -32,7 +32,7 @@ def test_figures_recomputed_from_records_are_equal(k, corpus, seed):
     assert json.dumps(recompute(through_json(records)), sort_keys=True) == json.dumps(expected, sort_keys=True)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(corpora(), st.integers(0, 2**32 - 1))
 def test_records_say_what_the_reference_finds(corpus, seed):
     """Ranks are counted from 1; a point that clean figures leave out has none."""

@@ -18,13 +18,13 @@ from biencoder_ablate.config import ConfigError
 from biencoder_ablate.seeding import derive_seed
 
 TINY_SHAPE: dict[str, Any] = {
-    "hidden_size": 256,
+    "hidden_size": 512,
     "num_hidden_layers": 1,
     "num_attention_heads": 4,
-    "intermediate_size": 512,
+    "intermediate_size": 256,
     "max_position_embeddings": 512,
 }
-TINY_VOCABULARY = 8000
+TINY_VOCABULARY = 6000
 
 
 def load_tokenizer(directory: Path, max_tokens: int) -> Any:

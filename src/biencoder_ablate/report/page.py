@@ -324,7 +324,8 @@ def html_table(table: Table, prefix: str) -> str:
     tools = ""
     if table.data and len(table.rows) >= FILTER_FROM:
         tools = (
-            f'<div class=tools><input type=search placeholder="Filter: words, or &quot;a whole cell&quot;" aria-label="Filter rows of {escape(key)}">'  # noqa: E501
+            f'<div class=tools><input type=search aria-label="Filter rows of {escape(key)}" '
+            'placeholder="Filter: words, or &quot;a whole cell&quot;">'
             f"<output>{len(table.rows)} rows</output></div>"
         )
     return (

@@ -26,6 +26,7 @@ _FIGURE = re.compile(
     r"top1 accuracy为(?P<top1>[0-9]+(?:\.[0-9]+)?(?:e-?[0-9]+)?)"
 )
 _CHATTER = re.compile(r"(?:开?始)?(?:初始化)?获取负样本的下标")
+_HIDES_AN_OPENING = 4  # damaged lines together may be an epoch's three figures and the next one's opening
 _BROKEN_HEAD = "\ufffd\ufeff"  # what a cut first character or a byte-order mark decodes to
 
 
@@ -119,6 +120,7 @@ class _Reading:
         self.num_lines = 0  # not blank
         self.train_line = 0  # which of them has, or should have, the open epoch's figure on train
         self.num_damaged_lines = 0
+        self.num_damaged_together = 0  # of them, how many up to here without a sound line between
         self.num_stray_lines = 0
         self.num_restarts = 0
 
@@ -127,6 +129,13 @@ class _Reading:
         if not line:
             return
         self.num_lines += 1
+        num_damaged = self.num_damaged_lines
+        self._read(line)
+        self.num_damaged_together = self.num_damaged_together + 1 if self.num_damaged_lines > num_damaged else 0
+        if self.num_damaged_together >= _HIDES_AN_OPENING:
+            self.is_open = False
+
+    def _read(self, line: str) -> None:
         if _CHATTER.fullmatch(line):
             return
         if match := _OPENING.fullmatch(line):
