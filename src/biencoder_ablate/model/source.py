@@ -30,7 +30,7 @@ class ModelSource:
 def find_model(settings: ModelConfig) -> ModelSource:
     """Locate the encoder's files and fingerprint them. Raises ConfigError naming the key."""
     if settings.name_or_path is None:
-        return ModelSource("tiny", None, "tiny-1")
+        return ModelSource("tiny", None, "tiny-2")
     directory = _find_directory(settings.name_or_path, settings.revision)
     missing = [name for name in ("config.json", "model.safetensors") if not (directory / name).is_file()]
     if not any((directory / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
