@@ -20,7 +20,7 @@ from biencoder_ablate.data.sample import load_sample
 from biencoder_ablate.model.biencoder import BiEncoder, encode
 from biencoder_ablate.model.load import load_encoder, load_tokenizer
 from biencoder_ablate.model.restore import read_contract, restore_biencoder
-from biencoder_ablate.retrieve import distinct_texts, rank_texts
+from biencoder_ablate.retrieve import describe, distinct_texts, rank_texts
 
 LINES = ["Zoos are cruel.", "", "  Buses should be free.", "ZOOS ARE CRUEL!", "Nobody reads any more.", "Ban cars."]
 
@@ -182,6 +182,24 @@ def test_ties_go_to_the_nearer_then_to_the_earlier():
     assert [candidate.row for candidate in found] == [1, 2, 3, 0]
     assert {candidate.margin for candidate in found} == {0.0}
     assert found[0].probability == 0.5
+    assert all(candidate.dead for candidate in found)
+    assert {
+        (candidate.margin, candidate.dead) for candidate in rank_texts(model, torch.tensor([[0.0]]), h, "none")
+    } == {(None, None)}
+
+
+def test_a_dead_pair_is_no_probability_to_a_person():
+    scored = {"rank": 1, "text": "A text.", "places": ["line 1"], "distance": 1.0, "margin": 0.0, "probability": 0.5}
+    found = {"num_candidates": 2, "rerank": 10, "num_tokens": 3, "num_tokens_read": 3}
+    dead, alive = (describe(found | {"results": [scored | {"dead": dead}]}) for dead in (True, False))
+    assert "ReLU says nothing" in dead and "P(counter)" not in dead
+    assert "P(counter) 0.500" in alive
+
+
+def test_a_diverged_model_finds_nothing():
+    model = BiEncoder(None, 1, None, "pooled", "none", "none", "after_linear2", seed=0)
+    with pytest.raises(ValueError, match="finite"):
+        rank_texts(model, torch.tensor([[0.0]]), torch.tensor([[1.0], [float("nan")]]), 10)
 
 
 @pytest.mark.parametrize(

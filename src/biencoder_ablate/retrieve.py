@@ -75,7 +75,8 @@ def retrieve(
     Candidates are the distinct texts of all splits of the run's corpus, or of the lines of `candidates`, without
     the argument itself (texts are equal when they are so after folding case, space and punctuation). Stage 1 and
     the head rank them as in evaluation, to the depth of evaluation.rerank. A result has its text, where it is,
-    its distance in retrieval space and, where the head scored it, logit 1 - logit 0 (`margin`) and P(class 1).
+    its distance in retrieval space and, where the head scored it, logit 1 - logit 0 (`margin`), P(class 1)
+    and whether it is `dead`.
     """
     argument = argument.strip()
     if not argument:
@@ -109,6 +110,7 @@ def retrieve(
             "distance": found.distance,
             "margin": found.margin,
             "probability": found.probability,
+            "dead": found.dead,
         }
         for rank, found in enumerate(ranked[:k], start=1)
     ]
@@ -174,6 +176,8 @@ class Found:
     row: int
     distance: float
     margin: float | None
+    dead: bool | None
+    """Whether a ReLU has left both logits at zero: the head then says nothing."""
 
     @property
     def probability(self) -> float | None:
@@ -194,18 +198,28 @@ def rank_texts(model: BiEncoder, h_argument: torch.Tensor, h: torch.Tensor, rera
         # A single pair takes no time anywhere, and the sums in float64 are not to be had on every device.
         model, h_argument, h = model.cpu(), h_argument.cpu(), h.cpu()
         r_argument, r = model.retrieval(h_argument), model.retrieval(h)
+        if not bool(r_argument.isfinite().all() and r.isfinite().all()):
+            raise ValueError(
+                "the model's embeddings are not all finite numbers, so nothing can be ranked by them; "
+                "training has diverged, or the weights are damaged"
+            )
         order, squares = (values[0] for values in first_k(squared_distances(r_argument, r), len(h)))
         depth = {"all": len(h), "none": 0}[rerank] if isinstance(rerank, str) else min(rerank, len(h))
         first = order[:depth]
-        margins = torch.empty(0)
+        margins, dead = torch.empty(0), torch.empty(0)
         if depth:
             sides = {"h": (h_argument, h[first]), "r": (r_argument, r[first])}
             points, candidates = zip(*(sides[part] for part in PARTS[model.fusion]), strict=True)
-            margins = all_pair_margins(points, candidates, **head_arguments(model)).margins[0]
+            margins, dead = (values[0] for values in all_pair_margins(points, candidates, **head_arguments(model)))
     by_margin = torch.argsort(-margins, stable=True).tolist()
     final = [*by_margin, *range(depth, len(order))]
     distances, rows = squares.sqrt().tolist(), order.tolist()
-    return [Found(rows[place], distances[place], float(margins[place]) if place < depth else None) for place in final]
+    return [
+        Found(rows[place], distances[place], float(margins[place]), bool(dead[place]))
+        if place < depth
+        else Found(rows[place], distances[place], None, None)
+        for place in final
+    ]
 
 
 def describe(found: Mapping[str, Any]) -> str:
@@ -219,7 +233,9 @@ def describe(found: Mapping[str, Any]) -> str:
             f"note: the argument has {found['num_tokens']} tokens; the model reads the first {found['num_tokens_read']}"
         )
     for result in found["results"]:
-        sure = f"P(counter) {result['probability']:.3f}, " if result["probability"] is not None else ""
+        sure = "" if result["margin"] is None else f"P(counter) {result['probability']:.3f}, "
+        if result["dead"]:
+            sure = "the head's ReLU says nothing of it, "
         places = result["places"]
         more = f" and {len(places) - 1} more" if len(places) > 1 else ""
         lines += [
