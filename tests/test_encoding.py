@@ -107,7 +107,7 @@ def test_all_hidden_is_in_eval_mode_without_gradients_and_leaves_the_mode(tiny):
         with torch.no_grad():
             torch.testing.assert_close(h, one_at_a_time(encoder, pooling, tokens), rtol=0, atol=1e-5)
     assert source.hidden(np.array([3, 0])).requires_grad
-    assert source.num_tokens(np.array([0, len(TEXTS) - 1])) == 3 + MAX_TOKENS
+    assert source.work(np.array([0, len(TEXTS) - 1]))[0] == 3 + MAX_TOKENS
 
 
 def test_padding_and_mask():

@@ -35,7 +35,7 @@ from hypothesis import strategies as st
 from biencoder_ablate.data.pairs import Pair, build_corpus
 from biencoder_ablate.data.texts import build_table
 from biencoder_ablate.evaluation.measure import figures, prepare, rank_official
-from biencoder_ablate.evaluation.ranking import exclude, first_k, rank_of, squared_distances, stage1
+from biencoder_ablate.evaluation.ranking import exclude, first_k, rank_of, smallest, squared_distances, stage1
 from biencoder_ablate.model.heads import is_dead, margin
 
 LINE = {"a": 0, "b": 3, "c": 1, "d": 10, "e": 4}
@@ -245,3 +245,16 @@ def test_stage_1_over_several_blocks_of_points(admitted_share):
         assert found.order[position].tolist() == possible + [-1] * (7 - len(possible))
         assert found.distance[position, : len(possible)].tolist() == squares[position, possible].tolist()
         assert found.rank[position] == order.tolist().index(row)
+
+
+@given(
+    st.integers(1, 5), st.sampled_from([3, 64, 639, 640, 700, 1000]), st.integers(1, 12), st.integers(1, 10**6),
+    st.integers(0, 10**6),
+)  # fmt: skip
+def test_the_smallest_are_those_of_a_sort(num_rows, num_columns, k, num_values, seed):
+    k = min(k, num_columns)
+    values = torch.from_numpy(np.random.default_rng(seed).integers(num_values, size=(num_rows, num_columns))).float()
+    found, columns = smallest(values, k)
+    assert torch.equal(found, values.sort(dim=1).values[:, :k])
+    assert torch.equal(values.gather(1, columns), found)
+    assert all(len(set(row)) == k for row in columns.tolist())

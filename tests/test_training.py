@@ -45,7 +45,7 @@ VARIANTS = {
     "relu": ("none", "relu"),
     "layernorm_relu": ("layernorm", "relu"),
 }
-TIMES = ("train_seconds", "eval_seconds", "pairs_per_second", "tokens_per_second")
+TIMES = ("train_seconds", "eval_seconds", "pairs_per_second", "tokens_per_second", "flop_utilisation")
 
 
 def make_config(tmp_path, head="layernorm_relu", training=None, **changes):

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from biencoder_ablate.model.linear import linear
+
 BLOCK = 256
+GROUP = 64
 SPARSE = 1 / 16
 """A mask that admits fewer of the candidates than this is ranked by list."""
 LogitsFunction = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
@@ -67,7 +70,7 @@ def distances_to(points: torch.Tensor, targets: Targets) -> torch.Tensor:
     x = points - targets.centre
     squares = x.square().sum(1, keepdim=True)
     extended = torch.cat([-2 * x, squares, torch.ones_like(squares)], dim=1)
-    return torch.mm(extended, targets.extended.T).clamp_(min=0.0)
+    return linear(extended, targets.extended).clamp_(min=0.0)
 
 
 def squared_distances(points: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
@@ -96,6 +99,24 @@ def first_k(distances: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor
     order[rows[taken], position[taken]] = columns[taken]
     nearest[rows[taken], position[taken]] = values[taken]
     return order, nearest
+
+
+def smallest(values: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k smallest values (b, k) of each row of (b, C) in ascending order, and their columns: torch.topk, faster.
+
+    The k smallest lie in the k groups of columns with the smallest minima, so that only those are searched. Which
+    of several equal values are taken is left to chance, as in topk.
+    """
+    num_groups = values.shape[1] // GROUP
+    if values.device.type != "cpu" or 4 * k > num_groups:
+        return torch.topk(values, k, dim=1, largest=False)
+    minima = values[:, : num_groups * GROUP].unflatten(1, (num_groups, GROUP)).amin(2)
+    groups = torch.topk(minima, k, dim=1, largest=False, sorted=False).indices
+    columns = (groups[:, :, None] * GROUP + torch.arange(GROUP)).flatten(1)
+    rest = torch.arange(num_groups * GROUP, values.shape[1]).expand(len(values), -1)
+    columns = torch.cat([columns, rest], dim=1)
+    found, places = torch.topk(values.gather(1, columns), k, dim=1, largest=False)
+    return found, columns.gather(1, places)
 
 
 def rank_of(scores: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
@@ -223,7 +244,7 @@ def _rank_by_text(
     codes, times = np.unique(position * len(texts.copies) + texts.place[left_out], return_counts=True)
     gone = codes[times == texts.copies[codes % len(texts.copies)]]
     distances.view(-1)[torch.from_numpy(gone).to(device)] = torch.inf
-    nearest, places = torch.topk(distances, min(k + 1, distances.shape[1]), dim=1, largest=False)
+    nearest, places = smallest(distances, min(k + 1, distances.shape[1]))
     undecided = ~(not_after - before == 1)
     if nearest.shape[1] > k:
         undecided |= (nearest[:, k] == nearest[:, k - 1]) & nearest[:, k].isfinite()

@@ -20,8 +20,8 @@ import torch
 from torch.nn import functional as F
 
 from biencoder_ablate.data.tokens import Tokens
+from biencoder_ablate.model.linear import linear
 
-HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 PADDING_ALLOWED = 1.25
 """Where attention has to be padded, texts of similar length share a call until it holds so many times their tokens."""
 
@@ -107,34 +107,6 @@ def finish_layer(layer: Any, attended: torch.Tensor, x: torch.Tensor) -> torch.T
     wider = wide.intermediate_act_fn(linear(x, wide.dense.weight, wide.dense.bias))
     output = layer.output
     return output.LayerNorm(output.dropout(linear(wider, output.dense.weight, output.dense.bias)) + x)
-
-
-def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """F.linear, in float32 on the CPU through oneDNN: 5 to 10% faster there than MKL on the AMD machines tried."""
-    return _OneDnnLinear.apply(x, weight, bias) if _takes_onednn(x) else F.linear(x, weight, bias)
-
-
-def _takes_onednn(x: torch.Tensor) -> bool:
-    plain = torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
-    return HAS_ONEDNN and x.device.type == "cpu" and x.dtype == torch.float32 and not plain
-
-
-class _OneDnnLinear(torch.autograd.Function):
-    """x (N, I), weight (O, I), bias (O,) → (N, O)."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(x, weight)
-        return _onednn(x, weight, bias)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        (gradient,), (x, weight) = gradients, ctx.saved_tensors
-        return _onednn(gradient, weight.t(), None), gradient.t() @ x, gradient.sum(0)
-
-
-def _onednn(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 def _attend(

@@ -5,6 +5,7 @@ Imports no torch: a run is named, and a finished one skipped, before anything he
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 from dataclasses import dataclass
@@ -101,5 +102,12 @@ def fingerprint_directory(directory: Path) -> str:
 
 
 def _sha256(path: Path) -> str:
+    status = path.stat()
+    return _sha256_of(path, status.st_mtime_ns, status.st_size, status.st_ino)
+
+
+@functools.lru_cache(maxsize=16)
+def _sha256_of(path: Path, *stamp: int) -> str:
+    """Remembered, since a sweep's runs in one process share their model; `stamp` changes when the file does."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

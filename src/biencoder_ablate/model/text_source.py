@@ -17,6 +17,7 @@ from torch import nn
 from biencoder_ablate.data.tokens import Tokens
 from biencoder_ablate.files import whole_file
 from biencoder_ablate.model.encoding import EncodeFunction, encode_rows
+from biencoder_ablate.model.flops import forward_flops
 
 Advance = Callable[[int], None]
 
@@ -30,8 +31,8 @@ class TextSource(Protocol):
     def all_hidden(self, advance: Advance | None = None) -> torch.Tensor:
         """h (T, H) of every text, in eval mode and without gradients."""
 
-    def num_tokens(self, rows: np.ndarray) -> int:
-        """Tokens that encoding `rows` costs; 0 where they come from a cache."""
+    def work(self, rows: np.ndarray) -> tuple[int, float]:
+        """(tokens, operations) of a forward pass over the texts `rows`; nothing where they come from a cache."""
 
 
 class EncodedTexts:
@@ -75,8 +76,9 @@ class EncodedTexts:
         finally:
             self.module.train(was_training)
 
-    def num_tokens(self, rows: np.ndarray) -> int:
-        return int(self.tokens.lengths[rows].sum())
+    def work(self, rows: np.ndarray) -> tuple[int, float]:
+        lengths = self.tokens.lengths[rows]
+        return int(lengths.sum()), forward_flops(self.module.config, lengths)
 
 
 class CachedTexts:
@@ -91,8 +93,8 @@ class CachedTexts:
     def all_hidden(self, advance: Advance | None = None) -> torch.Tensor:
         return self.features
 
-    def num_tokens(self, rows: np.ndarray) -> int:
-        return 0
+    def work(self, rows: np.ndarray) -> tuple[int, float]:
+        return 0, 0.0
 
 
 def features_path(directory: Path, *determined_by: str | int) -> Path:

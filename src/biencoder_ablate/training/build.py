@@ -21,8 +21,10 @@ from biencoder_ablate.data.texts import TextTable, build_table
 from biencoder_ablate.data.tokens import Tokens, cached_tokens, tokenize
 from biencoder_ablate.evaluation.measure import SplitCandidates, prepare
 from biencoder_ablate.model.biencoder import BiEncoder
-from biencoder_ablate.model.device import choose_device, choose_precision
+from biencoder_ablate.model.device import choose_device, choose_precision, describe_device
 from biencoder_ablate.model.encoding import packed_encoder, plain_encoder
+from biencoder_ablate.model.flops import peak_flops
+from biencoder_ablate.model.memory import keep_freed_memory
 from biencoder_ablate.model.source import ModelSource, find_model
 from biencoder_ablate.model.text_source import (
     CachedTexts,
@@ -159,6 +161,8 @@ def build_parts(plan: Plan, log: RunLog, world: World) -> Parts:
     """Tokens, encoder or cached features, splits, negatives and model of a run."""
     config = plan.config
     table = plan.data.table
+    if config.training.fast:
+        keep_freed_memory()
     if config.training.freeze_encoder:
         encoder, tokenizer, tokens, texts = None, None, None, _frozen_texts(plan, table, log, world)
         pooled_dim = texts.features.shape[1]
@@ -179,7 +183,16 @@ def build_parts(plan: Plan, log: RunLog, world: World) -> Parts:
         config.seed,
     ).to(plan.device)
     task = Task(
-        model, source, table, plan.data.splits, plan.data.pool, plan.device, world, config.training.fast, log.quiet
+        model,
+        source,
+        table,
+        plan.data.splits,
+        plan.data.pool,
+        plan.device,
+        world,
+        config.training.fast,
+        log.quiet,
+        peak_flops(describe_device(plan.device), plan.precision),
     )
     return Parts(task, make_recipe(config), encoder, tokenizer, pooled_dim, tokens)
 

@@ -90,8 +90,8 @@ class SharedTexts:
     def hidden(self, rows: np.ndarray) -> torch.Tensor:
         return self.inner.hidden(rows)
 
-    def num_tokens(self, rows: np.ndarray) -> int:
-        return self.inner.num_tokens(rows)
+    def work(self, rows: np.ndarray) -> tuple[int, float]:
+        return self.inner.work(rows)
 
     def all_hidden(self, advance: Advance | None = None) -> torch.Tensor:
         """h (T, H) of every text, each process having encoded its share of them."""

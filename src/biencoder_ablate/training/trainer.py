@@ -20,6 +20,7 @@ from biencoder_ablate.evaluation.fast_scoring import fast_scorer, plain_scorer
 from biencoder_ablate.evaluation.measure import SplitCandidates
 from biencoder_ablate.evaluation.ranking import LogitsFunction
 from biencoder_ablate.model.biencoder import BiEncoder
+from biencoder_ablate.model.flops import TRAINING_FACTOR
 from biencoder_ablate.model.text_source import TextSource
 from biencoder_ablate.runs.log import progress
 from biencoder_ablate.runs.metrics_log import Record
@@ -73,6 +74,8 @@ class Task:
     world: World = field(default_factory=World)
     fast: bool = True
     quiet: bool = False
+    peak_flops: float | None = None
+    """Operations a second that the device can do at best, where known."""
 
 
 @dataclass(frozen=True)
@@ -123,25 +126,29 @@ def train_epoch(
     torch.manual_seed(derive_seed(recipe.seed, "dropout", epoch, task.world.rank))
     num_steps = math.ceil(len(train) / recipe.batch_size)
     num_warmup = round(recipe.warmup_ratio * num_steps * recipe.epochs)
-    sums = torch.zeros(4, dtype=torch.float64)
-    num_tokens = 0
+    sums, waiting = torch.zeros(4, dtype=torch.float64), None
+    work = torch.zeros(2, dtype=torch.float64)
     task.model.train()
     with progress(f"epoch {epoch}", len(train), "pair", task.quiet) as bar:
         for batch in _batches(order, recipe.batch_size):
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * warmup_factor(step, num_warmup)
-            losses, tokens = train_step(
+            losses, done = train_step(
                 task, recipe, optimizer, train.point[batch], train.counter[batch], negative[batch]
             )
-            if not bool(torch.isfinite(losses[0])):
-                raise TrainingDiverged(_diverged(epoch, step, losses))
-            sums += losses
-            num_tokens += tokens
+            work += torch.tensor(done, dtype=torch.float64)
+            # Losses are read one step late, so that a GPU computes while the next batch is made ready.
+            if waiting is not None:
+                sums += _finite(waiting, epoch, step - 1)
+                bar.set_postfix(loss=f"{waiting[0] / recipe.batch_size:.4f}", refresh=False)
+            waiting = losses
             step += 1
             bar.update(len(batch))
-            bar.set_postfix(loss=f"{losses[0] / len(batch):.4f}", refresh=False)
+        assert waiting is not None
+        sums += _finite(waiting, epoch, step - 1)
     seconds = time.perf_counter() - started
     means = (sums / len(train)).tolist()
+    num_tokens, flops = task.world.sum(work).tolist()
     record: Record = {
         "loss": means[0],
         "loss/triplet": means[1],
@@ -154,6 +161,8 @@ def train_epoch(
     }
     if num_tokens:
         record["tokens_per_second"] = num_tokens / seconds
+    if flops and task.peak_flops is not None:
+        record["flop_utilisation"] = TRAINING_FACTOR * flops / seconds / (task.peak_flops * task.world.size)
     return record, step
 
 
@@ -164,51 +173,56 @@ def train_step(
     point: np.ndarray,
     counter: np.ndarray,
     negative: np.ndarray,
-) -> tuple[torch.Tensor, int]:
-    """One optimizer step on B triplets of text indices (B,). Returns loss sums (4,) float64 and tokens encoded.
+) -> tuple[torch.Tensor, tuple[int, float]]:
+    """One optimizer step on B triplets of text indices (B,). Returns loss sums (4,) and this process's work.
 
-    With several processes each takes its share of the triplets; gradients and sums are those of all of them.
+    The sums are the total, triplet, positive and negative losses; the work is the tokens encoded and the operations
+    of their forward pass. With several processes each takes its share of the triplets; gradients and sums are those
+    of all of them.
     """
     batch_size = len(point)
     point, counter, negative = (task.world.share(rows) for rows in (point, counter, negative))
     optimizer.zero_grad(set_to_none=True)
-    sums, num_tokens = torch.zeros(4, dtype=torch.float64), 0
+    sums, work = torch.zeros(4, device=task.device), (0, 0.0)
     if len(point):
-        losses, num_tokens = _share_losses(task, recipe, point, counter, negative)
+        losses, work = _share_losses(task, recipe, point, counter, negative)
         (losses.total / batch_size).backward()
-        parts = torch.stack([losses.total, losses.triplet, losses.positive, losses.negative])
-        sums = parts.detach().to("cpu", torch.float64)
+        sums = torch.stack([losses.total, losses.triplet, losses.positive, losses.negative]).detach()
     task.world.sum_gradients(task.model.parameters())
     if recipe.max_grad_norm is not None:
         torch.nn.utils.clip_grad_norm_(task.model.parameters(), recipe.max_grad_norm)
     optimizer.step()
-    return task.world.sum(sums), num_tokens
+    return task.world.sum(sums), work
 
 
 def _share_losses(
     task: Task, recipe: Recipe, point: np.ndarray, counter: np.ndarray, negative: np.ndarray
-) -> tuple[Losses, int]:
-    """Losses of triplets of text indices (B,), each distinct text encoded once, and the tokens that cost."""
+) -> tuple[Losses, tuple[int, float]]:
+    """Losses of triplets of text indices (B,), each distinct text encoded once, and the work of that."""
     distinct, where = np.unique(np.concatenate([point, counter, negative]), return_inverse=True)
     h = task.texts.hidden(distinct)
     r = task.model.retrieval(h)
-    back = torch.from_numpy(where.reshape(3, -1)).to(task.device)
-    (h_p, h_c, h_n), (r_p, r_c, r_n) = ([values[index] for index in back] for values in (h, r))
-    losses = batch_losses(
-        r_p, r_c, r_n, task.model.logits(h_p, r_p, h_c, r_c), task.model.logits(h_p, r_p, h_n, r_n), recipe.weights
-    )
-    return losses, task.texts.num_tokens(distinct)
+    rows = torch.from_numpy(where.reshape(3, -1)).to(task.device)
+    h_p, r_p, h_cn, r_cn = h[rows[0]], r[rows[0]], h[rows[1:]], r[rows[1:]]
+    # Counters and negatives go through the head in one call: small batches cost calls rather than products.
+    logits = task.model.logits(h_p.expand_as(h_cn), r_p.expand_as(r_cn), h_cn, r_cn)
+    losses = batch_losses(r_p, r_cn[0], r_cn[1], logits[0], logits[1], recipe.weights)
+    return losses, task.texts.work(distinct)
+
+
+def _finite(losses: torch.Tensor, epoch: int, step: int) -> torch.Tensor:
+    """Loss sums (4,) as float64 on the CPU. Raises TrainingDiverged when their total is no number."""
+    sums = losses.to("cpu").double()
+    if not bool(torch.isfinite(sums[0])):
+        names = ("total", "triplet", "positive", "negative")
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in zip(names, sums.tolist(), strict=True))
+        raise TrainingDiverged(f"the loss is not finite at epoch {epoch}, step {step} ({shown}); {_WHAT_TO_TRY}")
+    return sums
 
 
 def _batches(order: np.ndarray, size: int) -> Iterable[np.ndarray]:
     for start in range(0, len(order), size):
         yield order[start : start + size]
-
-
-def _diverged(epoch: int, step: int, losses: torch.Tensor) -> str:
-    names = ("total", "triplet", "positive", "negative")
-    shown = ", ".join(f"{name} {value:.4g}" for name, value in zip(names, losses.tolist(), strict=True))
-    return f"the loss is not finite at epoch {epoch}, step {step} ({shown}); {_WHAT_TO_TRY}"
 
 
 def measure_all(task: Task, recipe: Recipe, embeddings: Embeddings) -> Record:

@@ -1,0 +1,44 @@
+"""How much arithmetic an encoder does, and what share of a GPU's best that is (model FLOP utilisation).
+
+Counted as Chowdhery et al. 2022 (PaLM, appendix B): the model's own products, one multiply-add being two
+operations, without what an implementation does besides (padding, recomputation). B texts, L tokens of one, H width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+TRAINING_FACTOR = 3
+"""A backward pass takes twice the products of a forward pass."""
+
+BF16_PEAKS = {
+    "H200": 989.4e12,
+    "H100 PCIe": 756e12,
+    "H100": 989.4e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "A10": 125e12,
+}
+"""Dense bf16 operations a second of GPUs, from their makers' data sheets, by part of the name CUDA gives them."""
+
+
+def forward_flops(config: Any, lengths: np.ndarray) -> float:
+    """Operations of one forward pass of a BertModel over texts of `lengths` tokens (B,).
+
+    Per layer and token 8 H² for the four projections of attention and 4 H I for the feed-forward's two, I wide;
+    per layer and text 4 L² H for queries on keys and weights on values.
+    """
+    width = config.hidden_size
+    per_token = 8 * width**2 + 4 * width * config.intermediate_size
+    tokens, squares = float(lengths.sum()), float(np.square(lengths, dtype=np.float64).sum())
+    return config.num_hidden_layers * (per_token * tokens + 4 * width * squares)
+
+
+def peak_flops(device_name: str, precision: str) -> float | None:
+    """Operations a second that a GPU can do at best in bf16; None in another precision or where not known."""
+    if precision != "bf16":
+        return None
+    return next((peak for part, peak in BF16_PEAKS.items() if part in device_name), None)
