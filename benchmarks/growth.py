@@ -1,0 +1,72 @@
+"""How cost grows with pairs and with tokens, against the line one would expect."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import our_way
+import torch
+from setting import Setting
+
+from biencoder_ablate.evaluation.candidates import candidate_texts
+from biencoder_ablate.evaluation.fast_scoring import fast_scorer
+from biencoder_ablate.evaluation.ranking import final_by_head, stage1
+from biencoder_ablate.model.biencoder import BiEncoder
+from biencoder_ablate.model.flops import forward_flops
+from biencoder_ablate.model.memory import keep_freed_memory
+
+
+def lines(setting: Setting, num_turns: int) -> Iterator[str]:
+    """Two Markdown tables."""
+    yield "| pairs | ranking, s | beside the first | expected (squared) |"
+    yield "|---|---|---|---|"
+    yield from _pairs(setting, num_turns)
+    yield ""
+    yield "| tokens | training step, s | beside the first | expected (operations) |"
+    yield "|---|---|---|---|"
+    yield from _tokens(setting, num_turns)
+
+
+def _pairs(setting: Setting, num_turns: int) -> Iterator[str]:
+    """Ranking N pairs among 2N candidates, N times 1, 2, 4 and 8, from given embeddings: N² distances."""
+    keep_freed_memory()
+    split = setting.table().splits["train"]
+    candidates, width = candidate_texts(split), 384
+    num_texts = int(candidates.max()) + 1
+    h = torch.randn(num_texts, width, generator=torch.Generator().manual_seed(0))
+    model = BiEncoder(None, width, 128, "concat", "layernorm", "relu", "after_linear2", 0)
+    base, nothing = len(split) // 8, np.empty(0, dtype=np.int64)
+    with torch.no_grad():
+        r = model.retrieval(h)
+
+    def rank(num: int) -> float:
+        chosen = np.concatenate([candidates[:num], candidates[len(split) : len(split) + num]])
+        rows, point = np.arange(num), split.point[:num]
+        started = time.perf_counter()
+        with torch.no_grad():
+            found = stage1(r, point, chosen, rows, 10, (nothing, nothing))
+            final_by_head(found, rows, point, chosen, fast_scorer(model, h, r))
+        return time.perf_counter() - started
+
+    sizes = [base * factor for factor in (1, 2, 4, 8)]
+    taken = {num: statistics.median([rank(num) for _ in range(num_turns + 1)][1:]) for num in sizes}
+    for num in sizes:
+        yield f"| {num} | {taken[num]:.3g} | {taken[num] / taken[base]:.3g} | {(num / base) ** 2:.3g} |"
+
+
+def _tokens(setting: Setting, num_turns: int) -> Iterator[str]:
+    """A training step of the same triples with texts cut at 64 to 512 tokens."""
+    first: tuple[float, float] | None = None
+    for max_tokens in (64, 128, 256, 512):
+        given = replace(setting, max_tokens=max_tokens)
+        parts = our_way.build(given)
+        step = our_way.training(given, num_turns + 1)
+        seconds = statistics.mean([step(index) for index in range(num_turns + 1)][1:])
+        source = parts.task.texts
+        flops = forward_flops(source.module.config, source.tokens.lengths)  # type: ignore[union-attr]
+        first = first or (seconds, flops)
+        yield f"| {max_tokens} | {seconds:.3g} | {seconds / first[0]:.3g} | {flops / first[1]:.3g} |"

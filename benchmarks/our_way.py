@@ -1,0 +1,97 @@
+"""The program's own training step, encoding and ranking, through the parts that a run builds."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+
+import torch
+from setting import Setting, draw_triples
+
+from biencoder_ablate.data.tokens import tokenize
+from biencoder_ablate.evaluation.measure import prepare
+from biencoder_ablate.model.biencoder import BiEncoder
+from biencoder_ablate.model.load import load_tokenizer
+from biencoder_ablate.model.memory import keep_freed_memory
+from biencoder_ablate.model.text_source import CachedTexts, EncodedTexts
+from biencoder_ablate.runs.log import RunLog
+from biencoder_ablate.training.build import Parts, build_parts, make_plan, make_recipe
+from biencoder_ablate.training.distributed import World
+from biencoder_ablate.training.negatives import build_pool, draw_negatives
+from biencoder_ablate.training.trainer import Task, embed, make_optimizer, measure_all, train_step
+
+
+def build(setting: Setting, **training: object) -> Parts:
+    """The parts of a run of this setting."""
+    return build_parts(make_plan(setting.config(save_model=False, **training)), RunLog(None, quiet=True), World())
+
+
+def training(setting: Setting, num_steps: int, device: str = "cpu", **options: object) -> Callable[[int], float]:
+    """A function that takes training step number i and returns its seconds."""
+    parts = build(setting, device=device, **options)
+    task, recipe = parts.task, parts.recipe
+    optimizer = make_optimizer(task.model, recipe, fused=True)
+    batches = draw_triples(task.table, setting.batch_size, num_steps, setting.seed)
+    task.model.train()
+
+    def step(index: int) -> float:
+        started = time.perf_counter()
+        losses, _ = train_step(task, recipe, optimizer, *batches[index])
+        losses.tolist()
+        return time.perf_counter() - started
+
+    return step
+
+
+def encoding(setting: Setting, device: str = "cpu", **options: object) -> Callable[[list[str]], float]:
+    """A function that encodes texts, tokenising included, and returns the seconds that took."""
+    parts = build(setting, device=device, **options)
+    source, tokenizer = parts.task.texts, load_tokenizer(setting.model_directory(), setting.max_tokens)
+    assert isinstance(source, EncodedTexts)
+
+    def encode(texts: list[str]) -> float:
+        started = time.perf_counter()
+        tokens = tokenize(tokenizer, texts, setting.max_tokens)
+        EncodedTexts(
+            source.module,
+            source.encode_group,
+            tokens,
+            source.device,
+            source.precision,
+            source.train_token_budget,
+            source.eval_token_budget,
+        ).all_hidden().cpu()
+        return time.perf_counter() - started
+
+    return encode
+
+
+def ranking(setting: Setting, fast: bool = True) -> Callable[[object], float]:
+    """A function that mines a hard negative for every pair, ranks all splits, and returns the seconds that took."""
+    keep_freed_memory()
+    table = setting.table()
+    width = json.loads((setting.model_directory() / "config.json").read_text("utf-8"))["hidden_size"]
+    random = torch.Generator().manual_seed(setting.seed)
+    texts = CachedTexts(torch.randn(len(table.texts), width, generator=random))
+    head = vars(setting.config().head)
+    task = Task(
+        BiEncoder(None, width, 128, "concat", head["norm"], head["activation"], head["activation_position"], 0),
+        texts,
+        table,
+        {name: prepare(split) for name, split in table.splits.items()},
+        build_pool(table.splits["train"]),
+        torch.device("cpu"),
+        fast=fast,
+        quiet=True,
+    )
+    recipe = make_recipe(setting.config())
+
+    def rank(_: object) -> float:
+        embeddings = embed(task)
+        started = time.perf_counter()
+        draw_negatives(task.pool, 1.0, recipe.seed, 0, embeddings.r, table.splits["train"].point)
+        measure_all(task, recipe, embeddings)
+        return time.perf_counter() - started
+
+    return rank

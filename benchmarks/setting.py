@@ -1,0 +1,59 @@
+"""What every way under test is given: one corpus, one encoder, one list of triples, one set of lengths.
+
+B triples of a batch, T distinct texts of the corpus.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from biencoder_ablate.config import Config, DataConfig, ModelConfig, TrainingConfig
+from biencoder_ablate.data.load import load_corpus
+from biencoder_ablate.data.texts import TextTable, build_table
+from biencoder_ablate.model.source import MINILM_NAME, find_model
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One measurement. `dropout` is the probability in training, null for the checkpoint's own."""
+
+    data: str | None
+    model: str = MINILM_NAME
+    max_tokens: int = 512
+    batch_size: int = 8
+    dropout: float | None = 0.0
+    cache_dir: str | None = None
+    seed: int = 0
+
+    def config(self, **training: object) -> Config:
+        """The program's own config of it."""
+        config = Config(cache_dir=self.cache_dir, seed=self.seed)
+        config.data = DataConfig("arguana", self.data) if self.data else DataConfig()
+        config.model = ModelConfig(
+            "minilm", self.model, pooling="mean", max_tokens=self.max_tokens, dropout=self.dropout
+        )
+        config.training = TrainingConfig(batch_size=self.batch_size, **training)  # type: ignore[arg-type]
+        return config
+
+    def table(self) -> TextTable:
+        return build_table(load_corpus(self.config().data))
+
+    def model_directory(self) -> Path:
+        directory = find_model(self.config().model).directory
+        assert directory is not None
+        return directory
+
+
+def draw_triples(table: TextTable, batch_size: int, num: int, seed: int) -> list[np.ndarray]:
+    """`num` batches of text indices, each (3, B): points, counters and uniform negatives of the training split."""
+    random = np.random.default_rng(seed)
+    train = table.splits["train"]
+    texts = np.concatenate([train.point, train.counter])
+    batches = []
+    for _ in range(num):
+        rows = random.choice(len(train), min(batch_size, len(train)), replace=False)
+        batches.append(np.stack([train.point[rows], train.counter[rows], random.choice(texts, len(rows))]))
+    return batches

@@ -1,0 +1,92 @@
+"""The benchmarks: the direct way computes what the program computes, turns are fair, and the commands run."""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import run_python
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import direct_way  # noqa: E402
+import our_way  # noqa: E402
+from alternate import Way, alternate, median_ratio  # noqa: E402
+from setting import Setting, draw_triples  # noqa: E402
+
+from biencoder_ablate.training.trainer import make_optimizer, train_step  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def small_bert(tmp_path_factory):
+    """A directory with a BERT of two layers and random weights, and a WordPiece tokenizer."""
+    from biencoder_ablate.model.load import build_tiny
+
+    directory = tmp_path_factory.mktemp("small_bert")
+    encoder, tokenizer = build_tiny([f"word{number} and more" for number in range(50)], "mean", 64, 0.0, seed=0)
+    encoder.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+def test_the_direct_way_computes_the_same_loss(small_bert):
+    setting = Setting(None, model=str(small_bert), max_tokens=48, batch_size=6)
+    parts = our_way.build(setting)
+    ours = parts.task.model
+    direct = direct_way.DirectModel(str(small_bert), setting.max_tokens)
+    direct.linear1.load_state_dict(ours.linear1.state_dict())
+    direct.norm.load_state_dict(ours.head.norm.state_dict())
+    direct.linear2.load_state_dict(ours.head.linear2.state_dict())
+    table = setting.table()
+    (batch,) = draw_triples(table, setting.batch_size, 1, seed=3)
+    expected = direct_way.batch_loss(direct, *([table.texts[i] for i in role] for role in batch))
+    optimizer = make_optimizer(ours, dataclasses.replace(parts.recipe, head_learning_rate=0.0), fused=True)
+    ours.train()
+    losses, _ = train_step(parts.task, parts.recipe, optimizer, *batch)
+    assert losses[0].item() / setting.batch_size == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_ratios_are_taken_turn_by_turn():
+    assert median_ratio([4.0, 30.0, 10.0], [2.0, 10.0, 1.0]) == (3.0, 2.0, 10.0)
+
+
+def answer(value):
+    return lambda turn: value * turn
+
+
+def fail():
+    raise ValueError("a way that cannot be made")
+
+
+def test_every_way_gets_every_turn_and_the_first_are_left_out():
+    ways = [Way("one", answer, (1.0,)), Way("two", answer, (2.0,))]
+    assert alternate(ways, [5, 6, 7], num_warm=1) == {"one": [6.0, 7.0], "two": [12.0, 14.0]}
+
+
+def test_a_way_that_fails_says_so():
+    with pytest.raises(RuntimeError, match="a way that cannot be made"):
+        alternate([Way("broken", fail, ())], [1])
+
+
+@pytest.mark.slow
+def test_the_table_is_printed(tmp_path):
+    arguments = [ROOT / "benchmarks" / "run.py", "--quick", "--only", "ranking", "growth"]
+    ended = run_python(arguments, tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "| mining and ranking all splits |" in ended.stdout and "| 512 |" in ended.stdout
+
+
+@pytest.mark.slow
+def test_the_gpu_check_runs_anywhere(tmp_path):
+    arguments = [ROOT / "scripts" / "gpu_check.py", "--trial", "--device", "cpu", "--num-turns", "4", "-o", "out"]
+    ended = run_python(arguments, tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "out" / "table.md").read_text("utf-8").splitlines()[-1].startswith("| four heads")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_so(tmp_path):
+    ended = run_python([ROOT / "scripts" / "gpu_check.py", "-o", "out"], tmp_path)
+    assert ended.returncode == 1 and "--trial" in ended.stderr and not (tmp_path / "out").exists()
