@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:
     import torch
 
-    from biencoder_ablate.evaluate import FinishedRun
+    from biencoder_ablate.finished import FinishedRun
     from biencoder_ablate.model.biencoder import BiEncoder
     from biencoder_ablate.runs.log import RunLog
 
@@ -85,7 +85,7 @@ def retrieve(
         raise ValueError(f"-k {k}: must be an integer of 1 or more")
     lines = None if candidates is None else read_lines(Path(candidates))
     from biencoder_ablate.data.pairs import text_key
-    from biencoder_ablate.evaluate import hidden_of_texts, open_encoder, open_run
+    from biencoder_ablate.finished import hidden_of_texts, open_encoder, open_run
     from biencoder_ablate.model.restore import restore_biencoder
     from biencoder_ablate.runs.log import RunLog
 
@@ -155,7 +155,7 @@ def _corpus_texts(run: FinishedRun, log: RunLog) -> tuple[list[tuple[str, list[s
     from biencoder_ablate.data.load import load_corpus
     from biencoder_ablate.data.pairs import SPLITS
     from biencoder_ablate.data.texts import build_table
-    from biencoder_ablate.evaluate import hidden_of_corpus
+    from biencoder_ablate.finished import hidden_of_corpus
 
     corpus = load_corpus(run.config.data)
     table = build_table(corpus)
