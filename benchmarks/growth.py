@@ -14,7 +14,7 @@ from setting import Setting
 
 from biencoder_ablate.evaluation.candidates import candidate_texts
 from biencoder_ablate.evaluation.fast_scoring import fast_scorer
-from biencoder_ablate.evaluation.ranking import final_by_head, stage1
+from biencoder_ablate.evaluation.ranking import Question, final_by_head, stage1
 from biencoder_ablate.model.biencoder import BiEncoder
 from biencoder_ablate.model.flops import forward_flops
 from biencoder_ablate.model.memory import keep_freed_memory
@@ -48,7 +48,7 @@ def _pairs(setting: Setting, num_turns: int) -> Iterator[str]:
         rows, point = np.arange(num), split.point[:num]
         started = time.perf_counter()
         with torch.no_grad():
-            found = stage1(r, point, chosen, rows, 10, (nothing, nothing))
+            (found,) = stage1(r, point, chosen, 10, [Question(rows, (nothing, nothing))])
             final_by_head(found, rows, point, chosen, fast_scorer(model, h, r))
         return time.perf_counter() - started
 

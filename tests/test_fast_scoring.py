@@ -1,5 +1,7 @@
 """The fast pair scorer against the plain one and against float64; and the shortcuts of stage 1 against sorting."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 import biencoder_ablate.evaluation.fast_scoring as fast_scoring
 from biencoder_ablate.evaluation import ranking
 from biencoder_ablate.evaluation.fast_scoring import fast_scorer, plain_scorer
-from biencoder_ablate.evaluation.ranking import score_lists, stage1
+from biencoder_ablate.evaluation.ranking import Question, score_lists, stage1
 from biencoder_ablate.model.biencoder import BiEncoder
 
 HEADS = [
@@ -150,7 +152,11 @@ def test_every_way_of_stage_1_is_plain_sorting(task, way, block):
         patched.setattr(ranking, "BLOCK", block)
         patched.setattr(ranking, "make_targets", uncentred)
         patched.setattr(ranking, "SPARSE", 2.0 if way == "list" else 0.0)
-        found = stage1(retrieval, point, candidate, rows, k, excluded, None if way == "text" else lambda b: mask[b])
+        question = Question(rows, excluded, None if way == "text" else lambda b: mask[b])
+        # A second question about some of the rows is answered from the same distances.
+        found, again = stage1(retrieval, point, candidate, k, [question, replace(question, rows=rows[::2])])
+    for name in ("rank", "order", "distance"):
+        assert torch.equal(getattr(again, name), getattr(found, name)[::2])
     if way == "text":
         mask = np.ones_like(mask)
     for row in rows:
@@ -168,4 +174,4 @@ def test_embeddings_that_are_no_numbers_are_refused(broken):
     retrieval[2, 1] = broken
     nothing = np.empty(0, dtype=np.int64)
     with pytest.raises(ValueError, match="not all finite"):
-        stage1(retrieval, np.array([0]), np.array([1, 2]), np.array([0]), 1, (nothing, nothing))
+        stage1(retrieval, np.array([0]), np.array([1, 2]), 1, [Question(np.array([0]), (nothing, nothing))])

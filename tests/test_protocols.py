@@ -15,10 +15,10 @@ from biencoder_ablate.data.texts import build_table
 from biencoder_ablate.evaluation.measure import (
     figures,
     prepare,
-    rank_clean,
+    rank_both,
     rank_official,
     rank_source,
-    rank_task,
+    rank_with_tasks,
 )
 
 DEPTHS = (None, 1, 2, 10)
@@ -56,7 +56,7 @@ def test_official_and_clean(k, both, seed):
         official = rank_official(prepared, retrieval, toy.head, k)
         expected = reference.rank_official(pairs, toy.embeddings, toy.score, k)
         assert_equal(official, expected, len(pairs))
-        clean = rank_clean(prepared, retrieval, toy.head, k, official)
+        clean = rank_both(prepared, retrieval, toy.head, k)[1]
         expected_clean = reference.rank_clean(pairs, earlier, toy.embeddings, toy.score, k)
         assert_equal(clean, list(expected_clean.values()), len(pairs), list(expected_clean))
         check_figures(figures(official, clean, prepared.split.clean), expected, list(expected_clean.values()))
@@ -85,7 +85,7 @@ def check_figures(values, official, clean):
 def test_the_eight_tasks(k, both, seed):
     for pairs, _, prepared, toy, retrieval in each_split(both, seed):
         for task in TASKS:
-            found = rank_task(prepared, retrieval, toy.head, k, task)
+            found = rank_with_tasks(prepared, retrieval, toy.head, k, [task])[2][task]
             assert_equal(found, reference.rank_task(pairs, toy.embeddings, toy.score, k, task), len(pairs))
         official = rank_official(prepared, retrieval, toy.head, k)
         assert found.final_rank.tolist() == official.final_rank.tolist(), "epa, the last of the eight, is official"
@@ -103,12 +103,12 @@ def test_every_protocol_on_a_larger_corpus(k):
     *_, (pairs, earlier, prepared, toy, retrieval) = each_split(both, seed=0)
     official = rank_official(prepared, retrieval, toy.head, k)
     assert_equal(official, reference.rank_official(pairs, toy.embeddings, toy.score, k), 90)
-    clean = rank_clean(prepared, retrieval, toy.head, k, official)
+    clean = rank_both(prepared, retrieval, toy.head, k)[1]
     expected = reference.rank_clean(pairs, earlier, toy.embeddings, toy.score, k)
     assert 0 < len(expected) < 90
     assert_equal(clean, list(expected.values()), 90, list(expected))
     for task in TASKS:
-        found = rank_task(prepared, retrieval, toy.head, k, task)
+        found = rank_with_tasks(prepared, retrieval, toy.head, k, [task])[2][task]
         assert_equal(found, reference.rank_task(pairs, toy.embeddings, toy.score, k, task), 90)
     found = rank_source(prepared, retrieval, toy.head)
     assert_equal(found, reference.rank_source(pairs, toy.embeddings, toy.score), 90)
@@ -166,7 +166,7 @@ def test_clean_and_official_differ_as_the_design_says():
     prepared = prepare(table.splits["test"])
     assert prepared.split.clean.tolist() == [True, False, False, True]
     official = rank_official(prepared, line, lambda *_: pytest.fail("no head is asked"), None)
-    clean = rank_clean(prepared, line, lambda *_: pytest.fail("no head is asked"), None, official)
+    clean = rank_both(prepared, line, lambda *_: pytest.fail("no head is asked"), None)[1]
     assert official.final_rank.tolist() == [1, 1, 0, 0]
     assert clean.final_rank[[0, 3]].tolist() == [0, 0]
     values = figures(official, clean, prepared.split.clean)

@@ -35,7 +35,7 @@ from hypothesis import strategies as st
 from biencoder_ablate.data.pairs import Pair, build_corpus
 from biencoder_ablate.data.texts import build_table
 from biencoder_ablate.evaluation.measure import figures, prepare, rank_official
-from biencoder_ablate.evaluation.ranking import exclude, first_k, rank_of, smallest, squared_distances, stage1
+from biencoder_ablate.evaluation.ranking import Question, exclude, first_k, rank_of, smallest, squared_distances, stage1
 from biencoder_ablate.model.heads import is_dead, margin
 
 LINE = {"a": 0, "b": 3, "c": 1, "d": 10, "e": 4}
@@ -235,7 +235,7 @@ def test_stage_1_over_several_blocks_of_points(admitted_share):
     mask = random.random((n, 2 * n)) < (admitted_share or 1)
     mask[np.arange(n), np.arange(n)] = True
     admitted = None if admitted_share is None else mask.__getitem__
-    found = stage1(grid, point, candidate, rows, 7, (excluded_rows, excluded), admitted)
+    (found,) = stage1(grid, point, candidate, 7, [Question(rows, (excluded_rows, excluded), admitted)])
     squares = ((grid[point[rows]][:, None] - grid[candidate][None]) ** 2).sum(-1).numpy()
     squares[~mask[rows]] = np.inf
     for position, row in enumerate(rows):

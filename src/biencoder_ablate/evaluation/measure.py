@@ -6,6 +6,7 @@ N points, T texts, R retrieval width.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -22,6 +23,7 @@ from biencoder_ablate.evaluation.candidates import (
 )
 from biencoder_ablate.evaluation.ranking import (
     LogitsFunction,
+    Question,
     Ranking,
     final_by_distance,
     final_by_head,
@@ -56,39 +58,38 @@ def prepare(split: SplitArrays) -> SplitCandidates:
 
 def rank_official(prepared: SplitCandidates, retrieval: torch.Tensor, score: LogitsFunction, k: int | None) -> Ranking:
     """The official ranking of every point, re-ranked to depth k, or by distance alone where k is None."""
-    return _rank(prepared, retrieval, score, k, np.arange(len(prepared.split)), prepared.official)
+    return _rank(prepared, retrieval, score, k, [_official(prepared)])[0]
 
 
-def rank_clean(
-    prepared: SplitCandidates, retrieval: torch.Tensor, score: LogitsFunction, k: int | None, official: Ranking
-) -> Ranking:
-    """The clean ranking of every point: official's, done again where the clean candidates differ."""
-    rows = prepared.clean_differs
-    if not len(rows):
-        return official
-    again = _rank(prepared, retrieval, score, k, rows, prepared.clean)
+def rank_both(
+    prepared: SplitCandidates, retrieval: torch.Tensor, score: LogitsFunction, k: int | None
+) -> tuple[Ranking, Ranking]:
+    """The official and the clean ranking of every point: `rank_with_tasks` without a task."""
+    return rank_with_tasks(prepared, retrieval, score, k, ())[:2]
+
+
+def rank_with_tasks(
+    prepared: SplitCandidates, retrieval: torch.Tensor, score: LogitsFunction, k: int | None, tasks: Sequence[str]
+) -> tuple[Ranking, Ranking, dict[str, Ranking]]:
+    """The official and the clean ranking of every point, and one among the candidates of each of `tasks`.
+
+    The clean ranking is the official one, done again for the rows whose clean candidates differ.
+    """
+    split, rows = prepared.split, prepared.clean_differs
+
+    def admitted_by(task: str) -> Callable[[np.ndarray], np.ndarray]:
+        return lambda block: task_mask(split, task, block)
+
+    every = np.arange(len(split))
+    questions = [_official(prepared), Question(rows, prepared.clean)]
+    questions += [Question(every, prepared.official, admitted_by(task)) for task in tasks]
+    official, again, *others = _rank(prepared, retrieval, score, k, questions)
     merged = {}
     for item in fields(Ranking):
         values = getattr(official, item.name).copy()
         values[rows] = getattr(again, item.name)
         merged[item.name] = values
-    return Ranking(**merged)
-
-
-def rank_task(
-    prepared: SplitCandidates, retrieval: torch.Tensor, score: LogitsFunction, k: int | None, task: str
-) -> Ranking:
-    """The ranking of every point among the candidates of one of the eight tasks."""
-    split = prepared.split
-    return _rank(
-        prepared,
-        retrieval,
-        score,
-        k,
-        np.arange(len(split)),
-        prepared.official,
-        lambda rows: task_mask(split, task, rows),
-    )
+    return official, Ranking(**merged), dict(zip(tasks, others, strict=True))
 
 
 def rank_source(prepared: SplitCandidates, retrieval: torch.Tensor, score: LogitsFunction) -> Ranking:
@@ -96,16 +97,26 @@ def rank_source(prepared: SplitCandidates, retrieval: torch.Tensor, score: Logit
     the first ceil(N/16) points."""
     rows = np.arange(math.ceil(len(prepared.split) / 16))
     nothing = np.empty(0, dtype=np.int64)
-    return _rank(prepared, retrieval, score, SOURCE_K, rows, (nothing, nothing))
+    return _rank(prepared, retrieval, score, SOURCE_K, [Question(rows, (nothing, nothing))])[0]
 
 
-def _rank(prepared, retrieval, score, k, rows, excluded, admitted=None) -> Ranking:
-    point = prepared.split.point
-    depth = 2 if k is None else k
-    found = stage1(retrieval, point, prepared.candidate, rows, depth, excluded, admitted)
+def _official(prepared: SplitCandidates) -> Question:
+    return Question(np.arange(len(prepared.split)), prepared.official)
+
+
+def _rank(
+    prepared: SplitCandidates,
+    retrieval: torch.Tensor,
+    score: LogitsFunction,
+    k: int | None,
+    questions: Sequence[Question],
+) -> list[Ranking]:
+    point, candidate = prepared.split.point, prepared.candidate
+    found = stage1(retrieval, point, candidate, 2 if k is None else k, questions)
+    pairs = zip(found, questions, strict=True)
     if k is None:
-        return final_by_distance(found, rows)
-    return final_by_head(found, rows, point, prepared.candidate, score)
+        return [final_by_distance(part, question.rows) for part, question in pairs]
+    return [final_by_head(part, question.rows, point, candidate, score) for part, question in pairs]
 
 
 def figures(official: Ranking, clean: Ranking, counts: np.ndarray) -> dict[str, float]:

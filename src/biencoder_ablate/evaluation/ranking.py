@@ -6,8 +6,8 @@ N points, C candidates, b points of a block, T texts, R retrieval width, k re-ra
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -131,28 +131,35 @@ def rank_of(scores: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
     return before
 
 
-def stage1(
-    retrieval: torch.Tensor,
-    point: np.ndarray,
-    candidate: np.ndarray,
-    rows: np.ndarray,
-    k: int,
-    excluded: tuple[np.ndarray, np.ndarray],
-    admitted: Callable[[np.ndarray], np.ndarray] | None = None,
-) -> Stage1:
-    """Rank the candidates of the points `rows` (n,) by distance between embeddings `retrieval` (T, R).
+@dataclass(frozen=True)
+class Question:
+    """Which points are asked, and who may answer them.
 
-    point (N,) and candidate (C,) are text indices; the true answer of row i is candidate i. `excluded` are
-    (rows, candidates) sorted by row that are left out; `admitted` gives, for a block of rows, a mask (b, C).
-    Distances are taken between distinct texts, so that equal texts tie exactly. Three ways give the same
-    Stage1: without a mask the work is done by text; under a mask that admits few, by list; else by candidate.
-    Raises ValueError when a distance is not a finite number: nothing is smaller than NaN, so every true
-    counter would come first.
+    rows (n,), ascending: the points. `excluded` are (rows, candidates), sorted by row, that are left out;
+    `admitted` gives, for a block of rows, a mask (b, C).
+    """
+
+    rows: np.ndarray
+    excluded: tuple[np.ndarray, np.ndarray]
+    admitted: Callable[[np.ndarray], np.ndarray] | None = None
+
+
+def stage1(
+    retrieval: torch.Tensor, point: np.ndarray, candidate: np.ndarray, k: int, questions: Sequence[Question]
+) -> list[Stage1]:
+    """Rank candidates by distance between embeddings `retrieval` (T, R), for each question.
+
+    point (N,) and candidate (C,) are text indices; the true answer of row i is candidate i. The first question
+    must hold the rows of all others: distances are worked out once, for its rows, and between distinct texts, so
+    that equal texts tie exactly. Three ways give the same Stage1: without a mask the work is done by text; under a
+    mask that admits few, by list; else by candidate. Raises ValueError when a distance is not a finite number:
+    nothing is smaller than NaN, so every true counter would come first.
     """
     k = min(k, len(candidate))
     texts = _group_candidates(candidate, retrieval)
     targets = make_targets(retrieval[texts.text])
-    found = []
+    rows = questions[0].rows
+    found: list[list[Stage1]] = [[_no_rows(k, retrieval.device)] for _ in questions]
     for start in range(0, len(rows), BLOCK):
         block = rows[start : start + BLOCK]
         distances = distances_to(retrieval[torch.from_numpy(point[block]).to(retrieval.device)], targets)
@@ -161,21 +168,34 @@ def stage1(
                 "the model's embeddings are not all finite numbers, so nothing can be ranked by them; "
                 "training has diverged, or the weights are damaged"
             )
-        mask = admitted(block) if admitted is not None else None
-        if mask is None:
-            found.append(_rank_by_text(distances, texts, block, k, excluded))
-        elif np.count_nonzero(mask) < SPARSE * mask.size:
-            found.append(_rank_by_list(distances, texts, block, k, excluded, mask))
-        else:
-            found.append(_rank_by_candidate(distances, texts, block, k, excluded, mask))
-    if not found:
-        empty = torch.empty(0, dtype=torch.int64, device=retrieval.device)
-        return Stage1(empty, empty.reshape(0, k), torch.empty((0, k), device=retrieval.device))
-    return Stage1(
-        torch.cat([part.rank for part in found]),
-        torch.cat([part.order for part in found]),
-        torch.cat([part.distance for part in found]),
-    )
+        # Backwards, since ranking changes distances: all but the first question get copies.
+        for number in reversed(range(len(questions))):
+            question = questions[number]
+            asked = np.flatnonzero(np.isin(block, question.rows, assume_unique=True))
+            if len(asked):
+                some = torch.from_numpy(asked).to(retrieval.device)
+                own = distances.index_select(0, some) if number else distances
+                found[number].append(_rank_block(own, texts, block[asked], k, question))
+    return [
+        Stage1(*(torch.cat([getattr(part, item.name) for part in parts]) for item in fields(Stage1))) for parts in found
+    ]
+
+
+def _no_rows(k: int, device: torch.device) -> Stage1:
+    empty = torch.empty(0, dtype=torch.int64, device=device)
+    return Stage1(empty, empty.reshape(0, k), torch.empty((0, k), device=device))
+
+
+def _rank_block(
+    distances: torch.Tensor, texts: _CandidateTexts, block: np.ndarray, k: int, question: Question
+) -> Stage1:
+    """Stage 1 of the rows `block` from distances (b, D) to the distinct texts, which are changed."""
+    if question.admitted is None:
+        return _rank_by_text(distances, texts, block, k, question.excluded)
+    mask = question.admitted(block)
+    if np.count_nonzero(mask) < SPARSE * mask.size:
+        return _rank_by_list(distances, texts, block, k, question.excluded, mask)
+    return _rank_by_candidate(distances, texts, block, k, question.excluded, mask)
 
 
 @dataclass(frozen=True)

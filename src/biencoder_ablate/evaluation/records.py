@@ -32,12 +32,8 @@ def rank_everything(
     prepared: SplitCandidates, retrieval: torch.Tensor, score: LogitsFunction, k: int | None
 ) -> SplitRankings:
     """Rank a split under official, clean and the eight tasks. epa is official by definition."""
-    official = measure.rank_official(prepared, retrieval, score, k)
-    clean = measure.rank_clean(prepared, retrieval, score, k, official)
-    tasks = {
-        task: official if task == "epa" else measure.rank_task(prepared, retrieval, score, k, task) for task in TASKS
-    }
-    return SplitRankings(prepared, official, clean, tasks)
+    official, clean, tasks = measure.rank_with_tasks(prepared, retrieval, score, k, [t for t in TASKS if t != "epa"])
+    return SplitRankings(prepared, official, clean, {task: tasks.get(task, official) for task in TASKS})
 
 
 def split_figures(rankings: SplitRankings) -> dict[str, Any]:

@@ -233,8 +233,7 @@ def measure_all(task: Task, recipe: Recipe, embeddings: Embeddings) -> Record:
     with torch.no_grad():
         for name in SPLITS:
             prepared = task.splits[name]
-            official = measure.rank_official(prepared, embeddings.r, score, recipe.rerank)
-            clean = measure.rank_clean(prepared, embeddings.r, score, recipe.rerank, official)
+            official, clean = measure.rank_both(prepared, embeddings.r, score, recipe.rerank)
             values = measure.figures(official, clean, prepared.split.clean)
             record |= {f"{name}/{key}": value for key, value in values.items()}
             scored, dead = scored + int(official.num_scored.sum()), dead + int(official.num_dead.sum())
