@@ -82,8 +82,8 @@ def _processor() -> str:
 def _parts(setting: Setting, directory: Path, quick: bool) -> dict[str, Callable[[], Iterator[Row]]]:
     whole = replace(setting, max_tokens=256, batch_size=32)
     return {
-        "training": lambda: _training(setting, 4 if quick else 24),
-        "encoding": lambda: _encoding(replace(setting, max_tokens=256), *((3, 32) if quick else (9, 256))),
+        "training": lambda: _training(setting, 4 if quick else 13),
+        "encoding": lambda: _encoding(replace(setting, max_tokens=256), *((3, 32) if quick else (8, 192))),
         "ranking": lambda: _ranking(setting, 3 if quick else 7),
         "sweep": lambda: iter(()) if quick else whole_runs.sweep(whole, directory),
         "start": lambda: whole_runs.second_start(whole, directory),
