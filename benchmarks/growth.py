@@ -65,7 +65,7 @@ def _tokens(setting: Setting, num_turns: int) -> Iterator[str]:
         given = replace(setting, max_tokens=max_tokens)
         parts = our_way.build(given)
         step = our_way.training(given, num_turns + 1)
-        seconds = statistics.mean([step(index) for index in range(num_turns + 1)][1:])
+        seconds = statistics.median([step(index) for index in range(num_turns + 1)][1:])
         source = parts.task.texts
         flops = forward_flops(source.module.config, source.tokens.lengths)  # type: ignore[union-attr]
         first = first or (seconds, flops)

@@ -16,7 +16,7 @@ from biencoder_ablate.config import Config, DataConfig, HeadConfig, NegativesCon
 from biencoder_ablate.data.pairs import Corpus
 from biencoder_ablate.data.sample import load_sample
 from biencoder_ablate.evaluation.candidates import TASKS
-from biencoder_ablate.files import finite
+from biencoder_ablate.files import finite, yaml_string
 from biencoder_ablate.runs.manifest import build_manifest
 from biencoder_ablate.runs.naming import identity, run_name
 from biencoder_ablate.seeding import derive_seed
@@ -72,7 +72,7 @@ def write_run(
     (directory / ".hydra").mkdir(parents=True)
     (directory / ".hydra" / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(asdict(config))), "utf-8")
     typed = list(overrides) or [f"seed={config.seed}", f"neg_ratio={config.neg_ratio:g}"]
-    (directory / ".hydra" / "overrides.yaml").write_text("".join(f"- {o}\n" for o in typed), "utf-8")
+    (directory / ".hydra" / "overrides.yaml").write_text("".join(f"- {yaml_string(o)}\n" for o in typed), "utf-8")
     manifest = {**_versions(), "name": directory.name, "determined_by": determined}
     (directory / "manifest.json").write_text(json.dumps(manifest), "utf-8")
     right = np.asarray(right, dtype=bool)

@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, and locks that a dead process does not hold."""
 
+import fcntl
 import json
 import math
 import os
@@ -7,11 +8,15 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 
 import pytest
+import yaml
 from helpers import files_below, run_here, run_python
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from biencoder_ablate.files import finite, read_json, whole_file, write_json, write_text
+from biencoder_ablate.files import finite, read_json, whole_file, write_json, write_text, yaml_string
 from biencoder_ablate.runs.directory import RunBusy, RunDirectory, forget_old, locked, start_over
 
 # --- whole files ---
@@ -77,6 +82,14 @@ def test_whole_files_have_the_rights_of_any_other_file(tmp_path):
     assert rights[0] == rights[1]
 
 
+def test_all_files_of_a_run_have_the_rights_of_any_other_file(finished_run, tmp_path):
+    (tmp_path / "plain").write_text("")
+    usual = stat.S_IMODE((tmp_path / "plain").stat().st_mode)
+    found = {name: stat.S_IMODE((finished_run.path / name).stat().st_mode) for name in files_below(finished_run.path)}
+    assert "model/biencoder.safetensors" in found and "model/encoder/model.safetensors" in found
+    assert set(found.values()) == {usual}, found
+
+
 def test_text_is_utf8_with_unix_line_ends(tmp_path):
     write_text(tmp_path / "a.txt", "eins — zwei\n")
     assert (tmp_path / "a.txt").read_bytes() == "eins — zwei\n".encode()
@@ -96,6 +109,16 @@ def test_json_that_is_missing_or_damaged_reads_as_none(tmp_path):
     for content in (b"", b'{"a": ', b"\xff\xfe"):
         (tmp_path / "damaged.json").write_bytes(content)
         assert read_json(tmp_path / "damaged.json") is None
+
+
+@given(st.text(st.characters(codec="utf-8")))
+@example("data.path='/a b/c: d #e.csv'")
+@example("x={a: [1, 'b'], c: \"d\"}")
+@example("sweep_name=\x7f\x85\u2028\ufeff\U0001f600\n")
+def test_any_override_is_a_yaml_string_and_a_json_string(text):
+    assert yaml.safe_load(f"- {yaml_string(text)}\n") == [text]
+    assert json.loads(yaml_string(text)) == text
+    assert len(yaml_string(text).splitlines()) == 1
 
 
 # --- locks ---
@@ -131,6 +154,20 @@ def test_the_second_process_is_told_who_works_there(holder, tmp_path):
     assert "\n" not in str(busy.value)
     with locked(tmp_path / "runs" / "OTHER"):
         pass
+
+
+def test_who_only_looks_whether_a_run_is_free_stops_nobody_from_starting(tmp_path):
+    """Looking takes a shared lock for an instant; here for longer than any look, twenty times over."""
+    run = tmp_path / "run"
+    lock = tmp_path / ".run.lock"
+    for _ in range(20):
+        with lock.open("w") as looking:
+            fcntl.flock(looking, fcntl.LOCK_SH)
+            timer = threading.Timer(0.05, looking.close)
+            timer.start()
+            with locked(run):
+                pass
+            timer.join()
 
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])

@@ -25,7 +25,7 @@ SETTINGS = (
     "training.head_learning_rate=0.001",
     "data.limit=8",
 )
-TIMES = ("train_seconds", "eval_seconds", "pairs_per_second", "tokens_per_second")
+TIMES = ("train_seconds", "eval_seconds", "pairs_per_second", "tokens_per_second", "flop_utilisation")
 
 
 def command(folder: Path, *overrides: str) -> list[str]:
@@ -52,7 +52,7 @@ def start(folder: Path, *overrides: str) -> subprocess.Popen:
 
 def finish(folder: Path, *overrides: str) -> RunDirectory:
     done = start(folder, *overrides)
-    out, err = done.communicate(timeout=120)
+    out, err = done.communicate(timeout=600)
     assert done.returncode == 0, out + err
     return only_run(folder)
 
@@ -81,7 +81,7 @@ def assert_equal_runs(left: RunDirectory, right: RunDirectory) -> None:
 
 def wait_for_epoch(process: subprocess.Popen, folder: Path, epoch: int) -> None:
     """Wait until the run has committed `epoch`."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
         found = list(folder.glob("logs/runs/[!.]*/top1.csv"))
         if found and len(found[0].read_text().splitlines()) >= epoch + 2:
@@ -131,7 +131,7 @@ def test_sigterm_ends_with_143_and_the_same_command_goes_on(never_killed, tmp_pa
     process = start(folder)
     wait_for_epoch(process, folder, 1)
     process.terminate()
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 143
     assert err.strip() == "terminated: the last finished epoch is on disk; the same command goes on from there"
     assert_equal_runs(never_killed, finish(folder))
@@ -142,7 +142,7 @@ def test_ctrl_c_ends_with_130_and_keeps_the_last_finished_epoch(tmp_path):
     process = start(folder)
     wait_for_epoch(process, folder, 1)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 130
     assert "the same command goes on" in err and "Traceback" not in err
     assert (only_run(folder).checkpoint / "last.pt").exists()
@@ -163,12 +163,21 @@ def test_rerun_keeps_the_old_run_until_the_new_one_has_finished(never_killed, tm
     assert_equal_runs(never_killed, new)
 
 
+def test_what_a_kill_after_the_result_left_behind_goes_when_the_run_is_asked_for_again(tmp_path):
+    run = finish(tmp_path / "done")
+    for left in (run.checkpoint, run.aside):
+        left.mkdir()
+        (left / "last.pt").write_bytes(b"x")
+    assert finish(tmp_path / "done").result.exists()
+    assert not run.checkpoint.exists() and not run.aside.exists()
+
+
 def test_a_second_process_is_told_who_works_in_the_run(tmp_path):
     folder = tmp_path / "busy"
     first = start(folder, "training.epochs=2000")
     wait_for_epoch(first, folder, 0)
     second = start(folder, "training.epochs=2000")
-    _, err = second.communicate(timeout=60)
+    _, err = second.communicate(timeout=300)
     first.kill()
     first.communicate()
     assert second.returncode == 1
@@ -181,7 +190,7 @@ def test_two_processes_equal_one(tmp_path):
         [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", *command(tmp_path / "two")[1:]],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stdout + done.stderr

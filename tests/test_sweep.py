@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,9 @@ from helpers import run_program
 
 from biencoder_ablate.runs.__main__ import main as list_runs
 from biencoder_ablate.runs.devices import take_first_free
+from biencoder_ablate.runs.metrics_log import write_metrics
 from biencoder_ablate.runs.sweep_directory import SweepDirectory, job_states, show_seconds
+from biencoder_ablate.runs.sweep_table import table_text
 
 SMALL = ["training.freeze_encoder=true", "training.epochs=2", "model.max_tokens=16", "data.limit=3"]
 
@@ -109,6 +114,49 @@ def test_joblib_workers_run_a_sweep_in_parallel(folder, tmp_path):
     )
     assert done.returncode == 1
     assert [state.status for state in states(tmp_path)] == ["finished", "failed", "finished"]
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_takes_no_other_run_with_it(tmp_path):
+    """joblib gives all its jobs up when one worker dies, as for want of memory; the sweep goes on with what is left."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    parallel = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "head=none,layernorm,relu")
+    command = ["-m", "biencoder_ablate", "-m", *SMALL, "training.epochs=40", "sweep_name=s", *parallel]
+    process = subprocess.Popen(
+        [sys.executable, *command, f"cache_dir={tmp_path}/cache"],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline, started = time.monotonic() + 120, []
+    while not started and time.monotonic() < deadline:
+        time.sleep(0.02)
+        started = [state for state in states(tmp_path) if state.status == "running" and state.epochs_done]
+    lock = started[0].directory.path.with_name(f".{started[0].name}.lock")
+    os.kill(int(lock.read_text().split()[1]), signal.SIGKILL)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, out + err
+    assert "error: the launcher stopped: TerminatedWorkerError" in err and "Traceback" not in err
+    assert "runs that have not ended" in out
+    assert [state.status for state in states(tmp_path)] == ["finished"] * 3
+    assert "going on after epoch" in started[0].directory.log.read_text()
+
+
+def test_the_table_says_why_a_run_has_not_finished(tmp_path):
+    sweep = SweepDirectory(tmp_path / "sweeps" / "s")
+    for name in ("cut", "gone"):
+        jobs = {"jobs": [{"overrides": [f"head={name}"], "name": name, "directory": f"../../runs/{name}"}]}
+        described = jobs | {"root": str(sweep.path)}
+        if name == "cut":
+            (tmp_path / "runs" / name).mkdir(parents=True)
+            write_metrics(tmp_path / "runs" / name, [])
+        (state,) = job_states(described, {f"head={name}": "Slurm job 12_3 was cancelled"})
+        line = table_text([state]).splitlines()[-1]
+        assert state.status == ("interrupted" if name == "cut" else "failed")
+        assert line.startswith(state.status) and "Slurm job 12_3 was cancelled" in line
+        assert ("0 epochs done; the same command goes on from there" in line) == (name == "cut")
 
 
 def test_each_worker_gets_a_gpu_of_its_own(tmp_path):

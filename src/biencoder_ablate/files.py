@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
+
+PART = ".part"
+"""How the name of what is not whole yet ends; it begins with a dot."""
 
 
 @contextlib.contextmanager
@@ -17,24 +23,74 @@ def whole_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary neighbour of `path` for writing; on leaving without an error it becomes `path`.
 
     The rename is atomic and the data reaches the disk first, so that a reader, or a power cut, finds the
-    old file or the new one.
+    old file or the new one. Raises OSError naming `path`.
     """
     encoding = None if "b" in mode else "utf-8"
     newline = None if "b" in mode else "\n"
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    name = None
     try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
         with os.fdopen(handle, mode, encoding=encoding, newline=newline) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
+        give_usual_rights(Path(name))
         os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
+    except BaseException as error:
+        if name is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+        cause = _underlying(error)
+        if isinstance(cause, OSError):
+            raise naming(cause, path) from error
+        if cause is error:
+            raise
+        raise cause from error
+
+
+def _underlying(error: BaseException) -> BaseException:
+    """What stopped the writing. torch.save answers a failed write, or a signal during one, with a RuntimeError."""
+    cause = error
+    while isinstance(cause, RuntimeError) and cause.__context__ is not None:
+        cause = cause.__context__
+    return cause if isinstance(cause, OSError) or not isinstance(cause, Exception) else error
+
+
+def naming(error: OSError, path: Path) -> OSError:
+    """The same error, naming the file a person knows it by."""
+    return OSError(error.errno or errno.EIO, error.strerror or str(error), str(path))
+
+
+def explained(error: OSError) -> str:
+    """One line for a person: which file, what happened to it, and what would do."""
+    what, remedy = error.strerror or str(error), ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "written" in what:
+        remedy = "make room there, or choose another logs_dir or cache_dir"
+    elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        remedy = "make it readable and writable, or choose another logs_dir or cache_dir"
+    elif error.errno in (errno.ENOENT, errno.ESTALE, errno.EIO, errno.ENOTCONN, errno.ENODEV):
+        remedy = "see that its directory is there (moved, deleted, unmounted?)"
+    elif error.errno in (errno.ENOTDIR, errno.EEXIST):
+        remedy = "a file is in the way; move it, or choose another logs_dir or cache_dir"
+    if error.filename is None or not remedy:
+        return str(error)
+    return f"{error.filename}: {what}; {remedy}; then the same command goes on"
+
+
+def give_usual_rights(path: Path) -> None:
+    """Let a file that was made for its owner alone have the rights that the umask leaves to any new file."""
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(path, 0o666 & ~umask)
+
+
+def remove_parts(directory: Path) -> None:
+    """Delete what a killed process had begun to write in `directory` and below. Only for who holds its lock."""
+    for part in directory.rglob(f".*{PART}"):
+        if part.is_dir():
+            shutil.rmtree(part)
+        else:
+            part.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -54,6 +110,12 @@ def read_json(path: Path) -> Any | None:
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON-like value, indented, whole or not at all. Non-finite numbers become null."""
     write_text(path, json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def yaml_string(text: str) -> str:
+    """Any text as a JSON string that is a YAML string as well: YAML reads fewer characters literally."""
+    literal = json.dumps(text, ensure_ascii=False)
+    return re.sub("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff]", lambda found: f"\\u{ord(found[0]):04x}", literal)
 
 
 def finite(value: Any) -> Any:

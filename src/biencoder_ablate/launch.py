@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from biencoder_ablate.compose import Command, conf_directory, register_schema, to_config, understood, without_hydra
 from biencoder_ablate.config import Config, ConfigError
+from biencoder_ablate.files import explained
 from biencoder_ablate.runs.signals import Terminated, raise_on_sigterm
 
 
@@ -68,7 +69,7 @@ def _run_one(command: Command, config: Config) -> int:
 
 def fail(error: BaseException) -> int:
     """One message, exit code 1."""
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {explained(error) if isinstance(error, OSError) else error}", file=sys.stderr)
     return 1
 
 

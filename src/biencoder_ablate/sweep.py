@@ -14,14 +14,18 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobStatus
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
 from biencoder_ablate.compose import Command, to_config, without_hydra
 from biencoder_ablate.config import Config, ConfigError
+from biencoder_ablate.files import explained
+from biencoder_ablate.runs.cluster import is_slurm, run_on_cluster
+from biencoder_ablate.runs.directory import RunDirectory
 from biencoder_ablate.runs.signals import Terminated, raise_on_sigterm
 from biencoder_ablate.runs.sweep_directory import (
+    JobState,
     SweepDirectory,
     job_states,
     progress_line,
@@ -47,34 +51,77 @@ def run_sweep(command: Command, configs: list[Config]) -> int:
     status = {state.name: state.status for state in job_states(sweep.read())}
     done = {name for name in names if status[name] == "finished" and not configs[0].rerun}
     jobs = dict(zip(reversed(names), reversed(command.jobs), strict=True))  # of two jobs that are one run, the first
-    todo = [jobs[name] for name in dict.fromkeys(names) if name not in done]
+    todo = {name: jobs[name] for name in names if name not in done}
     print(f"sweep {sweep.path.name}: {len(jobs)} runs, {len(done)} finished, {len(todo)} to run\n")
-    started, errors = time.time(), {}
-    if todo:
-        errors = _launch(command, sweep, todo)
+    started = time.time()
+    errors = _run_all(command, sweep, todo)
     states = job_states(sweep.read(), errors)
     write_table(sweep.table, states)
     print(f"\n{table_text(states)}\n{time.time() - started:.1f} s; {sweep.path}")
     return 0 if all(state.status == "finished" for state in states if state.name in jobs) else 1
 
 
-def _launch(command: Command, sweep: SweepDirectory, jobs: list[list[str]]) -> dict[str, str]:
-    """Hand the jobs to the configured launcher. Returns what went wrong, by the job's overrides."""
+def _run_all(command: Command, sweep: SweepDirectory, todo: dict[str, list[str]]) -> dict[str, str]:
+    """Launch the jobs. Where a launcher gave all up for one that was killed, the rest again while that gets them on.
+
+    Returns what went wrong, by the job's overrides.
+    """
+    started, reached = time.time(), -1
+    while todo:
+        try:
+            return _launch(command, sweep, todo)
+        except Exception as error:  # joblib's, say, when one worker was killed, as a rule for want of memory
+            why = f"the launcher stopped: {type(error).__name__}: {' '.join(str(error).split())}"
+        print(f"error: {why}", file=sys.stderr)
+        runs = {state.name: state for state in job_states(sweep.read())}
+        before, reached = reached, sum(runs[name].epochs_done for name in runs)
+        left = {name: job for name, job in todo.items() if not _ended_since(started, runs[name])}
+        if reached <= max(before, 0) and len(left) == len(todo):
+            return {" ".join(job): why for job in left.values()}
+        todo = left
+        print(f"going on with the {len(todo)} runs that have not ended", flush=True)
+    return {}
+
+
+def _ended_since(started: float, state: JobState) -> bool:
+    result = state.directory.result
+    return result.exists() and result.stat().st_mtime >= started
+
+
+def _launch(command: Command, sweep: SweepDirectory, todo: dict[str, list[str]]) -> dict[str, str]:
+    """Hand the jobs, by the names of their runs, to the launcher. Returns what went wrong, by the job's overrides.
+
+    Raises what the launcher raises, which other jobs than these may have caused.
+    """
     from hydra._internal.callbacks import Callbacks
+
+    from biencoder_ablate.training.describe import finished_line
 
     base = command.compose_sweep([f"hydra.sweep.dir='{sweep.path}'"])
     context = HydraContext(config_loader=command.hydra.config_loader, callbacks=Callbacks(base))
     launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=run_job, config=base)
-    errors: dict[str, str] = {}
-    try:
-        returns = launcher.launch(jobs, initial_job_idx=0)
-    except Exception as error:  # a launcher may raise when one of its jobs was killed; the table tells the rest
-        print(f"error: the launcher stopped: {error}", file=sys.stderr)
-        return errors
-    for job, outcome in zip(jobs, returns, strict=True):
-        if outcome.status == JobStatus.FAILED:
-            errors[" ".join(job)] = str(outcome._return_value)
-    return errors
+    names, jobs = list(todo), list(todo.values())
+
+    def ended(number: int, error: str | None) -> None:
+        run = RunDirectory(sweep.runs / names[number])
+        result = run.read_result() or {}
+        finished = error is None and result.get("status") == "finished"
+        print(finished_line(run, result) if finished else f"{names[number]}: {error}")
+        print(progress_line(sweep), flush=True)
+
+    if is_slurm(launcher):
+        outcomes = run_on_cluster(launcher, jobs, ended)
+    else:
+        outcomes = [_error_of(returned) for returned in launcher.launch(jobs, initial_job_idx=0)]
+    return {" ".join(job): error for job, error in zip(jobs, outcomes, strict=True) if error is not None}
+
+
+def _error_of(returned: JobReturn) -> str | None:
+    return _in_words(returned._return_value) if returned.status == JobStatus.FAILED else None
+
+
+def _in_words(error: Any) -> str:
+    return explained(error) if isinstance(error, OSError) else str(error)
 
 
 def run_job(composed: DictConfig) -> dict[str, Any]:
@@ -97,12 +144,12 @@ def run_job(composed: DictConfig) -> dict[str, Any]:
         if parallel:
             print(finished_line(outcome.directory, outcome.result))
     except Exception as error:
-        print(f"error: {' '.join(overrides)}: {error}", file=sys.stderr)
+        print(f"error: {' '.join(overrides)}: {_in_words(error)}", file=sys.stderr)
         raise
     except Terminated:
         if not parallel:
             raise
-        raise RuntimeError("terminated; the same command goes on from the last finished epoch") from None
+        raise RuntimeError("stopped by SIGTERM") from None
     finally:
         print(progress_line(sweep), flush=True)
     return {"name": outcome.directory.name, **asdict(config.head)}

@@ -7,12 +7,16 @@ import fcntl
 import os
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from biencoder_ablate.files import read_json
+
+_LOOKING_SECONDS = 0.2
+"""How long a run that starts bears with those who look whether it is free."""
 
 
 class RunBusy(RuntimeError):
@@ -77,7 +81,11 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def _open_locked(path: Path, lock: Path) -> IO[str]:
-    """The lock file, opened and locked; its holder unlinks it when done, so what was locked must still be it."""
+    """The lock file, opened and locked; its holder unlinks it when done, so what was locked must still be it.
+
+    A shared lock of `holder`, who only looks, lasts an instant: it is waited for before giving up.
+    """
+    deadline = time.monotonic() + _LOOKING_SECONDS
     while True:
         file = lock.open("a+", encoding="utf-8")
         try:
@@ -87,10 +95,12 @@ def _open_locked(path: Path, lock: Path) -> IO[str]:
         except FileNotFoundError:
             pass
         except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            file.close()
-            raise RunBusy(f"{path}: {holder} is working in this run; wait for it, or stop it") from None
+            if time.monotonic() > deadline:
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                file.close()
+                raise RunBusy(f"{path}: {holder} is working in this run; wait for it, or stop it") from None
+            time.sleep(_LOOKING_SECONDS / 10)
         file.close()
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from biencoder_ablate.files import naming
+
 
 class RunLog:
     """Writes lines to the screen and to train.log; the file gets the time and survives restarts."""
@@ -24,13 +26,15 @@ class RunLog:
         self.note(text)
 
     def note(self, text: str) -> None:
-        """For the file only."""
+        """For the file only. Raises OSError naming it."""
         if self.path is None:
             return
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-        with self.path.open("a", encoding="utf-8") as file:
-            for line in text.splitlines() or [""]:
-                file.write(f"{stamp}  {line}\n")
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.writelines(f"{stamp}  {line}\n" for line in text.splitlines() or [""])
+        except OSError as error:
+            raise naming(error, self.path) from error
 
 
 def progress(description: str, total: int, unit: str, quiet: bool) -> tqdm:

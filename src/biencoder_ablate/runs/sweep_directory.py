@@ -28,12 +28,17 @@ class SweepDirectory:
         return self.path / "runs.json"
 
     @property
+    def runs(self) -> Path:
+        """Where all runs of this logs_dir are."""
+        return self.path.parent.parent / "runs"
+
+    @property
     def table(self) -> Path:
         return self.path / "table.csv"
 
     def describe(self, overrides: list[str], jobs: list[list[str]], names: list[str]) -> dict[str, Any]:
         """What runs.json says: the jobs, and where their runs are, relative to this directory."""
-        runs = os.path.relpath(self.path.parent.parent / "runs", self.path)
+        runs = os.path.relpath(self.runs, self.path)
         return {
             "name": self.path.name,
             "overrides": overrides,
@@ -79,14 +84,15 @@ class JobState:
 
 
 def job_states(described: dict[str, Any], errors: Mapping[str, str] | None = None) -> list[JobState]:
-    """The state of every job of a described sweep; `errors` are those of jobs that never got a directory."""
+    """The state of every job of a described sweep; `errors`, by overrides, say why one ended without a result."""
     states = []
     for job in described["jobs"]:
         run = RunDirectory(Path(os.path.normpath(Path(described["root"]) / job["directory"])))
         state = run_state(run, tuple(job["overrides"]))
         error = (errors or {}).get(" ".join(job["overrides"]))
-        if error is not None and state.status != "failed":
-            state = JobState(state.overrides, state.name, run, "failed", state.epochs_done, {"error": error})
+        if error is not None and state.status in ("new", "interrupted", "running"):
+            status = "failed" if state.status == "new" else state.status
+            state = JobState(state.overrides, state.name, run, status, state.epochs_done, {"error": error})
         states.append(state)
     return states
 

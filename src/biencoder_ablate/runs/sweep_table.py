@@ -15,8 +15,8 @@ _COLUMNS = ("run", "status", "best epoch", "val", "test", "val clean", "test cle
 
 
 def differing(states: Sequence[JobState]) -> list[str]:
-    """What sets each job apart: its overrides without those that all jobs share."""
-    shared = set.intersection(*(set(state.overrides) for state in states)) if len(states) > 1 else set()
+    """What sets each job apart: its overrides without those that all jobs share; the run's name where nothing does."""
+    shared = set.intersection(*(set(state.overrides) for state in states)) if states else set()
     return [" ".join(item for item in state.overrides if item not in shared) or state.name for state in states]
 
 
@@ -59,14 +59,24 @@ def format_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def table_text(states: Sequence[JobState]) -> str:
-    """The table, aligned, and why the failed runs failed."""
+    """The table, aligned, and why the others did not finish."""
     lines = [format_table(_COLUMNS, table_rows(states))]
     lines += [
-        f"failed: {label}: {state.result.get('error', 'see its train.log')}"
+        f"{state.status}: {label}: {_why(state)}"
         for state, label in zip(states, differing(states), strict=True)
-        if state.status == "failed"
+        if state.status not in ("finished", "new")
     ]
     return "\n".join(lines)
+
+
+def _why(state: JobState) -> str:
+    if state.status == "failed":
+        return str(state.result.get("error", "see its train.log"))
+    done = f"{state.epochs_done} epoch{'s' * (state.epochs_done != 1)} done"
+    error = state.result.get("error")
+    if state.status == "running":
+        return f"{done}; {error or 'another process is working in it'}"
+    return f"{done}; the same command goes on from there" + (f" ({error})" if error else "")
 
 
 def write_table(path: Path, states: Sequence[JobState]) -> None:

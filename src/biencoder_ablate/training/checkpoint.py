@@ -44,8 +44,8 @@ def save_checkpoint(
     progress: Progress,
     best_state: dict[str, torch.Tensor] | None,
 ) -> None:
-    """Commit an epoch. `best_state` is given when this epoch is the best so far."""
-    directory.mkdir(parents=True, exist_ok=True)
+    """Commit an epoch. `best_state` is given when this epoch is the best so far. Raises OSError naming the file."""
+    directory.mkdir(exist_ok=True)  # not its parents: a run's directory that has vanished is not made again, half
     if best_state is not None:
         with whole_file(_best_path(directory, progress), "wb") as file:
             torch.save(best_state, file)

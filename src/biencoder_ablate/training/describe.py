@@ -92,9 +92,9 @@ def before_training(parts: Parts) -> str:
     if parts.tokens is not None:
         cut = (parts.tokens.full_lengths > parts.tokens.lengths).mean()
         lines[0] += f", {100 * cut:.1f}% of texts cut"
-    # while training: weights, two Adam moments, and the best weights; then only the model
+    # while training: weights, two Adam moments and the best weights, twice while an epoch replaces the one before it
     lines.append(
-        f"disk       up to {4 * 4 * weights / _MEGABYTE + 2:.0f} MB while training, "
+        f"disk       up to {2 * 4 * 4 * weights / _MEGABYTE + 2:.0f} MB while training, "
         f"{4 * weights / _MEGABYTE + 2:.0f} MB when done"
     )
     return "\n".join(lines)

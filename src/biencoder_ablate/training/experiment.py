@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
@@ -14,7 +15,7 @@ import torch
 from biencoder_ablate.config import Config
 from biencoder_ablate.evaluation import records as evaluation_records
 from biencoder_ablate.evaluation.reevaluate import final_rankings
-from biencoder_ablate.files import write_json, write_text
+from biencoder_ablate.files import explained, remove_parts, write_json, write_text, yaml_string
 from biencoder_ablate.model.save import save_model
 from biencoder_ablate.runs import directory as run_files
 from biencoder_ablate.runs.directory import RunDirectory
@@ -72,6 +73,8 @@ def _run_as(world: World, plan: Plan, composed: str, overrides: list[str], quiet
     done = world.agree(run.read_result())
     if done is not None and done.get("status") == "finished" and (not config.rerun):
         RunLog(None, quiet).say(describe.finished_already(run, done))
+        if world.is_main:
+            _drop_leftovers(run)
         return Outcome(run, done, skipped=True)
     if not world.is_main:
         return Outcome(run, _train(plan, run, RunLog(None, quiet), world), skipped=False)
@@ -82,21 +85,40 @@ def _run_as(world: World, plan: Plan, composed: str, overrides: list[str], quiet
         try:
             result = _train(plan, run, log, world)
         except Exception as error:
-            log.note(traceback.format_exc())
-            write_json(run.result, {"status": "failed", "name": run.name, "error": f"{type(error).__name__}: {error}"})
+            _note_failure(run, log, error)
             raise
         except BaseException:  # Ctrl-C and signals: the last finished epoch stands
-            log.note("interrupted; the same command goes on from the last finished epoch")
+            with contextlib.suppress(OSError):
+                log.note("interrupted; the same command goes on from the last finished epoch")
             raise
         run_files.forget_old(run)
     return Outcome(run, result, skipped=False)
 
 
+def _drop_leftovers(run: RunDirectory) -> None:
+    """A run that was killed after its result was written still has its checkpoint, and what rerun=true kept aside."""
+    if run.checkpoint.exists() or run.aside.exists():
+        with contextlib.suppress(run_files.RunBusy), run_files.locked(run.path):
+            remove_checkpoint(run.checkpoint)
+            run_files.forget_old(run)
+
+
+def _note_failure(run: RunDirectory, log: RunLog, error: Exception) -> None:
+    """Say in the run's own files why it failed, as far as the disk, which may be what failed, takes it."""
+    with contextlib.suppress(OSError):
+        log.note(traceback.format_exc())
+    why = explained(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+    with contextlib.suppress(OSError):
+        write_json(run.result, {"status": "failed", "name": run.name, "error": why})
+
+
 def _open_run(plan: Plan, run: RunDirectory, composed: str, overrides: list[str], quiet: bool) -> RunLog:
     """Make the directory and write what was asked and what with, before the first step."""
     (run.path / ".hydra").mkdir(parents=True, exist_ok=True)
+    remove_parts(run.path)
     write_text(run.path / ".hydra" / "config.yaml", composed)
-    write_text(run.path / ".hydra" / "overrides.yaml", "".join(f"- {override}\n" for override in overrides) or "[]\n")
+    listed = "".join(f"- {yaml_string(override)}\n" for override in overrides)
+    write_text(run.path / ".hydra" / "overrides.yaml", listed or "[]\n")
     manifest = build_manifest(run.name, str(plan.device), plan.precision, torch.get_num_threads(), plan.determined_by)
     write_json(run.path / "manifest.json", manifest)
     run.result.unlink(missing_ok=True)
