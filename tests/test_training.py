@@ -144,6 +144,24 @@ def test_losses_add_up_and_fall(two_epochs):
         assert records[2]["loss"] < records[1]["loss"]
 
 
+def test_frozen_and_trained_runs_share_the_untrained_encoder_s_features(tmp_path):
+    tiny, _ = build(make_config(tmp_path))
+    assert tiny.untrained is None, "another encoder for every seed: nothing to share"
+    tiny.encoder.save_pretrained(tmp_path / "bert")
+    tiny.tokenizer.save_pretrained(tmp_path / "bert")
+    model = ModelConfig("minilm", str(tmp_path / "bert"), pooling="mean", max_tokens=24, retrieval_dim=16)
+    parts, _ = build(make_config(tmp_path, model=model))
+    plain = embed(parts.task)
+    assert not (tmp_path / "cache" / "features").exists()
+    shared = embed(parts.task, parts.untrained())
+    assert torch.equal(shared.h, plain.h) and torch.equal(shared.r, plain.r)
+    (kept,) = (tmp_path / "cache" / "features").glob("*.npy")
+    np.save(kept, np.load(kept) + 1)  # whoever reads the file is found out
+    frozen, _ = build(make_config(tmp_path, model=model, training={"freeze_encoder": True}))
+    for h in (frozen.task.texts.all_hidden(), parts.untrained()):
+        torch.testing.assert_close(h, plain.h + 1)
+
+
 def test_a_frozen_encoder_stays_and_linear1_and_the_head_learn(tmp_path):
     config = make_config(tmp_path, training={"freeze_encoder": True, "head_learning_rate": 0.01})
     parts, optimizer = build(config)

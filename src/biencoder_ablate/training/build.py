@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import functools
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,8 @@ class Parts:
     tokenizer: Any | None
     pooled_dim: int
     tokens: Tokens | None
+    untrained: Callable[[], torch.Tensor] | None = None
+    """h (T, H) of every text by the encoder as it is before training, from the cache that frozen runs share."""
 
 
 def make_plan(config: Config) -> Plan:
@@ -164,14 +166,21 @@ def build_parts(plan: Plan, log: RunLog, world: World) -> Parts:
     if config.training.fast:
         keep_freed_memory()
     if config.training.freeze_encoder:
-        encoder, tokenizer, tokens, texts = None, None, None, _frozen_texts(plan, table, log, world)
-        pooled_dim = texts.features.shape[1]
-        source: TextSource = texts
+        encoder, tokenizer, tokens, untrained = None, None, None, None
+        features = _features_once(plan, table, log, world, lambda: _encoder_once(plan, table, log, world))
+        pooled_dim = features.shape[1]
+        source: TextSource = CachedTexts(features)
     else:
         encoder, tokenizer, tokens = _load(plan, table)
         encoder.to(plan.device)
         pooled_dim = encoder.config.hidden_size
-        source = _encoded_texts(plan, encoder, tokens, world)
+        source = encoded = _encoded_texts(plan, encoder, tokens, world)
+        untrained = None
+        if plan.source.directory is not None:  # model=tiny is another one for every seed, and encodes in no time
+
+            def untrained() -> torch.Tensor:
+                return _features_once(plan, table, log, world, lambda: _all_hidden(encoded, len(tokens), log))
+
     model = BiEncoder(
         encoder,
         pooled_dim,
@@ -194,7 +203,7 @@ def build_parts(plan: Plan, log: RunLog, world: World) -> Parts:
         log.quiet,
         peak_flops(describe_device(plan.device), plan.precision),
     )
-    return Parts(task, make_recipe(config), encoder, tokenizer, pooled_dim, tokens)
+    return Parts(task, make_recipe(config), encoder, tokenizer, pooled_dim, tokens, untrained)
 
 
 def _load(plan: Plan, table: TextTable) -> tuple[Any, Any, Tokens]:
@@ -231,8 +240,10 @@ def _encoded_texts(plan: Plan, encoder: Any, tokens: Tokens, world: World) -> En
     return texts if world.size == 1 else SharedTexts(texts, world)
 
 
-def _frozen_texts(plan: Plan, table: TextTable, log: RunLog, world: World) -> CachedTexts:
-    """The frozen encoder's pooled outputs, from the cache, or encoded once and put there.
+def _features_once(
+    plan: Plan, table: TextTable, log: RunLog, world: World, encode: Callable[[], torch.Tensor]
+) -> torch.Tensor:
+    """The untrained encoder's pooled outputs (T, H) from the cache, or by `encode` once and put there.
 
     A lock makes parallel runs wait for the first of them instead of encoding the same texts again.
     """
@@ -257,22 +268,26 @@ def _frozen_texts(plan: Plan, table: TextTable, log: RunLog, world: World) -> Ca
         with _waiting_lock(path.with_suffix(".lock"), world):
             features = load_features(path)
             if not world.agree(features is not None):
-                features = _encode_once(plan, table, path, log, world)
+                log.say(f"encoding {len(table.texts)} texts with the untrained encoder, once; kept in {path}")
+                features = encode().cpu().numpy()
+                if world.is_main:
+                    save_features(path, features)
     if features is None:  # rank 0 found them, and this process a moment too early did not
         features = load_features(path)
     assert features is not None
-    return CachedTexts(torch.from_numpy(features).to(plan.device))
+    return torch.from_numpy(features).to(plan.device)
 
 
-def _encode_once(plan: Plan, table: TextTable, path: Path, log: RunLog, world: World) -> np.ndarray:
+def _encoder_once(plan: Plan, table: TextTable, log: RunLog, world: World) -> torch.Tensor:
+    """Pooled outputs (T, H) by an encoder loaded for that alone."""
     encoder, _, tokens = _load(plan, table)
     encoder.to(plan.device)
-    log.say(f"encoding {len(tokens)} texts with the frozen encoder, once; kept in {path}")
-    with progress("encoding", len(tokens), "text", log.quiet) as bar:
-        features = _encoded_texts(plan, encoder, tokens, world).all_hidden(bar.update).cpu().numpy()
-    if world.is_main:
-        save_features(path, features)
-    return features
+    return _all_hidden(_encoded_texts(plan, encoder, tokens, world), len(tokens), log)
+
+
+def _all_hidden(texts: TextSource, num_texts: int, log: RunLog) -> torch.Tensor:
+    with progress("encoding", num_texts, "text", log.quiet) as bar:
+        return texts.all_hidden(bar.update)
 
 
 @contextlib.contextmanager

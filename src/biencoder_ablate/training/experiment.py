@@ -143,7 +143,8 @@ def _train(plan: Plan, run: RunDirectory, log: RunLog, world: World) -> dict[str
         if world.is_main:
             write_metrics(run.path, progress.records)
     log.say(HEADER)
-    embeddings = embed(task)
+    is_untrained = progress.next_epoch <= 0
+    embeddings = embed(task, parts.untrained() if is_untrained and parts.untrained is not None else None)
     if progress.next_epoch < 0:
         record = _measured(parts, embeddings, -1, {})
         _commit(run, log, parts, optimizer, progress, record)

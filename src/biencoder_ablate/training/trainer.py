@@ -96,11 +96,16 @@ def make_optimizer(model: BiEncoder, recipe: Recipe, fused: bool) -> torch.optim
     return torch.optim.Adam(groups, fused=fused)
 
 
-def embed(task: Task) -> Embeddings:
-    """Embed every text of the corpus once; mining, evaluation and the next epoch's negatives share the result."""
-    with progress("encoding", len(task.table.texts), "text", task.quiet) as bar, torch.no_grad():
+def embed(task: Task, h: torch.Tensor | None = None) -> Embeddings:
+    """Embed every text of the corpus once; mining, evaluation and the next epoch's negatives share the result.
+
+    `h` (T, H) are the pooled outputs where they are known already.
+    """
+    with torch.no_grad():
         task.model.eval()
-        h = task.texts.all_hidden(bar.update)
+        if h is None:
+            with progress("encoding", len(task.table.texts), "text", task.quiet) as bar:
+                h = task.texts.all_hidden(bar.update)
         return Embeddings(h, task.model.retrieval(h))
 
 
