@@ -9,9 +9,10 @@ import pytest
 import yaml
 from helpers import make_pairs, only_error, run_here, write_arguana_tree, write_pairs_csv
 from hydra._internal.utils import get_args_parser
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from biencoder_ablate.compose import conf_directory, load_config, to_config, understood
+from biencoder_ablate.compose import _compose, conf_directory, load_config, to_config, understood
 from biencoder_ablate.config import (
     Config,
     ConfigError,
@@ -152,7 +153,9 @@ MISTAKES = [
     (["neg_ration=0.1"], ["neg_ration=0.1", "neg_ratio"]),
     (["epochs=3"], ["epochs=3", "training.epochs"]),
     (["training.epoch=3"], ["training.epoch=3", "training.epochs"]),
-    (["training.max_tokens=64"], ["training.max_tokens=64", "there is no key"]),
+    (["training.max_tokens=64"], ["training.max_tokens=64", "there is no key", "did you mean model.max_tokens?"]),
+    (["head.name=relu"], ["head.name=relu", "did you mean data.name or model.name or fusion.name?"]),
+    (["loss.seed=1"], ["loss.seed=1", "did you mean seed?"]),
     (["+foo=1"], ["+foo=1", "there is no key foo"]),
     (["++foo=1"], ["++foo=1", "there is no key foo"]),
     (["+training.foo=1"], ["+training.foo=1", "there is no key training.foo"]),
@@ -179,6 +182,15 @@ MISTAKES = [
     (["data.disjoint=maybe"], ["data.disjoint=maybe", "true or false"]),
     (["evaluation.rerank=1.5"], ["evaluation.rerank=1.5", "all or none"]),
     (["training=5"], ["training=5"]),
+    # nothing where a path or a name must be
+    (["logs_dir="], ["logs_dir=: must be a directory"]),
+    (["cache_dir="], ["cache_dir=: must be null", "a directory"]),
+    (["logs_dir='  '"], ["logs_dir=  : must be a directory"]),
+    (["data=pairs", "data.path="], ["data.path=: must be", "csv, tsv or jsonl"]),
+    (["data=arguana", "data.path="], ["data.path=: must be", "zip"]),
+    (["model.name_or_path="], ["model.name_or_path=: must be null, a directory with a BERT"]),
+    (["model=minilm", "model.name_or_path="], ["model.name_or_path=: must be"]),
+    (["model.revision="], ["model.revision=: must be null, or a commit"]),
     # ranges; all of them are tried on the schema itself
     (["neg_ratio=1.5"], ["neg_ratio=1.5", "from 0 to 1"]),
     (["neg_ratio=nan"], ["neg_ratio=nan", "from 0 to 1"]),
@@ -197,8 +209,22 @@ MISTAKES = [
     (["-m", "head=none,nope"], ["head=nope", "layernorm_relu"]),
     (["-m", "neg_ratio=0.1,2"], ["neg_ratio=2", "from 0 to 1"]),
     (["-m", "hed=none,relu"], ["hed=none,relu", "head"]),
+    # asked of Hydra, which would answer with lines of its own, or a traceback
+    (["--cfg", "job", "hed=none"], ["hed=none", "head"]),
+    (["--cfg=job", "head=nome"], ["head=nome", "layernorm_relu"]),
+    (["--cfg", "job", "training.epochs=two"], ["training.epochs=two", "an integer of 0 or more"]),
+    (["--cfg", "job", "head"], ["head", "key=value", "missing EQUAL"]),
+    (["--cfg", "job", "head=none,relu"], ["head=none,relu", "-m"]),
+    (["--cfg", "job", "--resolve", "logs_dir=${nope}"], ["logs_dir=${nope}", "nope"]),
+    (["--cfg", "job", "--config-dir=no/such"], ["--config-dir=no/such"]),
+    (["--cfg", "bogus"], ["--cfg", "bogus", "'job'", "--help"]),
+    (["--cfg"], ["--cfg", "--help"]),
+    (["-m", "--cfg", "job"], ["-m", "--cfg"]),
+    (["--info", "bogus"], ["--info", "bogus", "'defaults'"]),
+    (["--info", "defaults", "hed=none"], ["hed=none", "head"]),
+    (["--help", "hed=none"], ["hed=none", "head"]),
     # what is no override at all
-    (["head"], ["head", "key=value"]),
+    (["head"], ["head", "key=value", "missing EQUAL"]),
     (["head=none,"], ["head=none,", "key=value"]),
     (["--bogus"], ["--bogus", "--help"]),
     (["--config-dir=no/such"], ["--config-dir=no/such"]),
@@ -326,6 +352,33 @@ def test_every_experiment_composes_and_passes_its_checks(name, tmp_path):
         assert jobs and len(set(jobs)) == len(jobs), "a sweep asks for the same run twice"
         for job in command.jobs[:: max(1, len(jobs) // 4)]:  # forty would take seconds
             assert isinstance(to_config(command.compose(job)), Config)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["-m", "head=none,relu", "seed=0,1", "training.epochs=2"],
+        ["-m", "head=none,relu", "seed=${training.epochs},5", "logs_dir=${hydra.job.name}"],
+        ["-m", "neg_ratio=0.1,0.2", "negatives=constant,curriculum", "experiment=arguana", "data.path=x"],
+        ["-m", "training.epochs=3,4", "++training.epochs=5", "loss={margin: 2, triplet: 0.5}", "loss.margin=3"],
+        ["-m", "loss.margin=3,4", "loss={margin: 2, triplet: 0.5}", "data.path='a, b=c.zip'", "model=minilm,tiny"],
+        ["-m", "model=minilm", "model.name_or_path=null,x", "hydra.job.chdir=false", "evaluation.rerank=5,all"],
+        ["-m", "hydra/launcher=basic", "model.pooling=cls", "model=tiny,bert_base", "sweep_name='7'"],
+        ["experiment=heads", "head=none,relu", "seed=0,3", "data.path=x", "training.head_learning_rate=1e-4"],
+        ["experiment=source_study", "data.path=x", "model.dropout=null,0.1"],
+    ],
+    ids=" ".join,
+)
+def test_each_job_of_a_sweep_is_composed_as_hydra_composes_it(overrides):
+    """The jobs share what their groups make up; Hydra's own composing of each is what it must come to."""
+    with understood(get_args_parser().parse_args(overrides)) as command:
+        assert len(command.jobs) > 1
+        for job in [*command.jobs, command.jobs[0][:-1]]:  # nothing of one job may be left in the next
+            ours, theirs = command.compose(job), _compose(command.hydra, "config", job, RunMode.RUN)
+            assert OmegaConf.to_yaml(ours) == OmegaConf.to_yaml(theirs)
+            assert OmegaConf.get_type(ours) is OmegaConf.get_type(theirs) is Config
+            untyped = OmegaConf.create(OmegaConf.to_container(theirs, resolve=True))
+            assert repr(to_config(ours, checked=False)) == repr(to_config(untyped, checked=False))
 
 
 def to_config_unchecked(overrides):

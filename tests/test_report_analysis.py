@@ -47,7 +47,7 @@ def clear(tmp_path_factory) -> Analysis:
 def test_a_clear_winner_is_named_first(clear):
     assert clear.verdict is not None
     assert clear.verdict.winner == "layernorm_relu"
-    assert clear.headline.startswith("layernorm_relu wins: mean 0.")
+    assert clear.headline.startswith("“layernorm_relu” wins: mean 0.")
     assert clear.primary == "clean"
     assert clear.num_points == {"clean": 120, "official": 180}
 
@@ -115,7 +115,9 @@ def test_one_configuration_is_described_and_not_judged(tmp_path):
     write_study(tmp_path, {"none": 0.3}, seeds=range(3))
     analysis = analysis_of(tmp_path)
     assert (analysis.families, analysis.main, analysis.leakage) == ((), None, None)
-    assert "Nothing to compare" in analysis.headline
+    mean = analysis.summaries[analysis.study.cells[0].name]["clean"].mean
+    assert "Nothing to compare" in analysis.headline and f"clean test top-1 is {mean:.3f} (95% " in analysis.headline
+    assert analysis.headline.endswith("over 3 seeds.")
     assert groups_table(analysis).rows[0][0] == 3
 
 
@@ -141,7 +143,8 @@ def test_a_setting_that_lacks_a_head_is_left_out_of_the_average_but_not_lost(tmp
     assert pairs.arms.left_out == ("neg 0.5 (no finished run of layernorm, layernorm_relu)",)
     within = [family for family in analysis.families if family.subject == "neg 0.5" and family.kind == "setting"]
     assert [len(family.primary) for family in within] == [1], "compared pairwise with what is there"
-    assert any("Not in that average: neg 0.5" in said for said in words.findings(analysis))
+    said = "The verdict is for neg 0.01 alone. Not in it: neg 0.5 (no finished run of layernorm, layernorm_relu)."
+    assert said in words.findings(analysis)
 
 
 def test_a_trial_with_one_seed_does_not_cost_the_others_theirs(tmp_path):
@@ -242,8 +245,7 @@ def test_leakage_that_changes_who_is_best_is_found(tmp_path):
     (shift,) = analysis.leakage.shifts
     assert shift.swaps
     assert shift.test.p == 2 / 2**8
-    assert "layernorm and relu change places" in analysis.leakage.sentence
-    assert "can be told apart" in analysis.leakage.sentence
+    assert "“layernorm” and “relu” change places; they can be told apart" in analysis.leakage.sentence
     assert leakage_table(analysis).rows[0][-1] is True
     assert analysis.verdict.winner == "layernorm", "the clean figure decides"
 
@@ -274,9 +276,67 @@ def test_the_overview_marks_nothing_with_too_few_seeds(tmp_path):
 def test_findings_say_what_was_averaged_and_group_equal_answers(clear):
     said = words.findings(clear)
     assert said[0] == "Averaged over 2 settings: negatives (neg 0.01, neg 0.2)."
-    assert said[1].startswith("By the official figure: layernorm_relu wins")
-    assert "layernorm_relu wins in each of the 2 settings" in said[2]
-    assert said[3].startswith("Negatives: ")
+    assert said[1].startswith("LayerNorm changes clean test top-1 by +0.")
+    assert said[2].startswith("By the official figure: “layernorm_relu” wins")
+    assert "“layernorm_relu” wins in each of the 2 settings" in said[3]
+    assert said[4] == "That what the head does depends on negatives cannot be told (3 tests)."
+    assert said[5].startswith("Negatives: ")
+    assert len(said) == 7, "and leakage"
+
+
+def test_what_each_part_of_the_head_does_is_said_with_its_interval(clear):
+    (said,) = words.effects(clear)
+    for result in clear.family("effects").primary:
+        low, high = (f"{end:+.3f}".replace("-", "−") for end in (result.interval.low, result.interval.high))
+        estimate = f"{result.estimate:+.3f}".replace("-", "−")
+        assert f"by {estimate} (95% interval {low} to {high}; Holm p 0.023)" in said
+    assert said.endswith("Told apart from 0: LayerNorm, ReLU, LayerNorm × ReLU.")
+
+
+def test_effects_that_too_few_seeds_cannot_tell_are_said_to_be_so(tmp_path):
+    """Three tests need seven seeds, twelve nine: 3·2/2⁷ and 12·2/2⁹ are below 0.05."""
+    write_study(tmp_path, EQUAL, seeds=range(6), ratios=(0.01, 0.1, 0.2, 0.3, 0.5))
+    said = words.findings(analysis_of(tmp_path))
+    assert said[1].endswith("Too few seeds to tell any of it apart from 0: 6 in common, 7 are needed for 3 tests.")
+    few = (
+        "Too few seeds to tell whether what the head does depends on negatives: 6 in common, 9 are needed for 12 tests."
+    )
+    assert few in said
+
+
+def test_effects_over_seeds_that_no_two_heads_share_are_not_made_up(tmp_path):
+    for k, head in enumerate(HEADS):
+        write_study(tmp_path, {head: 0.5}, seeds=(k,))
+    analysis = analysis_of(tmp_path)
+    assert "with no seed in common, the sign-flip test cannot reach" in analysis.headline
+    assert ", each group over its own seeds)" in analysis.headline
+    (said,) = words.effects(analysis)
+    assert said.count("an unknown amount (no seed in common)") == 3
+    assert "none in common, 7 are needed" in said
+
+
+def test_an_interaction_that_is_there_is_found(tmp_path):
+    write_study(tmp_path, CLEAR, seeds=range(8))
+    write_study(tmp_path, EQUAL, seeds=range(8), ratios=(0.5,))
+    said = words.findings(analysis_of(tmp_path))
+    (found,) = [sentence for sentence in said if sentence.startswith("What the head does depends on negatives: ")]
+    assert "LayerNorm × ReLU: neg 0.5 − neg 0.01 (−0." in found
+
+
+def test_a_head_s_name_is_no_word_of_the_sentence(tmp_path):
+    """Without quotes, "none wins" would say that there is no winner."""
+    write_study(tmp_path, {"none": 0.7, "relu": 0.3, "layernorm": 0.3}, seeds=range(8))
+    analysis = analysis_of(tmp_path)
+    assert analysis.verdict.winner == "none"
+    assert analysis.headline.startswith("“none” wins: mean 0.")
+
+
+def test_notes_say_which_comparisons_they_are_on(tmp_path):
+    written = write_study(tmp_path, {"none": 0.3, "relu": 0.3, "layernorm": 0.3}, seeds=range(3))
+    (written[0] / "result.json").unlink()
+    assert words.notes(analysis_of(tmp_path).family("pairs")) == [
+        "Note on none − layernorm; none − relu: seeds not in all of its groups, left out: 0."
+    ]
 
 
 def test_each_run_has_the_command_that_makes_it(tmp_path):

@@ -69,7 +69,7 @@ def test_it_renders_without_a_complaint(big, tmp_path):
     assert shown.complaints == []
     assert '<html lang="en" class="js">' in shown.html, "the script ran to its end"
     page = Page(re.sub(r"<(meta|link|img|input)([^>]*)>", r"<\1\2>", shown.html))
-    assert "layernorm_relu wins" in page.text
+    assert "“layernorm_relu” wins" in page.text
     assert len(shown.column("runs", 0)) == NUM_RUNS
 
 

@@ -57,6 +57,26 @@ def test_a_sweep_tells_of_runs_that_never_started(logs):
     assert finished.status == "finished"
 
 
+def test_a_sweep_is_known_by_its_runs_and_its_command(logs):
+    names = ["none_neg0.01_seed7_00000000", next((logs / "runs").iterdir()).name]
+    sweep = write_sweep(logs, names)
+    for places in ([sweep], [logs], [logs / "sweeps", sweep]):
+        (found,) = collect(places).sweeps
+        assert (found.path, found.overrides, list(found.names)) == (sweep, (), names)
+    assert collect([logs / "runs"]).sweeps == ()
+
+
+def test_a_config_with_references_is_read_as_one_without(logs):
+    run = sorted((logs / "runs").iterdir())[0]
+    plain = collect([run]).runs[0].config
+    assert plain["data"]["name"] == "sample" and plain["training"]["head_learning_rate"] == 1e-3
+    path = run / ".hydra" / "config.yaml"
+    path.write_text(path.read_text("utf-8").replace("name: sample", "name: ${oc.decode:sample}"), "utf-8")
+    assert collect([run]).runs[0].config == plain
+    path.write_text("data: [", "utf-8")
+    assert collect([run]).runs[0].config == {}
+
+
 def test_one_run_in_two_places_counts_once(logs, tmp_path):
     other = tmp_path / "copy" / "runs"
     shutil.copytree(logs / "runs", other)

@@ -6,21 +6,35 @@ import itertools
 import json
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pytest
-from report_runs import HEADS, config_of, made_up_points, write_run, write_study
+from report_runs import CURRICULUM, HEADS, config_of, made_up_points, write_run, write_study
 
-from biencoder_ablate.config import DataConfig, TrainingConfig
+from biencoder_ablate.config import DataConfig, FusionConfig, TrainingConfig
 from biencoder_ablate.report.analysis import Analysis, analyse
 from biencoder_ablate.report.beside_source import beside_source
 from biencoder_ablate.report.collect import collect
-from biencoder_ablate.report.figures import draw, shown_arms
+from biencoder_ablate.report.figures import all_arms, draw
+from biencoder_ablate.report.forest import _forest_page
 from biencoder_ablate.report.grouping import make_studies
-from biencoder_ablate.report.plotting import curves, new_figure, picture, style, styles
+from biencoder_ablate.report.plotting import (
+    curves,
+    epoch_axis,
+    key_legend,
+    legend,
+    new_figure,
+    picture,
+    plot_curves,
+    seeds_text,
+    style,
+    styles,
+)
 from biencoder_ablate.report.source_log import parse_source_log
+from biencoder_ablate.report.tables import tasks_table
 
 MEANS = {"none": 0.4, "layernorm": 0.5, "relu": 0.45, "layernorm_relu": 0.6}
 
@@ -83,6 +97,109 @@ def test_drawing_leaves_matplotlib_s_settings_alone():
         assert matplotlib.rcParams["svg.hashsalt"] == "mine"
 
 
+# --- room for everything ---
+
+
+@pytest.mark.parametrize(
+    ("epochs", "labels"),
+    [
+        (range(-1, 15), ["start", "2", "4", "6", "8", "10", "12", "14"]),
+        (range(-1, 4), ["start", "0", "1", "2", "3"]),
+        (range(-1, 0), ["start"]),
+        (range(0, 4), ["0", "1", "2", "3"]),
+        (range(-1, 200), ["start", "50", "100", "150"]),
+    ],
+    ids=str,
+)
+def test_the_epochs_begin_with_the_start(epochs, labels):
+    with style():
+        _, axes = new_figure(2.0, 1, 3)
+        epoch_axis(axes[0, 0], list(epochs))
+    assert [label.get_text() for label in axes[0, 0].get_xticklabels()] == labels
+
+
+def overlaps(figure) -> list[tuple[str, str]]:
+    """Texts of a figure's legends that lie upon each other or beyond its edges."""
+    figure.draw_without_rendering()
+    boxes = [(text.get_text(), text.get_window_extent()) for found in figure.legends for text in found.get_texts()]
+    wide, high = figure.bbox.width, figure.bbox.height
+    beyond = [(name, "edge") for name, box in boxes if box.x0 < 0 or box.x1 > wide or box.y0 < 0 or box.y1 > high]
+    return beyond + [(a, b) for (a, x), (b, y) in itertools.combinations(boxes, 2) if x.overlaps(y)]
+
+
+@pytest.mark.parametrize("num", [1, 4, 5, 12])
+@pytest.mark.parametrize("name", ["relu", "layernorm_relu before linear2, curr 0.02", "none, neg 0.01, fusion=pooled"])
+def test_a_legend_has_room_for_its_names(num, name):
+    with style():
+        figure, axes = new_figure(4.0, 1, 1)
+        for k in range(num):
+            axes[0, 0].plot([0, 1], label=f"{name} {k}")
+        legend(figure, axes[0, 0])
+        key_legend(figure, [(name, {"color": "black"})])
+        assert [pair for pair in overlaps(figure) if pair[1] == "edge" or name not in pair] == []
+
+
+def test_bands_of_shares_stay_shares():
+    """Two seeds, 0 and 1: Student's t would reach from −5.9 to 6.9."""
+    with style():
+        _, axes = new_figure(2.0, 1, 1)
+        plot_curves(axes[0, 0], [0, 1], np.array([[0.0, 1.0], [1.0, 0.0]]), styles(["a"])["a"], "a")
+    (band,) = axes[0, 0].collections
+    assert (band.get_datalim(axes[0, 0].transData).y0, band.get_datalim(axes[0, 0].transData).y1) == (0, 1)
+
+
+def test_many_settings_are_all_drawn_on_as_many_figures_as_it_takes(tmp_path):
+    """Fourteen: six curves and twelve panels of seeds are the most that one figure holds."""
+    ratios = [round(0.05 * k, 2) for k in range(14)]
+    means, points = {"none": 0.4, "relu": 0.5}, made_up_points(2)
+    write_study(tmp_path / "all", means, seeds=(0,), ratios=ratios, points=points)
+    write_study(tmp_path / "last", means, seeds=(0,), ratios=ratios[12:], points=points)
+    found, last = ({shown.name: shown for shown in draw(analysis_of(tmp_path / place))} for place in ("all", "last"))
+    assert {"learning_curves_by_setting_1", "learning_curves_by_setting_2", "seeds_1"} <= set(found)
+    assert found["learning_curves_by_setting_3"].svg == last["learning_curves_by_setting"].svg
+    assert found["seeds_2"].svg == last["seeds"].svg
+    assert found["seeds_2"].title == "Seed by seed (2 of 2)"
+
+
+def test_lines_beyond_what_can_be_told_apart_are_left_out_and_that_is_said(tmp_path):
+    ratios = [round(0.02 * k, 2) for k in range(14)]
+    write_study(tmp_path, {"none": 0.4}, seeds=(0,), ratios=ratios, points=made_up_points(2))
+    analysis = analysis_of(tmp_path)
+    assert len(all_arms(analysis).names) == 14
+    for found in draw(analysis):
+        few = "Shown are the first 12 of 14; the tables have all." in found.caption
+        assert few == (found.name in ("learning_curves", "tasks")), found.name
+    assert len(tasks_table(all_arms(analysis)).rows) == 14
+
+
+def test_seeds_are_counted_where_they_differ(tmp_path):
+    write_study(tmp_path, {"none": 0.4}, seeds=range(3))
+    write_study(tmp_path, {"relu": 0.4}, seeds=range(5))
+    analysis = analysis_of(tmp_path)
+    assert seeds_text(all_arms(analysis)) == "3 to 5 seeds"
+    for found in draw(analysis):
+        if found.name != "forest":
+            assert "3 to 5 seeds" in found.caption, found.name
+
+
+def test_long_names_leave_room_for_the_plot(tmp_path):
+    """Configurations compared one by one have the longest names: the forest's axes keep half of the width."""
+    for head, fusion, ratio in (
+        ("layernorm_relu", "retrieval", 0.125),
+        ("relu", "retrieval", 0.25),
+        ("relu", "pooled", 0.125),
+        ("layernorm", "pooled", 0.25),
+    ):
+        change = lambda c, f=fusion: replace(c, fusion=FusionConfig(f), negatives=CURRICULUM)  # noqa: E731
+        write_study(tmp_path, {head: 0.4}, seeds=range(2), ratios=(ratio,), change=change)
+    analysis = analysis_of(tmp_path)
+    assert max(len(result.contrast.name) for result in analysis.family("pairs").primary) > 60
+    with style():
+        figure = _forest_page(analysis.families, "clean", "official")
+        figure.draw_without_rendering()
+    assert figure.axes[0].get_position().width > 0.5
+
+
 # --- without colour ---
 
 
@@ -116,7 +233,7 @@ def test_twelve_levels_all_look_different():
 
 
 def test_curves_are_means_over_settings_for_each_seed(analysis):
-    cells = shown_arms(analysis).cells["relu"]
+    cells = all_arms(analysis).cells["relu"]
     epochs, values = curves(cells, "test/top1")
     assert epochs == [-1, 0, 1, 2, 3]
     expected = np.mean([cell.runs[2].metrics[-1]["test/top1"] for cell in cells])

@@ -9,6 +9,7 @@ import io
 import json
 import re
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from biencoder_ablate.config import DataConfig
 from biencoder_ablate.data.load import load_corpus
 from biencoder_ablate.files import write_json
 from biencoder_ablate.report.__main__ import main
+from biencoder_ablate.report.collect import read_overrides
 from biencoder_ablate.report.formats import csv_text, latex_text, markdown, markdown_text
 from biencoder_ablate.report.tables import Column, Table, interval_text, shown
 from biencoder_ablate.training.experiment import run_experiment
@@ -146,7 +148,7 @@ def test_every_run_s_command_is_there_and_makes_that_run(report, logs):
     for run in (logs / "runs").iterdir():
         if run.name.startswith("."):
             continue
-        overrides = [line[2:] for line in (run / ".hydra" / "overrides.yaml").read_text("utf-8").splitlines()]
+        overrides = list(read_overrides(run / ".hydra" / "overrides.yaml"))
         assert f"python -m biencoder_ablate {' '.join(overrides)}" in page.text
         again = run_experiment(load_config(overrides), "", overrides, quiet=True)
         assert (again.skipped, again.directory.name) == (True, run.name), "the command names this very run"
@@ -183,9 +185,43 @@ def test_the_markdown_s_figures_exist_and_its_tables_are_even(report):
         assert len(widths) == 1, table
 
 
+def test_page_and_markdown_say_the_same(report):
+    """Every sentence and every table of the one is in the other, but for the debates and the runs' figures."""
+    html, text = (report / "index.html").read_text("utf-8"), (report / "report.md").read_text("utf-8")
+    html = re.sub(r'<section id="debates">.*?</section>', "", html, flags=re.DOTALL)
+    plain = " ".join(re.sub(r"\\(.)", r"\1", text).split())
+    said = re.findall(r"<(?:li|h2|p(?: class=[^>]*)?)>(.*?)</(?:li|h2|p)>", html)
+    said += [
+        words for caption in re.findall(r"<figcaption><b>(.*?)[.]</b> (.*?)</figcaption>", html) for words in caption
+    ]
+    said = [unescape(re.sub("<.*?>", "", found)) for found in said]
+    said = [found for found in said if not re.match("Every finished run|Made by|biencoder-ablate report|corpus", found)]
+    assert len(said) > 30
+    assert [found for found in said if plain.count(found) < said.count(found)] == []
+    for table in ("groups", "family0", "family1", "leakage-pairs", "task-figures", "settings", "versions"):
+        body = html.partition(f'id="{table}"')[2].partition("<tbody>")[2].partition("</tbody>")[0]
+        rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in body.strip().splitlines()]
+        assert rows
+        for row in rows:
+            assert " | ".join(unescape(cell) for cell in row) in plain, row
+
+
+def test_an_interval_can_be_checked_against_the_plain_percentiles(report):
+    for row in csv.DictReader((report / "comparisons.csv").open(encoding="utf-8")):
+        low, plain_low, estimate, plain_high, high = (
+            float(row[name]) for name in ("low", "plain_low", "estimate", "plain_high", "high")
+        )
+        assert plain_low <= estimate <= plain_high and low <= estimate <= high
+        if plain_high > plain_low:
+            assert (estimate - low) / (estimate - plain_low) == pytest.approx(
+                (high - estimate) / (plain_high - estimate)
+            )
+
+
 def test_the_latex_table_has_a_row_for_each_head(report):
     text = (report / "table.tex").read_text("utf-8")
     assert r"layernorm\_relu & 3 & " in text
+    assert "% needs \\usepackage{booktabs}\n" in text
     body = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert len(body) == 5
     assert len({len(re.findall(r"(?<!\\)&", line)) for line in body}) == 1
@@ -243,6 +279,10 @@ def test_mistakes_end_in_one_message(tmp_path, capsys):
     assert "there is no such source log" in said([str(runs), "-o", out, "--source-log", "a=old.txt"], capsys)
     assert "two logs called a" in said([str(runs), "-o", out, "--source-log", "a=x", "--source-log", "a=y"], capsys)
     assert not Path(out).exists(), "nothing is written before everything is worked out"
+    write_study(runs, {"none": 0.5}, seeds=(1,))
+    capsys.readouterr()
+    assert main([str(runs), "-o", str(tmp_path / "file" / "x")]) == 1
+    assert "/x: cannot be written to (Not a directory)" in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("missing", [["scipy"], ["matplotlib"], ["scipy", "matplotlib"]])
@@ -281,7 +321,8 @@ def test_what_is_missing_is_on_the_page_and_on_the_screen(tmp_path, capsys):
     sweep = tmp_path / "logs" / "sweeps" / "s"
     sweep.mkdir(parents=True)
     jobs = [{"overrides": ["head=relu", "seed=9"], "name": "relu_seed9", "directory": "../../runs/relu_seed9"}]
-    write_json(sweep / "runs.json", {"name": "s", "overrides": [], "jobs": jobs})
+    asked = ["head=relu", "seed=9,10", "a b=c"]
+    write_json(sweep / "runs.json", {"name": "s", "overrides": asked, "jobs": jobs})
     out = tmp_path / "out"
     assert main([str(tmp_path / "logs"), "-o", str(out)]) == 0
     screen = capsys.readouterr().out
@@ -291,6 +332,18 @@ def test_what_is_missing_is_on_the_page_and_on_the_screen(tmp_path, capsys):
     assert "6 of 9 runs found have finished" in screen
     assert "none lacks seeds 1; others have it" in text
     assert "python -m biencoder_ablate head=relu seed=9" in text
+    assert "sweep s 0 of 1 runs finished its command goes on with the rest" in text
+    assert "python -m biencoder_ablate -m head=relu seed=9,10 'a b=c'" in text
+    markdown_text = (out / "report.md").read_text("utf-8")
+    assert "sweep s | 0 of 1 runs finished" in markdown_text and "The page lists 1 more." in markdown_text
+    assert "not started | listed" not in markdown_text
+
+
+def test_an_error_of_many_lines_is_one_on_the_screen(tmp_path, capsys):
+    written = write_study(tmp_path / "runs", {"none": 0.5}, seeds=range(2), points=sample_points())
+    write_json(written[1] / "result.json", {"status": "failed", "error": "OutOfMemoryError: no\n  memory\nleft"})
+    assert main([str(tmp_path / "runs"), "-o", str(tmp_path / "out")]) == 0
+    assert f"  {written[1].name}: failed, OutOfMemoryError: no memory left\n" in capsys.readouterr().out
 
 
 def test_two_corpora_are_two_reports_on_one_page(tmp_path):
@@ -424,6 +477,19 @@ def test_values_as_people_read_them(value, column, text):
 def test_intervals_that_are_not_there_are_dashes():
     assert interval_text(float("nan"), float("nan")) == "–"
     assert interval_text(-0.01, 0.02, signed=True) == "[−0.010, +0.020]"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "text"),
+    [
+        (-0.0003, 0.0258, "[−0.000, +0.026]"),
+        (0.0003, 0.0258, "[+0.000, +0.026]"),
+        (-0.02, -0.0001, "[−0.020, −0.000]"),
+        (0.0, 0.0, "[0.000, 0.000]"),
+    ],
+)
+def test_an_end_of_an_interval_shows_on_which_side_of_0_it_lies(low, high, text):
+    assert interval_text(low, high, signed=True) == text
 
 
 def test_csv_leaves_out_what_is_no_number():

@@ -21,7 +21,8 @@ from biencoder_ablate.report.sign_flip import (
     sign_flip_test,
     smallest_p,
 )
-from biencoder_ablate.report.statistics import HEADS, Contrast, Group, compare, head_pairs, verdict
+from biencoder_ablate.report.statistics import HEADS, Contrast, Group, compare, head_pairs
+from biencoder_ablate.report.verdict import verdict
 
 differences = st.lists(st.integers(-5, 5).map(lambda n: n / 10), min_size=1, max_size=9)
 p_values = st.lists(st.floats(0, 1), min_size=1, max_size=8)
@@ -378,7 +379,7 @@ def test_a_clear_winner_is_named():
     answer = verdict(groups, compare(groups, DEBATES, head_pairs()))
     assert (answer.status, answer.winner) == ("winner", "layernorm_relu")
     assert answer.not_told_apart == ("layernorm_relu",)
-    assert answer.sentence.startswith("layernorm_relu wins: mean 0.8")
+    assert answer.sentence.startswith("“layernorm_relu” wins: mean 0.8")
 
 
 def test_no_clear_winner_names_all_that_may_be_best():

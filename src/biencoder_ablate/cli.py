@@ -15,9 +15,13 @@ def main() -> None:
         print(f"biencoder-ablate {biencoder_ablate.__version__}")
         return
     from biencoder_ablate import launch
+    from biencoder_ablate.compose import check_question
+    from biencoder_ablate.config import ConfigError
 
-    sys.exit(
-        launch.run_command(
-            sys.argv[1:], asks_hydra=any(argument.split("=")[0] in _PASS_TO_HYDRA for argument in sys.argv[1:])
-        )
-    )
+    asks_hydra = any(argument.split("=")[0] in _PASS_TO_HYDRA for argument in sys.argv[1:])
+    if asks_hydra:
+        try:
+            check_question(sys.argv[1:])
+        except ConfigError as error:
+            sys.exit(launch.fail(error))
+    sys.exit(launch.run_command(sys.argv[1:], asks_hydra=asks_hydra))

@@ -6,13 +6,16 @@ Whatever is wrong with an override ends in a ConfigError that names the key, the
 from __future__ import annotations
 
 import contextlib
+import copy
 import difflib
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -53,15 +56,50 @@ class Command:
     multirun: bool
     jobs: list[list[str]]
     overrides: list[str]
+    _by_choice: dict[tuple[str, ...], DictConfig] = field(default_factory=dict)
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """The config of one job."""
-        return _compose(self.hydra, self.config_name, list(overrides), RunMode.RUN)
+        """The config of one job, equal to Hydra's own.
+
+        Jobs of a sweep mostly differ in values, which Hydra sets last, in order, on what the groups make up: so
+        that part is composed once for each choice of groups, and the values are set on copies of it.
+        """
+        parsed = _parse(self.hydra, list(overrides))
+        options = [override for override in parsed if not override.is_hydra_override()]
+        is_group = self.hydra.config_loader.repository.group_exists
+        values = [override for override in options if not is_group(override.key_or_group)]
+        chosen = tuple(override.input_line or "" for override in parsed if override not in values)
+        if chosen not in self._by_choice:
+            self._by_choice[chosen] = _compose(self.hydra, self.config_name, list(chosen), RunMode.RUN)
+        return _with_values(self._by_choice[chosen], values, options)
 
     def compose_sweep(self, more: Sequence[str]) -> DictConfig:
         """The sweep's own config, from which launchers compose each job's."""
         overrides = [*self.overrides, *more, "hydra.mode=MULTIRUN"]
         return _compose(self.hydra, self.config_name, overrides, RunMode.MULTIRUN)
+
+
+def parse_arguments(argv: Sequence[str]) -> Namespace:
+    """Hydra's options and the overrides. Raises ConfigError where Hydra would print its usage."""
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see --help")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    return parser.parse_args(argv)
+
+
+def check_question(argv: Sequence[str]) -> None:
+    """Refuse a --cfg, --help or --info that Hydra would answer with lines of its own. Raises ConfigError."""
+    arguments = parse_arguments(argv)
+    if arguments.multirun and not arguments.help and (arguments.cfg or arguments.info):
+        raise ConfigError("-m: --cfg and --info show one job; leave it out, and give each key one value")
+    if arguments.shell_completion or not (arguments.overrides or arguments.config_dir or arguments.config_name):
+        return
+    with understood(arguments) as command:
+        if arguments.resolve:
+            to_config(command.base, checked=False)
 
 
 @contextlib.contextmanager
@@ -93,22 +131,42 @@ def load_config(overrides: Sequence[str]) -> Config:
     """The checked config of one command line, for the entry points that train nothing. Raises ConfigError."""
     with _engine(None) as hydra:
         _check_overrides(hydra, _parse(hydra, list(overrides)))
-        return to_config(_compose(hydra, CONFIG_NAME, list(overrides), RunMode.RUN))
+        composed = _compose(hydra, CONFIG_NAME, list(overrides), RunMode.RUN)
+        try:
+            return to_config(composed)
+        except InterpolationResolutionError as error:
+            raise _explained(error, overrides) from error
 
 
 def to_config(composed: DictConfig, checked: bool = True) -> Config:
     """A composed config as dataclasses; keys that the schema does not have are refused."""
-    plain = OmegaConf.to_container(composed, resolve=True)
-    assert isinstance(plain, dict)
-    plain.pop("hydra", None)
     try:
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
+        plain = OmegaConf.to_container(composed, resolve=True)
+        assert isinstance(plain, dict)
+        plain.pop("hydra", None)
+        if OmegaConf.get_type(composed) is Config:  # Hydra has held every key and type against the schema
+            config = _as_dataclass(Config, plain)
+        else:
+            config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
+    except InterpolationResolutionError:
+        raise
     except OmegaConfBaseException as error:
         raise _explained(error, []) from error
     assert isinstance(config, Config)
     if checked:
         check(config)
     return config
+
+
+def _as_dataclass(schema: Any, values: dict[Any, Any]) -> Any:
+    kinds: dict[str, Any] = {item.name: item.default_factory for item in fields(schema)}
+    assert set(values) == set(kinds), (schema, sorted(values))
+    return schema(
+        **{
+            name: _as_dataclass(kinds[name], value) if is_dataclass(kinds[name]) else value
+            for name, value in values.items()
+        }
+    )
 
 
 @contextlib.contextmanager
@@ -140,7 +198,8 @@ def _parse(hydra: Any, overrides: list[str]) -> list[Override]:
         try:
             parsed += parser.parse_overrides([override])
         except HydraException as error:
-            reason = str(error).splitlines()[0]
+            said = [line.strip(" ^") for line in str(error).splitlines() if not line.startswith("See ")]
+            reason = [line for line in said if line][-1]
             raise ConfigError(f"{override}: cannot be read as key=value ({reason})") from error
     return parsed
 
@@ -169,8 +228,8 @@ def _check_overrides(hydra: Any, overrides: list[Override]) -> None:
         if key in groups:
             _check_choice(hydra, key, override)
         elif key not in keys and not any(name.startswith(f"{key}.") for name in keys):
-            near = difflib.get_close_matches(key, [*keys, *groups], n=3, cutoff=0.5)
-            near += [name for name in keys if name.endswith(f".{key}") and name not in near]
+            near = [name for name in keys if name.rpartition(".")[2] == key.rpartition(".")[2]]
+            near = near or difflib.get_close_matches(key, [*keys, *groups], n=3, cutoff=0.5)
             hint = f"did you mean {' or '.join(near)}?" if near else "see --cfg job for all keys"
             raise ConfigError(f"{line}: there is no key {key}; {hint}")
 
@@ -201,6 +260,22 @@ def _compose(hydra: Any, name: str, overrides: list[str], mode: RunMode) -> Dict
         raise _explained(error, overrides) from error
 
 
+def _with_values(composed: DictConfig, values: list[Override], options: list[Override]) -> DictConfig:
+    """A copy of a composed config with values set as Hydra sets them; `options` are all that was asked, for its record.
+
+    Raises ConfigError.
+    """
+    config = copy.deepcopy(composed)
+    try:
+        ConfigLoaderImpl._apply_overrides_to_config(values, config)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise _explained(error, [override.input_line or "" for override in values]) from error
+    job = config.hydra.job
+    config.hydra.overrides.task = [override.input_line for override in options]
+    job.override_dirname = get_overrides_dirname(options, **job.config.override_dirname)
+    return config
+
+
 def without_hydra(composed: DictConfig) -> str:
     """A composed config as YAML, without Hydra's own settings."""
     plain = OmegaConf.to_container(composed, resolve=False)
@@ -226,4 +301,5 @@ def _explained(error: BaseException, overrides: Sequence[str]) -> ConfigError:
         if valid is not None:
             return ConfigError(f"{asked or key}: must be {valid}")
         return ConfigError(f"{asked or key}: {str(cause).splitlines()[0]}; see --cfg job for all keys")
-    return ConfigError(" ".join(line.strip() for line in str(error).splitlines() if line.strip()))
+    message = str(error).partition("Config search path:")[0]
+    return ConfigError(" ".join(line.strip() for line in message.splitlines() if line.strip()))

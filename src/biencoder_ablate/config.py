@@ -166,7 +166,8 @@ def _check_ranges(node: Any, prefix: str) -> None:
             continue
         if value is None:
             continue
-        ok = not rule["choices"] or value in rule["choices"]
+        ok = value.strip() != "" if isinstance(value, str) else True
+        ok = ok and (not rule["choices"] or value in rule["choices"])
         if isinstance(value, int | float) and not isinstance(value, bool):
             ok = ok and math.isfinite(value)
             ok = ok and (rule["low"] is None or value >= rule["low"])

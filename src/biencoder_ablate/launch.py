@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import sys
-from argparse import Namespace
-from typing import Any, NoReturn
+from typing import Any
 
-from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig
 
-from biencoder_ablate.compose import Command, conf_directory, register_schema, to_config, understood, without_hydra
-from biencoder_ablate.config import Config, ConfigError
+from biencoder_ablate.compose import (
+    Command,
+    conf_directory,
+    parse_arguments,
+    register_schema,
+    to_config,
+    understood,
+    without_hydra,
+)
+from biencoder_ablate.config import Config
 from biencoder_ablate.files import explained
 from biencoder_ablate.runs.signals import Terminated, raise_on_sigterm
 
@@ -21,7 +27,7 @@ def run_command(argv: list[str], asks_hydra: bool) -> int:
         return _ask_hydra()
     raise_on_sigterm()
     try:
-        with understood(_parse_arguments(argv)) as command:
+        with understood(parse_arguments(argv)) as command:
             configs = [to_config(command.compose(job)) for job in command.jobs]
             if command.multirun:
                 from biencoder_ablate.sweep import check_same_place, run_sweep
@@ -35,16 +41,6 @@ def run_command(argv: list[str], asks_hydra: bool) -> int:
         return _stopped("terminated", 143)
     except (ValueError, OSError) as error:
         return fail(error)
-
-
-def _parse_arguments(argv: list[str]) -> Namespace:
-    parser = get_args_parser()
-
-    def refuse(message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see --help")
-
-    parser.error = refuse  # type: ignore[method-assign]
-    return parser.parse_args(argv)
 
 
 def _run_one(command: Command, config: Config) -> int:

@@ -14,7 +14,7 @@ import torch
 
 from biencoder_ablate.model.linear import linear
 
-BLOCK = 256
+BLOCK = 512
 GROUP = 64
 SPARSE = 1 / 16
 """A mask that admits fewer of the candidates than this is ranked by list."""

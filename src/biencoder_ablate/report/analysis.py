@@ -12,21 +12,19 @@ import numpy as np
 
 from biencoder_ablate.report.balance import Arms, arms_of, outcomes
 from biencoder_ablate.report.grouping import BEFORE, Axis, Study, in_words
-from biencoder_ablate.report.sign_flip import SignFlip, holm, sign_flip_test
+from biencoder_ablate.report.leakage import Leakage, leakage
 from biencoder_ablate.report.statistics import (
     HEADS,
     Contrast,
     ContrastResult,
     GroupSummary,
-    Verdict,
     compare,
     factorial_effects,
     head_pairs,
     setting_interactions,
     summarise,
-    verdict,
 )
-from biencoder_ablate.seeding import generator
+from biencoder_ablate.report.verdict import Verdict, verdict
 
 ALPHA = 0.05
 NUM_RESAMPLES = 10_000
@@ -50,32 +48,6 @@ class Family:
     beside: tuple[ContrastResult, ...]
     verdict: Verdict | None = None
     verdict_beside: Verdict | None = None
-
-
-@dataclass(frozen=True)
-class Shift:
-    """How one pair's difference changes from the clean to the official figure, over seeds."""
-
-    name: str
-    clean: float
-    official: float
-    test: SignFlip
-    p_holm: float
-
-    @property
-    def swaps(self) -> bool:
-        """Whether the two change places."""
-        return self.clean * self.official < 0
-
-
-@dataclass(frozen=True)
-class Leakage:
-    """Do texts shared between the splits change who is best? Orders are from the best down."""
-
-    clean_order: tuple[str, ...]
-    official_order: tuple[str, ...]
-    shifts: tuple[Shift, ...]
-    sentence: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,9 +85,16 @@ class Analysis:
         if self.verdict is not None:
             return self.verdict.sentence
         if len(self.study.cells) < 2:
-            return "Nothing to compare: all finished runs are of one configuration."
+            return f"Nothing to compare: all finished runs are of one configuration. {self._only_figure}"
         axis = self.study.axes[0].name
         return f"No verdict over all settings: no setting has finished runs of every {axis}."
+
+    @property
+    def _only_figure(self) -> str:
+        found = self.summaries[self.study.cells[0].name][self.primary]
+        sure = f" (95% interval {found.low:.3f} to {found.high:.3f})" if found.num_seeds > 1 else ""
+        seeds = f"{found.num_seeds} seeds" if found.num_seeds > 1 else "one seed, which says nothing of others"
+        return f"Its {self.primary} test top-1 is {found.mean:.3f}{sure}, over {seeds}."
 
 
 def analyse(study: Study) -> Analysis:
@@ -130,7 +109,7 @@ def analyse(study: Study) -> Analysis:
     primary = "clean" if counts.any() else "official"
     asker = _Asker(study, primary, debates)
     families, notes = _ask(asker)
-    main = next((family.arms for family in families if family.kind == "pairs"), None)
+    pairs = next((family for family in families if family.kind == "pairs"), None)
     return Analysis(
         study,
         primary,
@@ -140,9 +119,9 @@ def analyse(study: Study) -> Analysis:
             cell.name: {protocol: summarise(outcomes(cell, protocol)) for protocol in PROTOCOLS if debates[protocol]}
             for cell in study.cells
         },
-        main,
+        pairs.arms if pairs else None,
         tuple(families),
-        _leakage(next((family for family in families if family.kind == "pairs"), None), primary),
+        leakage(pairs.arms, pairs.primary, pairs.beside, ALPHA) if pairs and primary == "clean" else None,
         tuple(notes),
     )
 
@@ -298,51 +277,3 @@ def _setting_by_setting(asker: _Asker, families: Sequence[Family], levels: Seque
 
 def _plural(axis: Axis) -> str:
     return "heads" if axis.name == "head" else f"levels of {axis.name}"
-
-
-# --- leakage ---
-
-
-def _leakage(pairs: Family | None, primary: str) -> Leakage | None:
-    """The order of the main arms under both figures, and which pairs shift, over the seeds that all share."""
-    if pairs is None or primary != "clean" or not pairs.arms.seeds:
-        return None
-    orders = {}
-    for protocol in PROTOCOLS:
-        means = {group.name: float(group.at(pairs.arms.seeds).mean()) for group in pairs.arms.groups(protocol)}
-        orders[protocol] = tuple(sorted(means, key=lambda name: -means[name]))
-    tests = [
-        sign_flip_test(
-            np.round(np.subtract(official.seed_estimates, clean.seed_estimates), 12),
-            generator(0, "report", "leakage"),
-        )
-        if clean.seeds
-        else SignFlip(1.0, True, 0)
-        for clean, official in zip(pairs.primary, pairs.beside, strict=True)
-    ]
-    adjusted = holm([test.p for test in tests])
-    shifts = tuple(
-        Shift(clean.contrast.name, clean.estimate, official.estimate, test, float(p))
-        for clean, official, test, p in zip(pairs.primary, pairs.beside, tests, adjusted, strict=True)
-    )
-    return Leakage(orders["clean"], orders["official"], shifts, _leakage_sentence(orders, shifts, pairs))
-
-
-def _leakage_sentence(orders: dict[str, tuple[str, ...]], shifts: Sequence[Shift], pairs: Family) -> str:
-    swapped = [k for k, shift in enumerate(shifts) if shift.swaps]
-    if not swapped:
-        return (
-            "Texts shared between the splits do not change the order: under the official figure and the clean "
-            f"one it is {' > '.join(orders['clean'])}."
-        )
-    sure = [k for k in swapped if pairs.primary[k].told_apart(ALPHA) or pairs.beside[k].told_apart(ALPHA)]
-    listed = "; ".join(shifts[k].name.replace(" − ", " and ") for k in swapped)
-    tail = (
-        f"{'; '.join(shifts[k].name.replace(' − ', ' and ') for k in sure)} can be told apart under one figure"
-        if sure
-        else "none of these pairs can be told apart under either figure, so that this may be chance"
-    )
-    return (
-        f"The order under the official figure ({' > '.join(orders['official'])}) is not the clean one "
-        f"({' > '.join(orders['clean'])}): {listed} change places; {tail}."
-    )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from biencoder_ablate.report.bootstrap import FloatArray
 from biencoder_ablate.report.grouping import Cell, Study, cell_name
 from biencoder_ablate.report.statistics import Group, pool
 
@@ -102,3 +103,11 @@ def _on_common_seeds(found: dict[Levels, list[Cell]]) -> tuple[set[Levels], tupl
             kept.add(rest)
             seeds = shared
     return kept, tuple(sorted(seeds))
+
+
+def task_values(cells: Sequence[Cell], task: str) -> FloatArray:
+    """Test top-1 of a task for each seed (S,), averaged over cells."""
+    seeds = sorted(set.intersection(*(set(cell.runs) for cell in cells)))
+    return np.array(
+        [np.mean([cell.runs[seed].result["test"]["tasks"][task]["top1"] for cell in cells]) for seed in seeds]
+    )

@@ -9,7 +9,7 @@ import numpy as np
 
 from biencoder_ablate.report.analysis import Analysis
 from biencoder_ablate.report.balance import Arms
-from biencoder_ablate.report.figures import shown_arms
+from biencoder_ablate.report.figures import MOST_LINES, all_arms, first_arms
 from biencoder_ablate.report.grouping import Cell
 from biencoder_ablate.report.plotting import (
     Picture,
@@ -41,7 +41,7 @@ class BesideSource:
 
 def beside_source(logs: Mapping[str, SourceLog], analyses: Sequence[Analysis]) -> BesideSource:
     """Each log at its best val epoch and at its last, and our arms at theirs, where they have source figures."""
-    ours = [(analysis, arms) for analysis in analyses if (arms := _with_source(shown_arms(analysis))) is not None]
+    ours = [(analysis, arms) for analysis in analyses if (arms := _with_source(all_arms(analysis))) is not None]
     rows = [_log_row(name, log) for name, log in logs.items()]
     for analysis, arms in ours:
         prefix = f"{analysis.study.name}: " if len(analyses) > 1 else ""
@@ -52,7 +52,8 @@ def beside_source(logs: Mapping[str, SourceLog], analyses: Sequence[Analysis]) -
     columns += [Column("damaged lines", 0), Column("stray lines", 0), Column("restarts", 0)]
     caption = (
         "Top-1 as the source study's scripts computed it: over the first sixteenth of a split's points, the point "
-        "itself among the candidates. Not a figure to publish, and not comparable with any other table here. A log's "
+        "itself among the candidates, so that a model which takes a point for its own counter gets it wrong. Not a "
+        "figure to publish, and not comparable with any other table here. A log's "
         "selected epoch is the first with its highest val figure; ours are means over seeds at the val-selected epoch."
     )
     problem = ""
@@ -60,7 +61,8 @@ def beside_source(logs: Mapping[str, SourceLog], analyses: Sequence[Analysis]) -
         problem = "No run here has these figures; train with evaluation.source=true to read them beside the logs."
     with style():
         pictures = [
-            _picture(logs, arms, f"source_{k + 1}" if len(ours) > 1 else "source") for k, (_, arms) in enumerate(ours)
+            _picture(logs, first_arms(arms, MOST_LINES), f"source_{k + 1}" if len(ours) > 1 else "source")
+            for k, (_, arms) in enumerate(ours)
         ] or [_picture(logs, None, "source")]
     return BesideSource(Table("source-figures", caption, tuple(columns), tuple(rows)), tuple(pictures), problem)
 
@@ -112,10 +114,12 @@ def _picture(logs: Mapping[str, SourceLog], arms: Arms | None, name: str) -> Pic
         epoch_axis(panel, epochs)
         if max(epochs, default=0) > LINEAR_EPOCHS:
             panel.set_xscale("symlog", linthresh=LINEAR_EPOCHS, linscale=1.2)
-            panel.set_xticks([0, 5, 10, 20, 50, 100, 200], labels=["0", "5", "10", "20", "50", "100", "200"])
+            start = {-1: "start"} if min(epochs) == -1 else {0: "0"}
+            ticks = start | {epoch: str(epoch) for epoch in (5, 10, 20, 50, 200) if epoch <= max(epochs) + 1}
+            panel.set_xticks(list(ticks), list(ticks.values()))
             panel.set_xticks([], minor=True)
-            panel.set_xlim(-1, max(epochs) + 1)
+            panel.set_xlim(min(epochs) - 0.4, max(epochs) + 10)
     axes[0, 0].set_ylabel("source top-1")
-    legend(figure, axes[0, 0], len(logs) + len(looks))
+    legend(figure, axes[0, 0])
     caption = "The source study's own figure, from its logs (grey) and from our runs (means, bands and seeds as above)."
     return picture(figure, name, "Beside the source study", caption)

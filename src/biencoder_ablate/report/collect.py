@@ -68,11 +68,21 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Sweep:
+    """A sweep's runs.json: the overrides it was last started with, and the names of its runs."""
+
+    path: Path
+    overrides: tuple[str, ...]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Collection:
     """All runs found, in the order of the paths given, each once; `notes` on those seen twice."""
 
     runs: tuple[Run, ...]
-    notes: tuple[str, ...]
+    sweeps: tuple[Sweep, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def collect(places: Sequence[Path]) -> Collection:
@@ -81,8 +91,9 @@ def collect(places: Sequence[Path]) -> Collection:
     Raises ValueError for a place that is not there or has no run.
     """
     found: dict[Path, tuple[str, ...]] = {}
+    sweeps: dict[Path, Sweep] = {}
     for place in places:
-        here = dict(_runs_at(place.expanduser()))
+        here = dict(_runs_at(place.expanduser(), sweeps))
         if not here:
             raise ValueError(
                 f"{place}: no run in it; give run directories (they hold manifest.json), sweeps (they hold "
@@ -101,24 +112,27 @@ def collect(places: Sequence[Path]) -> Collection:
         kept, left = (run, other) if run.status == FINISHED != other.status else (other, run)
         runs[run.name] = kept
         notes.append(f"{run.name} was found twice: {kept.path} is used, {left.path} is not")
-    return Collection(tuple(runs.values()), tuple(notes))
+    return Collection(tuple(runs.values()), tuple(sweeps.values()), tuple(notes))
 
 
-def _runs_at(place: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
-    """Run directories at or below `place`, absolute, with their overrides where a sweep tells them."""
+def _runs_at(place: Path, sweeps: dict[Path, Sweep]) -> Iterator[tuple[Path, tuple[str, ...]]]:
+    """Run directories at or below `place`, absolute, with their overrides where a sweep tells them.
+
+    The sweeps that it comes by are put into `sweeps`.
+    """
     if not place.is_dir():
         raise ValueError(f"{place}: no such directory; give run directories, sweeps or a logs directory")
     place = Path(os.path.abspath(place))
     if _is_run(place):
         yield place, ()
     elif (place / "runs.json").is_file():
-        yield from _runs_of_sweep(place)
+        yield from _runs_of_sweep(place, sweeps)
     else:
         for child in sorted(place.iterdir()):
             if child.name.startswith(".") or not child.is_dir():
                 continue
             if _is_run(child) or child.name in ("runs", "sweeps") or _holds_runs(child):
-                yield from _runs_at(child)
+                yield from _runs_at(child, sweeps)
 
 
 def _is_run(place: Path) -> bool:
@@ -129,11 +143,13 @@ def _holds_runs(place: Path) -> bool:
     return (place / "runs.json").is_file() or (place / "runs").is_dir() or (place / "sweeps").is_dir()
 
 
-def _runs_of_sweep(place: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
+def _runs_of_sweep(place: Path, sweeps: dict[Path, Sweep]) -> Iterator[tuple[Path, tuple[str, ...]]]:
     described = read_json(place / "runs.json")
     jobs = described.get("jobs") if isinstance(described, dict) else None
-    if not isinstance(jobs, list):
+    if not (isinstance(described, dict) and isinstance(jobs, list)):
         raise ValueError(f"{place / 'runs.json'}: damaged; run the sweep's command again, or give the runs")
+    asked = tuple(map(str, described.get("overrides") or ()))
+    sweeps[place] = Sweep(place, asked, tuple(Path(job["directory"]).name for job in jobs))
     for job in jobs:
         yield (
             Path(os.path.normpath(place / job["directory"])),
@@ -145,7 +161,7 @@ def read_run(path: Path, overrides: tuple[str, ...] = ()) -> Run:
     """One run; whatever is missing or broken in it ends in `status` and `why`, never in an exception."""
     directory = RunDirectory(path)
     if not path.is_dir():
-        return Run(path, "not started", "listed in its sweep, but there is no such directory", overrides=overrides)
+        return Run(path, "not started", "listed in its sweep; nothing is there yet", overrides=overrides)
     manifest = read_json(path / "manifest.json")
     manifest = manifest if isinstance(manifest, dict) else {}
     result = read_json(directory.result)
@@ -176,7 +192,7 @@ def _status(directory: RunDirectory, result: Mapping[str, Any], metrics: Sequenc
     if result.get("status") == FINISHED:
         return FINISHED, ""
     if result.get("status") == "failed":
-        return "failed", str(result.get("error") or "see its train.log")
+        return "failed", " ".join(str(result.get("error") or "see its train.log").split())
     if directory.result.exists():
         return "damaged", "result.json cannot be read"
     return "interrupted", f"{epochs} epochs done; the same command goes on from there"
@@ -235,11 +251,16 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def _config(path: Path) -> dict[str, Any]:
+    import yaml
     from omegaconf import OmegaConf
 
     try:
-        config = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except Exception:  # OmegaConf and its YAML reader raise many kinds; a run is not lost for its config
+        text = path.read_text("utf-8")
+        if "${" in text:
+            config = OmegaConf.to_container(OmegaConf.create(text), resolve=True)
+        else:  # a tenth of the time, which counts with hundreds of runs
+            config = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except Exception:  # OmegaConf and YAML's reader raise many kinds; a run is not lost for its config
         return {}
     return config if isinstance(config, dict) else {}  # type: ignore[return-value]
 

@@ -50,10 +50,11 @@ def comparisons_csv(analyses: Sequence[Analysis]) -> str:
                         [
                             analysis.study.name, family.title, "; ".join(family.arms.settings), r.contrast.name,
                             figure, figure == analysis.primary, len(r.seeds), r.estimate, interval.low,
-                            interval.high, r.test.p, r.p_holm, r.told_apart(ALPHA), "; ".join(r.notes),
+                            interval.high, interval.plain_low, interval.plain_high, r.test.p, r.p_holm,
+                            r.told_apart(ALPHA), "; ".join(r.notes),
                         ]
                     )  # fmt: skip
-    return csv_text([*heading, "p", "p_holm", "told_apart", "notes"], rows)
+    return csv_text([*heading, "plain_low", "plain_high", "p", "p_holm", "told_apart", "notes"], rows)
 
 
 def csv_text(heading: Sequence[str], rows: Iterable[Sequence[Value]]) -> str:
@@ -100,6 +101,7 @@ def latex(analysis: Analysis) -> str:
     columns = [table.columns[k] for k in keep]
     lines = [
         f"% {_one_line(analysis.study.name)}: {_one_line(analysis.headline)}",
+        r"% needs \usepackage{booktabs}",
         r"\begin{tabular}{" + "".join("r" if column.numeric else "l" for column in columns) + "}",
         r"\toprule",
         " & ".join(latex_text(column.name) for column in columns) + r" \\",

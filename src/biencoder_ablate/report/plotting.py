@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from biencoder_ablate.report.balance import Arms
 from biencoder_ablate.report.bootstrap import FloatArray, t_quantile
 from biencoder_ablate.report.grouping import Cell
 from biencoder_ablate.report.statistics import HEADS
@@ -75,6 +76,8 @@ def picture(figure: Figure, name: str, title: str, caption: str) -> Picture:
     svg, png = io.BytesIO(), io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*Glyph.*missing.*")  # a name in a script the font lacks
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # laid out now: not once more for each format, which takes half the time
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
         figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
     width, height = (round(96 * inches) for inches in figure.get_size_inches())
@@ -124,7 +127,8 @@ def plot_curves(axes: Axes, epochs: Sequence[int], values: FloatArray, look: Sty
     mean = values.mean(axis=0)
     if len(values) > 1:
         half = t_quantile(len(values) - 1, 0.95) * values.std(axis=0, ddof=1) / np.sqrt(len(values))
-        axes.fill_between(epochs, mean - half, mean + half, color=look.color, alpha=0.16, linewidth=0)
+        low, high = np.clip([mean - half, mean + half], 0, 1)  # the figures are shares; a t interval does not know
+        axes.fill_between(epochs, low, high, color=look.color, alpha=0.16, linewidth=0)
         for row in values:
             axes.plot(epochs, row, color=look.color, alpha=0.22, linewidth=0.5, solid_capstyle="round")
     every = max(1, len(epochs) // 8)
@@ -135,14 +139,51 @@ def plot_curves(axes: Axes, epochs: Sequence[int], values: FloatArray, look: Sty
 
 
 def epoch_axis(axes: Axes, epochs: Sequence[int]) -> None:
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
+    """Whole epochs; before the first, at −1, "start", and no number so close that the two would touch."""
+    from matplotlib.ticker import MaxNLocator
 
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, steps=[1, 2, 5, 10]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: "start" if x == -1 else f"{x:g}"))
-    if epochs:
-        axes.set_xlim(min(epochs) - 0.25, max(epochs) + 0.25)
+    if not epochs:
+        return
+    first, last = min(epochs), max(epochs)
+    axes.set_xlim(first - 0.25, last + 0.25)
+    locator = MaxNLocator(integer=True, nbins=8, steps=[1, 2, 5, 10])
+    ticks = [round(x) for x in locator.tick_values(max(first, 0), max(last, 0)) if max(first, 0) <= x <= last]
+    if first == -1:
+        ticks = [-1, *(x for x in ticks if x + 1 >= 0.11 * (last + 1))]
+    axes.set_xticks(ticks, ["start" if x == -1 else f"{x}" for x in ticks])
 
 
-def legend(figure: Figure, axes: Axes, num: int) -> None:
+def seeds_text(arms: Arms) -> str:
+    """How many seeds the arms' means are over: "10 seeds", or "3 to 10 seeds"."""
+    found = [len(set.intersection(*(set(cell.runs) for cell in cells))) for cells in arms.cells.values()]
+    low, high = min(found), max(found)
+    return f"{low} to {high} seeds" if low < high else "one seed" if high == 1 else f"{high} seeds"
+
+
+def numbered(name: str, title: str, page: int, num_pages: int) -> tuple[str, str]:
+    """File name and title of one of several figures, page counted from 0; of one alone, as they are."""
+    if num_pages == 1:
+        return name, title
+    return f"{name}_{page + 1}", f"{title} ({page + 1} of {num_pages})"
+
+
+def legend(figure: Figure, axes: Axes) -> None:
+    """What the lines of `axes` are, above the figure, in as many columns as their names leave room for."""
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=min(num, 4))
+    figure.legend(handles, labels, loc="outside upper left", ncols=_columns(labels))
+
+
+def key_legend(figure: Figure, keys: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    """What marks mean that belong to no one line: (words, the mark's Line2D settings)."""
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], **look) for _, look in keys]
+    labels = [words for words, _ in keys]
+    figure.legend(handles, labels, loc="outside upper left", ncols=_columns(labels), handlelength=2.2, fontsize=8)
+
+
+def _columns(labels: Sequence[str]) -> int:
+    room, widest = 108, max(map(len, labels), default=0)  # in characters; a handle takes about nine
+    most = max(1, min(4, len(labels), room // (widest + 9)))
+    rows = -(-len(labels) // most)
+    return -(-len(labels) // max(1, rows))

@@ -15,11 +15,11 @@ import numpy as np
 
 from biencoder_ablate.evaluation.candidates import TASKS
 from biencoder_ablate.report.analysis import ALPHA, Analysis, Family
-from biencoder_ablate.report.balance import Arms
-from biencoder_ablate.report.collect import FINISHED, Run
-from biencoder_ablate.report.figures import p_text, task_values
+from biencoder_ablate.report.balance import Arms, task_values
+from biencoder_ablate.report.collect import FINISHED, Run, Sweep
 from biencoder_ablate.report.grouping import Study, show
-from biencoder_ablate.report.statistics import ContrastResult, Verdict
+from biencoder_ablate.report.statistics import ContrastResult
+from biencoder_ablate.report.verdict import Verdict
 
 Value = str | float | int | bool | None
 MINUS = "−"
@@ -71,10 +71,32 @@ def shown(value: Value, column: Column) -> str:
     return text.replace("-", MINUS)
 
 
+def p_text(p: float) -> str:
+    """A p-value for people."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.9995 else "1"
+
+
 def interval_text(low: float, high: float, signed: bool = False) -> str:
-    """[low, high] with three decimals, or a dash."""
+    """[low, high] with three decimals, or a dash. A signed end keeps its sign: −0.000 lies below 0, and matters."""
+    if math.isnan(low) or math.isnan(high):
+        return NOTHING
     column = Column("", 3, signed)
-    return NOTHING if math.isnan(low) or math.isnan(high) else f"[{shown(low, column)}, {shown(high, column)}]"
+    ends = [shown(end, column) for end in (low, high)]
+    if signed:
+        ends = [
+            f"{MINUS if end < 0 else '+'}{text}" if end and text[0] == "0" else text
+            for end, text in zip((low, high), ends, strict=True)
+        ]
+    return f"[{ends[0]}, {ends[1]}]"
+
+
+def effect_text(result: ContrastResult) -> str:
+    """A comparison in a sentence: its estimate, then its interval and Holm's p."""
+    if not math.isfinite(result.estimate):
+        return "an unknown amount (no seed in common)"
+    low, high = interval_text(result.interval.low, result.interval.high, signed=True)[1:-1].split(", ")
+    estimate = shown(result.estimate, Column("", 3, signed=True))
+    return f"{estimate} (95% interval {low} to {high}; Holm p {p_text(result.p_holm)})"
 
 
 # --- the tables ---
@@ -224,11 +246,21 @@ def command_of(run: Run) -> str:
     return shlex.join(["python", "-m", "biencoder_ablate", *run.overrides])
 
 
-def missing_table(runs: Sequence[Run], studies: Sequence[Study]) -> Table:
-    """What is not there: runs that did not finish, with why, and seeds that some configurations lack."""
-    rows: list[tuple[Value, ...]] = [
-        (run.name, run.status, run.why, command_of(run)) for run in runs if run.status != FINISHED
-    ]
+def sweep_command(sweep: Sweep) -> str:
+    """The command line that goes on with a sweep, as it was last started."""
+    return shlex.join(["python", "-m", "biencoder_ablate", "-m", *sweep.overrides])
+
+
+def missing_table(runs: Sequence[Run], studies: Sequence[Study], sweeps: Sequence[Sweep] = ()) -> Table:
+    """What is not there: sweeps to go on with, runs that did not finish, seeds that some configurations lack."""
+    finished = {run.name for run in runs if run.status == FINISHED}
+    rows: list[tuple[Value, ...]] = []
+    for sweep in sweeps:
+        done = len(finished.intersection(sweep.names))
+        if done < len(sweep.names):
+            state = f"{done} of {len(sweep.names)} runs finished"
+            rows.append((f"sweep {sweep.path.name}", state, "its command goes on with the rest", sweep_command(sweep)))
+    rows += [(run.name, run.status, run.why, command_of(run)) for run in runs if run.status != FINISHED]
     for study in studies:
         for cell in study.cells:
             lacking = [seed for seed in study.seeds if seed not in cell.runs]
@@ -237,7 +269,7 @@ def missing_table(runs: Sequence[Run], studies: Sequence[Study]) -> Table:
                 why = f"{', '.join(map(str, lacking))}; others have {'it' if len(lacking) == 1 else 'them'}"
                 rows.append((where, "lacks seeds", why, ""))
     columns = (Column("what"), Column("state"), Column("why"), Column("command", code=True))
-    caption = "Unfinished and failed runs, and configurations that lack seeds."
+    caption = "Sweeps that are not complete, runs that are not finished, and configurations that lack seeds."
     return Table("missing-runs", caption, columns, tuple(rows))
 
 

@@ -6,12 +6,15 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from biencoder_ablate.report.analysis import ALPHA, NUM_RESAMPLES, Analysis
+from biencoder_ablate.report.analysis import ALPHA, NUM_RESAMPLES, Analysis, Family
 from biencoder_ablate.report.balance import Arms
 from biencoder_ablate.report.collect import FINISHED, Run
 from biencoder_ablate.report.grouping import Study
 from biencoder_ablate.report.sign_flip import seeds_needed
-from biencoder_ablate.report.statistics import Verdict
+from biencoder_ablate.report.tables import effect_text
+from biencoder_ablate.report.verdict import Verdict, quoted
+
+MOST_LISTED = 6  # settings in a sentence
 
 
 def declared(analysis: Analysis) -> list[str]:
@@ -34,9 +37,11 @@ def declared(analysis: Analysis) -> list[str]:
         "An axis is compared over the settings in which all its levels ran, each setting weighing the same; a setting "
         "that would cost more than half of the seeds of the best-covered one is left out.",
         f"Each comparison has a 95% interval from a hierarchical bootstrap over seeds and whole debates "
-        f"({NUM_RESAMPLES:,} resamples, fixed random seed, width corrected for few seeds), and an exact sign-flip test "
-        "over seeds. p-values are adjusted by Holm's method within each family below; families are not adjusted for "
-        "one another, and intervals are not adjusted.",
+        f"({NUM_RESAMPLES:,} resamples, fixed random seed). Plain percentiles are too narrow with few seeds and too "
+        "wide where chance in single points prevails; so the interval's width is set by Student's t and the variance "
+        "by seeds and by debates, and comparisons.csv holds the plain percentiles beside it.",
+        "Each comparison has an exact sign-flip test over seeds. p-values are adjusted by Holm's method within each "
+        "family below; families are not adjusted for one another, and intervals are not adjusted.",
         f"Two groups are told apart if Holm's p is below {ALPHA:g} and the interval excludes 0. A winner is told apart "
         "from every other; otherwise all that cannot be told apart from the highest mean are named. Six pairs (four "
         f"heads) need {seeds_needed(6, ALPHA)} seeds for that to be possible at all.",
@@ -44,25 +49,74 @@ def declared(analysis: Analysis) -> list[str]:
 
 
 def findings(analysis: Analysis) -> list[str]:
-    """What follows the verdict: the other figure, each setting, the other axes, leakage."""
+    """What follows the verdict: the parts of the head, the other figure, each setting, the other axes, leakage."""
     other = "official" if analysis.primary == "clean" else "clean"
     said = []
     pairs = analysis.family("pairs")
     if pairs is not None:
-        if len(pairs.arms.settings) > 1:
-            said.append(f"Averaged over {settings_in_words(analysis.study, pairs.arms)}.")
-        if pairs.arms.left_out:
-            said.append(f"Not in that average: {'; '.join(pairs.arms.left_out)}.")
-        if pairs.verdict_beside is not None:
-            said.append(f"By the {other} figure: {lowered(pairs.verdict_beside.sentence)}")
+        said += _averaged(analysis.study, pairs.arms)
+    said += effects(analysis)
+    if pairs is not None and pairs.verdict_beside is not None:
+        said.append(f"By the {other} figure: {lowered(pairs.verdict_beside.sentence)}")
     said += _settings(analysis)
     for family in analysis.families:
-        if family.kind in ("axis", "variants") and family.verdict is not None:
+        if family.kind == "interaction":
+            said.append(_interaction(analysis, family))
+        elif family.kind in ("axis", "variants") and family.verdict is not None:
             what = "With the ReLU before linear2 as well" if family.kind == "variants" else family.subject
             said.append(f"{what[0].upper()}{what[1:]}: {lowered(family.verdict.sentence)}")
     if analysis.leakage is not None:
         said.append(analysis.leakage.sentence)
     return [*said, *analysis.notes]
+
+
+def effects(analysis: Analysis) -> list[str]:
+    """What each part of the head does, where all four heads can be compared."""
+    family = analysis.family("effects")
+    if family is None:
+        return []
+    layernorm, relu, together = (effect_text(result) for result in family.primary)
+    told = [result.contrast.name for result in family.primary if result.told_apart(ALPHA)]
+    conclusion = f"Told apart from 0: {', '.join(told)}." if told else _not_told(family)
+    return [
+        f"LayerNorm changes {analysis.primary} test top-1 by {layernorm}, ReLU by {relu}; both together "
+        f"by {together} beyond the sum of the two. {conclusion}"
+    ]
+
+
+def _not_told(family: Family) -> str:
+    few = _too_few(family)
+    return f"Too few seeds to tell any of it apart from 0: {few}." if few else "None of it can be told apart from 0."
+
+
+def _too_few(family: Family) -> str:
+    """How many seeds a family has and needs, where its tests cannot reach ALPHA; else nothing."""
+    have, num_tests = min(len(result.seeds) for result in family.primary), len(family.primary)
+    needed = seeds_needed(num_tests, ALPHA)
+    return f"{have or 'none'} in common, {needed} are needed for {num_tests} tests" if have < needed else ""
+
+
+def _interaction(analysis: Analysis, family: Family) -> str:
+    main, axis = analysis.study.axes[0].name, family.subject
+    told = [f"{result.contrast.name} ({effect_text(result)})" for result in family.primary if result.told_apart(ALPHA)]
+    if told:
+        return f"What the {main} does depends on {axis}: {_few(told)}."
+    if few := _too_few(family):
+        return f"Too few seeds to tell whether what the {main} does depends on {axis}: {few}."
+    return f"That what the {main} does depends on {axis} cannot be told ({len(family.primary)} tests)."
+
+
+def _averaged(study: Study, arms: Arms) -> list[str]:
+    left_out = f"{_few(arms.left_out)}."
+    if len(arms.settings) > 1:
+        said = [f"Averaged over {settings_in_words(study, arms)}."]
+        return [*said, f"Not in that average: {left_out}"] if arms.left_out else said
+    return [f"The verdict is for {arms.settings[0]} alone. Not in it: {left_out}"] if arms.left_out else []
+
+
+def _few(things: Sequence[str]) -> str:
+    more = len(things) - MOST_LISTED
+    return "; ".join(things[:MOST_LISTED]) + (f"; and {more} more" if more > 0 else "")
 
 
 def lowered(sentence: str) -> str:
@@ -87,6 +141,18 @@ def settings_in_words(study: Study, arms: Arms) -> str:
     return f"{num} settings: {'; '.join(arms.settings)}"
 
 
+def notes(family: Family) -> list[str]:
+    """What must be known of a family's comparisons, and of which, unless it is of all."""
+    by_note: dict[str, list[str]] = {}
+    for result in family.primary:
+        for note in result.notes:
+            by_note.setdefault(note, []).append(result.contrast.name)
+    return [
+        f"Note: {note}." if len(names) == len(family.primary) else f"Note on {_few(names)}: {note}."
+        for note, names in by_note.items()
+    ]
+
+
 def _settings(analysis: Analysis) -> list[str]:
     """One sentence for all settings, those with the same answer together."""
     answers: dict[str, list[str]] = {}
@@ -106,16 +172,16 @@ def _settings(analysis: Analysis) -> list[str]:
 
 
 def _some(settings: Sequence[str]) -> str:
-    return " | ".join(settings) if len(settings) <= 6 else f"{len(settings)} settings"
+    return " | ".join(settings) if len(settings) <= MOST_LISTED else f"{len(settings)} settings"
 
 
 def short_verdict(verdict: Verdict) -> str:
     """A verdict in a few words."""
     if verdict.winner is not None:
-        return f"{verdict.winner} wins"
+        return f"{quoted(verdict.winner)} wins"
     if verdict.status == "too_few_seeds":
-        return f"too few seeds to tell, {verdict.best} highest"
-    return f"no clear winner among {', '.join(verdict.not_told_apart)}"
+        return f"too few seeds to tell, {quoted(verdict.best)} highest"
+    return f"no clear winner among {quoted(*verdict.not_told_apart)}"
 
 
 def tally(runs: Sequence[Run]) -> str:

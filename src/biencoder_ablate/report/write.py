@@ -13,11 +13,12 @@ from biencoder_ablate.report import words
 from biencoder_ablate.report.analysis import analyse
 from biencoder_ablate.report.beside_source import BesideSource, beside_source
 from biencoder_ablate.report.collect import FINISHED, Collection, collect
+from biencoder_ablate.report.contents import StudyParts
 from biencoder_ablate.report.figures import draw
 from biencoder_ablate.report.formats import comparisons_csv, csv_text, groups_csv, latex
 from biencoder_ablate.report.grouping import Study, make_studies
 from biencoder_ablate.report.markdown_report import build_markdown
-from biencoder_ablate.report.page import StudyParts, build_page
+from biencoder_ablate.report.page import build_page
 from biencoder_ablate.report.plotting import Picture
 from biencoder_ablate.report.source_log import parse_source_log
 from biencoder_ablate.report.tables import Value, runs_table
@@ -40,10 +41,8 @@ def write_report(places: Sequence[Path], output: Path, logs: Mapping[str, Path],
     source = beside_source(read, [part.analysis for part in parts]) if read else None
     folders = [f"figures/{_slug(study.name)}" if len(studies) > 1 else "figures" for study in studies] + ["figures"]
     files: dict[str, str | bytes] = {
-        "index.html": build_page(
-            parts, collection.runs, collection.notes, source, command, biencoder_ablate.__version__
-        ),
-        "report.md": build_markdown(parts, collection.runs, collection.notes, source, command, folders),
+        "index.html": build_page(parts, collection, source, command, biencoder_ablate.__version__),
+        "report.md": build_markdown(parts, collection, source, command, folders),
         "table.csv": groups_csv([part.analysis for part in parts]),
         "comparisons.csv": comparisons_csv([part.analysis for part in parts]),
         "runs.csv": _runs_csv(studies),
@@ -95,27 +94,30 @@ def _picture_files(pictures: Sequence[Picture], folder: str) -> dict[str, str | 
 
 
 def _write(output: Path, files: Mapping[str, str | bytes]) -> None:
-    for name, content in files.items():
-        path = output / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, str):
-            write_text(path, content)
-        else:
-            with whole_file(path, "wb") as file:
-                file.write(content)
+    try:
+        for name, content in files.items():
+            path = output / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, str):
+                write_text(path, content)
+            else:
+                with whole_file(path, "wb") as file:
+                    file.write(content)
+    except OSError as error:
+        raise ValueError(f"-o {output}: cannot be written to ({error.strerror}); give another directory") from error
 
 
 def _summary(parts: Sequence[StudyParts], collection: Collection, source: BesideSource | None, output: Path) -> str:
     lines = []
     for part in parts:
         prefix = f"{part.analysis.study.name}: " if len(parts) > 1 else ""
-        lines.append(f"{prefix}{part.analysis.headline}")
+        lines += [f"{prefix}{part.analysis.headline}", *words.effects(part.analysis)]
         if part.analysis.leakage is not None:
             lines.append(part.analysis.leakage.sentence)
     lines += [words.tally(collection.runs), *collection.notes]
-    lines += [
-        f"  {run.name}: {run.status}, {run.why}" for run in collection.runs if run.status not in (FINISHED, "running")
-    ][:10]
+    broken = [run for run in collection.runs if run.status not in (FINISHED, "running", "not started")]
+    lines += [f"  {run.name}: {run.status}, {run.why}" for run in broken[:10]]
+    lines += [f"  and {len(broken) - 10} more" for _ in broken[10:11]]
     if source is not None and source.problem:
         lines.append(source.problem)
     return "\n".join([*lines, f"written: {output / 'index.html'}"])
