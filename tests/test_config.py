@@ -119,6 +119,7 @@ def test_choices(group, name, good, bad):
             {"model": ModelConfig(dropout=0.1), "training": TrainingConfig(freeze_encoder=True)},
             ["model.dropout=0.1", "training.freeze_encoder=true"],
         ),
+        ({"training": TrainingConfig(fast=False, compile=True)}, ["training.compile=true", "training.fast=false"]),
         ({"logs_dir": __file__}, ["logs_dir=", "is a file"]),
         ({"cache_dir": __file__}, ["cache_dir=", "is a file"]),
     ],

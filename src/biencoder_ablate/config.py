@@ -108,6 +108,7 @@ class TrainingConfig:
     precision: str = _key("auto", "auto, fp32 or bf16", choices=("auto", "fp32", "bf16"))
     save_model: bool = _key(True, "true or false")
     fast: bool = _key(True, "true or false (false takes the plain encoder path, to compare)")
+    compile: bool = _key(False, "true or false (torch.compile in the encoder: for long runs on a GPU)")
 
 
 @dataclass
@@ -249,6 +250,8 @@ def _check_contradictions(config: Config) -> None:
             f"evaluation.rerank={config.evaluation.rerank}: with loss.positive=0 and "
             "loss.negative=0 the head stays untrained; must be none"
         )
+    if training.compile and not training.fast:
+        raise ConfigError("training.compile=true: is part of the fast path; leave out training.fast=false")
     if training.freeze_encoder and config.model.dropout:
         raise ConfigError(
             f"model.dropout={config.model.dropout}: has no effect with training.freeze_encoder=true; leave it null"

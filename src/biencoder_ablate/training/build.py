@@ -233,7 +233,10 @@ def _load(plan: Plan, table: TextTable) -> tuple[Any, Any, Tokens]:
 
 def _encoded_texts(plan: Plan, encoder: Any, tokens: Tokens, world: World) -> EncodedTexts | SharedTexts:
     kind = plan.device.type
-    encode_group = (packed_encoder if plan.config.training.fast else plain_encoder)(encoder, plan.config.model.pooling)
+    training, pooling = plan.config.training, plan.config.model.pooling
+    encode_group = (
+        packed_encoder(encoder, pooling, training.compile) if training.fast else plain_encoder(encoder, pooling)
+    )
     texts = EncodedTexts(
         encoder, encode_group, tokens, plan.device, plan.precision, TRAIN_TOKEN_BUDGET[kind], EVAL_TOKEN_BUDGET[kind]
     )
@@ -261,7 +264,7 @@ def _features_once(
         config.model.pooling,
         config.model.max_tokens,
         plan.precision,
-        int(config.training.fast),
+        int(config.training.fast) + int(config.training.compile),
     )
     features = load_features(path)
     if not world.agree(features is not None):
