@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import biencoder_ablate
@@ -24,4 +25,17 @@ def main() -> None:
             check_question(sys.argv[1:])
         except ConfigError as error:
             sys.exit(launch.fail(error))
-    sys.exit(launch.run_command(sys.argv[1:], asks_hydra=asks_hydra))
+    _leave(launch.run_command(sys.argv[1:], asks_hydra=asks_hydra))
+
+
+def _leave(code: int) -> None:
+    """Exit. One of several processes (torchrun) goes without tearing Python down.
+
+    Threads of PyTorch's process groups may still run then, and abort a process whose work is done
+    (github.com/pytorch/pytorch/pull/179291).
+    """
+    if "WORLD_SIZE" not in os.environ:
+        sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -76,6 +76,7 @@ def joined(world: World, device: torch.device) -> Iterator[None]:
     dist.init_process_group("cuda:nccl,cpu:gloo" if device.type == "cuda" else "gloo")
     try:
         yield
+        world.agree(None)  # the others leave only when rank 0 has done its last work
     finally:
         dist.destroy_process_group()
 
