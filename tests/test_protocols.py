@@ -16,7 +16,6 @@ from biencoder_ablate.evaluation.measure import (
     figures,
     prepare,
     rank_both,
-    rank_official,
     rank_source,
     rank_with_tasks,
 )
@@ -53,7 +52,7 @@ def assert_equal(found, expected, num_pairs, rows=slice(None)):
 @given(published_and_used(), SEEDS)
 def test_official_and_clean(k, both, seed):
     for pairs, earlier, prepared, toy, retrieval in each_split(both, seed):
-        official = rank_official(prepared, retrieval, toy.head, k)
+        official = rank_both(prepared, retrieval, toy.head, k)[0]
         expected = reference.rank_official(pairs, toy.embeddings, toy.score, k)
         assert_equal(official, expected, len(pairs))
         clean = rank_both(prepared, retrieval, toy.head, k)[1]
@@ -87,7 +86,7 @@ def test_the_eight_tasks(k, both, seed):
         for task in TASKS:
             found = rank_with_tasks(prepared, retrieval, toy.head, k, [task])[2][task]
             assert_equal(found, reference.rank_task(pairs, toy.embeddings, toy.score, k, task), len(pairs))
-        official = rank_official(prepared, retrieval, toy.head, k)
+        official = rank_both(prepared, retrieval, toy.head, k)[0]
         assert found.final_rank.tolist() == official.final_rank.tolist(), "epa, the last of the eight, is official"
 
 
@@ -101,7 +100,7 @@ def test_every_protocol_on_a_larger_corpus(k):
     corpus = build_corpus("larger", pairs)
     both = corpus, corpus
     *_, (pairs, earlier, prepared, toy, retrieval) = each_split(both, seed=0)
-    official = rank_official(prepared, retrieval, toy.head, k)
+    official = rank_both(prepared, retrieval, toy.head, k)[0]
     assert_equal(official, reference.rank_official(pairs, toy.embeddings, toy.score, k), 90)
     clean = rank_both(prepared, retrieval, toy.head, k)[1]
     expected = reference.rank_clean(pairs, earlier, toy.embeddings, toy.score, k)
@@ -143,7 +142,7 @@ def test_source_lets_the_point_itself_come_first():
 
     prepared = prepare(table.splits["test"])
     assert rank_source(prepared, line, indifferent).final_rank.tolist() == [1]
-    assert rank_official(prepared, line, indifferent, 10).final_rank.tolist() == [0, 0]
+    assert rank_both(prepared, line, indifferent, 10)[0].final_rank.tolist() == [0, 0]
 
 
 def test_clean_and_official_differ_as_the_design_says():
@@ -165,7 +164,7 @@ def test_clean_and_official_differ_as_the_design_says():
     line = torch.tensor([float(place.get(reference.fold(text), 99)) for text in table.texts])[:, None]
     prepared = prepare(table.splits["test"])
     assert prepared.split.clean.tolist() == [True, False, False, True]
-    official = rank_official(prepared, line, lambda *_: pytest.fail("no head is asked"), None)
+    official = rank_both(prepared, line, lambda *_: pytest.fail("no head is asked"), None)[0]
     clean = rank_both(prepared, line, lambda *_: pytest.fail("no head is asked"), None)[1]
     assert official.final_rank.tolist() == [1, 1, 0, 0]
     assert clean.final_rank[[0, 3]].tolist() == [0, 0]
@@ -194,6 +193,6 @@ def test_equal_texts_tie_exactly_with_real_embeddings():
         for j, c in enumerate(table.texts)
     }
     expected = reference.rank_official(split.pairs, embeddings, lambda p, c: (0.0, margins[p, c]), 10)
-    found = rank_official(prepare(split), retrieval, score, 10)
+    found = rank_both(prepare(split), retrieval, score, 10)[0]
     assert_equal(found, expected, 60)
     assert found.tied.any()

@@ -34,7 +34,7 @@ from hypothesis import strategies as st
 
 from biencoder_ablate.data.pairs import Pair, build_corpus
 from biencoder_ablate.data.texts import build_table
-from biencoder_ablate.evaluation.measure import figures, prepare, rank_official
+from biencoder_ablate.evaluation.measure import figures, prepare, rank_both
 from biencoder_ablate.evaluation.ranking import Question, exclude, first_k, rank_of, smallest, squared_distances, stage1
 from biencoder_ablate.model.heads import is_dead, margin
 
@@ -89,19 +89,19 @@ def hand():
 
 @pytest.mark.parametrize("k", BY_HAND)
 def test_ranks_of_the_hand_corpus(hand, k):
-    found = rank_official(*hand, k)
+    found = rank_both(*hand, k)[0]
     assert found.stage1_rank.tolist() == [1, 4, 0]
     assert found.final_rank.tolist() == BY_HAND[k]
 
 
 @pytest.mark.parametrize("k", TIED)
 def test_ties_for_first_place_of_the_hand_corpus(hand, k):
-    assert rank_official(*hand, k).tied.tolist() == TIED[k]
+    assert rank_both(*hand, k)[0].tied.tolist() == TIED[k]
 
 
 @pytest.mark.parametrize("k", FIRST)
 def test_first_candidates_of_the_hand_corpus(hand, k):
-    assert rank_official(*hand, k).first.tolist() == FIRST[k]
+    assert rank_both(*hand, k)[0].first.tolist() == FIRST[k]
 
 
 def test_scored_and_dead_pairs_of_the_hand_corpus(hand):
@@ -112,14 +112,14 @@ def test_scored_and_dead_pairs_of_the_hand_corpus(hand):
         (9, [4, 5, 4], [0, 4, 0]),
         (None, [0, 0, 0], [0, 0, 0]),
     ):
-        found = rank_official(*hand, k)
+        found = rank_both(*hand, k)[0]
         assert found.num_scored.tolist() == scored
         assert found.num_dead.tolist() == dead
 
 
 def test_figures_of_the_hand_corpus(hand):
     """At k = 3 the ranks are 1, 4, 1 from 0: nobody is first; MRR (1/2 + 1/5 + 1/2)/3. Stage 1: 1, 4, 0."""
-    official = rank_official(*hand, 3)
+    official = rank_both(*hand, 3)[0]
     values = figures(official, official, np.array([True, True, False]))
     assert values["top1"] == 0 and values["mrr"] == pytest.approx(1.2 / 3)
     assert values["mrr_clean"] == pytest.approx(0.7 / 2)
@@ -131,7 +131,7 @@ def test_figures_of_the_hand_corpus(hand):
 
 def test_a_depth_beyond_any_candidate_set_costs_no_memory(hand):
     """evaluation.rerank takes any whole number; what it can re-rank ends with the candidates."""
-    assert rank_official(*hand, 10**12).final_rank.tolist() == BY_HAND[100]
+    assert rank_both(*hand, 10**12)[0].final_rank.tolist() == BY_HAND[100]
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf"), 1e30])
@@ -140,7 +140,7 @@ def test_distances_that_are_no_numbers_are_refused(hand, k, broken):
     """Nothing is smaller than NaN: counting what comes before the true counter would make every point a success."""
     prepared, line, score = hand
     with pytest.raises(ValueError, match="not all finite"):
-        rank_official(prepared, torch.full_like(line, broken) * (1 + line), score, k)
+        rank_both(prepared, torch.full_like(line, broken) * (1 + line), score, k)
 
 
 SMALL = st.sampled_from([0.0, 1.0, 2.0, 2.0, 7.5, float("inf")])

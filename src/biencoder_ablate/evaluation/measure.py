@@ -56,15 +56,10 @@ def prepare(split: SplitArrays) -> SplitCandidates:
     )
 
 
-def rank_official(prepared: SplitCandidates, retrieval: torch.Tensor, score: LogitsFunction, k: int | None) -> Ranking:
-    """The official ranking of every point, re-ranked to depth k, or by distance alone where k is None."""
-    return _rank(prepared, retrieval, score, k, [_official(prepared)])[0]
-
-
 def rank_both(
     prepared: SplitCandidates, retrieval: torch.Tensor, score: LogitsFunction, k: int | None
 ) -> tuple[Ranking, Ranking]:
-    """The official and the clean ranking of every point: `rank_with_tasks` without a task."""
+    """The official and the clean ranking of every point, re-ranked to depth k, or by distance alone where k is None."""
     return rank_with_tasks(prepared, retrieval, score, k, ())[:2]
 
 
@@ -81,7 +76,7 @@ def rank_with_tasks(
         return lambda block: task_mask(split, task, block)
 
     every = np.arange(len(split))
-    questions = [_official(prepared), Question(rows, prepared.clean)]
+    questions = [Question(every, prepared.official), Question(rows, prepared.clean)]
     questions += [Question(every, prepared.official, admitted_by(task)) for task in tasks]
     official, again, *others = _rank(prepared, retrieval, score, k, questions)
     merged = {}
@@ -98,10 +93,6 @@ def rank_source(prepared: SplitCandidates, retrieval: torch.Tensor, score: Logit
     rows = np.arange(math.ceil(len(prepared.split) / 16))
     nothing = np.empty(0, dtype=np.int64)
     return _rank(prepared, retrieval, score, SOURCE_K, [Question(rows, (nothing, nothing))])[0]
-
-
-def _official(prepared: SplitCandidates) -> Question:
-    return Question(np.arange(len(prepared.split)), prepared.official)
 
 
 def _rank(
