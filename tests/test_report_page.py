@@ -8,6 +8,8 @@ import hashlib
 import io
 import json
 import re
+import shutil
+import subprocess
 from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
@@ -221,10 +223,25 @@ def test_an_interval_can_be_checked_against_the_plain_percentiles(report):
 def test_the_latex_table_has_a_row_for_each_head(report):
     text = (report / "table.tex").read_text("utf-8")
     assert r"layernorm\_relu & 3 & " in text
-    assert "% needs \\usepackage{booktabs}\n" in text
+    assert "Needs \\usepackage{booktabs}.\n" in text
+    assert re.search(r"layernorm\\_relu & 3 & 0\.\d{3} \$\\pm\$ 0\.\d{3} & \[", text)
     body = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert len(body) == 5
     assert len({len(re.findall(r"(?<!\\)&", line)) for line in body}) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs LaTeX")
+def test_latex_sets_the_table_within_the_width_of_its_text(report, tmp_path):
+    (tmp_path / "table.tex").write_bytes((report / "table.tex").read_bytes())
+    (tmp_path / "paper.tex").write_text(
+        "\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\\noindent\n\\input{table}\n\\end{document}\n"
+    )
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout
+    assert (tmp_path / "paper.pdf").is_file()
+    assert "Overfull" not in ended.stdout
 
 
 def test_the_same_runs_give_the_same_report(report, logs, tmp_path):
@@ -429,7 +446,7 @@ def test_latex_text_has_no_active_character_left(text):
     escaped = latex_text(text)
     for command in (
         r"\textbackslash{}", r"\textasciitilde{}", r"\textasciicircum{}", r"\textless{}", r"\textgreater{}",
-        r"\textbar{}", "$-$", r"$\times$", r"$\bullet$", r"\&", r"\%", r"\$", r"\#", r"\_", r"\{", r"\}",
+        r"\textbar{}", "$-$", r"$\times$", r"$\pm$", r"$\bullet$", r"\&", r"\%", r"\$", r"\#", r"\_", r"\{", r"\}",
     ):  # fmt: skip
         escaped = escaped.replace(command, "")
     assert not set(escaped) & set("\\&%$#_{}~^<>|\n")

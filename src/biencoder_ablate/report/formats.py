@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from biencoder_ablate.report.analysis import ALPHA, Analysis
 from biencoder_ablate.report.statistics import GroupSummary
-from biencoder_ablate.report.tables import MINUS, NOTHING, Column, Table, Value, groups_table, shown
+from biencoder_ablate.report.tables import MINUS, NOTHING, Column, Table, Value, interval_text, shown
 
 
 def groups_csv(analyses: Sequence[Analysis]) -> str:
@@ -95,22 +95,33 @@ def markdown_text(text: str) -> str:
 
 
 def latex(analysis: Analysis) -> str:
-    """table.tex: the configurations' table for a paper, with booktabs."""
-    table = groups_table(analysis)
-    keep = [k for k, column in enumerate(table.columns) if column.name not in ("recall@10", "epoch", "before training")]
-    columns = [table.columns[k] for k in keep]
+    """table.tex: the configurations' table for a paper, with booktabs: mean ± standard deviation, and one interval.
+
+    Narrower than the page's table, so that it fits the text of a page.
+    """
+    axes = [axis.name for axis in analysis.study.axes]
+    protocols = list(dict.fromkeys(p for p in (analysis.primary, "official", "clean") if analysis.num_points[p]))
+    heading = [*axes, "seeds", f"{protocols[0]} test", "95% interval", *(f"{p} test" for p in protocols[1:])]
     lines = [
         f"% {_one_line(analysis.study.name)}: {_one_line(analysis.headline)}",
-        r"% needs \usepackage{booktabs}",
-        r"\begin{tabular}{" + "".join("r" if column.numeric else "l" for column in columns) + "}",
+        r"% Test top-1 at the val-selected epoch: mean ± standard deviation over seeds. Needs \usepackage{booktabs}.",
+        r"{\small\begin{tabular}{@{}" + "l" * len(axes) + "r" * (len(heading) - len(axes)) + "@{}}",
         r"\toprule",
-        " & ".join(latex_text(column.name) for column in columns) + r" \\",
+        " & ".join(map(latex_text, heading)) + r" \\",
         r"\midrule",
     ]
-    for row in table.rows:
-        cells = [latex_text(shown(row[k], column)) for k, column in zip(keep, columns, strict=True)]
-        lines.append(" & ".join(cells) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+    for cell in analysis.study.cells:
+        first, *others = (analysis.summaries[cell.name][protocol] for protocol in protocols)
+        cells = [*cell.levels, str(len(cell.runs)), _with_deviation(first), interval_text(first.low, first.high)]
+        cells += [_with_deviation(summary) for summary in others]
+        lines.append(" & ".join(map(latex_text, cells)) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}"]) + "\n"
+
+
+def _with_deviation(summary: GroupSummary) -> str:
+    column = Column("", 3)
+    mean, deviation = shown(summary.mean, column), shown(summary.standard_deviation, column)
+    return mean if deviation == NOTHING else f"{mean} ± {deviation}"
 
 
 def _one_line(text: str) -> str:
@@ -120,7 +131,7 @@ def _one_line(text: str) -> str:
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    MINUS: "$-$", NOTHING: "--", "×": r"$\times$", "•": r"$\bullet$", "|": r"\textbar{}",
+    MINUS: "$-$", NOTHING: "--", "×": r"$\times$", "±": r"$\pm$", "•": r"$\bullet$", "|": r"\textbar{}",
 }  # fmt: skip
 
 
