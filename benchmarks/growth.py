@@ -14,7 +14,8 @@ from setting import Setting
 
 from biencoder_ablate.evaluation.candidates import candidate_texts
 from biencoder_ablate.evaluation.fast_scoring import fast_scorer
-from biencoder_ablate.evaluation.ranking import Question, final_by_head, stage1
+from biencoder_ablate.evaluation.ranking import final_by_head
+from biencoder_ablate.evaluation.stage1 import Question, stage1
 from biencoder_ablate.model.biencoder import BiEncoder
 from biencoder_ablate.model.flops import forward_flops
 from biencoder_ablate.model.memory import keep_freed_memory
@@ -49,7 +50,7 @@ def _pairs(setting: Setting, num_turns: int) -> Iterator[str]:
         started = time.perf_counter()
         with torch.no_grad():
             (found,) = stage1(r, point, chosen, 10, [Question(rows, (nothing, nothing))])
-            final_by_head(found, rows, point, chosen, fast_scorer(model, h, r))
+            final_by_head(found, rows, 10, point, chosen, fast_scorer(model, h, r))
         return time.perf_counter() - started
 
     sizes = [base * factor for factor in (1, 2, 4, 8)]
@@ -67,6 +68,6 @@ def _tokens(setting: Setting, num_turns: int) -> Iterator[str]:
         step = our_way.training(given, num_turns + 1)
         seconds = statistics.median([step(index) for index in range(num_turns + 1)][1:])
         source = parts.task.texts
-        flops = forward_flops(source.module.config, source.tokens.lengths)  # type: ignore[union-attr]
+        flops = forward_flops(source.module.config, source.tokens.lengths).sum()  # type: ignore[union-attr]
         first = first or (seconds, flops)
         yield f"| {max_tokens} | {seconds:.3g} | {seconds / first[0]:.3g} | {flops / first[1]:.3g} |"

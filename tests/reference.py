@@ -157,8 +157,8 @@ def rank(
     scored = stage1[:k] if k is not None else []
     final = sorted(scored, key=margin, reverse=True) + stage1[len(scored) :]
     dead = sum(score(point, candidate.text(pairs)) == (0, 0) for candidate in scored)
-    best = margin if scored else distance
-    rivals = scored or stage1
+    by_margin = len(scored) > 1
+    best, rivals = (margin, scored) if by_margin else (distance, stage1)
     tie = sum(best(candidate) == best(final[0]) for candidate in rivals) > 1
     return Ranked(Candidate(True, row), stage1, final, len(scored), dead, tie)
 

@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import biencoder_ablate.evaluation.fast_scoring as fast_scoring
-from biencoder_ablate.evaluation import ranking
+from biencoder_ablate.evaluation import distances
+from biencoder_ablate.evaluation import stage1 as stage1_module
 from biencoder_ablate.evaluation.fast_scoring import fast_scorer, plain_scorer
-from biencoder_ablate.evaluation.ranking import Question, score_lists, stage1
+from biencoder_ablate.evaluation.ranking import score_lists
+from biencoder_ablate.evaluation.stage1 import Question, stage1
 from biencoder_ablate.model.biencoder import BiEncoder
 
 HEADS = [
@@ -124,7 +126,7 @@ def by_sorting(retrieval, point, candidate, row, k, left_out, admitted):
 def uncentred(x):
     """Targets whose distances on a grid of whole numbers are exact, so that ties are ties."""
     squares = x.square().sum(1, keepdim=True)
-    return ranking.Targets(torch.zeros(x.shape[1]), torch.cat([x, torch.ones_like(squares), squares], dim=1))
+    return distances.Targets(torch.zeros(x.shape[1]), torch.cat([x, torch.ones_like(squares), squares], dim=1))
 
 
 @st.composite
@@ -149,9 +151,9 @@ def test_every_way_of_stage_1_is_plain_sorting(task, way, block):
     retrieval, point, candidate, k, excluded, mask = task
     rows = np.arange(len(point))
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(ranking, "BLOCK", block)
-        patched.setattr(ranking, "make_targets", uncentred)
-        patched.setattr(ranking, "SPARSE", 2.0 if way == "list" else 0.0)
+        patched.setattr(stage1_module, "BLOCK", block)
+        patched.setattr(stage1_module, "make_targets", uncentred)
+        patched.setattr(stage1_module, "SPARSE", 2.0 if way == "list" else 0.0)
         question = Question(rows, excluded, None if way == "text" else lambda b: mask[b])
         # A second question about some of the rows is answered from the same distances.
         found, again = stage1(retrieval, point, candidate, k, [question, replace(question, rows=rows[::2])])

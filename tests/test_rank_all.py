@@ -17,10 +17,11 @@ from biencoder_ablate.data.pairs import SPLITS, Pair, build_corpus
 from biencoder_ablate.data.texts import build_table
 from biencoder_ablate.evaluation import rank_all as module
 from biencoder_ablate.evaluation.candidates import TASKS
+from biencoder_ablate.evaluation.distances import squared_distances
 from biencoder_ablate.evaluation.fast_scoring import plain_scorer
 from biencoder_ablate.evaluation.measure import figures, prepare
 from biencoder_ablate.evaluation.rank_all import BlockScores, head_arguments, rank_all, rank_by_scores
-from biencoder_ablate.evaluation.ranking import Ranking, squared_distances
+from biencoder_ablate.evaluation.ranking import Ranking
 from biencoder_ablate.evaluation.records import rank_everything
 from biencoder_ablate.evaluation.reevaluate import final_rankings
 from biencoder_ablate.model.biencoder import BiEncoder

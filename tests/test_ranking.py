@@ -34,8 +34,9 @@ from hypothesis import strategies as st
 
 from biencoder_ablate.data.pairs import Pair, build_corpus
 from biencoder_ablate.data.texts import build_table
+from biencoder_ablate.evaluation.distances import exclude, first_k, rank_of, smallest, squared_distances
 from biencoder_ablate.evaluation.measure import figures, prepare, rank_both
-from biencoder_ablate.evaluation.ranking import Question, exclude, first_k, rank_of, smallest, squared_distances, stage1
+from biencoder_ablate.evaluation.stage1 import Question, stage1
 from biencoder_ablate.model.heads import is_dead, margin
 
 LINE = {"a": 0, "b": 3, "c": 1, "d": 10, "e": 4}

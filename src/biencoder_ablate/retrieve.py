@@ -190,8 +190,8 @@ def rank_texts(model: BiEncoder, h_argument: torch.Tensor, h: torch.Tensor, rera
     import torch
 
     from biencoder_ablate.evaluation.all_pairs import all_pair_margins
+    from biencoder_ablate.evaluation.distances import first_k, squared_distances
     from biencoder_ablate.evaluation.rank_all import head_arguments
-    from biencoder_ablate.evaluation.ranking import first_k, squared_distances
     from biencoder_ablate.model.fusion import PARTS
 
     with torch.no_grad():

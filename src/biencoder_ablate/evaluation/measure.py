@@ -21,14 +21,8 @@ from biencoder_ablate.evaluation.candidates import (
     official_exclusions,
     task_mask,
 )
-from biencoder_ablate.evaluation.ranking import (
-    LogitsFunction,
-    Question,
-    Ranking,
-    final_by_distance,
-    final_by_head,
-    stage1,
-)
+from biencoder_ablate.evaluation.ranking import LogitsFunction, Ranking, final_by_distance, final_by_head
+from biencoder_ablate.evaluation.stage1 import Question, stage1
 
 RECALL_AT = (1, 10, 100)
 SOURCE_K = 10
@@ -103,11 +97,11 @@ def _rank(
     questions: Sequence[Question],
 ) -> list[Ranking]:
     point, candidate = prepared.split.point, prepared.candidate
-    found = stage1(retrieval, point, candidate, 2 if k is None else k, questions)
+    found = stage1(retrieval, point, candidate, max(2, k or 0), questions)
     pairs = zip(found, questions, strict=True)
     if k is None:
         return [final_by_distance(part, question.rows) for part, question in pairs]
-    return [final_by_head(part, question.rows, point, candidate, score) for part, question in pairs]
+    return [final_by_head(part, question.rows, k, point, candidate, score) for part, question in pairs]
 
 
 def figures(official: Ranking, clean: Ranking, counts: np.ndarray) -> dict[str, float]:

@@ -12,7 +12,7 @@ import torch
 
 from biencoder_ablate.data.pairs import DataError
 from biencoder_ablate.data.texts import SplitArrays
-from biencoder_ablate.evaluation.ranking import BLOCK, squared_distances
+from biencoder_ablate.evaluation.distances import BLOCK, distances_to, exclude, make_targets, smallest
 from biencoder_ablate.seeding import generator
 
 
@@ -91,23 +91,26 @@ def _is_forbidden(pool: NegativePool, rows: np.ndarray, positions: np.ndarray) -
 
 
 def mine_nearest(pool: NegativePool, rows: np.ndarray, retrieval: torch.Tensor, point: np.ndarray) -> np.ndarray:
-    """Pool position of the nearest allowed text to the points of `rows` (n,), ties to the lower position."""
+    """Pool position of the nearest allowed text to the points of `rows` (n,), ascending; ties to the lower position."""
     device = retrieval.device
-    pool_r = retrieval[torch.from_numpy(pool.text).to(device)]
+    targets = make_targets(retrieval[torch.from_numpy(pool.text).to(device)])
+    forbidden = np.divmod(pool.forbidden, pool.size)
     nearest = []
     for start in range(0, len(rows), BLOCK):
         block = rows[start : start + BLOCK]
-        distances = squared_distances(retrieval[torch.from_numpy(point[block]).to(device)], pool_r)
-        low = np.searchsorted(pool.forbidden, block * pool.size)
-        high = np.searchsorted(pool.forbidden, (block + 1) * pool.size)
-        for position, (a, b) in enumerate(zip(low, high, strict=True)):
-            distances[position, torch.from_numpy(pool.forbidden[a:b] % pool.size).to(device)] = torch.inf
+        distances = distances_to(retrieval[torch.from_numpy(point[block]).to(device)], targets)
+        exclude(distances, block, forbidden)
         nearest.append(_first_minimum(distances).cpu().numpy())
     return np.concatenate(nearest)
 
 
 def _first_minimum(distances: torch.Tensor) -> torch.Tensor:
-    """The lowest position of each row's minimum (b,); torch's argmin promises none in particular."""
-    least = distances.amin(dim=1, keepdim=True)
-    positions = torch.arange(distances.shape[1], device=distances.device).expand_as(distances)
-    return torch.where(distances == least, positions, distances.shape[1]).amin(dim=1)
+    """The lowest position of each row's minimum (b,); no search of torch's promises which of several it finds."""
+    values, positions = smallest(distances, min(2, distances.shape[1]))
+    found = positions[:, 0].clone()
+    tied = (values[:, -1] == values[:, 0]).nonzero()[:, 0] if values.shape[1] > 1 else found[:0]
+    if len(tied):
+        every = torch.arange(distances.shape[1], device=distances.device)
+        is_least = distances[tied] == values[tied, :1]
+        found[tied] = torch.where(is_least, every, distances.shape[1]).amin(dim=1)
+    return found

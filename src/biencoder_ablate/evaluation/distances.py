@@ -1,0 +1,123 @@
+"""Distances between embeddings, the nearest of many, and ranks by them: ties always by order.
+
+b points, C candidates, T embeddings, R their width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from biencoder_ablate.model.linear import linear
+
+BLOCK = 512
+"""So many points at a time have their distances worked out."""
+GROUP = 64
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Embeddings to measure distances to: their mean (R,), and [x, 1, |x|²] (T, R + 2) of each x less the mean."""
+
+    centre: torch.Tensor
+    extended: torch.Tensor
+
+
+def make_targets(embeddings: torch.Tensor) -> Targets:
+    """Ready embeddings (T, R) to measure distances to."""
+    centre = embeddings.mean(dim=0)
+    x = embeddings - centre
+    squares = x.square().sum(1, keepdim=True)
+    return Targets(centre, torch.cat([x, torch.ones_like(squares), squares], dim=1))
+
+
+def distances_to(points: torch.Tensor, targets: Targets) -> torch.Tensor:
+    """Squared Euclidean distances (b, T) of points (b, R) to the targets, float32.
+
+    As |a|² + |b|² − 2ab, all three in one matrix product, after moving the targets' mean to the origin:
+    embeddings of one encoder share a large common part, and leaving it in would cost the digits that order the
+    candidates. The square root is left out, since it would only merge distances that differ.
+    """
+    x = points - targets.centre
+    squares = x.square().sum(1, keepdim=True)
+    extended = torch.cat([-2 * x, squares, torch.ones_like(squares)], dim=1)
+    return linear(extended, targets.extended).clamp_(min=0.0)
+
+
+def squared_distances(points: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+    """Squared Euclidean distances (b, T) of points (b, R) to candidates (T, R): see `distances_to`."""
+    return distances_to(points, make_targets(candidates))
+
+
+def first_k(distances: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k nearest finite candidates (b, k) in order of distance, ties by candidate order, and their distances.
+
+    Rows with fewer end in −1 and inf. topk alone would leave ties to chance, so it only finds the k-th distance.
+    """
+    b, c = distances.shape
+    kth = torch.topk(distances, min(k, c), dim=1, largest=False, sorted=False).values.amax(dim=1)
+    kept = (distances <= kth[:, None]) & distances.isfinite()
+    rows, columns = kept.nonzero(as_tuple=True)
+    values = distances[rows, columns]
+    by_value = torch.argsort(values, stable=True)
+    in_order = by_value[torch.argsort(rows[by_value], stable=True)]
+    rows, columns, values = rows[in_order], columns[in_order], values[in_order]
+    counts = torch.bincount(rows, minlength=b)
+    position = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
+    taken = position < k
+    order = torch.full((b, k), -1, dtype=torch.int64, device=distances.device)
+    nearest = torch.full((b, k), torch.inf, dtype=distances.dtype, device=distances.device)
+    order[rows[taken], position[taken]] = columns[taken]
+    nearest[rows[taken], position[taken]] = values[taken]
+    return order, nearest
+
+
+def smallest(values: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k smallest values (b, k) of each row of (b, C) in ascending order, and their columns: torch.topk, faster.
+
+    The k smallest lie in the k groups of columns with the smallest minima, so that only those are searched. Which
+    of several equal values are taken is left to chance, as in topk.
+    """
+    num_groups = values.shape[1] // GROUP
+    if values.device.type != "cpu" or 4 * k > num_groups:
+        return torch.topk(values, k, dim=1, largest=False)
+    minima = values[:, : num_groups * GROUP].unflatten(1, (num_groups, GROUP)).amin(2)
+    groups = torch.topk(minima, k, dim=1, largest=False, sorted=False).indices
+    columns = (groups[:, :, None] * GROUP + torch.arange(GROUP)).flatten(1)
+    rest = torch.arange(num_groups * GROUP, values.shape[1]).expand(len(values), -1)
+    columns = torch.cat([columns, rest], dim=1)
+    found, places = torch.topk(values.gather(1, columns), k, dim=1, largest=False)
+    return found, columns.gather(1, places)
+
+
+def rank_of(scores: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+    """How many candidates come before the true one (b,): smaller scores (b, C), or equal and earlier."""
+    own = scores.gather(1, true[:, None])
+    before = (scores < own).sum(1)
+    not_after = (scores <= own).sum(1)
+    tied = (not_after - before > 1).nonzero(as_tuple=True)[0]
+    if len(tied):
+        earlier = torch.arange(scores.shape[1], device=scores.device)[None, :] < true[tied, None]
+        before[tied] += ((scores[tied] == own[tied]) & earlier).sum(1)
+    return before
+
+
+def exclusions_of(block: np.ndarray, excluded: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """(positions in the block, candidates) that the rows `block` (ascending) leave out.
+
+    All that is left out: `excluded`, as (rows, candidates) sorted by row.
+    """
+    rows, candidates = excluded
+    low, high = np.searchsorted(rows, block), np.searchsorted(rows, block, side="right")
+    counts = high - low
+    position = np.repeat(np.arange(len(block)), counts)
+    flat = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(low, counts)
+    return position, candidates[flat]
+
+
+def exclude(scores: torch.Tensor, block: np.ndarray, excluded: tuple[np.ndarray, np.ndarray]) -> None:
+    """Set the excluded candidates of the rows `block` (ascending) to inf in scores (b, C), in place."""
+    position, candidates = exclusions_of(block, excluded)
+    scores[torch.from_numpy(position).to(scores.device), torch.from_numpy(candidates).to(scores.device)] = torch.inf
