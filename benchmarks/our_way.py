@@ -61,6 +61,7 @@ def encoding(setting: Setting, device: str = "cpu", **options: object) -> Callab
             source.precision,
             source.train_token_budget,
             source.eval_token_budget,
+            source.threads,
         ).all_hidden().cpu()
         return time.perf_counter() - started
 

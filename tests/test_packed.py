@@ -1,5 +1,7 @@
 """The packed forward pass against transformers' own: outputs, gradients, dropout, bf16, and every way to attend."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -127,15 +129,17 @@ def test_a_text_does_not_see_its_neighbours():
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-@pytest.mark.parametrize("attend", ["_attend_in_runs", "_attend_padded"])
+@pytest.mark.parametrize("attend", ["_attend_in_runs", "_attend_padded", "a generator of its own"])
 def test_dropout_falls_as_often_as_in_the_plain_path(pooling, attend, monkeypatch):
     """Means and spreads of outputs over many draws agree; without dropout, or with it elsewhere, they would not."""
-    monkeypatch.setattr(packed, "_attend_in_runs", getattr(packed, attend))
+    if attend == "_attend_padded":
+        monkeypatch.setattr(packed, "_attend_in_runs", packed._attend_padded)
+    own = {"generator": torch.Generator().manual_seed(0)} if attend == "a generator of its own" else {}
     encoder, tokens, rows = make_encoder(pooling, dropout=0.3), make_tokens([11] * 400), np.zeros(400, dtype=np.int64)
     torch.manual_seed(0)
     with torch.no_grad():
         plain = encode_rows(plain_encoder(encoder, pooling), tokens, rows, 10**6, CPU)
-        found = encode_rows(packed_encoder(encoder, pooling), tokens, rows, 10**6, CPU)
+        found = encode_rows(partial(packed_encoder(encoder, pooling), **own), tokens, rows, 10**6, CPU)
     assert float(found.std(0).min()) > 0.01, "no dropout at all"
     error = (plain.std(0) + found.std(0)) / 400**0.5
     assert float(((found.mean(0) - plain.mean(0)).abs() / error).max()) < 4

@@ -220,8 +220,13 @@ def test_dropout_is_on_in_training_and_off_in_evaluation(tmp_path):
     modes = []
     dropouts = [module for module in parts.encoder.modules() if isinstance(module, torch.nn.Dropout)]
     assert dropouts and all(module.p == 0.1 for module in dropouts)
-    for module in dropouts:
-        module.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+    encode_group = parts.task.texts.encode_group
+
+    def encode_and_note(*args, **options):
+        modes.extend(module.training for module in dropouts)
+        return encode_group(*args, **options)
+
+    parts.task.texts.encode_group = encode_and_note
     embeddings = embed(parts.task)
     assert modes and not any(modes)
     again = embed(parts.task)

@@ -25,16 +25,15 @@ BF16_PEAKS = {
 """Dense bf16 operations a second of GPUs, from their makers' data sheets, by part of the name CUDA gives them."""
 
 
-def forward_flops(config: Any, lengths: np.ndarray) -> float:
-    """Operations of one forward pass of a BertModel over texts of `lengths` tokens (B,).
+def forward_flops(config: Any, lengths: np.ndarray) -> np.ndarray:
+    """Operations of a BertModel's forward pass over each text of `lengths` tokens (B,) → (B,).
 
     Per layer and token 8 H² for the four projections of attention and 4 H I for the feed-forward's two, I wide;
     per layer and text 4 L² H for queries on keys and weights on values.
     """
-    width = config.hidden_size
+    width, tokens = config.hidden_size, lengths.astype(np.float64)
     per_token = 8 * width**2 + 4 * width * config.intermediate_size
-    tokens, squares = float(lengths.sum()), float(np.square(lengths, dtype=np.float64).sum())
-    return config.num_hidden_layers * (per_token * tokens + 4 * width * squares)
+    return config.num_hidden_layers * (per_token * tokens + 4 * width * tokens**2)
 
 
 def peak_flops(device_name: str, precision: str) -> float | None:

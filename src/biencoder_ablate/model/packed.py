@@ -60,37 +60,51 @@ def _to_device(values: np.ndarray, device: torch.device) -> torch.Tensor:
 
 
 def encode_packed(
-    encoder: Any, pooling: str, batch: Packed, finish: Callable[..., torch.Tensor] | None = None
+    encoder: Any,
+    pooling: str,
+    batch: Packed,
+    finish: Callable[..., torch.Tensor] | None = None,
+    generator: torch.Generator | None = None,
 ) -> torch.Tensor:
     """Packed texts through a BertModel → pooled output (B, H), float32.
 
     With `cls` and `pooler` only the first token's output is used, so the last layer works it out for no other.
-    `finish` is `finish_layer`, or that through torch.compile.
+    `finish` is `finish_layer`, or that through torch.compile. Dropout draws from `generator`, or from torch's own.
     """
     assert not encoder.config.is_decoder and pooling in ("mean", "cls", "pooler")
     finish = finish or finish_layer
-    x = _embed(encoder.embeddings, batch)
+    x = _embed(encoder.embeddings, batch, generator)
     layers = list(encoder.encoder.layer)
     whole = layers if pooling == "mean" else layers[:-1]
     for layer in whole:
         attention = layer.attention.self
         query, key, value = _project(attention, x, "query", "key", "value")
-        x = finish(layer, _attend(attention, query, key, value, batch, batch.lengths), x)
+        attended = _attend(attention, Attended(query, key, value, batch.lengths, batch.lengths), batch, generator)
+        x = finish(layer, attended, x, generator)
     if pooling == "mean":
         lengths = torch.from_numpy(batch.lengths).to(x.device)
         return torch.segment_reduce(x.float(), "mean", lengths=lengths, axis=0)
     attention = layers[-1].attention.self
     first = x[batch.starts]
     (query,), (key, value) = _project(attention, first, "query"), _project(attention, x, "key", "value")
-    x = finish(layers[-1], _attend(attention, query, key, value, batch, np.ones_like(batch.lengths)), first)
+    asked = Attended(query, key, value, batch.lengths, np.ones_like(batch.lengths))
+    x = finish(layers[-1], _attend(attention, asked, batch, generator), first, generator)
     return (x if pooling == "cls" else encoder.pooler(x[:, None])).float()
 
 
-def _embed(embeddings: Any, batch: Packed) -> torch.Tensor:
+def _embed(embeddings: Any, batch: Packed, generator: torch.Generator | None) -> torch.Tensor:
     """Sum of word, position and token-type embeddings, normalised (N, H); every token is of type 0."""
     places = embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0]
     x = embeddings.word_embeddings(batch.ids) + F.embedding(batch.positions, places)
-    return embeddings.dropout(embeddings.LayerNorm(x))
+    return _drop(embeddings.dropout, embeddings.LayerNorm(x), generator)
+
+
+def _drop(dropout: Any, x: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+    """A module's dropout, its draws from `generator` where there is one."""
+    if generator is None or not dropout.training or dropout.p == 0:
+        return dropout(x)
+    kept = 1 - dropout.p
+    return x * torch.empty_like(x).bernoulli_(kept, generator=generator).div_(kept)
 
 
 def _project(attention: Any, x: torch.Tensor, *names: str) -> tuple[torch.Tensor, ...]:
@@ -100,56 +114,65 @@ def _project(attention: Any, x: torch.Tensor, *names: str) -> tuple[torch.Tensor
     return projected.view(len(x), len(parts), attention.num_attention_heads, -1).unbind(1)
 
 
-def finish_layer(layer: Any, attended: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+def finish_layer(
+    layer: Any, attended: torch.Tensor, x: torch.Tensor, generator: torch.Generator | None = None
+) -> torch.Tensor:
     """What a layer does after attention: project, add, normalise, feed forward, add, normalise (N, H)."""
     output, wide = layer.attention.output, layer.intermediate
-    x = output.LayerNorm(output.dropout(linear(attended, output.dense.weight, output.dense.bias)) + x)
+    projected = linear(attended, output.dense.weight, output.dense.bias)
+    x = output.LayerNorm(_drop(output.dropout, projected, generator) + x)
     wider = wide.intermediate_act_fn(linear(x, wide.dense.weight, wide.dense.bias))
     output = layer.output
-    return output.LayerNorm(output.dropout(linear(wider, output.dense.weight, output.dense.bias)) + x)
+    narrow = linear(wider, output.dense.weight, output.dense.bias)
+    return output.LayerNorm(_drop(output.dropout, narrow, generator) + x)
 
 
-def _attend(
-    attention: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    batch: Packed,
-    query_lengths: np.ndarray,
-) -> torch.Tensor:
-    """Queries attend to the keys of their own text, by the best way of the device: (…, A, D) → (…, H).
+@dataclass(frozen=True)
+class Attended:
+    """Queries of the first `query_lengths` (B,) tokens of each text, and keys and values of all `lengths` (B,):
+    (…, A, D), end to end."""
 
-    key and value are those of all N tokens; query those of the first `query_lengths` (B,) tokens of each text.
-    """
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    lengths: np.ndarray
+    query_lengths: np.ndarray
+
+
+def _attend(attention: Any, asked: Attended, batch: Packed, generator: torch.Generator | None) -> torch.Tensor:
+    """Queries attend to the keys of their own text, by the best way of the device: (…, A, D) → (…, H)."""
     dropout = attention.dropout.p if attention.training else 0.0
     call = functools.partial(F.scaled_dot_product_attention, dropout_p=dropout, scale=attention.scaling)
-    if query.device.type != "cuda":
-        return _attend_in_runs(call, query, key, value, batch.lengths, query_lengths)
-    if dropout == 0 and query.dtype in (torch.bfloat16, torch.float16):
-        return _attend_varlen(query, key, value, batch, query_lengths, attention.scaling)
-    return _attend_padded(call, query, key, value, batch.lengths, query_lengths)
+    if generator is not None and dropout > 0:
+        call = functools.partial(_attend_dropping, attention.dropout, attention.scaling, generator)
+    if asked.query.device.type != "cuda":
+        return _attend_in_runs(call, asked)
+    if dropout == 0 and asked.query.dtype in (torch.bfloat16, torch.float16):
+        return _attend_varlen(asked, batch, attention.scaling)
+    return _attend_padded(call, asked)
 
 
-def _attend_in_runs(
-    call: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    lengths: np.ndarray,
-    query_lengths: np.ndarray,
+def _attend_dropping(
+    dropout: Any, scale: float, generator: torch.Generator, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
 ) -> torch.Tensor:
+    """Attention (B, A, L, D) whose dropout draws from `generator`, which torch's own function cannot be given."""
+    weights = torch.softmax(query @ key.mT * scale, dim=-1)
+    return _drop(dropout, weights, generator) @ value
+
+
+def _attend_in_runs(call: Any, asked: Attended) -> torch.Tensor:
     """One call for each run of texts of one length: nothing is padded and nothing masked."""
-    begins = np.flatnonzero(np.diff(lengths, prepend=-1))
-    counts = np.diff(begins, append=len(lengths))
-    keys, queries = lengths[begins].tolist(), query_lengths[begins].tolist()
+    begins = np.flatnonzero(np.diff(asked.lengths, prepend=-1))
+    counts = np.diff(begins, append=len(asked.lengths))
+    keys, queries = asked.lengths[begins].tolist(), asked.query_lengths[begins].tolist()
     outputs = []
     for count, num_keys, num_queries, q, k, v in zip(
         counts.tolist(),
         keys,
         queries,
-        query.split((counts * queries).tolist()),
-        key.split((counts * keys).tolist()),
-        value.split((counts * keys).tolist()),
+        asked.query.split((counts * queries).tolist()),
+        asked.key.split((counts * keys).tolist()),
+        asked.value.split((counts * keys).tolist()),
         strict=True,
     ):
         attended = call(_by_head(q, count, num_queries), _by_head(k, count, num_keys), _by_head(v, count, num_keys))
@@ -162,35 +185,28 @@ def _by_head(x: torch.Tensor, count: int, length: int) -> torch.Tensor:
     return x.view(count, length, *x.shape[1:]).transpose(1, 2)
 
 
-def _attend_varlen(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, batch: Packed, query_lengths: np.ndarray, scale: float
-) -> torch.Tensor:
+def _attend_varlen(asked: Attended, batch: Packed, scale: float) -> torch.Tensor:
     """FlashAttention over texts of different lengths in one call; half precision, no dropout."""
     from torch.nn.attention.varlen import varlen_attn
 
+    query, key = asked.query, asked.key
     same = len(query) == len(key)
     of_queries = batch.boundaries if same else torch.arange(len(query) + 1, dtype=torch.int32, device=query.device)
-    attended = varlen_attn(
-        query, key, value, of_queries, batch.boundaries, int(query_lengths.max()), int(batch.lengths.max()), scale=scale
-    )
+    longest_query, longest = int(asked.query_lengths.max()), int(asked.lengths.max())
+    attended = varlen_attn(query, key, asked.value, of_queries, batch.boundaries, longest_query, longest, scale=scale)
     assert isinstance(attended, torch.Tensor)
     return attended.flatten(1)
 
 
-def _attend_padded(
-    call: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    lengths: np.ndarray,
-    query_lengths: np.ndarray,
-) -> torch.Tensor:
+def _attend_padded(call: Any, asked: Attended) -> torch.Tensor:
     """Texts padded for this step alone, those of similar length together, masked where they are padded."""
+    lengths, query_lengths = asked.lengths, asked.query_lengths
     outputs, groups = [], groups_of(lengths)
     sizes, query_sizes = ([int(of[group].sum()) for group in groups] for of in (lengths, query_lengths))
-    for group, q, k, v in zip(groups, query.split(query_sizes), key.split(sizes), value.split(sizes), strict=True):
+    parts = (asked.query.split(query_sizes), asked.key.split(sizes), asked.value.split(sizes))
+    for group, q, k, v in zip(groups, *parts, strict=True):
         inside, inside_q = _inside(lengths[group]), _inside(query_lengths[group])
-        mask = torch.from_numpy(inside[:, None, None]).to(query.device, non_blocking=True)
+        mask = torch.from_numpy(inside[:, None, None]).to(q.device, non_blocking=True)
         attended = call(_padded(q, inside_q), _padded(k, inside), _padded(v, inside), attn_mask=mask)
         outputs.append(attended.transpose(1, 2).flatten(0, 1).index_select(0, _flat(inside_q, q)).flatten(1))
     return torch.cat(outputs)

@@ -19,6 +19,7 @@ from biencoder_ablate.model.biencoder import BiEncoder
 from biencoder_ablate.model.encoding import packed_encoder, plain_encoder
 from biencoder_ablate.model.source import find_model, fingerprint_directory
 from biencoder_ablate.model.text_source import Advance, EncodedTexts
+from biencoder_ablate.model.threads import two_threads
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,14 @@ class TextEncoder:
         tokens = tokenize(self.tokenizer, texts, self.max_tokens)
         encode_group = (packed_encoder if self.fast else plain_encoder)(self.module, self.pooling)
         encoded = EncodedTexts(
-            self.module, encode_group, tokens, self.device, self.precision, self.token_budget, self.token_budget
+            self.module,
+            encode_group,
+            tokens,
+            self.device,
+            self.precision,
+            self.token_budget,
+            self.token_budget,
+            two_threads(self.device, self.fast),
         )
         return encoded.all_hidden(advance)
 

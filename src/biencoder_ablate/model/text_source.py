@@ -5,10 +5,11 @@ T texts of a corpus, B of them at a time, H pooled width.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,8 +17,9 @@ from torch import nn
 
 from biencoder_ablate.data.tokens import Tokens
 from biencoder_ablate.files import whole_file
-from biencoder_ablate.model.encoding import EncodeFunction, encode_rows
+from biencoder_ablate.model.encoding import EncodeFunction, back_in_order, encode_rows
 from biencoder_ablate.model.flops import forward_flops
+from biencoder_ablate.model.threads import TwoThreads, halves
 
 Advance = Callable[[int], None]
 
@@ -26,17 +28,20 @@ class TextSource(Protocol):
     """Pooled outputs of texts by number."""
 
     def hidden(self, rows: np.ndarray) -> torch.Tensor:
-        """h (B, H) of the texts `rows`, with gradients where the encoder is trained."""
+        """h (B, H) of the texts `rows`, which may repeat, with gradients where the encoder is trained."""
 
     def all_hidden(self, advance: Advance | None = None) -> torch.Tensor:
         """h (T, H) of every text, in eval mode and without gradients."""
 
     def work(self, rows: np.ndarray) -> tuple[int, float]:
-        """(tokens, operations) of a forward pass over the texts `rows`; nothing where they come from a cache."""
+        """(tokens, operations) of the forward pass of `hidden`; nothing where texts come from a cache."""
 
 
 class EncodedTexts:
-    """Texts run through the encoder each time."""
+    """Texts run through the encoder each time; each distinct one of a call once.
+
+    With `threads` two groups of texts are encoded at a time.
+    """
 
     def __init__(
         self,
@@ -47,6 +52,7 @@ class EncodedTexts:
         precision: str,
         train_token_budget: int,
         eval_token_budget: int,
+        threads: TwoThreads | None = None,
     ) -> None:
         self.module = module
         self.encode_group = encode_group
@@ -55,13 +61,38 @@ class EncodedTexts:
         self.precision = precision
         self.train_token_budget = train_token_budget
         self.eval_token_budget = eval_token_budget
-
-    def _run(self, rows: np.ndarray, budget: int, advance: Advance | None = None) -> torch.Tensor:
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
-            return encode_rows(self.encode_group, self.tokens, rows, budget, self.device, advance).float()
+        self.threads = threads
 
     def hidden(self, rows: np.ndarray) -> torch.Tensor:
-        return self._run(rows, self.train_token_budget)
+        distinct, where = np.unique(rows, return_inverse=True)
+        if self.threads is None or len(distinct) < 2:
+            h = self._encode(distinct)
+        else:
+            h, back = self._encode_halves(self.threads, distinct)
+            where = back[where]
+        return h.index_select(0, torch.from_numpy(where).to(h.device))
+
+    def _encode(self, rows: np.ndarray, generator: torch.Generator | None = None) -> torch.Tensor:
+        group = self._encode_group if generator is None else functools.partial(self._encode_group, generator=generator)
+        return encode_rows(group, self.tokens, rows, self.train_token_budget, self.device)
+
+    def _encode_group(self, *texts: Any, **generator: torch.Generator) -> torch.Tensor:
+        # Here, since autocast counts only in the thread that asks for it.
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+            return self.encode_group(*texts, **generator).float()
+
+    def _encode_halves(self, threads: TwoThreads, rows: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
+        """h of texts in two halves at a time, and where each text lies in it (both of length b).
+
+        Each half's dropout has a generator of its own, seeded from torch's, so that no draw depends on timing.
+        """
+        parts = halves(forward_flops(self.module.config, self.tokens.lengths[rows]))
+        seeds = torch.randint(2**62, (len(parts),)).tolist()
+        jobs = [
+            functools.partial(self._encode, rows[part], torch.Generator().manual_seed(seed))
+            for part, seed in zip(parts, seeds, strict=True)
+        ]
+        return threads.both_with_gradients((jobs[0], jobs[1])), back_in_order(parts)
 
     def all_hidden(self, advance: Advance | None = None) -> torch.Tensor:
         return self.eval_hidden(np.arange(len(self.tokens)), advance)
@@ -70,15 +101,18 @@ class EncodedTexts:
         """h (B, H) of the texts `rows`, in eval mode and without gradients."""
         was_training = self.module.training
         self.module.eval()
+        run = map if self.threads is None else self.threads.map
         try:
             with torch.no_grad():
-                return self._run(rows, self.eval_token_budget, advance)
+                return encode_rows(
+                    self._encode_group, self.tokens, rows, self.eval_token_budget, self.device, advance, run
+                )
         finally:
             self.module.train(was_training)
 
     def work(self, rows: np.ndarray) -> tuple[int, float]:
-        lengths = self.tokens.lengths[rows]
-        return int(lengths.sum()), forward_flops(self.module.config, lengths)
+        lengths = self.tokens.lengths[np.unique(rows)]
+        return int(lengths.sum()), float(forward_flops(self.module.config, lengths).sum())
 
 
 class CachedTexts:
@@ -88,7 +122,7 @@ class CachedTexts:
         self.features = features
 
     def hidden(self, rows: np.ndarray) -> torch.Tensor:
-        return self.features[torch.from_numpy(rows).to(self.features.device)]
+        return self.features.index_select(0, torch.from_numpy(rows).to(self.features.device))
 
     def all_hidden(self, advance: Advance | None = None) -> torch.Tensor:
         return self.features

@@ -34,6 +34,7 @@ from biencoder_ablate.model.text_source import (
     load_features,
     save_features,
 )
+from biencoder_ablate.model.threads import two_threads
 from biencoder_ablate.runs.log import RunLog, progress
 from biencoder_ablate.runs.naming import identity, run_name
 from biencoder_ablate.training.distributed import SharedTexts, World, world_from_environment
@@ -238,7 +239,14 @@ def _encoded_texts(plan: Plan, encoder: Any, tokens: Tokens, world: World) -> En
         packed_encoder(encoder, pooling, training.compile) if training.fast else plain_encoder(encoder, pooling)
     )
     texts = EncodedTexts(
-        encoder, encode_group, tokens, plan.device, plan.precision, TRAIN_TOKEN_BUDGET[kind], EVAL_TOKEN_BUDGET[kind]
+        encoder,
+        encode_group,
+        tokens,
+        plan.device,
+        plan.precision,
+        TRAIN_TOKEN_BUDGET[kind],
+        EVAL_TOKEN_BUDGET[kind],
+        two_threads(plan.device, training.fast and not training.compile),
     )
     return texts if world.size == 1 else SharedTexts(texts, world)
 

@@ -203,16 +203,21 @@ def train_step(
 def _share_losses(
     task: Task, recipe: Recipe, point: np.ndarray, counter: np.ndarray, negative: np.ndarray
 ) -> tuple[Losses, tuple[int, float]]:
-    """Losses of triplets of text indices (B,), each distinct text encoded once, and the work of that."""
-    distinct, where = np.unique(np.concatenate([point, counter, negative]), return_inverse=True)
-    h = task.texts.hidden(distinct)
-    r = task.model.retrieval(h)
-    rows = torch.from_numpy(where.reshape(3, -1)).to(task.device)
-    h_p, r_p, h_cn, r_cn = h[rows[0]], r[rows[0]], h[rows[1:]], r[rows[1:]]
+    """Losses of triplets of text indices (B,), and the work of encoding them."""
+    rows = np.concatenate([point, counter, negative])
+    h = task.texts.hidden(rows)
+    h_p, h_cn = _points_and_others(h)
+    r_p, r_cn = _points_and_others(task.model.retrieval(h))
     # Counters and negatives go through the head in one call: small batches cost calls rather than products.
     logits = task.model.logits(h_p.expand_as(h_cn), r_p.expand_as(r_cn), h_cn, r_cn)
     losses = batch_losses(r_p, r_cn[0], r_cn[1], logits[0], logits[1], recipe.weights)
-    return losses, task.texts.work(distinct)
+    return losses, task.texts.work(rows)
+
+
+def _points_and_others(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Points, counters and negatives end to end (3B, W) → points (B, W); counters and negatives (2, B, W)."""
+    points, *others = x.unflatten(0, (3, -1)).split([1, 2])
+    return points[0], others[0]
 
 
 def _finite(losses: torch.Tensor, epoch: int, step: int) -> torch.Tensor:

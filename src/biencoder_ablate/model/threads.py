@@ -1,0 +1,71 @@
+"""Two jobs at once on the CPU, each with half of the kernel threads: products of few rows gain little from more.
+
+A backward pass runs in the thread that asks for it, so that two at once need two graphs: each job's own, joined by
+`both_with_gradients`. Only two, because two gradients of one weight have the same sum in either order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+From = TypeVar("From")
+To = TypeVar("To")
+
+
+class TwoThreads:
+    """Two threads that share out the kernel threads which the caller had; they live as long as this object."""
+
+    def __init__(self) -> None:
+        assert torch.get_num_threads() > 1
+        threads = torch.get_num_threads() // 2
+        self._pool = ThreadPoolExecutor(2, "encoder", torch.set_num_threads, (threads,))
+
+    def map(self, job: Callable[[From], To], items: Iterable[From]) -> Iterator[To]:
+        """The jobs' results, in the order of `items`; without gradients, whatever the caller's mode."""
+        return self._pool.map(torch.no_grad()(job), items)
+
+    def both_with_gradients(self, jobs: tuple[Callable[[], torch.Tensor], ...]) -> torch.Tensor:
+        """The outputs (b, H) of two jobs, one below the other. A backward pass runs in both threads as well, and
+        adds to the gradients of whatever the jobs made their outputs from."""
+        assert len(jobs) == 2
+        joined: torch.Tensor = _Both.apply(torch.empty(0, requires_grad=True), self._pool, jobs)
+        return joined
+
+
+def two_threads(device: torch.device, fast: bool) -> TwoThreads | None:
+    """Two threads where they pay: on a CPU with kernel threads to share out."""
+    return TwoThreads() if fast and device.type == "cpu" and torch.get_num_threads() > 1 else None
+
+
+class _Both(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, _: torch.Tensor, pool: ThreadPoolExecutor, jobs: tuple) -> torch.Tensor:
+        ctx.pool, ctx.outputs = pool, list(pool.map(_with_gradients, jobs))
+        return torch.cat([output.detach() for output in ctx.outputs])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[None, None, None]:
+        pieces = gradients[0].split([len(output) for output in ctx.outputs])
+        list(ctx.pool.map(torch.autograd.backward, ctx.outputs, pieces))
+        return None, None, None
+
+
+def _with_gradients(job: Callable[[], torch.Tensor]) -> torch.Tensor:
+    with torch.enable_grad():
+        return job()
+
+
+def halves(costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of `costs` (n,), two or more, in two sets of about equal cost: the dearest first, to the lighter."""
+    sets: tuple[list[int], list[int]] = ([], [])
+    totals = [0.0, 0.0]
+    for position in np.argsort(-costs, kind="stable").tolist():
+        lighter = int(totals[1] < totals[0])
+        sets[lighter].append(position)
+        totals[lighter] += costs[position]
+    return np.array(sets[0], dtype=np.int64), np.array(sets[1], dtype=np.int64)
