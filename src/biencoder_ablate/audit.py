@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
+
+from biencoder_ablate.entry import add_json_option, answer, print_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,23 +18,18 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the audit as tables, or as JSON; returns the exit code (1 with one message for what is wrong)."""
-    parser = _parser()
-    try:
-        arguments = parser.parse_intermixed_args(argv)
-        report = audit(arguments.overrides)
-        if arguments.json:
-            print(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False))
-        else:
-            from biencoder_ablate.data.audit import describe
+    return answer(_parser(), argv, _show)
 
-            print(describe(report))
-            print(f"\ntokens: {report['tokenizer']['note']}")
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+
+def _show(arguments: argparse.Namespace) -> None:
+    report = audit(arguments.overrides)
+    if arguments.json:
+        print_json(report)
+        return
+    from biencoder_ablate.data.audit import describe
+
+    print(describe(report))
+    print(f"\ntokens: {report['tokenizer']['note']}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -50,12 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="as for training: data=…, data.path=…, data.disjoint=true; model=… for lengths in tokens",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
-
-    def refuse(message: str) -> NoReturn:
-        raise ValueError(f"{message}; see --help")
-
-    parser.error = refuse  # type: ignore[method-assign]
+    add_json_option(parser)
     return parser
 
 

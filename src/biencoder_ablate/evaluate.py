@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from biencoder_ablate.entry import add_json_option, answer, print_json
 from biencoder_ablate.finished import (
     ALLOWED,
     FinishedRun,
@@ -33,23 +33,18 @@ MEASURED = ("val", "test")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, keep RUN_DIR/evaluations/NAME.json, print tables or JSON; returns the exit code."""
-    parser = _parser()
-    try:
-        arguments = parser.parse_intermixed_args(argv)
-        report = evaluate(arguments.run_dir, arguments.overrides, arguments.baselines, quiet=arguments.json)
-        path = keep(arguments.run_dir, report)
-        if arguments.json:
-            print(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False))
-        else:
-            from biencoder_ablate.evaluation.reevaluate import describe
+    return answer(_parser(), argv, _show)
 
-            print(f"{describe(report)}\nkept in {path}")
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+
+def _show(arguments: argparse.Namespace) -> None:
+    report = evaluate(arguments.run_dir, arguments.overrides, arguments.baselines, quiet=arguments.json)
+    path = keep(arguments.run_dir, report)
+    if arguments.json:
+        print_json(report)
+        return
+    from biencoder_ablate.evaluation.reevaluate import describe
+
+    print(f"{describe(report)}\nkept in {path}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -66,12 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="add rows that need no training: TF-IDF cosine, BM25, the untrained encoder's similarity",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
-
-    def refuse(message: str) -> NoReturn:
-        raise ValueError(f"{message}; see --help")
-
-    parser.error = refuse  # type: ignore[method-assign]
+    add_json_option(parser)
     return parser
 
 

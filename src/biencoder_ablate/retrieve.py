@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
+
+from biencoder_ablate.entry import add_json_option, answer, print_json
 
 if TYPE_CHECKING:
     import torch
@@ -22,18 +23,16 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the best counters as text or JSON; returns the exit code (1 with one message for what is wrong)."""
-    parser = _parser()
-    try:
-        arguments = parser.parse_intermixed_args(argv)
-        argument = sys.stdin.read() if arguments.argument == "-" else arguments.argument
-        found = retrieve(arguments.run_dir, argument, arguments.k, arguments.candidates, arguments.overrides)
-        print(json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False) if arguments.json else describe(found))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return answer(_parser(), argv, _show)
+
+
+def _show(arguments: argparse.Namespace) -> None:
+    argument = sys.stdin.read() if arguments.argument == "-" else arguments.argument
+    found = retrieve(arguments.run_dir, argument, arguments.k, arguments.candidates, arguments.overrides)
+    if arguments.json:
+        print_json(found)
+    else:
+        print(describe(found))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -58,12 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="rank the lines of this text file, one argument a line, instead of the run's corpus",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
-
-    def refuse(message: str) -> NoReturn:
-        raise ValueError(f"{message}; see --help")
-
-    parser.error = refuse  # type: ignore[method-assign]
+    add_json_option(parser)
     return parser
 
 

@@ -1,0 +1,38 @@
+"""What the commands beside training share: parsing, one line for a mistake, exit codes, JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+
+def answer(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None, carry_out: Callable[[argparse.Namespace], None]
+) -> int:
+    """Parse and carry out; returns the exit code: 1 with one message for a mistake, 130 after Ctrl-C."""
+
+    def refuse(message: str) -> NoReturn:
+        raise ValueError(f"{message}; see --help")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    try:
+        carry_out(parser.parse_intermixed_args(argv))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def add_json_option(parser: argparse.ArgumentParser) -> None:
+    """--json."""
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+
+
+def print_json(value: Any) -> None:
+    """A value as indented JSON, without NaN or infinity."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
