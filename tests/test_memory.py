@@ -5,9 +5,10 @@ import sys
 import pytest
 from helpers import run_python
 
-# A block of 64 MB, made, touched and freed again and again: how many page faults come after the first.
+# A block of 64 MB, made, touched and freed again and again, in a thread as well: how many page faults come after
+# the first.
 PROGRAM = """
-import ctypes, resource
+import ctypes, resource, threading
 from biencoder_ablate.model.memory import keep_freed_memory
 print(keep_freed_memory())
 libc = ctypes.CDLL(None)
@@ -16,10 +17,16 @@ def touch():
     block = libc.malloc(64 * 2**20)
     ctypes.memset(block, 1, 64 * 2**20)
     libc.free(block)
+def in_a_thread():
+    thread = threading.Thread(target=touch)
+    thread.start()
+    thread.join()
 touch()
+in_a_thread()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(5):
     touch()
+    in_a_thread()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 glibc = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is asked")

@@ -13,7 +13,7 @@ from scipy import stats
 from biencoder_ablate.data.arguana import load_arguana
 from biencoder_ablate.data.pairs import DataError, Pair, build_corpus
 from biencoder_ablate.data.texts import build_table
-from biencoder_ablate.training.negatives import build_pool, draw_negatives
+from biencoder_ablate.training.negatives import _first_minimum, build_pool, draw_negatives
 
 
 def make_table(train, other=("something else", "a different thing")):
@@ -159,6 +159,13 @@ def test_mining_in_blocks_of_many_points():
         i = int(pair.point.split()[1])
         # point i lies at 4i, counter i−1 at 4i − 3, point i+1 at 4i + 4
         assert table.texts[negative[row]] == (f"counter {i - 1}" if i else "point 1")
+
+
+@pytest.mark.parametrize("num_texts", [2, 13, 700])
+def test_of_equally_near_texts_the_lowest_is_found(num_texts):
+    """numpy's argmin promises the first. 700 columns are searched in groups, 13 at once."""
+    distances = torch.from_numpy(np.random.default_rng(0).integers(0, 4, (200, num_texts)).astype(np.float32))
+    assert np.array_equal(_first_minimum(distances).numpy(), distances.numpy().argmin(axis=1))
 
 
 def test_on_the_real_corpus_a_copy_of_the_answer_is_never_mined(real_corpus):

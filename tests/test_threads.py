@@ -8,14 +8,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_packed import CPU, ENCODERS, make_encoder, make_tokens
+from test_packed import CPU, make_encoder, make_tokens
 from torch import nn
 
 from biencoder_ablate.model.encoding import back_in_order, packed_encoder
 from biencoder_ablate.model.packed import _attend_dropping, _drop
 from biencoder_ablate.model.text_source import EncodedTexts
-from biencoder_ablate.model.threads import TwoThreads, halves, two_threads
+from biencoder_ablate.model.threads import TwoThreads, halves
 
+ENCODERS = {pooling: make_encoder(pooling).eval() for pooling in ("mean", "cls", "pooler")}
 LENGTHS = [4, 9, 2, 7, 7, 3, 16, 1]
 ROWS = np.array([3, 0, 3, 6, 5, 2, 2, 7, 1, 4])
 
@@ -43,7 +44,6 @@ def gradients(texts, rows, weights):
 @pytest.mark.parametrize("pooling", ["mean", "cls", "pooler"])
 def test_two_threads_give_the_outputs_and_gradients_of_one(pooling):
     weights = torch.randn(len(ROWS), ENCODERS[pooling].config.hidden_size, generator=torch.Generator().manual_seed(0))
-    ENCODERS[pooling].eval()
     one, two = source(pooling, None), source(pooling, TwoThreads())
     assert torch.allclose(two.hidden(ROWS), one.hidden(ROWS), atol=1e-6)
     assert torch.allclose(two.all_hidden(), one.all_hidden(), atol=1e-6)
@@ -109,22 +109,46 @@ def test_an_error_in_a_thread_reaches_the_caller():
         source("mean", TwoThreads(), encode_group=broken).all_hidden()
 
 
-def test_the_caller_keeps_its_kernel_threads():
-    TwoThreads().both_with_gradients((lambda: torch.ones(1, 1), lambda: torch.ones(1, 1)))
-    assert torch.get_num_threads() == 2
+def test_each_thread_has_half_of_the_kernel_threads_and_the_caller_keeps_them_all():
+    torch.set_num_threads(4)
+    seen = list(TwoThreads().map(lambda _: time.sleep(0.05) or torch.get_num_threads(), range(4)))
+    assert seen == [2] * 4 and torch.get_num_threads() == 4
+
+
+def test_each_distinct_text_is_encoded_once():
+    plain, seen = packed_encoder(ENCODERS["mean"], "mean"), []
+
+    def note(tokens, rows, device, **generator):
+        seen.extend(rows.tolist())
+        return plain(tokens, rows, device, **generator)
+
+    for threads in (None, TwoThreads()):
+        seen.clear()
+        texts = source("mean", threads, encode_group=note)
+        texts.hidden(ROWS)
+        assert sorted(seen) == sorted(set(ROWS.tolist()))
+        assert texts.work(ROWS)[0] == sum(LENGTHS[row] for row in set(ROWS.tolist()))
+
+
+def test_the_halves_have_draws_of_their_own_that_one_thread_makes_as_well():
+    encoder = make_encoder("mean", dropout=0.3)
+    plain, seeds, found = packed_encoder(encoder, "mean"), [], []
+
+    def note(tokens, rows, device, generator):
+        seeds.append(generator.initial_seed())
+        return plain(tokens, rows, device, generator)
+
+    for num_threads in (2, 1):
+        torch.set_num_threads(num_threads)
+        torch.manual_seed(5)
+        found.append(EncodedTexts(encoder, note, make_tokens(LENGTHS), CPU, "fp32", 20, 20, TwoThreads()).hidden(ROWS))
+    assert len(set(seeds)) == 2
+    assert torch.allclose(found[0], found[1], atol=1e-6)
 
 
 def test_one_text_needs_no_second_thread():
     texts = source("mean", TwoThreads())
     assert torch.allclose(texts.hidden(np.array([3, 3])), source("mean", None).hidden(np.array([3, 3])), atol=1e-6)
-
-
-def test_threads_are_for_the_fast_path_on_a_cpu_that_has_several():
-    assert two_threads(CPU, fast=True) is not None
-    assert two_threads(CPU, fast=False) is None
-    assert two_threads(torch.device("cuda"), fast=True) is None
-    torch.set_num_threads(1)
-    assert two_threads(CPU, fast=True) is None
 
 
 def test_halves_are_balanced_by_cost():

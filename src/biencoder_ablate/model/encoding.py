@@ -15,8 +15,8 @@ from biencoder_ablate.model.biencoder import encode
 from biencoder_ablate.model.packed import encode_packed, finish_layer, pack
 
 EncodeFunction = Callable[..., torch.Tensor]
-"""Tokens, some texts of them by number (b,) and a device → h (b, H) in one pass through an encoder; dropout draws
-from a `generator`, where one is given, else from torch's own."""
+"""Tokens, some texts of them by number (b,) and a device → h (b, H) in one pass through an encoder. Dropout draws
+from torch's generator; the fast path's takes another as `generator`."""
 
 
 def encode_rows(

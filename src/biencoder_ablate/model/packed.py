@@ -79,7 +79,7 @@ def encode_packed(
     for layer in whole:
         attention = layer.attention.self
         query, key, value = _project(attention, x, "query", "key", "value")
-        attended = _attend(attention, Attended(query, key, value, batch.lengths, batch.lengths), batch, generator)
+        attended = _attend(attention, Asked(query, key, value, batch.lengths, batch.lengths), batch, generator)
         x = finish(layer, attended, x, generator)
     if pooling == "mean":
         lengths = torch.from_numpy(batch.lengths).to(x.device)
@@ -87,7 +87,7 @@ def encode_packed(
     attention = layers[-1].attention.self
     first = x[batch.starts]
     (query,), (key, value) = _project(attention, first, "query"), _project(attention, x, "key", "value")
-    asked = Attended(query, key, value, batch.lengths, np.ones_like(batch.lengths))
+    asked = Asked(query, key, value, batch.lengths, np.ones_like(batch.lengths))
     x = finish(layers[-1], _attend(attention, asked, batch, generator), first, generator)
     return (x if pooling == "cls" else encoder.pooler(x[:, None])).float()
 
@@ -128,7 +128,7 @@ def finish_layer(
 
 
 @dataclass(frozen=True)
-class Attended:
+class Asked:
     """Queries of the first `query_lengths` (B,) tokens of each text, and keys and values of all `lengths` (B,):
     (…, A, D), end to end."""
 
@@ -139,7 +139,7 @@ class Attended:
     query_lengths: np.ndarray
 
 
-def _attend(attention: Any, asked: Attended, batch: Packed, generator: torch.Generator | None) -> torch.Tensor:
+def _attend(attention: Any, asked: Asked, batch: Packed, generator: torch.Generator | None) -> torch.Tensor:
     """Queries attend to the keys of their own text, by the best way of the device: (…, A, D) → (…, H)."""
     dropout = attention.dropout.p if attention.training else 0.0
     call = functools.partial(F.scaled_dot_product_attention, dropout_p=dropout, scale=attention.scaling)
@@ -160,7 +160,7 @@ def _attend_dropping(
     return _drop(dropout, weights, generator) @ value
 
 
-def _attend_in_runs(call: Any, asked: Attended) -> torch.Tensor:
+def _attend_in_runs(call: Any, asked: Asked) -> torch.Tensor:
     """One call for each run of texts of one length: nothing is padded and nothing masked."""
     begins = np.flatnonzero(np.diff(asked.lengths, prepend=-1))
     counts = np.diff(begins, append=len(asked.lengths))
@@ -185,7 +185,7 @@ def _by_head(x: torch.Tensor, count: int, length: int) -> torch.Tensor:
     return x.view(count, length, *x.shape[1:]).transpose(1, 2)
 
 
-def _attend_varlen(asked: Attended, batch: Packed, scale: float) -> torch.Tensor:
+def _attend_varlen(asked: Asked, batch: Packed, scale: float) -> torch.Tensor:
     """FlashAttention over texts of different lengths in one call; half precision, no dropout."""
     from torch.nn.attention.varlen import varlen_attn
 
@@ -198,7 +198,7 @@ def _attend_varlen(asked: Attended, batch: Packed, scale: float) -> torch.Tensor
     return attended.flatten(1)
 
 
-def _attend_padded(call: Any, asked: Attended) -> torch.Tensor:
+def _attend_padded(call: Any, asked: Asked) -> torch.Tensor:
     """Texts padded for this step alone, those of similar length together, masked where they are padded."""
     lengths, query_lengths = asked.lengths, asked.query_lengths
     outputs, groups = [], groups_of(lengths)

@@ -19,7 +19,7 @@ from biencoder_ablate.model.biencoder import BiEncoder
 from biencoder_ablate.model.encoding import packed_encoder, plain_encoder
 from biencoder_ablate.model.source import find_model, fingerprint_directory
 from biencoder_ablate.model.text_source import Advance, EncodedTexts
-from biencoder_ablate.model.threads import two_threads
+from biencoder_ablate.model.threads import TwoThreads
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class TextEncoder:
             self.precision,
             self.token_budget,
             self.token_budget,
-            two_threads(self.device, self.fast),
+            TwoThreads() if self.fast and self.device.type == "cpu" else None,
         )
         return encoded.all_hidden(advance)
 

@@ -40,7 +40,7 @@ class TextSource(Protocol):
 class EncodedTexts:
     """Texts run through the encoder each time; each distinct one of a call once.
 
-    With `threads` two groups of texts are encoded at a time.
+    With `threads` two groups of texts are encoded at a time; `encode_group` must take a generator then.
     """
 
     def __init__(
@@ -76,10 +76,12 @@ class EncodedTexts:
         group = self._encode_group if generator is None else functools.partial(self._encode_group, generator=generator)
         return encode_rows(group, self.tokens, rows, self.train_token_budget, self.device)
 
-    def _encode_group(self, *texts: Any, **generator: torch.Generator) -> torch.Tensor:
-        # Here, since autocast counts only in the thread that asks for it.
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
-            return self.encode_group(*texts, **generator).float()
+    def _encode_group(self, *tokens_rows_device: Any, **generator: torch.Generator) -> torch.Tensor:
+        # Here, since autocast counts only in the thread that asks for it. Its cache of cast weights is one for all
+        # threads, and would save nothing: a pass uses each weight once.
+        bf16 = self.precision == "bf16"
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16, cache_enabled=False):
+            return self.encode_group(*tokens_rows_device, **generator).float()
 
     def _encode_halves(self, threads: TwoThreads, rows: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
         """h of texts in two halves at a time, and where each text lies in it (both of length b).

@@ -18,28 +18,28 @@ To = TypeVar("To")
 
 
 class TwoThreads:
-    """Two threads that share out the kernel threads which the caller had; they live as long as this object."""
+    """Two threads that share out the kernel threads which the caller has; they live as long as this object.
+
+    A caller with one kernel thread gets the jobs done in turn, so that what is drawn in them is the same. Threads
+    that others start later have the half as well, until they say what they want (torch.set_num_threads).
+    """
 
     def __init__(self) -> None:
-        assert torch.get_num_threads() > 1
-        threads = torch.get_num_threads() // 2
-        self._pool = ThreadPoolExecutor(2, "encoder", torch.set_num_threads, (threads,))
+        threads = torch.get_num_threads()
+        self._pool = ThreadPoolExecutor(2, "encoder", torch.set_num_threads, (threads // 2,)) if threads > 1 else None
 
     def map(self, job: Callable[[From], To], items: Iterable[From]) -> Iterator[To]:
         """The jobs' results, in the order of `items`; without gradients, whatever the caller's mode."""
-        return self._pool.map(torch.no_grad()(job), items)
+        return (self._pool.map if self._pool else map)(torch.no_grad()(job), items)
 
     def both_with_gradients(self, jobs: tuple[Callable[[], torch.Tensor], ...]) -> torch.Tensor:
         """The outputs (b, H) of two jobs, one below the other. A backward pass runs in both threads as well, and
         adds to the gradients of whatever the jobs made their outputs from."""
         assert len(jobs) == 2
+        if self._pool is None:
+            return torch.cat([job() for job in jobs])
         joined: torch.Tensor = _Both.apply(torch.empty(0, requires_grad=True), self._pool, jobs)
         return joined
-
-
-def two_threads(device: torch.device, fast: bool) -> TwoThreads | None:
-    """Two threads where they pay: on a CPU with kernel threads to share out."""
-    return TwoThreads() if fast and device.type == "cpu" and torch.get_num_threads() > 1 else None
 
 
 class _Both(torch.autograd.Function):

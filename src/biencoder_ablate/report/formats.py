@@ -97,7 +97,7 @@ def markdown_text(text: str) -> str:
 def latex(analysis: Analysis) -> str:
     """table.tex: the configurations' table for a paper, with booktabs: mean ± standard deviation, and one interval.
 
-    Narrower than the page's table, so that it fits the text of a page.
+    Narrower than the page's table: with one or two axes it fits the text of an article, or nearly.
     """
     axes = [axis.name for axis in analysis.study.axes]
     protocols = list(dict.fromkeys(p for p in (analysis.primary, "official", "clean") if analysis.num_points[p]))

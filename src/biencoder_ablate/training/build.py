@@ -34,7 +34,7 @@ from biencoder_ablate.model.text_source import (
     load_features,
     save_features,
 )
-from biencoder_ablate.model.threads import two_threads
+from biencoder_ablate.model.threads import TwoThreads
 from biencoder_ablate.runs.log import RunLog, progress
 from biencoder_ablate.runs.naming import identity, run_name
 from biencoder_ablate.training.distributed import SharedTexts, World, world_from_environment
@@ -246,7 +246,7 @@ def _encoded_texts(plan: Plan, encoder: Any, tokens: Tokens, world: World) -> En
         plan.precision,
         TRAIN_TOKEN_BUDGET[kind],
         EVAL_TOKEN_BUDGET[kind],
-        two_threads(plan.device, training.fast and not training.compile),
+        TwoThreads() if training.fast and not training.compile and kind == "cpu" else None,
     )
     return texts if world.size == 1 else SharedTexts(texts, world)
 

@@ -105,10 +105,10 @@ def mine_nearest(pool: NegativePool, rows: np.ndarray, retrieval: torch.Tensor, 
 
 
 def _first_minimum(distances: torch.Tensor) -> torch.Tensor:
-    """The lowest position of each row's minimum (b,); no search of torch's promises which of several it finds."""
-    values, positions = smallest(distances, min(2, distances.shape[1]))
+    """Where each row (M), of two or more, has its minimum first (b,); no search of torch's promises which it finds."""
+    values, positions = smallest(distances, 2)
     found = positions[:, 0].clone()
-    tied = (values[:, -1] == values[:, 0]).nonzero()[:, 0] if values.shape[1] > 1 else found[:0]
+    tied = (values[:, 1] == values[:, 0]).nonzero()[:, 0]
     if len(tied):
         every = torch.arange(distances.shape[1], device=distances.device)
         is_least = distances[tied] == values[tied, :1]

@@ -1,6 +1,6 @@
 """The training loop: an epoch of steps, then every split measured. Reads top to bottom.
 
-N pairs, B of a batch, U distinct texts of a batch, T texts of the corpus.
+N pairs, B of a batch, T texts of the corpus.
 """
 
 from __future__ import annotations
@@ -216,8 +216,8 @@ def _share_losses(
 
 def _points_and_others(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Points, counters and negatives end to end (3B, W) → points (B, W); counters and negatives (2, B, W)."""
-    points, *others = x.unflatten(0, (3, -1)).split([1, 2])
-    return points[0], others[0]
+    points, others = x.unflatten(0, (3, -1)).split([1, 2])
+    return points[0], others
 
 
 def _finite(losses: torch.Tensor, epoch: int, step: int) -> torch.Tensor:
