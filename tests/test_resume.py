@@ -19,7 +19,7 @@ from biencoder_ablate.seeding import generator
 
 SETTINGS = (
     "training.freeze_encoder=true",
-    "training.epochs=12",
+    "training.epochs=30",
     "neg_ratio=0.3",
     "model.max_tokens=32",
     "training.head_learning_rate=0.001",
@@ -139,7 +139,7 @@ def test_sigterm_ends_with_143_and_the_same_command_goes_on(never_killed, tmp_pa
 
 def test_ctrl_c_ends_with_130_and_keeps_the_last_finished_epoch(tmp_path):
     folder = tmp_path / "interrupted"
-    process = start(folder)
+    process = start(folder, "training.epochs=2000")
     wait_for_epoch(process, folder, 1)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=300)
