@@ -12,7 +12,7 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra._internal.utils import get_args_parser
@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from biencoder_ablate.config import Config, ConfigError, check, schema_keys
+from biencoder_ablate.entry import refuse_in_one_line
 
 CONFIG_NAME = "config"
 SCHEMA_NAME = "biencoder_ablate_schema"
@@ -82,11 +83,7 @@ class Command:
 def parse_arguments(argv: Sequence[str]) -> Namespace:
     """Hydra's options and the overrides. Raises ConfigError where Hydra would print its usage."""
     parser = get_args_parser()
-
-    def refuse(message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see --help")
-
-    parser.error = refuse  # type: ignore[method-assign]
+    refuse_in_one_line(parser)
     return parser.parse_args(argv)
 
 

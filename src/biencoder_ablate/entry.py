@@ -1,4 +1,4 @@
-"""What the commands beside training share: parsing, one line for a mistake, exit codes, JSON."""
+"""What the commands share: one line for a mistake, exit codes, JSON. Imports nothing heavy, since all begin here."""
 
 from __future__ import annotations
 
@@ -8,16 +8,23 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from biencoder_ablate.config import ConfigError
+
+
+def refuse_in_one_line(parser: argparse.ArgumentParser) -> None:
+    """Have a parser raise ConfigError where argparse would print its usage and exit with 2."""
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see --help")
+
+    parser.error = refuse  # type: ignore[method-assign]
+
 
 def answer(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None, carry_out: Callable[[argparse.Namespace], None]
 ) -> int:
     """Parse and carry out; returns the exit code: 1 with one message for a mistake, 130 after Ctrl-C."""
-
-    def refuse(message: str) -> NoReturn:
-        raise ValueError(f"{message}; see --help")
-
-    parser.error = refuse  # type: ignore[method-assign]
+    refuse_in_one_line(parser)
     try:
         carry_out(parser.parse_intermixed_args(argv))
     except (ValueError, OSError) as error:

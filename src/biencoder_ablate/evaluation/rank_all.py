@@ -53,8 +53,7 @@ def rank_all(prepared: SplitCandidates, model: BiEncoder, h: torch.Tensor, r: to
     num_dead count allowed candidates only.
 
     Memory, beside h and r: some 40 bytes for each of BLOCK × C pairs, and what `all_pair_margins` takes for
-    BLOCK points; nothing grows with N × C. At C = 2802 the one is some
-    57 MB, the other under 150 MB.
+    BLOCK points; nothing grows with N × C. At C = 2802 the one is some 57 MB, the other under 150 MB.
 
     Raises:
         ValueError: an embedding or a score is not a finite number, so that nothing can be ranked by it.

@@ -94,7 +94,7 @@ class EncodedTexts:
             functools.partial(self._encode, rows[part], torch.Generator().manual_seed(seed))
             for part, seed in zip(parts, seeds, strict=True)
         ]
-        return threads.both_with_gradients((jobs[0], jobs[1])), back_in_order(parts)
+        return threads.both_with_gradients(*jobs), back_in_order(parts)
 
     def all_hidden(self, advance: Advance | None = None) -> torch.Tensor:
         return self.eval_hidden(np.arange(len(self.tokens)), advance)

@@ -32,32 +32,29 @@ class TwoThreads:
         """The jobs' results, in the order of `items`; without gradients, whatever the caller's mode."""
         return (self._pool.map if self._pool else map)(torch.no_grad()(job), items)
 
-    def both_with_gradients(self, jobs: tuple[Callable[[], torch.Tensor], ...]) -> torch.Tensor:
+    def both_with_gradients(
+        self, first: Callable[[], torch.Tensor], second: Callable[[], torch.Tensor]
+    ) -> torch.Tensor:
         """The outputs (b, H) of two jobs, one below the other. A backward pass runs in both threads as well, and
         adds to the gradients of whatever the jobs made their outputs from."""
-        assert len(jobs) == 2
         if self._pool is None:
-            return torch.cat([job() for job in jobs])
-        joined: torch.Tensor = _Both.apply(torch.empty(0, requires_grad=True), self._pool, jobs)
+            return torch.cat([first(), second()])
+        joined: torch.Tensor = _Both.apply(torch.empty(0, requires_grad=True), self._pool, first, second)
         return joined
 
 
 class _Both(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, _: torch.Tensor, pool: ThreadPoolExecutor, jobs: tuple) -> torch.Tensor:
-        ctx.pool, ctx.outputs = pool, list(pool.map(_with_gradients, jobs))
+    def forward(ctx: Any, _: torch.Tensor, pool: ThreadPoolExecutor, *jobs: Callable[[], torch.Tensor]) -> torch.Tensor:
+        # This thread has gradients off here; the pool's have them on.
+        ctx.pool, ctx.outputs = pool, list(pool.map(lambda job: job(), jobs))
         return torch.cat([output.detach() for output in ctx.outputs])
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[None, None, None]:
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[None, ...]:
         pieces = gradients[0].split([len(output) for output in ctx.outputs])
         list(ctx.pool.map(torch.autograd.backward, ctx.outputs, pieces))
-        return None, None, None
-
-
-def _with_gradients(job: Callable[[], torch.Tensor]) -> torch.Tensor:
-    with torch.enable_grad():
-        return job()
+        return None, None, None, None
 
 
 def halves(costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
