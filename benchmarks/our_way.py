@@ -14,12 +14,12 @@ from biencoder_ablate.evaluation.measure import prepare
 from biencoder_ablate.model.biencoder import BiEncoder
 from biencoder_ablate.model.load import load_tokenizer
 from biencoder_ablate.model.memory import keep_freed_memory
-from biencoder_ablate.model.text_source import CachedTexts, EncodedTexts
+from biencoder_ablate.model.texts import CachedTexts, EncodedTexts
 from biencoder_ablate.runs.log import RunLog
-from biencoder_ablate.training.build import Parts, build_parts, make_plan, make_recipe
-from biencoder_ablate.training.distributed import World
+from biencoder_ablate.training.assemble import Parts, build_parts, make_plan, make_recipe
+from biencoder_ablate.training.loop import Task, embed, make_optimizer, measure_all, train_step
 from biencoder_ablate.training.negatives import build_pool, draw_negatives
-from biencoder_ablate.training.trainer import Task, embed, make_optimizer, measure_all, train_step
+from biencoder_ablate.training.processes import World
 
 
 def build(setting: Setting, **training: object) -> Parts:
@@ -32,7 +32,7 @@ def training(setting: Setting, num_steps: int, device: str = "cpu", **options: o
     parts = build(setting, device=device, **options)
     task, recipe = parts.task, parts.recipe
     optimizer = make_optimizer(task.model, recipe, fused=True)
-    batches = draw_triples(task.table, setting.batch_size, num_steps, setting.seed)
+    batches = draw_triples(task.index, setting.batch_size, num_steps, setting.seed)
     task.model.train()
 
     def step(index: int) -> float:

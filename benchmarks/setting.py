@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from biencoder_ablate.config import Config, DataConfig, ModelConfig, TrainingConfig
+from biencoder_ablate.data.index import TextIndex, build_index
 from biencoder_ablate.data.load import load_corpus
-from biencoder_ablate.data.texts import TextTable, build_table
 from biencoder_ablate.model.source import MINILM_NAME, find_model
 
 
@@ -38,8 +38,8 @@ class Setting:
         config.training = TrainingConfig(batch_size=self.batch_size, **training)  # type: ignore[arg-type]
         return config
 
-    def table(self) -> TextTable:
-        return build_table(load_corpus(self.config().data))
+    def table(self) -> TextIndex:
+        return build_index(load_corpus(self.config().data))
 
     def model_directory(self) -> Path:
         directory = find_model(self.config().model).directory
@@ -47,7 +47,7 @@ class Setting:
         return directory
 
 
-def draw_triples(table: TextTable, batch_size: int, num: int, seed: int) -> list[np.ndarray]:
+def draw_triples(table: TextIndex, batch_size: int, num: int, seed: int) -> list[np.ndarray]:
     """`num` batches of text indices, each (3, B): points, counters and uniform negatives of the training split."""
     random = np.random.default_rng(seed)
     train = table.splits["train"]

@@ -15,9 +15,9 @@ SECOND_START = """
 import sys, time
 from biencoder_ablate.compose import load_config
 from biencoder_ablate.runs.log import RunLog
-from biencoder_ablate.training.build import build_parts, make_plan
-from biencoder_ablate.training.distributed import World
-from biencoder_ablate.training.trainer import embed, make_optimizer
+from biencoder_ablate.training.assemble import build_parts, make_plan
+from biencoder_ablate.training.processes import World
+from biencoder_ablate.training.loop import embed, make_optimizer
 import torch._dynamo  # torch.optim imports it when the first optimizer is made
 if "training.freeze_encoder=false" in sys.argv:
     import transformers.models.bert.modeling_bert, transformers.models.bert.tokenization_bert

@@ -12,7 +12,7 @@ import pytest
 from helpers import HEADS, REPOSITORY, run_program
 
 from biencoder_ablate.data.arguana import load_arguana
-from biencoder_ablate.data.pairs import Corpus
+from biencoder_ablate.data.corpus import Corpus
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any test imports the hub's library: no test may need a network
 

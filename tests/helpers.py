@@ -16,7 +16,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import biencoder_ablate
-from biencoder_ablate.data.pairs import Pair
+from biencoder_ablate.data.corpus import Pair
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = Path(biencoder_ablate.__file__).resolve().parent

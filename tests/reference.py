@@ -16,7 +16,7 @@ import torch
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from biencoder_ablate.data.pairs import SPLITS, Corpus, DataError, Pair, build_corpus, limit_debates, make_disjoint
+from biencoder_ablate.data.corpus import SPLITS, Corpus, DataError, Pair, build_corpus, limit_debates, make_disjoint
 from biencoder_ablate.model.heads import is_dead, margin
 
 Embeddings = Mapping[str, tuple[int, ...]]

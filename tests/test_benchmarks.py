@@ -16,7 +16,7 @@ import our_way  # noqa: E402
 from alternate import Way, alternate, median_ratio  # noqa: E402
 from setting import Setting, draw_triples  # noqa: E402
 
-from biencoder_ablate.training.trainer import make_optimizer, train_step  # noqa: E402
+from biencoder_ablate.training.loop import make_optimizer, train_step  # noqa: E402
 
 
 @pytest.fixture(scope="module")

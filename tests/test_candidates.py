@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from reference import Candidate, corpora, published_and_used
 
 from biencoder_ablate.data.arguana import load_arguana
-from biencoder_ablate.data.pairs import SPLITS, Pair, build_corpus
-from biencoder_ablate.data.texts import build_table
+from biencoder_ablate.data.corpus import SPLITS, Pair, build_corpus
+from biencoder_ablate.data.index import build_index
 from biencoder_ablate.evaluation.candidates import (
     TASKS,
     candidate_id,
@@ -69,7 +69,7 @@ EQUAL_TO_POINT = {0: {3, 11}, 4: {3, 7}}
 def split():
     pairs = [Pair("test", *row) for row in reversed(ROWS)]
     pairs += [Pair(name, "t", "d", "pro", 1, "x", "y") for name in ("train", "val")]
-    return build_table(build_corpus("hand", pairs)).splits["test"]
+    return build_index(build_corpus("hand", pairs)).splits["test"]
 
 
 def by_row(exclusions):
@@ -121,7 +121,7 @@ def test_totals_worked_by_hand(split):
 @given(corpora())
 def test_sets_and_totals_equal_the_reference(corpus):
     for name in SPLITS:
-        split = build_table(corpus).splits[name]
+        split = build_index(corpus).splits[name]
         pairs, n = corpus.split(name), len(split)
         assert list(pairs) == reference.in_candidate_order(pairs)
         assert candidate_totals(split) == reference.candidate_totals(pairs)
@@ -149,7 +149,7 @@ def _candidates(numbers, n):
 def test_clean_rows_equal_the_reference(both):
     """Also of corpora shortened after publication: a text that was published earlier stays leaked."""
     published, used = both
-    table, earlier = build_table(used), []
+    table, earlier = build_index(used), []
     for name in SPLITS:
         expected = reference.clean_rows(used.split(name), earlier)
         assert np.flatnonzero(table.splits[name].clean).tolist() == expected
@@ -158,7 +158,7 @@ def test_clean_rows_equal_the_reference(both):
 
 def test_totals_of_the_real_test_split(real_corpus):
     """The numbers that the corpus itself publishes, summed over the points of the test split."""
-    assert candidate_totals(build_table(load_arguana(real_corpus)).splits["test"]) == {
+    assert candidate_totals(build_index(load_arguana(real_corpus)).splits["test"]) == {
         "true": 1401,
         "debate_same_counter": 4052,
         "debate_same_point": 4058,

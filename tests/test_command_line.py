@@ -31,7 +31,7 @@ from hydra._internal.utils import get_args_parser
 import biencoder_ablate
 from biencoder_ablate.compose import conf_directory, to_config, understood
 from biencoder_ablate.config import Config, schema_keys
-from biencoder_ablate.data.pairs import SPLITS
+from biencoder_ablate.data.corpus import SPLITS
 from biencoder_ablate.data.sample import load_sample
 
 GROUPS = ("data", "model", "head", "fusion", "negatives", "experiment")

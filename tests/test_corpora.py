@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from biencoder_ablate.config import DataConfig
 from biencoder_ablate.data.arguana import load_arguana
-from biencoder_ablate.data.load import load_corpus
-from biencoder_ablate.data.pairs import (
+from biencoder_ablate.data.corpus import (
     SPLITS,
     DataError,
     Pair,
@@ -24,6 +23,7 @@ from biencoder_ablate.data.pairs import (
     make_disjoint,
     text_key,
 )
+from biencoder_ablate.data.load import load_corpus
 from biencoder_ablate.data.sample import load_sample
 from biencoder_ablate.data.splitting import split_debates
 from biencoder_ablate.data.table import load_table

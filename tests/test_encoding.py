@@ -8,19 +8,19 @@ import pytest
 import torch
 from helpers import run_python
 
+from biencoder_ablate.data.index import build_index
 from biencoder_ablate.data.sample import load_sample
-from biencoder_ablate.data.texts import build_table
 from biencoder_ablate.data.tokens import length_groups, pad, tokenize
 from biencoder_ablate.model.biencoder import encode
 from biencoder_ablate.model.encoding import encode_rows, plain_encoder
 from biencoder_ablate.model.load import build_tiny, learn_tokenizer
-from biencoder_ablate.model.text_source import EncodedTexts
+from biencoder_ablate.model.texts import EncodedTexts
 
 CPU = torch.device("cpu")
 POOLINGS = ("mean", "cls", "pooler")
 MAX_TOKENS = 48
 # From one token to more than MAX_TOKENS, many lengths, and two texts that are equal.
-WORDS = " ".join(build_table(load_sample()).texts[:8]).split()
+WORDS = " ".join(build_index(load_sample()).texts[:8]).split()
 TEXTS = [
     "No",
     *(" ".join(WORDS[start : start + 2 + start % 37]) for start in range(0, 180, 11)),
@@ -145,9 +145,9 @@ def test_groups_are_within_budget_and_hold_every_text_once():
 LEARN = """
 import hashlib, json
 from biencoder_ablate.data.sample import load_sample
-from biencoder_ablate.data.texts import build_table
+from biencoder_ablate.data.index import build_index
 from biencoder_ablate.model.load import learn_tokenizer
-texts = build_table(load_sample()).texts
+texts = build_index(load_sample()).texts
 tokenizer = learn_tokenizer(texts, 128)
 rows = tokenizer(list(texts))["input_ids"]
 print(hashlib.sha256(json.dumps([sorted(tokenizer.get_vocab().items()), rows]).encode()).hexdigest())
@@ -156,7 +156,7 @@ print(hashlib.sha256(json.dumps([sorted(tokenizer.get_vocab().items()), rows]).e
 
 def test_the_learned_vocabulary_is_the_same_in_every_process(tmp_path):
     """The tokenizers library's own trainer breaks ties by the order of a hash table: tokenizers issue 1794."""
-    texts = build_table(load_sample()).texts
+    texts = build_index(load_sample()).texts
     tokenizer = learn_tokenizer(texts, 128)
     here = [sorted(tokenizer.get_vocab().items()), tokenizer(list(texts))["input_ids"]]
     other = run_python(["-c", LEARN], tmp_path, PYTHONHASHSEED="1", TOKENIZERS_PARALLELISM="true")

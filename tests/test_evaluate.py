@@ -16,9 +16,9 @@ from omegaconf import OmegaConf
 from reference import published_and_used
 
 from biencoder_ablate import evaluate as command
-from biencoder_ablate.data.pairs import SPLITS, Pair
+from biencoder_ablate.data.corpus import SPLITS, Pair
+from biencoder_ablate.data.index import build_index
 from biencoder_ablate.data.sample import load_sample
-from biencoder_ablate.data.texts import build_table
 from biencoder_ablate.evaluation.baselines import bm25_similarities, count_words, tfidf_similarities
 from biencoder_ablate.evaluation.measure import prepare
 from biencoder_ablate.evaluation.reevaluate import figures_table, lexical_figures
@@ -220,7 +220,7 @@ LEXICAL = {"tfidf_cosine": tfidf_similarities, "bm25": bm25_similarities}
 def test_lexical_baselines_against_the_reference(both):
     """As a head that scores everything where all are equally far: candidate order, then the similarity."""
     published, used = both
-    table = build_table(used)
+    table = build_index(used)
     counts, number = count_words(table.texts), {text: row for row, text in enumerate(table.texts)}
     found = lexical_figures(table.texts, {name: prepare(split) for name, split in table.splits.items()})
     nowhere, earlier = dict.fromkeys(table.texts, (0,)), []

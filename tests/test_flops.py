@@ -11,9 +11,9 @@ from transformers import BertConfig, BertModel
 from biencoder_ablate.compose import load_config
 from biencoder_ablate.model.flops import forward_flops, peak_flops
 from biencoder_ablate.runs.log import RunLog
-from biencoder_ablate.training.build import build_parts, make_plan
-from biencoder_ablate.training.distributed import World
-from biencoder_ablate.training.trainer import embed, make_optimizer, train_epoch
+from biencoder_ablate.training.assemble import build_parts, make_plan
+from biencoder_ablate.training.loop import embed, make_optimizer, train_epoch
+from biencoder_ablate.training.processes import World
 
 CONFIG = BertConfig(
     vocab_size=30, hidden_size=24, num_hidden_layers=3, num_attention_heads=4, intermediate_size=40,

@@ -73,7 +73,7 @@ def test_every_layer_is_there_and_imports_are_seen():
     """Guards the test above against finding nothing."""
     parts = {part_of(name_of(path)) for path in MODULES}
     assert {"config", "data", "model", "evaluation", "runs", "training", "entry point"} <= parts
-    assert "data.pairs" in imports_of(PACKAGE / "data" / "arguana.py")
+    assert "data.corpus" in imports_of(PACKAGE / "data" / "arguana.py")
     assert "training.experiment" in imports_of(PACKAGE / "launch.py"), "an import inside a function"
     assert layer_of("training.experiment") > layer_of("runs.directory") > layer_of("model.load") > layer_of("data.load")
 
@@ -82,7 +82,7 @@ def test_model_evaluation_loss_and_negatives_never_see_the_config():
     """They take plain arguments (design §4). What finds and restores a model's files may know its groups."""
     groups_known = {"model/source.py", "model/restore.py"}
     plain = [path for path in MODULES if path.relative_to(PACKAGE).parts[0] in ("model", "evaluation")]
-    plain += [PACKAGE / "training" / f"{name}.py" for name in ("loss", "negatives", "schedule")]
+    plain += [PACKAGE / "training" / f"{name}.py" for name in ("losses", "negatives", "schedule")]
     for path in plain:
         allowed = {"ConfigError"}
         if path.relative_to(PACKAGE).as_posix() in groups_known:
@@ -99,10 +99,10 @@ HEAVY = ("torch", "transformers", "tokenizers", "scipy", "matplotlib", "pandas",
     "modules",
     [
         ["config", "files", "seeding"],
-        ["data.pairs", "data.arguana", "data.table", "data.sample", "data.load", "data.splitting", "data.texts"],
+        ["data.corpus", "data.arguana", "data.table", "data.sample", "data.load", "data.splitting", "data.index"],
         ["cli", "compose", "launch"],
         ["model.source"],
-        ["runs.directory", "runs.naming", "runs.metrics_log", "runs.manifest"],
+        ["runs.directory", "runs.identity", "runs.records", "runs.manifest"],
     ],
     ids=lambda modules: modules[0],
 )
@@ -118,11 +118,11 @@ def test_nothing_heavy_is_imported_before_it_is_needed(modules, tmp_path):
 
 def test_the_pair_records_need_only_the_standard_library(tmp_path):
     program = (
-        "import sys; import biencoder_ablate.data.pairs\n"
+        "import sys; import biencoder_ablate.data.corpus\n"
         "names = {name.partition('.')[0] for name in sys.modules} - set(sys.stdlib_module_names)\n"
         "print(sorted(name for name in names if not name.startswith('__')))"
     )
-    before = run_python(["-c", program.replace("import biencoder_ablate.data.pairs", "")], tmp_path)
+    before = run_python(["-c", program.replace("import biencoder_ablate.data.corpus", "")], tmp_path)
     after = run_python(["-c", program], tmp_path)
     added = set(ast.literal_eval(after.stdout)) - set(ast.literal_eval(before.stdout))
     assert added == {"biencoder_ablate"}

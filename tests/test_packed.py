@@ -13,7 +13,7 @@ import biencoder_ablate.model.linear
 import biencoder_ablate.model.packed as packed
 from biencoder_ablate.data.tokens import Tokens
 from biencoder_ablate.model.encoding import encode_rows, packed_encoder, plain_encoder
-from biencoder_ablate.model.text_source import EncodedTexts
+from biencoder_ablate.model.texts import EncodedTexts
 
 CPU = torch.device("cpu")
 POOLINGS = ("mean", "cls", "pooler")

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import TASKS, ToyModel, published_and_used
 
-from biencoder_ablate.data.pairs import SPLITS, Pair, build_corpus
-from biencoder_ablate.data.texts import build_table
+from biencoder_ablate.data.corpus import SPLITS, Pair, build_corpus
+from biencoder_ablate.data.index import build_index
 from biencoder_ablate.evaluation.measure import (
     figures,
     prepare,
@@ -27,7 +27,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 def each_split(both, seed):
     """(pairs, earlier pairs as published, prepared split, toy, embeddings) of every split of a random corpus."""
     published, used = both
-    table, earlier = build_table(used), []
+    table, earlier = build_index(used), []
     toy = ToyModel(table.texts, seed)
     for name in SPLITS:
         pairs, prepared = used.split(name), prepare(table.splits[name])
@@ -126,7 +126,7 @@ def test_source_asks_as_many_points_as_there_are_batches(num_pairs, asked):
     """ceil(N/16), what a loop over batches counted: 255 of 4065 train points, 81 of 1287, 88 of 1401."""
     assert [math.ceil(count / 16) for count in (4065, 1287, 1401)] == [255, 81, 88]
     pairs = [Pair(split, "t", "d", "pro", i, f"p{i}", f"c{i}") for split in SPLITS for i in range(num_pairs)]
-    table = build_table(build_corpus("numbered", pairs))
+    table = build_index(build_corpus("numbered", pairs))
     toy = ToyModel(table.texts, 0)
     found = rank_source(prepare(table.splits["test"]), toy.retrieval(2 * num_pairs), toy.head)
     assert len(found.final_rank) == asked
@@ -134,7 +134,7 @@ def test_source_asks_as_many_points_as_there_are_batches(num_pairs, asked):
 
 def test_source_lets_the_point_itself_come_first():
     pairs = [Pair(split, "t", "d", "pro", i, f"p{i}", f"c{i}") for split in SPLITS for i in range(2)]
-    table = build_table(build_corpus("numbered", pairs))
+    table = build_index(build_corpus("numbered", pairs))
     line = torch.tensor([{"p0": 0.0, "c0": 1.0, "p1": 5.0, "c1": 6.0}[text] for text in table.texts])[:, None]
 
     def indifferent(points, candidates):
@@ -159,7 +159,7 @@ def test_clean_and_official_differ_as_the_design_says():
         Pair("test", "t", "e", "pro", 1, "q", "t."),
         Pair("test", "t", "f", "pro", 1, "s", "u"),
     ]
-    table = build_table(build_corpus("hand", pairs))
+    table = build_index(build_corpus("hand", pairs))
     place = {"p": 0, "c": 1, "q": 8, "t": 9, "s": 20, "u": 21}
     line = torch.tensor([float(place.get(reference.fold(text), 99)) for text in table.texts])[:, None]
     prepared = prepare(table.splits["test"])
@@ -177,7 +177,7 @@ def test_equal_texts_tie_exactly_with_real_embeddings():
     """Copies must tie to the bit, wherever they stand: 60 pairs whose counters are three texts."""
     random = np.random.default_rng(0)
     pairs = [Pair(split, "t", "d", "pro", i, f"p{i}", f"c{i % 3}") for split in SPLITS for i in range(60)]
-    table = build_table(build_corpus("copies", pairs))
+    table = build_index(build_corpus("copies", pairs))
     weight = torch.from_numpy(random.normal(size=(2, 3 * 40)).astype(np.float32))
     retrieval = torch.from_numpy(random.normal(size=(len(table.texts), 40)).astype(np.float32))
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from reference import published_and_used
 from test_protocols import assert_equal, each_split
 
-from biencoder_ablate.data.pairs import SPLITS, Pair, build_corpus
-from biencoder_ablate.data.texts import build_table
+from biencoder_ablate.data.corpus import SPLITS, Pair, build_corpus
+from biencoder_ablate.data.index import build_index
 from biencoder_ablate.evaluation import rank_all as module
 from biencoder_ablate.evaluation.candidates import TASKS
 from biencoder_ablate.evaluation.distances import squared_distances
@@ -144,7 +144,7 @@ def random_corpus(num_pairs=40, num_texts=30, seed=0):
         for split in SPLITS
         for i in range(num_pairs)
     ]
-    table = build_table(build_corpus("random", pairs))
+    table = build_index(build_corpus("random", pairs))
     return table.splits["test"].pairs, table
 
 
@@ -236,7 +236,7 @@ def test_the_worked_example_of_the_docs():
         ("test", "t2", "d2", "pro", "P!", "C"),
         ("test", "t2", "d3", "con", "q", "t."),
     ]
-    table = build_table(build_corpus("docs", [Pair(*row[:4], 1, *row[4:]) for row in rows]))
+    table = build_index(build_corpus("docs", [Pair(*row[:4], 1, *row[4:]) for row in rows]))
     place = {"p": 0.0, "g": 1.0, "h": 2.0, "c": 3.0, "t": 9.0, "q": 10.0}
     line = torch.tensor([place.get(reference.fold(text), 99.0) for text in table.texts])
     prepared = prepare(table.splits["test"])

@@ -32,8 +32,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from biencoder_ablate.data.pairs import Pair, build_corpus
-from biencoder_ablate.data.texts import build_table
+from biencoder_ablate.data.corpus import Pair, build_corpus
+from biencoder_ablate.data.index import build_index
 from biencoder_ablate.evaluation.distances import exclude, first_k, rank_of, smallest, squared_distances
 from biencoder_ablate.evaluation.measure import figures, prepare, rank_both
 from biencoder_ablate.evaluation.stage1 import Question, stage1
@@ -73,7 +73,7 @@ def hand():
     triples = [("a", "b"), ("c", "d"), ("e", "b")]
     pairs = [Pair("test", "t", "d", "pro", number, *both) for number, both in enumerate(triples, start=1)]
     pairs += [Pair(split, "t", "d", "pro", 1, "x", "y") for split in ("train", "val")]
-    table = build_table(build_corpus("hand", pairs))
+    table = build_index(build_corpus("hand", pairs))
 
     def score(points, candidates):
         logits = torch.tensor(

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import TASKS, ToyModel, corpora
 
+from biencoder_ablate.data.index import build_index
 from biencoder_ablate.data.sample import load_sample
-from biencoder_ablate.data.texts import build_table
 from biencoder_ablate.evaluation.measure import prepare
 from biencoder_ablate.evaluation.records import point_records, rank_everything, recompute, split_figures
 
@@ -22,7 +22,7 @@ def through_json(records):
 @settings(max_examples=25, deadline=None)
 @given(corpora(), st.integers(0, 2**32 - 1))
 def test_figures_recomputed_from_records_are_equal(k, corpus, seed):
-    table = build_table(corpus)
+    table = build_index(corpus)
     toy, records, expected = ToyModel(table.texts, seed), [], {}
     for name in ("val", "test"):
         rankings = rank_everything(prepare(table.splits[name]), toy.retrieval(1), toy.head, k)
@@ -36,7 +36,7 @@ def test_figures_recomputed_from_records_are_equal(k, corpus, seed):
 @given(corpora(), st.integers(0, 2**32 - 1))
 def test_records_say_what_the_reference_finds(corpus, seed):
     """Ranks are counted from 1; a point that clean figures leave out has none."""
-    table = build_table(corpus)
+    table = build_index(corpus)
     pairs, split, toy = corpus.val, table.splits["val"], ToyModel(table.texts, seed)
     scale = len({text for pair in pairs for text in (pair.point, pair.counter)})
     rankings = rank_everything(prepare(split), toy.retrieval(scale), toy.head, 3)
@@ -67,7 +67,7 @@ def test_records_say_what_the_reference_finds(corpus, seed):
 
 
 def test_every_point_has_a_name_of_its_own_and_all_eight_tasks():
-    table = build_table(load_sample())
+    table = build_index(load_sample())
     toy = ToyModel(table.texts, 0)
     rankings = rank_everything(prepare(table.splits["test"]), toy.retrieval(1), toy.head, 10)
     records = point_records(rankings)

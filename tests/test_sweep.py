@@ -14,10 +14,10 @@ import pytest
 from helpers import run_program
 
 from biencoder_ablate.runs.__main__ import main as list_runs
-from biencoder_ablate.runs.devices import take_first_free
-from biencoder_ablate.runs.metrics_log import write_metrics
+from biencoder_ablate.runs.records import write_metrics
 from biencoder_ablate.runs.sweep_directory import SweepDirectory, job_states, show_seconds
 from biencoder_ablate.runs.sweep_table import table_text
+from biencoder_ablate.runs.workers import take_first_free
 
 SMALL = ["training.freeze_encoder=true", "training.epochs=2", "model.max_tokens=16", "data.limit=3"]
 
@@ -168,7 +168,7 @@ def test_each_worker_gets_a_gpu_of_its_own(tmp_path):
 
 def test_the_lock_on_a_gpu_goes_with_its_process(tmp_path):
     code = (
-        "import pathlib, sys, time; from biencoder_ablate.runs.devices import take_first_free\n"
+        "import pathlib, sys, time; from biencoder_ablate.runs.workers import take_first_free\n"
         f"with take_first_free(pathlib.Path({str(tmp_path)!r}), 2) as number:\n"
         "    print(number, flush=True); time.sleep(60)"
     )

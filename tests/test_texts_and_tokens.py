@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from biencoder_ablate.data.pairs import SPLITS, Pair, build_corpus, limit_debates, make_disjoint, text_key
+from biencoder_ablate.data.corpus import SPLITS, Pair, build_corpus, limit_debates, make_disjoint, text_key
+from biencoder_ablate.data.index import build_index, fingerprint_texts
 from biencoder_ablate.data.sample import load_sample
-from biencoder_ablate.data.texts import build_table, fingerprint_texts
 from biencoder_ablate.data.tokens import Tokens, cached_tokens, length_groups, pad, tokenize
 from biencoder_ablate.model.load import learn_tokenizer
 
@@ -91,7 +91,7 @@ def clean_points(table, split):
 
 
 def test_clean_points_worked_by_hand():
-    table = build_table(worked_corpus())
+    table = build_index(worked_corpus())
     for split in SPLITS:
         assert table.splits[split].clean.tolist() == [clean for *_, clean in ROWS[split]]
         assert len(table.splits[split]) == len(ROWS[split])
@@ -100,10 +100,10 @@ def test_clean_points_worked_by_hand():
 def test_what_was_published_counts_even_where_it_is_left_out():
     """data.limit and data.disjoint drop pairs from use; a text that was published earlier stays leaked."""
     corpus = worked_corpus()
-    limited = build_table(limit_debates(corpus, 1))
+    limited = build_index(limit_debates(corpus, 1))
     assert clean_points(limited, "val") == ["E"]
     assert clean_points(limited, "test") == ["K"], "G is published in val, F too"
-    disjoint = build_table(make_disjoint(corpus))
+    disjoint = build_index(make_disjoint(corpus))
     assert [pair.point for pair in disjoint.splits["train"].pairs] == ["S"]
     assert [pair.point for pair in disjoint.splits["val"].pairs] == ["H", "E"]
     assert clean_points(disjoint, "val") == ["E"], "the answer to H was published in train"
@@ -111,7 +111,7 @@ def test_what_was_published_counts_even_where_it_is_left_out():
 
 
 def test_numbers_lead_back_to_the_texts():
-    table = build_table(worked_corpus())
+    table = build_index(worked_corpus())
     assert len(set(table.texts)) == len(table.texts)
     keys = dict(zip(table.texts, table.keys.tolist(), strict=True))
     assert keys["A"] == keys["a!"] != keys["B"]
@@ -133,7 +133,7 @@ def test_debates_of_one_name_under_two_themes_are_two():
         for theme in ("a", "b")
         for stance in ("con", "pro")
     ]
-    split = build_table(build_corpus("made", pairs)).splits["train"]
+    split = build_index(build_corpus("made", pairs)).splits["train"]
     assert split.theme.tolist() == [0, 0, 1, 1]
     assert split.debate.tolist() == [0, 0, 1, 1]
     assert split.stance.tolist() == [0, 1, 0, 1]
@@ -142,11 +142,11 @@ def test_debates_of_one_name_under_two_themes_are_two():
 def test_the_fingerprint_of_texts_is_over_strings_and_order():
     assert fingerprint_texts(("ab", "c")) != fingerprint_texts(("a", "bc"))
     assert fingerprint_texts(("a", "b")) != fingerprint_texts(("b", "a"))
-    assert build_table(worked_corpus()).fingerprint == build_table(worked_corpus()).fingerprint
+    assert build_index(worked_corpus()).fingerprint == build_index(worked_corpus()).fingerprint
 
 
 def test_clean_points_of_the_real_corpus(arguana):
-    splits = build_table(arguana).splits
+    splits = build_index(arguana).splits
     assert [len(splits[name]) for name in SPLITS] == [4065, 1287, 1401]
     assert (int(splits["val"].clean.sum()), int(splits["test"].clean.sum())) == (631, 550)
 
@@ -156,7 +156,7 @@ def test_clean_points_of_the_real_corpus(arguana):
 
 @pytest.fixture(scope="module")
 def texts():
-    return build_table(load_sample()).texts[:60]
+    return build_index(load_sample()).texts[:60]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from torch import nn
 
 from biencoder_ablate.model.encoding import back_in_order, packed_encoder
 from biencoder_ablate.model.packed import _attend_dropping, _drop
-from biencoder_ablate.model.text_source import EncodedTexts
+from biencoder_ablate.model.texts import EncodedTexts
 from biencoder_ablate.model.threads import TwoThreads, halves
 
 ENCODERS = {pooling: make_encoder(pooling).eval() for pooling in ("mean", "cls", "pooler")}

@@ -24,12 +24,11 @@ from biencoder_ablate.evaluation.records import recompute
 from biencoder_ablate.files import finite
 from biencoder_ablate.model.biencoder import BiEncoder
 from biencoder_ablate.model.encoding import plain_encoder
-from biencoder_ablate.model.text_source import EncodedTexts
+from biencoder_ablate.model.texts import EncodedTexts
 from biencoder_ablate.runs.log import RunLog
-from biencoder_ablate.training.build import build_parts, make_plan, make_recipe
-from biencoder_ablate.training.distributed import World
+from biencoder_ablate.training.assemble import build_parts, make_plan, make_recipe
 from biencoder_ablate.training.experiment import run_experiment
-from biencoder_ablate.training.trainer import (
+from biencoder_ablate.training.loop import (
     Task,
     TrainingDiverged,
     embed,
@@ -38,6 +37,7 @@ from biencoder_ablate.training.trainer import (
     train_epoch,
     train_step,
 )
+from biencoder_ablate.training.processes import World
 
 VARIANTS = {
     "none": ("none", "none"),

@@ -13,10 +13,10 @@ import torch
 from biencoder_ablate.config import Config, DataConfig, HeadConfig, ModelConfig, TrainingConfig
 from biencoder_ablate.runs.log import RunLog
 from biencoder_ablate.seeding import generator
-from biencoder_ablate.training.build import build_parts, make_plan
-from biencoder_ablate.training.distributed import joined, world_from_environment
+from biencoder_ablate.training.assemble import build_parts, make_plan
+from biencoder_ablate.training.loop import embed, make_optimizer, train_step
 from biencoder_ablate.training.negatives import draw_negatives
-from biencoder_ablate.training.trainer import embed, make_optimizer, train_step
+from biencoder_ablate.training.processes import joined, world_from_environment
 
 NUM_STEPS = 20
 STRIDE = 97

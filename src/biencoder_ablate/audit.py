@@ -7,13 +7,13 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from biencoder_ablate.entry import add_json_option, answer, print_json
+from biencoder_ablate.command import add_json_option, answer, print_json
 
 if TYPE_CHECKING:
     import numpy as np
 
     from biencoder_ablate.config import Config
-    from biencoder_ablate.data.texts import TextTable
+    from biencoder_ablate.data.index import TextIndex
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,13 +57,13 @@ def audit(overrides: Sequence[str]) -> dict[str, Any]:
     """
     from biencoder_ablate.compose import load_config
     from biencoder_ablate.data.audit import audit_corpus
+    from biencoder_ablate.data.index import build_index
     from biencoder_ablate.data.load import load_corpus
-    from biencoder_ablate.data.texts import build_table
     from biencoder_ablate.evaluation.candidates import candidate_totals
 
     config = load_config(overrides)
     corpus = load_corpus(config.data)
-    table = build_table(corpus)
+    table = build_index(corpus)
     totals = {name: candidate_totals(split) for name, split in table.splits.items()}
     lengths, note = token_lengths(config, table)
     report = audit_corpus(corpus, table, totals, lengths, config.model.max_tokens)
@@ -75,7 +75,7 @@ def audit(overrides: Sequence[str]) -> dict[str, Any]:
     return report
 
 
-def token_lengths(config: Config, table: TextTable) -> tuple[np.ndarray | None, str]:
+def token_lengths(config: Config, table: TextIndex) -> tuple[np.ndarray | None, str]:
     """Length in tokens of each string of the table (T,), [CLS] and [SEP] included, and how they were had.
 
     None, with the reason, where the model has no files here: an audit is of the data, and goes on without.

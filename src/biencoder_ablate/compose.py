@@ -25,8 +25,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
+from biencoder_ablate.command import refuse_in_one_line
 from biencoder_ablate.config import Config, ConfigError, check, schema_keys
-from biencoder_ablate.entry import refuse_in_one_line
 
 CONFIG_NAME = "config"
 SCHEMA_NAME = "biencoder_ablate_schema"

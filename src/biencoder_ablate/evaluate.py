@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from biencoder_ablate.entry import add_json_option, answer, print_json
-from biencoder_ablate.finished import (
+from biencoder_ablate.command import add_json_option, answer, print_json
+from biencoder_ablate.trained_run import (
     ALLOWED,
     FinishedRun,
     as_untrained,
@@ -23,8 +23,8 @@ from biencoder_ablate.finished import (
 if TYPE_CHECKING:
     import torch
 
-    from biencoder_ablate.data.pairs import Corpus
-    from biencoder_ablate.data.texts import TextTable
+    from biencoder_ablate.data.corpus import Corpus
+    from biencoder_ablate.data.index import TextIndex
     from biencoder_ablate.evaluation.measure import SplitCandidates
     from biencoder_ablate.runs.log import RunLog
 
@@ -76,8 +76,8 @@ def evaluate(
     run = open_run(run_dir, overrides)
     if not os.access(run.path, os.W_OK):
         raise PermissionError(f"{run_dir}: cannot be written to, and evaluations/ belongs there; copy the run first")
+    from biencoder_ablate.data.index import build_index
     from biencoder_ablate.data.load import load_corpus
-    from biencoder_ablate.data.texts import build_table
     from biencoder_ablate.evaluation.fast_scoring import fast_scorer, plain_scorer
     from biencoder_ablate.evaluation.reevaluate import measured_figures
     from biencoder_ablate.files import finite
@@ -86,7 +86,7 @@ def evaluate(
 
     log = RunLog(None, quiet)
     corpus = load_corpus(run.config.data)
-    table = build_table(corpus)
+    table = build_index(corpus)
     splits, notes = _splits(run, corpus, table)
     started = time.perf_counter()
     h = hidden_of_corpus(run, table, log)
@@ -117,7 +117,7 @@ def evaluate(
     return finite(report | {"seconds": seconds})
 
 
-def _splits(run: FinishedRun, corpus: Corpus, table: TextTable) -> tuple[dict[str, SplitCandidates], list[str]]:
+def _splits(run: FinishedRun, corpus: Corpus, table: TextIndex) -> tuple[dict[str, SplitCandidates], list[str]]:
     """Val and test with their candidates, and what must be said of them.
 
     On another corpus than the run's, clean figures also leave out what the model has seen: for val the training
@@ -144,7 +144,7 @@ def _splits(run: FinishedRun, corpus: Corpus, table: TextTable) -> tuple[dict[st
 
 def _baselines(
     run: FinishedRun,
-    table: TextTable,
+    table: TextIndex,
     splits: Mapping[str, SplitCandidates],
     h: torch.Tensor,
     notes: list[str],
@@ -165,7 +165,7 @@ def _baselines(
 def keep(run_dir: str | Path, report: Mapping[str, Any]) -> Path:
     """Write the report to RUN_DIR/evaluations/, whole, named by what was measured; the same again replaces it."""
     from biencoder_ablate.files import write_json
-    from biencoder_ablate.runs.naming import short_hash
+    from biencoder_ablate.runs.identity import short_hash
 
     measured = {key: report[key] for key in ("evaluation", "data", "precision")}
     rows = "_baselines" if "baselines" in report else ""

@@ -47,9 +47,9 @@ def _run_one(command: Command, config: Config) -> int:
     from biencoder_ablate.runs.directory import RunBusy, RunDirectory
     from biencoder_ablate.runs.sweep_directory import run_state
     from biencoder_ablate.runs.sweep_table import plan_text
-    from biencoder_ablate.training.build import plan_runs
+    from biencoder_ablate.training.assemble import plan_runs
     from biencoder_ablate.training.experiment import run_experiment
-    from biencoder_ablate.training.trainer import TrainingDiverged
+    from biencoder_ablate.training.loop import TrainingDiverged
 
     if config.plan:
         run = RunDirectory(plan_runs([config])[0].directory)

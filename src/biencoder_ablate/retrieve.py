@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from biencoder_ablate.entry import add_json_option, answer, print_json
+from biencoder_ablate.command import add_json_option, answer, print_json
 
 if TYPE_CHECKING:
     import torch
 
-    from biencoder_ablate.finished import FinishedRun
     from biencoder_ablate.model.biencoder import BiEncoder
     from biencoder_ablate.runs.log import RunLog
+    from biencoder_ablate.trained_run import FinishedRun
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,10 +78,10 @@ def retrieve(
     if k < 1:
         raise ValueError(f"-k {k}: must be an integer of 1 or more")
     lines = None if candidates is None else read_lines(Path(candidates))
-    from biencoder_ablate.data.pairs import text_key
-    from biencoder_ablate.finished import hidden_of_texts, open_encoder, open_run
+    from biencoder_ablate.data.corpus import text_key
     from biencoder_ablate.model.restore import restore_biencoder
     from biencoder_ablate.runs.log import RunLog
+    from biencoder_ablate.trained_run import hidden_of_texts, open_encoder, open_run
 
     log = RunLog(None, quiet=True)
     run = open_run(run_dir, overrides)
@@ -136,7 +136,7 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
 
 def distinct_texts(texts: Iterable[tuple[str, str]]) -> list[tuple[str, list[str]]]:
     """From (text, place): each distinct text as first spelled, with all its places, in order of first appearance."""
-    from biencoder_ablate.data.pairs import text_key
+    from biencoder_ablate.data.corpus import text_key
 
     found: dict[str, tuple[str, list[str]]] = {}
     for text, place in texts:
@@ -146,13 +146,13 @@ def distinct_texts(texts: Iterable[tuple[str, str]]) -> list[tuple[str, list[str
 
 def _corpus_texts(run: FinishedRun, log: RunLog) -> tuple[list[tuple[str, list[str]]], torch.Tensor]:
     """The distinct texts of the run's corpus with their places, and their pooled outputs h (C, H)."""
+    from biencoder_ablate.data.corpus import SPLITS
+    from biencoder_ablate.data.index import build_index
     from biencoder_ablate.data.load import load_corpus
-    from biencoder_ablate.data.pairs import SPLITS
-    from biencoder_ablate.data.texts import build_table
-    from biencoder_ablate.finished import hidden_of_corpus
+    from biencoder_ablate.trained_run import hidden_of_corpus
 
     corpus = load_corpus(run.config.data)
-    table = build_table(corpus)
+    table = build_index(corpus)
     places = distinct_texts(
         (text, f"{pair.id}#{kind}")
         for name in SPLITS

@@ -21,9 +21,9 @@ from omegaconf import DictConfig
 from biencoder_ablate.compose import Command, to_config, without_hydra
 from biencoder_ablate.config import Config, ConfigError
 from biencoder_ablate.files import explained
-from biencoder_ablate.runs.cluster import is_slurm, run_on_cluster
 from biencoder_ablate.runs.directory import RunDirectory
 from biencoder_ablate.runs.signals import Terminated, raise_on_sigterm
+from biencoder_ablate.runs.slurm import is_slurm, run_on_cluster
 from biencoder_ablate.runs.sweep_directory import (
     JobState,
     SweepDirectory,
@@ -40,7 +40,7 @@ def run_sweep(command: Command, configs: list[Config]) -> int:
 
     1 if any run of this command failed; runs that an earlier command put under the same sweep_name only show.
     """
-    from biencoder_ablate.training.build import plan_runs
+    from biencoder_ablate.training.assemble import plan_runs
 
     names = [plan.name for plan in plan_runs(configs)]
     sweep = sweep_directory(configs[0].logs_dir, configs[0].sweep_name, command.overrides)
@@ -95,7 +95,7 @@ def _launch(command: Command, sweep: SweepDirectory, todo: dict[str, list[str]])
     """
     from hydra._internal.callbacks import Callbacks
 
-    from biencoder_ablate.training.describe import finished_line
+    from biencoder_ablate.training.summary import finished_line
 
     base = command.compose_sweep([f"hydra.sweep.dir='{sweep.path}'"])
     context = HydraContext(config_loader=command.hydra.config_loader, callbacks=Callbacks(base))
@@ -126,9 +126,9 @@ def _in_words(error: Any) -> str:
 
 def run_job(composed: DictConfig) -> dict[str, Any]:
     """One job of a sweep, in whatever process the launcher chose. An exception marks this job alone as failed."""
-    from biencoder_ablate.runs.devices import take_device
-    from biencoder_ablate.training.describe import finished_line
+    from biencoder_ablate.runs.workers import take_device
     from biencoder_ablate.training.experiment import run_experiment
+    from biencoder_ablate.training.summary import finished_line
 
     hydra = HydraConfig.get()
     sweep = SweepDirectory(Path(hydra.sweep.dir))

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from biencoder_ablate.data.pairs import Corpus, DataError, Pair, build_corpus
+from biencoder_ablate.data.corpus import Corpus, DataError, Pair, build_corpus
 
 _SPLIT_NAMES = {"training": "train", "validation": "val", "test": "test"}
 _ARGUMENT = re.compile(

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from biencoder_ablate.data.pairs import SPLITS, Corpus
-from biencoder_ablate.data.texts import SplitArrays, TextTable
+from biencoder_ablate.data.corpus import SPLITS, Corpus
+from biencoder_ablate.data.index import SplitArrays, TextIndex
 
 SHINGLE_WORDS = 5
 JACCARD = (4, 5)
@@ -27,7 +27,7 @@ _WORD = re.compile(r"\w+")
 
 def audit_corpus(
     corpus: Corpus,
-    table: TextTable,
+    table: TextIndex,
     candidates: Mapping[str, Mapping[str, int]],
     token_lengths: np.ndarray | None = None,
     max_tokens: int | None = None,
@@ -67,7 +67,7 @@ def audit_corpus(
     }
 
 
-def _first_of_each_key(table: TextTable) -> np.ndarray:
+def _first_of_each_key(table: TextIndex) -> np.ndarray:
     """For each distinct text (by key), the first string that spells it."""
     keys, first = np.unique(table.keys, return_index=True)
     assert (keys == np.arange(len(keys))).all(), "keys are numbered from 0 without gaps"

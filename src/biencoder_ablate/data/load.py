@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from biencoder_ablate.config import DataConfig
-from biencoder_ablate.data.pairs import Corpus, limit_debates, make_disjoint
+from biencoder_ablate.data.corpus import Corpus, limit_debates, make_disjoint
 
 
 def load_corpus(settings: DataConfig) -> Corpus:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
-from biencoder_ablate.data.pairs import Corpus, Pair, build_corpus
+from biencoder_ablate.data.corpus import Corpus, Pair, build_corpus
 from biencoder_ablate.data.splitting import split_debates
 
 DEBATES_DIR = Path(__file__).parent / "sample_debates"

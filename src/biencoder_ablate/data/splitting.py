@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from biencoder_ablate.data.pairs import DataError
+from biencoder_ablate.data.corpus import DataError
 from biencoder_ablate.seeding import generator
 
 

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from biencoder_ablate.data.pairs import Corpus, DataError, Pair, build_corpus
+from biencoder_ablate.data.corpus import Corpus, DataError, Pair, build_corpus
 from biencoder_ablate.data.splitting import split_debates
 
 _COLUMNS = ("point", "counter", "split", "theme", "debate", "stance")

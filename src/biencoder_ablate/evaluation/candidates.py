@@ -12,7 +12,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from biencoder_ablate.data.texts import SplitArrays
+from biencoder_ablate.data.index import SplitArrays
 
 TASKS = ("sdoc", "sdc", "sdoa", "sda", "stc", "sta", "epc", "epa")
 _TASK_SHAPE = {

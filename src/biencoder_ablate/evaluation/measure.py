@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 
-from biencoder_ablate.data.texts import SplitArrays
+from biencoder_ablate.data.index import SplitArrays
 from biencoder_ablate.evaluation import metrics
 from biencoder_ablate.evaluation.candidates import (
     TASKS,

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from biencoder_ablate.data.pairs import text_key
-from biencoder_ablate.data.texts import SplitArrays
+from biencoder_ablate.data.corpus import text_key
+from biencoder_ablate.data.index import SplitArrays
 from biencoder_ablate.evaluation.baselines import WordCounts, bm25_similarities, count_words, tfidf_similarities
 from biencoder_ablate.evaluation.candidates import TASKS
 from biencoder_ablate.evaluation.measure import LogitsFunction, SplitCandidates, rank_source

@@ -18,7 +18,7 @@ from biencoder_ablate.files import read_json
 from biencoder_ablate.model.biencoder import BiEncoder
 from biencoder_ablate.model.encoding import packed_encoder, plain_encoder
 from biencoder_ablate.model.source import find_model, fingerprint_directory
-from biencoder_ablate.model.text_source import Advance, EncodedTexts
+from biencoder_ablate.model.texts import Advance, EncodedTexts
 from biencoder_ablate.model.threads import TwoThreads
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from biencoder_ablate.files import read_json
 from biencoder_ablate.runs.directory import RunDirectory, holder
-from biencoder_ablate.runs.metrics_log import Record, read_metrics
+from biencoder_ablate.runs.records import Record, read_metrics
 
 FINISHED = "finished"
 

@@ -37,7 +37,7 @@ class RunLog:
             raise naming(error, self.path) from error
 
 
-def progress(description: str, total: int, unit: str, quiet: bool) -> tqdm:
+def progress_bar(description: str, total: int, unit: str, quiet: bool) -> tqdm:
     """A bar of one phase, on standard error, gone when the phase is over, and silent where nobody watches."""
     return tqdm(
         desc=description,

@@ -11,8 +11,8 @@ from typing import Any
 
 from biencoder_ablate.files import read_json, write_json
 from biencoder_ablate.runs.directory import RunDirectory, holder
-from biencoder_ablate.runs.metrics_log import read_metrics
-from biencoder_ablate.runs.naming import short_hash
+from biencoder_ablate.runs.identity import short_hash
+from biencoder_ablate.runs.records import read_metrics
 
 _NOT_PART_OF_THE_NAME = ("logs_dir=", "rerun=", "plan=", "sweep_name=", "cache_dir=", "hydra", "training.device=")
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from biencoder_ablate.files import whole_file
-from biencoder_ablate.runs.metrics_log import Record
+from biencoder_ablate.runs.records import Record
 
 
 @dataclass

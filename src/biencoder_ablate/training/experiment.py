@@ -21,9 +21,9 @@ from biencoder_ablate.runs import directory as run_files
 from biencoder_ablate.runs.directory import RunDirectory
 from biencoder_ablate.runs.log import RunLog
 from biencoder_ablate.runs.manifest import build_manifest
-from biencoder_ablate.runs.metrics_log import HEADER, Record, epoch_line, write_metrics
-from biencoder_ablate.training import describe
-from biencoder_ablate.training.build import Parts, Plan, build_parts, make_plan
+from biencoder_ablate.runs.records import HEADER, Record, epoch_line, write_metrics
+from biencoder_ablate.training import summary
+from biencoder_ablate.training.assemble import Parts, Plan, build_parts, make_plan
 from biencoder_ablate.training.checkpoint import (
     Progress,
     load_best,
@@ -32,8 +32,7 @@ from biencoder_ablate.training.checkpoint import (
     save_checkpoint,
     trained_state,
 )
-from biencoder_ablate.training.distributed import World, joined, world_from_environment
-from biencoder_ablate.training.trainer import (
+from biencoder_ablate.training.loop import (
     Embeddings,
     check_finite,
     embed,
@@ -42,6 +41,7 @@ from biencoder_ablate.training.trainer import (
     pair_scorer,
     train_epoch,
 )
+from biencoder_ablate.training.processes import World, joined, world_from_environment
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def _run_as(world: World, plan: Plan, composed: str, overrides: list[str], quiet
     run = RunDirectory(plan.directory)
     done = world.agree(run.read_result())
     if done is not None and done.get("status") == "finished" and (not config.rerun):
-        RunLog(None, quiet).say(describe.finished_already(run, done))
+        RunLog(None, quiet).say(summary.finished_already(run, done))
         if world.is_main:
             _drop_leftovers(run)
         return Outcome(run, done, skipped=True)
@@ -123,7 +123,7 @@ def _open_run(plan: Plan, run: RunDirectory, composed: str, overrides: list[str]
     write_json(run.path / "manifest.json", manifest)
     run.result.unlink(missing_ok=True)
     log = RunLog(run.log, quiet)
-    log.say(describe.first_lines(plan, run))
+    log.say(summary.first_lines(plan, run))
     return log
 
 
@@ -132,7 +132,7 @@ def _train(plan: Plan, run: RunDirectory, log: RunLog, world: World) -> dict[str
     started = time.perf_counter()
     world.agree(None)  # rank 0 has locked and opened the directory
     parts = build_parts(plan, log, world)
-    log.say(describe.before_training(parts))
+    log.say(summary.before_training(parts))
     task, recipe = parts.task, parts.recipe
     optimizer = make_optimizer(task.model, recipe, plan.config.training.fast) if recipe.epochs > 0 else None
     found = load_checkpoint(run.checkpoint, task.model, optimizer)
@@ -225,7 +225,7 @@ def _finish(
         save_model(run.model, trained_state(task.model), parts.encoder, parts.tokenizer, contract)
     else:
         shutil.rmtree(run.model, ignore_errors=True)
-    log.say(describe.last_lines(run, result))
+    log.say(summary.last_lines(run, result))
     write_json(run.result, result)
     remove_checkpoint(run.checkpoint)
     return result

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from biencoder_ablate.data.pairs import DataError
-from biencoder_ablate.data.texts import SplitArrays
+from biencoder_ablate.data.corpus import DataError
+from biencoder_ablate.data.index import SplitArrays
 from biencoder_ablate.evaluation.distances import BLOCK, distances_to, exclude, make_targets, smallest
 from biencoder_ablate.seeding import generator
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from biencoder_ablate.model.text_source import Advance, EncodedTexts
+from biencoder_ablate.model.texts import Advance, EncodedTexts
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from biencoder_ablate.config import Config, DataConfig, cache_directory
+from biencoder_ablate.data.corpus import Corpus
+from biencoder_ablate.data.index import TextIndex, build_index
 from biencoder_ablate.data.load import load_corpus
-from biencoder_ablate.data.pairs import Corpus
-from biencoder_ablate.data.texts import TextTable, build_table
 from biencoder_ablate.data.tokens import Tokens, cached_tokens, tokenize
 from biencoder_ablate.evaluation.measure import SplitCandidates, prepare
 from biencoder_ablate.model.biencoder import BiEncoder
@@ -26,7 +26,7 @@ from biencoder_ablate.model.encoding import packed_encoder, plain_encoder
 from biencoder_ablate.model.flops import peak_flops
 from biencoder_ablate.model.memory import keep_freed_memory
 from biencoder_ablate.model.source import ModelSource, find_model
-from biencoder_ablate.model.text_source import (
+from biencoder_ablate.model.texts import (
     CachedTexts,
     EncodedTexts,
     TextSource,
@@ -35,12 +35,12 @@ from biencoder_ablate.model.text_source import (
     save_features,
 )
 from biencoder_ablate.model.threads import TwoThreads
-from biencoder_ablate.runs.log import RunLog, progress
-from biencoder_ablate.runs.naming import identity, run_name
-from biencoder_ablate.training.distributed import SharedTexts, World, world_from_environment
-from biencoder_ablate.training.loss import LossWeights
+from biencoder_ablate.runs.identity import identity, run_name
+from biencoder_ablate.runs.log import RunLog, progress_bar
+from biencoder_ablate.training.loop import Recipe, Task
+from biencoder_ablate.training.losses import LossWeights
 from biencoder_ablate.training.negatives import NegativePool, build_pool
-from biencoder_ablate.training.trainer import Recipe, Task
+from biencoder_ablate.training.processes import SharedTexts, World, world_from_environment
 
 TRAIN_TOKEN_BUDGET = {"cpu": 2048, "cuda": 65536, "mps": 8192}
 EVAL_TOKEN_BUDGET = {"cpu": 4096, "cuda": 131072, "mps": 16384}
@@ -53,7 +53,7 @@ class Data:
 
     corpus: Corpus
     fingerprint: str
-    table: TextTable
+    index: TextIndex
     splits: dict[str, SplitCandidates]
     pool: NegativePool
 
@@ -71,7 +71,7 @@ def read_data(settings: DataConfig) -> Data:
 def _read_data(settings: tuple, stamp: tuple[int, ...]) -> Data:
     """Remembered, since a sweep's runs in one process share their corpus; `stamp` changes when the file does."""
     corpus = load_corpus(DataConfig(*settings))
-    table = build_table(corpus)
+    table = build_index(corpus)
     splits = {name: prepare(split) for name, split in table.splits.items()}
     return Data(corpus, corpus.fingerprint, table, splits, build_pool(table.splits["train"]))
 
@@ -163,7 +163,7 @@ def make_recipe(config: Config) -> Recipe:
 def build_parts(plan: Plan, log: RunLog, world: World) -> Parts:
     """Tokens, encoder or cached features, splits, negatives and model of a run."""
     config = plan.config
-    table = plan.data.table
+    table = plan.data.index
     if config.training.fast:
         keep_freed_memory()
     if config.training.freeze_encoder:
@@ -207,7 +207,7 @@ def build_parts(plan: Plan, log: RunLog, world: World) -> Parts:
     return Parts(task, make_recipe(config), encoder, tokenizer, pooled_dim, tokens, untrained)
 
 
-def _load(plan: Plan, table: TextTable) -> tuple[Any, Any, Tokens]:
+def _load(plan: Plan, table: TextIndex) -> tuple[Any, Any, Tokens]:
     """(encoder, tokenizer, tokens) from the model source; model=tiny learns its vocabulary from training texts."""
     from biencoder_ablate.model.load import build_tiny, load_encoder, load_tokenizer
 
@@ -252,7 +252,7 @@ def _encoded_texts(plan: Plan, encoder: Any, tokens: Tokens, world: World) -> En
 
 
 def _features_once(
-    plan: Plan, table: TextTable, log: RunLog, world: World, encode: Callable[[], torch.Tensor]
+    plan: Plan, table: TextIndex, log: RunLog, world: World, encode: Callable[[], torch.Tensor]
 ) -> torch.Tensor:
     """The untrained encoder's pooled outputs (T, H) from the cache, or by `encode` once and put there.
 
@@ -289,7 +289,7 @@ def _features_once(
     return torch.from_numpy(features).to(plan.device)
 
 
-def _encoder_once(plan: Plan, table: TextTable, log: RunLog, world: World) -> torch.Tensor:
+def _encoder_once(plan: Plan, table: TextIndex, log: RunLog, world: World) -> torch.Tensor:
     """Pooled outputs (T, H) by an encoder loaded for that alone."""
     encoder, _, tokens = _load(plan, table)
     encoder.to(plan.device)
@@ -297,7 +297,7 @@ def _encoder_once(plan: Plan, table: TextTable, log: RunLog, world: World) -> to
 
 
 def _all_hidden(texts: TextSource, num_texts: int, log: RunLog) -> torch.Tensor:
-    with progress("encoding", num_texts, "text", log.quiet) as bar:
+    with progress_bar("encoding", num_texts, "text", log.quiet) as bar:
         return texts.all_hidden(bar.update)
 
 

@@ -9,11 +9,11 @@ import torch
 
 import biencoder_ablate
 from biencoder_ablate.config import Config, head_name
-from biencoder_ablate.data.pairs import SPLITS, Corpus, pair_keys
+from biencoder_ablate.data.corpus import SPLITS, Corpus, pair_keys
 from biencoder_ablate.evaluation.candidates import TASKS
 from biencoder_ablate.model.device import describe_device
 from biencoder_ablate.runs.directory import RunDirectory
-from biencoder_ablate.training.build import Parts, Plan
+from biencoder_ablate.training.assemble import Parts, Plan
 from biencoder_ablate.training.schedule import describe_hard_share
 
 _MEGABYTE = 1e6

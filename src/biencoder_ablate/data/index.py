@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from biencoder_ablate.data.pairs import SPLITS, Corpus, Pair
+from biencoder_ablate.data.corpus import SPLITS, Corpus, Pair
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class SplitArrays:
 
 
 @dataclass(frozen=True)
-class TextTable:
+class TextIndex:
     """The T distinct strings of a corpus in order of first use, their keys (T,), and the splits over them."""
 
     texts: tuple[str, ...]
@@ -59,7 +59,7 @@ def fingerprint_texts(texts: tuple[str, ...]) -> str:
     return digest.hexdigest()
 
 
-def build_table(corpus: Corpus) -> TextTable:
+def build_index(corpus: Corpus) -> TextIndex:
     """Number the texts, keys, themes, debates and stances of a corpus."""
     index: dict[str, int] = {}
     for name in SPLITS:
@@ -74,7 +74,7 @@ def build_table(corpus: Corpus) -> TextTable:
     for name in SPLITS:
         splits[name] = _split_arrays(name, corpus, index, keys, earlier)
         earlier |= corpus.published[name]
-    return TextTable(tuple(index), keys, splits)
+    return TextIndex(tuple(index), keys, splits)
 
 
 def _split_arrays(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from biencoder_ablate.config import Config
-    from biencoder_ablate.data.texts import TextTable
+    from biencoder_ablate.data.index import TextIndex
     from biencoder_ablate.model.restore import Contract, TextEncoder
     from biencoder_ablate.runs.log import RunLog
 
@@ -113,15 +113,15 @@ def as_untrained(run: FinishedRun) -> FinishedRun:
     return replace(run, contract=replace(run.contract, copied=False))
 
 
-def hidden_of_corpus(run: FinishedRun, table: TextTable, log: RunLog) -> torch.Tensor:
+def hidden_of_corpus(run: FinishedRun, table: TextIndex, log: RunLog) -> torch.Tensor:
     """Pooled outputs h (T, H) of a corpus's strings by the run's encoder.
 
     A frozen encoder's are the features that training keeps in the cache; others are kept there likewise. Raises
     ConfigError where the encoder is gone or has changed.
     """
     from biencoder_ablate.model.restore import encoder_directory
-    from biencoder_ablate.training.build import build_parts, make_plan
-    from biencoder_ablate.training.distributed import World
+    from biencoder_ablate.training.assemble import build_parts, make_plan
+    from biencoder_ablate.training.processes import World
 
     config = run.config
     if run.contract.copied or run.contract.built:
@@ -138,10 +138,10 @@ def hidden_of_texts(run: FinishedRun, texts: Sequence[str], log: RunLog) -> torc
     import torch
 
     from biencoder_ablate.config import cache_directory
-    from biencoder_ablate.data.texts import fingerprint_texts
+    from biencoder_ablate.data.index import fingerprint_texts
     from biencoder_ablate.model.restore import encoder_fingerprint
-    from biencoder_ablate.model.text_source import features_path, load_features, save_features
-    from biencoder_ablate.runs.log import progress
+    from biencoder_ablate.model.texts import features_path, load_features, save_features
+    from biencoder_ablate.runs.log import progress_bar
 
     contract, config = run.contract, run.config
     device, precision = device_and_precision(run)
@@ -160,7 +160,7 @@ def hidden_of_texts(run: FinishedRun, texts: Sequence[str], log: RunLog) -> torc
     features = load_features(path)
     if features is None:
         encoder = open_encoder(run, log)
-        with progress("encoding", len(texts), "text", log.quiet) as bar:
+        with progress_bar("encoding", len(texts), "text", log.quiet) as bar:
             features = encoder(texts, bar.update).cpu().numpy()
         save_features(path, features)
     return torch.from_numpy(features).to(device)
@@ -169,7 +169,7 @@ def hidden_of_texts(run: FinishedRun, texts: Sequence[str], log: RunLog) -> torc
 def open_encoder(run: FinishedRun, log: RunLog) -> TextEncoder:
     """The run's encoder, ready for texts. Raises ConfigError where it is gone or has changed."""
     from biencoder_ablate.model.restore import TextEncoder, encoder_directory, load_restored_encoder
-    from biencoder_ablate.training.build import EVAL_TOKEN_BUDGET
+    from biencoder_ablate.training.assemble import EVAL_TOKEN_BUDGET
 
     model = run.config.model
     device, precision = device_and_precision(run)
@@ -202,8 +202,8 @@ def device_and_precision(run: FinishedRun) -> tuple[torch.device, str]:
 def _build_again(run: FinishedRun, log: RunLog) -> tuple[Any, Any]:
     """(encoder, tokenizer) of model=tiny as the run had them at its start: from its training texts and its seed."""
     from biencoder_ablate.config import ConfigError
-    from biencoder_ablate.training.build import build_parts, make_plan
-    from biencoder_ablate.training.distributed import World
+    from biencoder_ablate.training.assemble import build_parts, make_plan
+    from biencoder_ablate.training.processes import World
 
     config = replace(run.config, data=run.trained.data, training=replace(run.config.training, freeze_encoder=False))
     plan = make_plan(config)

@@ -13,21 +13,21 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from biencoder_ablate.data.pairs import SPLITS
-from biencoder_ablate.data.texts import TextTable
+from biencoder_ablate.data.corpus import SPLITS
+from biencoder_ablate.data.index import TextIndex
 from biencoder_ablate.evaluation import measure
 from biencoder_ablate.evaluation.fast_scoring import fast_scorer, plain_scorer
 from biencoder_ablate.evaluation.measure import SplitCandidates
 from biencoder_ablate.evaluation.ranking import LogitsFunction
 from biencoder_ablate.model.biencoder import BiEncoder
 from biencoder_ablate.model.flops import TRAINING_FACTOR
-from biencoder_ablate.model.text_source import TextSource
-from biencoder_ablate.runs.log import progress
-from biencoder_ablate.runs.metrics_log import Record
+from biencoder_ablate.model.texts import TextSource
+from biencoder_ablate.runs.log import progress_bar
+from biencoder_ablate.runs.records import Record
 from biencoder_ablate.seeding import derive_seed, generator
-from biencoder_ablate.training.distributed import World
-from biencoder_ablate.training.loss import Losses, LossWeights, batch_losses
+from biencoder_ablate.training.losses import Losses, LossWeights, batch_losses
 from biencoder_ablate.training.negatives import NegativePool, draw_negatives
+from biencoder_ablate.training.processes import World
 from biencoder_ablate.training.schedule import hard_share, warmup_factor
 
 _WHAT_TO_TRY = (
@@ -67,7 +67,7 @@ class Task:
 
     model: BiEncoder
     texts: TextSource
-    table: TextTable
+    index: TextIndex
     splits: dict[str, SplitCandidates]
     pool: NegativePool
     device: torch.device
@@ -104,7 +104,7 @@ def embed(task: Task, h: torch.Tensor | None = None) -> Embeddings:
     with torch.no_grad():
         task.model.eval()
         if h is None:
-            with progress("encoding", len(task.table.texts), "text", task.quiet) as bar:
+            with progress_bar("encoding", len(task.index.texts), "text", task.quiet) as bar:
                 h = task.texts.all_hidden(bar.update)
         return Embeddings(h, task.model.retrieval(h))
 
@@ -134,7 +134,7 @@ def train_epoch(
     sums, waiting = torch.zeros(4, dtype=torch.float64), None
     work = torch.zeros(2, dtype=torch.float64)
     task.model.train()
-    with progress(f"epoch {epoch}", len(train), "pair", task.quiet) as bar:
+    with progress_bar(f"epoch {epoch}", len(train), "pair", task.quiet) as bar:
         for batch in _batches(order, recipe.batch_size):
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * warmup_factor(step, num_warmup)

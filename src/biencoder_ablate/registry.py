@@ -1,0 +1,64 @@
+"""What can be chosen by name: heads, losses, corpora and trackers, ours and those of other installed packages.
+
+Another package adds one by an entry point in its pyproject.toml, under the group `biencoder_ablate.KIND`:
+
+    [project.entry-points."biencoder_ablate.heads"]
+    mine = "my_package.heads:MyHead"
+
+Nothing is imported before it is chosen. Imports nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from importlib import metadata
+from typing import Any
+
+from biencoder_ablate.config import ConfigError
+
+BUILT_IN: dict[str, dict[str, str]] = {
+    "heads": {
+        "linear": "biencoder_ablate.model.heads:LinearHead",
+        "bilinear": "biencoder_ablate.model.heads:BilinearHead",
+        "mlp": "biencoder_ablate.model.heads:MlpHead",
+    },
+    "losses": {
+        "study": "biencoder_ablate.training.losses:StudyLoss",
+        "contrastive": "biencoder_ablate.training.losses:ContrastiveLoss",
+    },
+    "corpora": {
+        "sample": "biencoder_ablate.data.sample:load_sample",
+        "arguana": "biencoder_ablate.data.arguana:load_arguana",
+        "pairs": "biencoder_ablate.data.table:load_table",
+    },
+    "trackers": {},
+}
+"""By kind and name, where the thing is: MODULE:NAME."""
+
+
+@functools.cache
+def _places(kind: str) -> dict[str, str]:
+    """Ours first: another package cannot take a name of ours away."""
+    found = {point.name: point.value for point in metadata.entry_points(group=f"biencoder_ablate.{kind}")}
+    return found | BUILT_IN[kind]
+
+
+def names(kind: str) -> list[str]:
+    """What can be chosen of a kind ("heads", "losses", "corpora" or "trackers"), ours first."""
+    return list(dict.fromkeys([*BUILT_IN[kind], *sorted(_places(kind))]))
+
+
+def find(kind: str, name: str, key: str) -> Any:
+    """The class or function of this name. Raises ConfigError, naming `key`, where there is none or it cannot be had."""
+    place = _places(kind).get(name)
+    if place is None:
+        raise ConfigError(
+            f"{key}={name}: must be one of {', '.join(names(kind))}, or a name that an installed package registers "
+            f"under biencoder_ablate.{kind}"
+        )
+    module, _, attribute = place.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{key}={name}: {place} cannot be imported ({error})") from error
