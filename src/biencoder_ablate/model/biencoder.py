@@ -13,8 +13,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from biencoder_ablate import registry
 from biencoder_ablate.config import ConfigError
-from biencoder_ablate.model.heads import make_head
+from biencoder_ablate.model.heads import head_score
 from biencoder_ablate.seeding import derive_seed
 
 FUSION_PARTS = {"concat": ("r", "h"), "pooled": ("h",), "retrieval": ("r",)}
@@ -80,7 +81,9 @@ class BiEncoder(nn.Module):
                 self._projection(seed, "linear1_candidate") if architecture.towers == "separate" else None
             )
             torch.manual_seed(derive_seed(seed, "weights", "head"))
-            self.head = make_head(architecture.head, architecture.feature_widths, architecture.head_options)
+            self.head = registry.make(
+                "heads", "head", architecture.head, architecture.head_options, architecture.feature_widths
+            )
         if architecture.score == "sum":
             self.similarity_weight = nn.Parameter(torch.ones(()))
 
@@ -101,19 +104,39 @@ class BiEncoder(nn.Module):
         return projection
 
     def embed(self, h: torch.Tensor) -> Embeddings:
-        """h (B, H) → retrieval embeddings of the texts in both roles; of unit length where similarity is cosine."""
-        point = self._scaled(self.linear1(h))
-        candidate = point if self.linear1_candidate is None else self._scaled(self.linear1_candidate(h))
-        return Embeddings(h, point, candidate)
+        """h (B, H) → the texts' retrieval embeddings in both roles."""
+        candidate = self.as_candidates(h)
+        return Embeddings(h, candidate if self.linear1_candidate is None else self.as_points(h), candidate)
+
+    def as_points(self, h: torch.Tensor) -> torch.Tensor:
+        """h (…, H) → r (…, R) of texts that ask; of unit length where similarity is cosine."""
+        return self._scaled(self.linear1(h))
+
+    def as_candidates(self, h: torch.Tensor) -> torch.Tensor:
+        """h (…, H) → r (…, R) of texts that are ranked; of unit length where similarity is cosine."""
+        return self._scaled((self.linear1_candidate or self.linear1)(h))
 
     def _scaled(self, r: torch.Tensor) -> torch.Tensor:
         return F.normalize(r, dim=-1) if self.architecture.similarity == "cosine" else r
 
     def similarity(self, point: torch.Tensor, candidate: torch.Tensor) -> torch.Tensor:
-        """Of embeddings (…, R), point by candidate: their cosine, or minus their Euclidean distance (…,)."""
+        """Of embeddings (…, R), a point by a candidate: their cosine, or minus their Euclidean distance (…,)."""
         if self.architecture.similarity == "cosine":
             return (point * candidate).sum(-1)
         return -(point - candidate).square().sum(-1).clamp_min(1e-12).sqrt()
+
+    def all_similarities(self, points: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+        """Of every one of points (B, R) to every one of candidates (C, R): (B, C)."""
+        if self.architecture.similarity == "cosine":
+            return points @ candidates.T
+        return -torch.cdist(points, candidates)
+
+    def pair_score(self, logits: torch.Tensor, point: torch.Tensor, candidate: torch.Tensor) -> torch.Tensor:
+        """What stage 2 ranks by (…,), float32: the head's score, and with score=sum the similarity with it."""
+        score = head_score(logits)
+        if self.architecture.score == "sum":
+            score = score + self.similarity_weight * self.similarity(point, candidate)
+        return score
 
     def logits(self, h_a: torch.Tensor, r_a: torch.Tensor, h_b: torch.Tensor, r_b: torch.Tensor) -> torch.Tensor:
         """Pairs (a asks, b is ranked) given by h and r of both (…, H), (…, R) → logits (…, 2)."""

@@ -9,17 +9,12 @@ F features, D = F / 3: the parts of one text end to end.
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
-
-from biencoder_ablate import registry
-from biencoder_ablate.config import ConfigError
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "none": lambda width: nn.Identity(),
@@ -48,7 +43,7 @@ class Separable:
     rectified: bool = False
     centred: bool = False
     eps: float | None = None
-    finish: Callable[[torch.Tensor], torch.Tensor] = nn.Identity()
+    finish: Callable[[torch.Tensor], torch.Tensor] = field(default_factory=nn.Identity)
 
     def __post_init__(self) -> None:
         assert not (self.rectified and self.eps is not None), "the mean of max(x, 0) does not come apart"
@@ -163,17 +158,6 @@ class MlpHead(PairHead):
         norm = [] if isinstance(self.norm, nn.Identity) else [type(self.norm).__name__]
         hidden = f"{self.hidden.out_features} hidden units"
         return " → ".join([*norm, hidden, type(self.activation).__name__, "linear2"])
-
-
-def make_head(name: str, widths: Sequence[int], options: Mapping[str, Any]) -> nn.Module:
-    """The head registered under `name`. Raises ConfigError for an option that it does not take."""
-    kind = registry.find("heads", name, "head.name")
-    taken = list(inspect.signature(kind).parameters)[1:]
-    for option, value in options.items():
-        if option not in taken:
-            takes = f"takes {', '.join(taken)}" if taken else "takes no options"
-            raise ConfigError(f"head.{option}={value}: head {name} {takes}; leave the key out (null)")
-    return kind(tuple(widths), **options)
 
 
 def separable_of(head: nn.Module) -> Separable | None:

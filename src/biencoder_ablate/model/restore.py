@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from biencoder_ablate.config import ConfigError, HeadConfig, ModelConfig
+from biencoder_ablate.config import ConfigError, ModelConfig
 from biencoder_ablate.data.tokens import tokenize
 from biencoder_ablate.files import read_json
-from biencoder_ablate.model.biencoder import BiEncoder
+from biencoder_ablate.model.biencoder import Architecture, BiEncoder
 from biencoder_ablate.model.encoding import packed_encoder, plain_encoder
 from biencoder_ablate.model.source import find_model, fingerprint_directory
 from biencoder_ablate.model.texts import Advance, EncodedTexts
@@ -33,10 +33,7 @@ class Contract:
     """Whether the encoder's weights lie in `directory`/encoder; else it was frozen, and is found by its name."""
     pooling: str
     max_tokens: int
-    pooled_dim: int
-    retrieval_dim: int | None
-    fusion: str
-    head: HeadConfig
+    architecture: Architecture
 
     @property
     def built(self) -> bool:
@@ -60,10 +57,7 @@ def read_contract(directory: Path) -> Contract:
             bool(encoder["copied"]),
             encoder["pooling"],
             int(encoder["max_tokens"]),
-            int(encoder["width"]),
-            found["retrieval_dim"],
-            found["fusion"],
-            HeadConfig(**found["head"]),
+            Architecture(**found["architecture"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(
@@ -80,17 +74,7 @@ def restore_biencoder(contract: Contract) -> BiEncoder:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    head = contract.head
-    model = BiEncoder(
-        None,
-        contract.pooled_dim,
-        contract.retrieval_dim,
-        contract.fusion,
-        head.norm,
-        head.activation,
-        head.activation_position,
-        seed=0,
-    )
+    model = BiEncoder(contract.architecture)
     path = contract.directory / "biencoder.safetensors"
     try:
         model.load_state_dict(load_file(path))
@@ -164,8 +148,8 @@ def load_restored_encoder(contract: Contract, directory: Path, max_tokens: int) 
     from biencoder_ablate.model.load import load_encoder, load_tokenizer
 
     encoder = load_encoder(directory, contract.pooling, max_tokens, dropout=None)
-    if encoder.config.hidden_size != contract.pooled_dim:
+    if encoder.config.hidden_size != contract.architecture.pooled_dim:
         raise ConfigError(
-            f"{directory}: an encoder of width {encoder.config.hidden_size}; the run's is {contract.pooled_dim} wide"
+            f"{directory}: an encoder of width {encoder.config.hidden_size}; the run's is {contract.architecture.pooled_dim} wide"
         )
     return encoder.eval(), load_tokenizer(directory, max_tokens)

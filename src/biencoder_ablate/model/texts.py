@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from biencoder_ablate.data.tokens import Tokens
+from biencoder_ablate.data.tokens import Tokens, length_groups
 from biencoder_ablate.files import whole_file
 from biencoder_ablate.model.encoding import EncodeFunction, back_in_order, encode_rows
 from biencoder_ablate.model.flops import forward_flops
@@ -29,6 +29,11 @@ class TextSource(Protocol):
 
     def hidden(self, rows: np.ndarray) -> torch.Tensor:
         """h (B, H) of the texts `rows`, which may repeat, with gradients where the encoder is trained."""
+
+    def hidden_in_turns(self, rows: np.ndarray) -> tuple[torch.Tensor, Callable[[], None]]:
+        """The same h (B, H), equal draws of dropout included, without holding what its gradients need; and what hands
+        h's gradients on to the encoder, once h has them, a group of texts at a time (Gao et al. 2021, "Scaling Deep
+        Contrastive Learning Batch Size under Memory Limited Setup", §3.2)."""
 
     def all_hidden(self, advance: Advance | None = None) -> torch.Tensor:
         """h (T, H) of every text, in eval mode and without gradients."""
@@ -72,6 +77,44 @@ class EncodedTexts:
             where = back[where]
         return h.index_select(0, torch.from_numpy(where).to(h.device))
 
+    def hidden_in_turns(self, rows: np.ndarray) -> tuple[torch.Tensor, Callable[[], None]]:
+        distinct, where = np.unique(rows, return_inverse=True)
+        parts, generators = self._parts_and_generators(distinct)
+        turns: list[tuple[np.ndarray, torch.Generator | None, torch.Tensor]] = []
+        pieces = []
+        with torch.no_grad():
+            for part, generator in zip(parts, generators, strict=True):
+                for group in length_groups(self.tokens.lengths[distinct[part]], self.train_token_budget):
+                    turns.append((part[group], generator, _random_state(generator, self.device)))
+                    pieces.append(self._one_group(distinct[part[group]], generator))
+        back = back_in_order([group for group, _, _ in turns])
+        flat = torch.cat(pieces).requires_grad_()
+        h = flat.index_select(0, torch.from_numpy(back[where]).to(flat.device))
+
+        def spread() -> None:
+            assert flat.grad is not None
+            gradients = flat.grad.split([len(group) for group, _, _ in turns])
+            after = [_random_state(generator, self.device) for generator in generators]
+            for (group, generator, state), gradient in zip(turns, gradients, strict=True):
+                _set_random_state(generator, self.device, state)
+                torch.autograd.backward(self._one_group(distinct[group], generator), gradient)
+            for generator, state in zip(generators, after, strict=True):
+                _set_random_state(generator, self.device, state)
+
+        return h, spread
+
+    def _one_group(self, rows: np.ndarray, generator: torch.Generator | None) -> torch.Tensor:
+        more = {} if generator is None else {"generator": generator}
+        return self._encode_group(self.tokens, rows, self.device, **more)
+
+    def _parts_and_generators(self, rows: np.ndarray) -> tuple[Sequence[np.ndarray], Sequence[torch.Generator | None]]:
+        """Positions of `rows` (b,) in one part, or in two of which each draws its dropout from a generator of its own,
+        seeded from torch's, so that no draw depends on timing."""
+        if self.threads is None or len(rows) < 2:
+            return [np.arange(len(rows))], [None]
+        parts = halves(forward_flops(self.module.config, self.tokens.lengths[rows]))
+        return parts, [torch.Generator().manual_seed(seed) for seed in torch.randint(2**62, (len(parts),)).tolist()]
+
     def _encode(self, rows: np.ndarray, generator: torch.Generator | None = None) -> torch.Tensor:
         group = self._encode_group if generator is None else functools.partial(self._encode_group, generator=generator)
         return encode_rows(group, self.tokens, rows, self.train_token_budget, self.device)
@@ -84,15 +127,11 @@ class EncodedTexts:
             return self.encode_group(*tokens_rows_device, **generator).float()
 
     def _encode_halves(self, threads: TwoThreads, rows: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
-        """h of texts in two halves at a time, and where each text lies in it (both of length b).
-
-        Each half's dropout has a generator of its own, seeded from torch's, so that no draw depends on timing.
-        """
-        parts = halves(forward_flops(self.module.config, self.tokens.lengths[rows]))
-        seeds = torch.randint(2**62, (len(parts),)).tolist()
+        """h of texts in two halves at a time, and where each text lies in it (both of length b)."""
+        parts, generators = self._parts_and_generators(rows)
         jobs = [
-            functools.partial(self._encode, rows[part], torch.Generator().manual_seed(seed))
-            for part, seed in zip(parts, seeds, strict=True)
+            functools.partial(self._encode, rows[part], generator)
+            for part, generator in zip(parts, generators, strict=True)
         ]
         return threads.both_with_gradients(*jobs), back_in_order(parts)
 
@@ -126,11 +165,30 @@ class CachedTexts:
     def hidden(self, rows: np.ndarray) -> torch.Tensor:
         return self.features.index_select(0, torch.from_numpy(rows).to(self.features.device))
 
+    def hidden_in_turns(self, rows: np.ndarray) -> tuple[torch.Tensor, Callable[[], None]]:
+        return self.hidden(rows), lambda: None
+
     def all_hidden(self, advance: Advance | None = None) -> torch.Tensor:
         return self.features
 
     def work(self, rows: np.ndarray) -> tuple[int, float]:
         return 0, 0.0
+
+
+def _random_state(generator: torch.Generator | None, device: torch.device) -> torch.Tensor:
+    """The state of what dropout draws from: a generator, or torch's own for the device."""
+    if generator is not None:
+        return generator.get_state()
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def _set_random_state(generator: torch.Generator | None, device: torch.device, state: torch.Tensor) -> None:
+    if generator is not None:
+        generator.set_state(state)
+    elif device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)
 
 
 def features_path(directory: Path, *determined_by: str | int) -> Path:

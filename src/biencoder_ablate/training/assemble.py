@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from biencoder_ablate.config import Config, DataConfig, cache_directory
+from biencoder_ablate import registry
+from biencoder_ablate.config import Config, DataConfig, cache_directory, keywords
 from biencoder_ablate.data.corpus import Corpus
 from biencoder_ablate.data.index import TextIndex, build_index
 from biencoder_ablate.data.load import load_corpus
 from biencoder_ablate.data.tokens import Tokens, cached_tokens, tokenize
-from biencoder_ablate.evaluation.measure import SplitCandidates, prepare
-from biencoder_ablate.model.biencoder import BiEncoder
+from biencoder_ablate.evaluation.candidates import SplitCandidates, prepare
+from biencoder_ablate.model.biencoder import Architecture, BiEncoder
 from biencoder_ablate.model.device import choose_device, choose_precision, describe_device
 from biencoder_ablate.model.encoding import packed_encoder, plain_encoder
 from biencoder_ablate.model.flops import peak_flops
@@ -37,8 +38,8 @@ from biencoder_ablate.model.texts import (
 from biencoder_ablate.model.threads import TwoThreads
 from biencoder_ablate.runs.identity import identity, run_name
 from biencoder_ablate.runs.log import RunLog, progress_bar
-from biencoder_ablate.training.loop import Recipe, Task
-from biencoder_ablate.training.losses import LossWeights
+from biencoder_ablate.training.loop import Trainee
+from biencoder_ablate.training.losses import Loss
 from biencoder_ablate.training.negatives import NegativePool, build_pool
 from biencoder_ablate.training.processes import SharedTexts, World, world_from_environment
 
@@ -71,9 +72,9 @@ def read_data(settings: DataConfig) -> Data:
 def _read_data(settings: tuple, stamp: tuple[int, ...]) -> Data:
     """Remembered, since a sweep's runs in one process share their corpus; `stamp` changes when the file does."""
     corpus = load_corpus(DataConfig(*settings))
-    table = build_index(corpus)
-    splits = {name: prepare(split) for name, split in table.splits.items()}
-    return Data(corpus, corpus.fingerprint, table, splits, build_pool(table.splits["train"]))
+    index = build_index(corpus)
+    splits = {name: prepare(split) for name, split in index.splits.items()}
+    return Data(corpus, corpus.fingerprint, index, splits, build_pool(index.splits["train"]))
 
 
 @dataclass(frozen=True)
@@ -101,11 +102,9 @@ class Plan:
 class Parts:
     """What a run trains, and the encoder and tokenizer to save with it (None for a frozen one)."""
 
-    task: Task
-    recipe: Recipe
+    trainee: Trainee
     encoder: Any | None
     tokenizer: Any | None
-    pooled_dim: int
     tokens: Tokens | None
     untrained: Callable[[], torch.Tensor] | None = None
     """h (T, H) of every text by the encoder as it is before training, from the cache that frozen runs share."""
@@ -117,6 +116,8 @@ def make_plan(config: Config) -> Plan:
 
 
 def _plan(config: Config, data: Data, source: ModelSource) -> Plan:
+    make_loss(config)  # a name or key that is not there is refused before anything is written
+    registry.make("heads", "head", config.head.name, keywords(config.head), (1,))
     device = choose_device(config.training.device, world_from_environment().local_rank)
     precision = choose_precision(config.training.precision, device)
     determined_by = identity(config, data.fingerprint, source.fingerprint, precision)
@@ -138,41 +139,40 @@ def plan_runs(configs: Sequence[Config]) -> list[Plan]:
     return plans
 
 
-def make_recipe(config: Config) -> Recipe:
-    """The training settings as plain values. With rerank=all the epochs' figures use depth 10 (docs/evaluation.md)."""
-    training, loss, rerank = config.training, config.loss, config.evaluation.rerank
-    depth = {"none": None, "all": 10}.get(rerank) if isinstance(rerank, str) else rerank
-    return Recipe(
-        seed=config.seed,
-        epochs=training.epochs,
-        batch_size=training.batch_size,
-        learning_rate=training.learning_rate,
-        head_learning_rate=training.head_learning_rate,
-        warmup_ratio=training.warmup_ratio,
-        max_grad_norm=training.max_grad_norm,
-        patience=training.patience,
-        schedule=config.negatives.schedule,
-        start=config.negatives.start,
-        ratio=config.neg_ratio,
-        weights=LossWeights(loss.triplet, loss.positive, loss.negative, loss.margin),
-        rerank=depth,
-        source=config.evaluation.source,
+def architecture_of(config: Config, pooled_dim: int) -> Architecture:
+    """What the config says of a bi-encoder over an encoder of this width."""
+    model = config.model
+    return Architecture(
+        pooled_dim=pooled_dim,
+        retrieval_dim=model.retrieval_dim,
+        towers=model.towers,
+        similarity=model.similarity,
+        projection_init=model.projection_init,
+        fusion=config.fusion.name,
+        head=config.head.name,
+        head_options=keywords(config.head),
+        score=config.evaluation.score,
     )
+
+
+def make_loss(config: Config) -> Loss:
+    """The registered loss with its keywords. Raises ConfigError."""
+    return registry.make("losses", "loss", config.loss.name, keywords(config.loss))
 
 
 def build_parts(plan: Plan, log: RunLog, world: World) -> Parts:
     """Tokens, encoder or cached features, splits, negatives and model of a run."""
     config = plan.config
-    table = plan.data.index
+    index = plan.data.index
     if config.training.fast:
         keep_freed_memory()
     if config.training.freeze_encoder:
         encoder, tokenizer, tokens, untrained = None, None, None, None
-        features = _features_once(plan, table, log, world, lambda: _encoder_once(plan, table, log, world))
+        features = _features_once(plan, index, log, world, lambda: _encoder_once(plan, index, log, world))
         pooled_dim = features.shape[1]
         source: TextSource = CachedTexts(features)
     else:
-        encoder, tokenizer, tokens = _load(plan, table)
+        encoder, tokenizer, tokens = _load(plan, index)
         encoder.to(plan.device)
         pooled_dim = encoder.config.hidden_size
         source = encoded = _encoded_texts(plan, encoder, tokens, world)
@@ -180,52 +180,44 @@ def build_parts(plan: Plan, log: RunLog, world: World) -> Parts:
         if plan.source.directory is not None:  # model=tiny is another one for every seed, and encodes in no time
 
             def untrained() -> torch.Tensor:
-                return _features_once(plan, table, log, world, lambda: _all_hidden(encoded, len(tokens), log))
+                return _features_once(plan, index, log, world, lambda: _all_hidden(encoded, len(tokens), log))
 
-    model = BiEncoder(
-        encoder,
-        pooled_dim,
-        config.model.retrieval_dim,
-        config.fusion.name,
-        config.head.norm,
-        config.head.activation,
-        config.head.activation_position,
-        config.seed,
-    ).to(plan.device)
-    task = Task(
+    model = BiEncoder(architecture_of(config, pooled_dim), encoder, config.seed).to(plan.device)
+    trainee = Trainee(
+        config,
         model,
         source,
-        table,
+        index,
         plan.data.splits,
         plan.data.pool,
+        make_loss(config),
         plan.device,
         world,
-        config.training.fast,
         log.quiet,
         peak_flops(describe_device(plan.device), plan.precision),
     )
-    return Parts(task, make_recipe(config), encoder, tokenizer, pooled_dim, tokens, untrained)
+    return Parts(trainee, encoder, tokenizer, tokens, untrained)
 
 
-def _load(plan: Plan, table: TextIndex) -> tuple[Any, Any, Tokens]:
+def _load(plan: Plan, index: TextIndex) -> tuple[Any, Any, Tokens]:
     """(encoder, tokenizer, tokens) from the model source; model=tiny learns its vocabulary from training texts."""
     from biencoder_ablate.model.load import build_tiny, load_encoder, load_tokenizer
 
     model, directory = plan.config.model, plan.source.directory
     if directory is None:
-        train = table.splits["train"]
+        train = index.splits["train"]
         rows = dict.fromkeys(np.stack([train.point, train.counter], axis=1).reshape(-1).tolist())
         encoder, tokenizer = build_tiny(
-            [table.texts[row] for row in rows], model.pooling, model.max_tokens, model.dropout, plan.config.seed
+            [index.texts[row] for row in rows], model.pooling, model.max_tokens, model.dropout, plan.config.seed
         )
-        return encoder, tokenizer, tokenize(tokenizer, table.texts, model.max_tokens)
+        return encoder, tokenizer, tokenize(tokenizer, index.texts, model.max_tokens)
     encoder = load_encoder(directory, model.pooling, model.max_tokens, model.dropout)
     tokenizer = load_tokenizer(directory, model.max_tokens)
     tokens = cached_tokens(
         tokenizer,
         plan.source.fingerprint,
-        table.texts,
-        table.fingerprint,
+        index.texts,
+        index.fingerprint,
         model.max_tokens,
         cache_directory(plan.config),
     )
@@ -252,7 +244,7 @@ def _encoded_texts(plan: Plan, encoder: Any, tokens: Tokens, world: World) -> En
 
 
 def _features_once(
-    plan: Plan, table: TextIndex, log: RunLog, world: World, encode: Callable[[], torch.Tensor]
+    plan: Plan, index: TextIndex, log: RunLog, world: World, encode: Callable[[], torch.Tensor]
 ) -> torch.Tensor:
     """The untrained encoder's pooled outputs (T, H) from the cache, or by `encode` once and put there.
 
@@ -268,7 +260,7 @@ def _features_once(
         cache_directory(config),
         plan.source.fingerprint,
         built_from,
-        table.fingerprint,
+        index.fingerprint,
         config.model.pooling,
         config.model.max_tokens,
         plan.precision,
@@ -279,7 +271,7 @@ def _features_once(
         with _waiting_lock(path.with_suffix(".lock"), world):
             features = load_features(path)
             if not world.agree(features is not None):
-                log.say(f"encoding {len(table.texts)} texts with the untrained encoder, once; kept in {path}")
+                log.say(f"encoding {len(index.texts)} texts with the untrained encoder, once; kept in {path}")
                 features = encode().cpu().numpy()
                 if world.is_main:
                     save_features(path, features)
@@ -289,9 +281,9 @@ def _features_once(
     return torch.from_numpy(features).to(plan.device)
 
 
-def _encoder_once(plan: Plan, table: TextIndex, log: RunLog, world: World) -> torch.Tensor:
+def _encoder_once(plan: Plan, index: TextIndex, log: RunLog, world: World) -> torch.Tensor:
     """Pooled outputs (T, H) by an encoder loaded for that alone."""
-    encoder, _, tokens = _load(plan, table)
+    encoder, _, tokens = _load(plan, index)
     encoder.to(plan.device)
     return _all_hidden(_encoded_texts(plan, encoder, tokens, world), len(tokens), log)
 
