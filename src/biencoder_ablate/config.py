@@ -38,8 +38,8 @@ def _key(
         "high": high,
         "above": above,
     }
-    if isinstance(default, dict):
-        return field(default_factory=lambda: dict(default), metadata=metadata)
+    if default is dict:
+        return field(default_factory=dict, metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
@@ -56,7 +56,7 @@ class DataConfig:
 
 @dataclass
 class ModelConfig:
-    """The encoder and its retrieval embeddings (group `model`). A fingerprint over the encoder's files names the run."""
+    """The encoder and its retrieval embeddings (group `model`). A fingerprint over the encoder's files names a run."""
 
     name: str = _key("minilm", "minilm, tiny or bert_base", False, choices=("minilm", "tiny", "bert_base"))
     name_or_path: str | None = _key(None, "null, a directory with a BERT, or a model's name on the hub", False)
@@ -84,7 +84,7 @@ class HeadConfig:
         None, "after_linear2 or before_linear2", True, choices=("after_linear2", "before_linear2")
     )
     hidden: int | None = _key(None, "an integer of 1 or more (the width of head=mlp)", True, low=1)
-    options: dict[str, Any] = _key({}, "the keywords of a head that another package registers", True)
+    options: dict[str, Any] = _key(dict, "the keywords of a head that another package registers", True)
 
 
 @dataclass
@@ -133,7 +133,7 @@ class LossConfig:
     in_batch_counters: bool | None = _key(None, "true or false", True)
     in_batch_points: bool | None = _key(None, "true or false", True)
     in_batch_negatives: bool | None = _key(None, "true or false", True)
-    options: dict[str, Any] = _key({}, "the keywords of a loss that another package registers", True)
+    options: dict[str, Any] = _key(dict, "the keywords of a loss that another package registers", True)
 
 
 @dataclass
@@ -186,7 +186,7 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    tracker: dict[str, Any] = _key({}, "by name, a tracker's options", False)
+    tracker: dict[str, Any] = _key(dict, "by name, a tracker's options", False)
     neg_ratio: float = _key(0.01, "a number from 0 to 1", True, low=0, high=1)
     seed: int = _key(0, "an integer from 0 to 4294967295", True, low=0, high=2**32 - 1)
     logs_dir: str = _key("logs", "a directory, made if missing", False)

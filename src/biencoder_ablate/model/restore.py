@@ -148,8 +148,7 @@ def load_restored_encoder(contract: Contract, directory: Path, max_tokens: int) 
     from biencoder_ablate.model.load import load_encoder, load_tokenizer
 
     encoder = load_encoder(directory, contract.pooling, max_tokens, dropout=None)
-    if encoder.config.hidden_size != contract.architecture.pooled_dim:
-        raise ConfigError(
-            f"{directory}: an encoder of width {encoder.config.hidden_size}; the run's is {contract.architecture.pooled_dim} wide"
-        )
+    found, wanted = encoder.config.hidden_size, contract.architecture.pooled_dim
+    if found != wanted:
+        raise ConfigError(f"{directory}: an encoder of width {found}; the run's is {wanted} wide")
     return encoder.eval(), load_tokenizer(directory, max_tokens)

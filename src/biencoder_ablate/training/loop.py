@@ -6,6 +6,7 @@ N pairs of the split, B of a batch, K negatives a pair, T texts of the corpus.
 from __future__ import annotations
 
 import math
+import operator
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -162,7 +163,7 @@ def train_epoch(
     with progress_bar(f"epoch {epoch}", len(train), "pair", trainee.quiet) as bar:
         for batch in _batches(order, training.batch_size):
             factor = rate_factor(step, num_warmup, num_steps, training.schedule)
-            losses, done = train_step(trainee, optimizer, pairs.map(lambda values, batch=batch: values[batch]), factor)
+            losses, done = train_step(trainee, optimizer, pairs.map(operator.itemgetter(batch)), factor)
             work += torch.tensor(done, dtype=torch.float64)
             if waiting is not None:
                 read(*waiting)

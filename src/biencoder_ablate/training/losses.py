@@ -12,7 +12,6 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -105,7 +104,7 @@ class StudyLoss(Loss):
             "positive": F.cross_entropy(positive, ones, reduction="sum"),
             "negative": F.cross_entropy(negative, zeros, reduction="sum") / num,
         }
-        return {"total": sum(self.weights[name] * value for name, value in sums.items()), **sums}
+        return {"total": _weighted(self.weights, sums), **sums}
 
 
 class ContrastiveLoss(Loss):
@@ -141,14 +140,14 @@ class ContrastiveLoss(Loss):
         sums = {"retrieval": _first_among(rows / self.temperature)}
         scores = batch.scores if self.weights["head"] > 0 else batch.scores.detach()
         sums["head"] = _first_among(scores.T)
-        return {"total": sum(self.weights[name] * value for name, value in sums.items()), **sums}
+        return {"total": _weighted(self.weights, sums), **sums}
+
+
+def _weighted(weights: Mapping[str, float], sums: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    first, *others = (weights[name] * value for name, value in sums.items())
+    return functools.reduce(torch.add, others, first)
 
 
 def _first_among(rows: torch.Tensor) -> torch.Tensor:
     """The cross-entropy of the first of each row (B, C), summed."""
     return F.cross_entropy(rows, torch.zeros(len(rows), dtype=torch.int64, device=rows.device), reduction="sum")
-
-
-def as_floats(sums: Mapping[str, torch.Tensor], parts: tuple[str, ...]) -> Any:
-    """`total` and the parts in one vector (1 + P,), for the log."""
-    return torch.stack([sums[name].detach() for name in ("total", *parts)])

@@ -166,8 +166,8 @@ def warnings(result: dict[str, Any], records: Sequence[Record]) -> list[str]:
             before, after = initial[f"pretrained/{name}/{key}"], figures[key]
             if before is not None and after is not None and after < before:
                 found.append(
-                    f"{title}{name} top-1 {after:.4f} is below the pretrained encoder's own cosine ({before:.4f}): this "
-                    "training has cost more than it brought; try recipe=contrastive"
+                    f"{title}{name} top-1 {after:.4f} is below the pretrained encoder's own cosine ({before:.4f}): "
+                    "this training has cost more than it brought; try recipe=contrastive"
                 )
     return found
 
