@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import reference
+from helpers import read
 from hypothesis import given, settings
 from reference import Candidate, corpora, published_and_used
 
-from biencoder_ablate.data.arguana import load_arguana
 from biencoder_ablate.data.corpus import SPLITS, Pair, build_corpus
 from biencoder_ablate.data.index import build_index
 from biencoder_ablate.evaluation.candidates import (
@@ -158,7 +158,7 @@ def test_clean_rows_equal_the_reference(both):
 
 def test_totals_of_the_real_test_split(real_corpus):
     """The numbers that the corpus itself publishes, summed over the points of the test split."""
-    assert candidate_totals(build_index(load_arguana(real_corpus)).splits["test"]) == {
+    assert candidate_totals(build_index(read("arguana", real_corpus)).splits["test"]) == {
         "true": 1401,
         "debate_same_counter": 4052,
         "debate_same_point": 4058,

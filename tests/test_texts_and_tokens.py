@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from helpers import load_sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from biencoder_ablate.data.corpus import SPLITS, Pair, build_corpus, limit_debates, make_disjoint, text_key
 from biencoder_ablate.data.index import build_index, fingerprint_texts
-from biencoder_ablate.data.sample import load_sample
 from biencoder_ablate.data.tokens import Tokens, cached_tokens, length_groups, pad, tokenize
 from biencoder_ablate.model.load import learn_tokenizer
 
