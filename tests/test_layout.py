@@ -9,7 +9,7 @@ from helpers import PACKAGE, run_python
 
 # Design §4: entry points → training, report → evaluation, runs → model → data → config.
 LAYERS = [
-    {"files", "seeding", "__init__"},
+    {"files", "seeding", "text", "__init__"},
     {"config"},
     {"registry"},
     {"data"},
