@@ -109,8 +109,7 @@ def _overridden(composed: Any, overrides: Sequence[str]) -> Any:
     """A run's composed config with changes. Hydra reads the overrides; only keys of ALLOWED are taken."""
     from omegaconf import OmegaConf
 
-    from biencoder_ablate.compose import understood
-    from biencoder_ablate.config import ConfigError, DataConfig, schema_keys
+    from biencoder_ablate.config import ConfigError
 
     leaves = [key for key, _ in schema_keys()]
     keys = [override.split("=", 1)[0].lstrip("+") for override in overrides]
@@ -131,5 +130,3 @@ def _overridden(composed: Any, overrides: Sequence[str]) -> Any:
         if key in keys:
             OmegaConf.update(changed, key, OmegaConf.select(new, key), force_add=True)
     return OmegaConf.merge(composed, changed)
-
-

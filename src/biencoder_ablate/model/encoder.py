@@ -236,9 +236,9 @@ def make_tiny(cache: Path) -> Path:
         from transformers import BertConfig, BertModel
 
         from biencoder_ablate.config import DataConfig
-        from biencoder_ablate.data.sample import load_sample
+        from biencoder_ablate.data.readers import read_sample
 
-        corpus = load_sample(DataConfig())
+        corpus = read_sample(DataConfig())
         texts = [text for name in SPLITS for pair in corpus.split(name) for text in (pair.point, pair.counter)]
         tokenizer = learn_tokenizer(texts)
         config = BertConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **TINY_SHAPE)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from biencoder_ablate import registry
 from biencoder_ablate.config import Config, DataConfig, cache_directory, keywords
 from biencoder_ablate.data.corpus import Corpus
 from biencoder_ablate.data.index import TextIndex, build_index
-from biencoder_ablate.data.load import load_corpus
+from biencoder_ablate.data.readers import load_corpus
 from biencoder_ablate.data.tokens import Tokens
 from biencoder_ablate.evaluation.candidates import SplitCandidates, prepare
 from biencoder_ablate.model.biencoder import Architecture, BiEncoder
@@ -35,8 +36,8 @@ from biencoder_ablate.model.texts import (
 )
 from biencoder_ablate.runs.identity import identity, run_name
 from biencoder_ablate.runs.log import RunLog, progress_bar
-from biencoder_ablate.training.losses import Loss
 from biencoder_ablate.training.loop import Trainee
+from biencoder_ablate.training.losses import Loss
 from biencoder_ablate.training.negatives import NegativePool, build_pool
 from biencoder_ablate.training.processes import SharedTexts, World, world_from_environment
 
@@ -55,16 +56,16 @@ class Data:
 def read_data(settings: DataConfig) -> Data:
     """Load a corpus and work out what follows from it. Raises DataError."""
     stamp: tuple[int, ...] = ()
-    if settings.path is not None:
+    if settings.path is not None and Path(settings.path).expanduser().exists():
         status = Path(settings.path).expanduser().stat()
         stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
-    return _read_data(astuple(settings), stamp)
+    return _read_data(json.dumps(asdict(settings)), stamp)
 
 
 @functools.lru_cache(maxsize=1)
-def _read_data(settings: tuple, stamp: tuple[int, ...]) -> Data:
+def _read_data(settings: str, stamp: tuple[int, ...]) -> Data:
     """Remembered, since a sweep's runs in one process share their corpus; `stamp` changes when the file does."""
-    corpus = load_corpus(DataConfig(*settings))
+    corpus = load_corpus(DataConfig(**json.loads(settings)))
     index = build_index(corpus)
     splits = {name: prepare(split) for name, split in index.splits.items()}
     return Data(corpus, corpus.fingerprint, index, splits, build_pool(index.splits["train"]))
