@@ -26,10 +26,9 @@ from helpers import (
     write_pairs_csv,
     zip_directory,
 )
-from hydra._internal.utils import get_args_parser
 
 import biencoder_ablate
-from biencoder_ablate.compose import conf_directory, to_config, understood
+from biencoder_ablate.compose import conf_directory, parse_arguments, understood
 from biencoder_ablate.config import Config, schema_keys
 from biencoder_ablate.data.corpus import SPLITS
 from biencoder_ablate.data.sample import load_sample
@@ -94,8 +93,8 @@ def test_the_examples_of_the_help_can_be_typed_as_they_stand(tmp_path):
     commands = re.findall(r"^ *python -m biencoder_ablate (\S.*)$", text, re.MULTILINE)
     assert commands
     for command in commands:
-        with contextlib.chdir(tmp_path), understood(get_args_parser().parse_args(command.split())) as asked:
-            assert isinstance(to_config(asked.compose(asked.jobs[-1])), Config)
+        with contextlib.chdir(tmp_path), understood(parse_arguments(command.split())) as asked:
+            assert isinstance(asked.configs(asked.jobs())[-1], Config)
 
 
 def test_cfg_job_shows_every_key(tmp_path):

@@ -5,7 +5,6 @@ T texts of a corpus, B of any texts, H pooled width.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -84,20 +83,18 @@ def _overridden(composed: Any, overrides: Sequence[str]) -> Any:
     """A run's composed config with changes. Hydra reads the overrides; only keys of ALLOWED are taken."""
     from omegaconf import OmegaConf
 
-    from biencoder_ablate.compose import understood
+    from biencoder_ablate.compose import parse_arguments, understood
     from biencoder_ablate.config import ConfigError, DataConfig, schema_keys
 
     leaves = [key for key, _ in schema_keys()]
     keys = [override.split("=", 1)[0].lstrip("+") for override in overrides]
-    with understood(
-        argparse.Namespace(config_dir=None, config_name=None, multirun=False, overrides=list(overrides))
-    ) as command:
+    with understood(parse_arguments(list(overrides))) as command:
         for key, override in zip(keys, overrides, strict=True):
             if key not in ALLOWED and f"{key.split('.')[0]}.*" not in ALLOWED:
                 raise ConfigError(
                     f"{override}: a finished run is measured, not trained anew; only {', '.join(ALLOWED)} can be given"
                 )
-        new = command.compose(command.jobs[0])
+        new = command.base
     if "data" in keys:  # another corpus: nothing of how the run's own was read holds for it
         composed = OmegaConf.merge(composed, {"data": OmegaConf.structured(DataConfig)})
         keys += [key for key in leaves if key.startswith("data.")]

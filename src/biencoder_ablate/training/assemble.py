@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 
 from biencoder_ablate.config import Config, DataConfig, cache_directory
 from biencoder_ablate.data.corpus import Corpus
@@ -276,7 +276,8 @@ def _features_once(
     )
     features = load_features(path)
     if not world.agree(features is not None):
-        with _waiting_lock(path.with_suffix(".lock"), world):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")) if world.is_main else contextlib.nullcontext():
             features = load_features(path)
             if not world.agree(features is not None):
                 log.say(f"encoding {len(table.texts)} texts with the untrained encoder, once; kept in {path}")
@@ -299,14 +300,3 @@ def _encoder_once(plan: Plan, table: TextIndex, log: RunLog, world: World) -> to
 def _all_hidden(texts: TextSource, num_texts: int, log: RunLog) -> torch.Tensor:
     with progress_bar("encoding", num_texts, "text", log.quiet) as bar:
         return texts.all_hidden(bar.update)
-
-
-@contextlib.contextmanager
-def _waiting_lock(path: Path, world: World) -> Iterator[None]:
-    if not world.is_main:
-        yield
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
