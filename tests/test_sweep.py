@@ -16,9 +16,9 @@ from helpers import run_program
 from biencoder_ablate.runs.__main__ import main as list_runs
 from biencoder_ablate.runs.directory import RunDirectory, locked
 from biencoder_ablate.runs.records import write_metrics
-from biencoder_ablate.runs.status import SweepDirectory, sweep_text
+from biencoder_ablate.runs.status import SweepDirectory, objective, run_status, sweep_text
 from biencoder_ablate.runs.workers import take_first_free
-from biencoder_ablate.text import show_seconds
+from biencoder_ablate.text import figure, show_seconds, text_table
 
 SMALL = ["training.freeze_encoder=true", "training.epochs=2", "model.max_tokens=16", "data.limit=3"]
 
