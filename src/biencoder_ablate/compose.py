@@ -38,13 +38,12 @@ CONFIG_NAME = "config"
 SCHEMA_NAME = "biencoder_ablate_schema"
 
 _EXTRAS = {
-    "hydra/launcher=joblib": ("joblib", "hydra_joblib_launcher"),
-    "hydra/launcher=slurm": ("slurm", "hydra_submitit_launcher"),
-    "hydra/launcher=submitit_slurm": ("slurm", "hydra_submitit_launcher"),
-    "hydra/launcher=submitit_local": ("slurm", "hydra_submitit_launcher"),
-    "hydra/sweeper=optuna": ("optuna", "hydra_optuna_sweeper"),
+    ("hydra/launcher", "joblib"): ("joblib", "hydra_joblib_launcher"),
+    ("hydra/launcher", "slurm"): ("slurm", "hydra_submitit_launcher"),
+    ("hydra/launcher", "submitit_slurm"): ("slurm", "hydra_submitit_launcher"),
+    ("hydra/sweeper", "optuna"): ("optuna", "hydra_optuna_sweeper"),
 }
-"""What the choices that other packages bring need: our extra, and the plugin in it."""
+"""What choices that other packages bring need: our extra, and the plugin in it."""
 
 _SEVERAL = ("tracker",)
 """Groups of which several choices may be made at once, in a list: of the others the last would silently win."""
@@ -361,11 +360,19 @@ def _check_choice(loader: ConfigLoader, group: str, override: Override) -> None:
     options = loader.get_group_options(group)
     for value in chosen:
         for choice in value[1:-1].split(",") if group in _SEVERAL and value.startswith("[") else [value]:
-            extra, plugin = _EXTRAS.get(f"{group}={choice}", ("", ""))
-            if extra and importlib.util.find_spec(f"hydra_plugins.{plugin}") is None:
-                raise ConfigError(f"{group}={choice}: needs the extra {extra}: pip install 'biencoder-ablate[{extra}]'")
+            _check_extra(group, choice)
             if choice not in options:
                 raise ConfigError(f"{group}={value}: must be one of {', '.join(options)}")
+
+
+def _check_extra(group: str, choice: str) -> None:
+    extra, plugin = _EXTRAS.get((group, choice), ("", ""))
+    try:
+        found = not extra or importlib.util.find_spec(f"hydra_plugins.{plugin}") is not None
+    except ModuleNotFoundError:  # no plugin at all
+        found = False
+    if not found:
+        raise ConfigError(f"{group}={choice}: needs the extra {extra}: pip install 'biencoder-ablate[{extra}]'")
 
 
 def _check_hydra(base: DictConfig) -> None:
@@ -381,6 +388,9 @@ def _compose(loader: ConfigLoader, name: str, overrides: list[str], mode: RunMod
     try:
         return loader.load_configuration(name, overrides, run_mode=mode, validate_sweep_overrides=validate)
     except (HydraException, OmegaConfBaseException) as error:
+        for group, choice in _EXTRAS:  # a preset may ask for one that is not there
+            if f"{group}/{choice}" in str(error):
+                _check_extra(group, choice)
         raise _explained(error, overrides) from error
 
 

@@ -19,7 +19,6 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
-from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, open_dict
 
 from biencoder_ablate.command import Terminated, raise_on_sigterm
@@ -72,29 +71,28 @@ def _search(command: Command) -> int:
     settings = to_config(command.base, checked=False)
     if settings.plan:
         raise ConfigError(f"plan=true: {command.sweeper} chooses its runs as it goes; leave it out")
+    if "hydra.sweeper.direction=minimize" in command.overrides:
+        raise ConfigError("hydra.sweeper.direction=minimize: a run's figure is its top-1 on val; leave it out")
     directory = sweep_directory(settings.logs_dir, settings.sweep_name, command.overrides)
     sweep = _Sweep(command, directory, settings.rerun)
 
-    class OurLauncher(Launcher):
-        """What the sweeper gets for a launcher. Hydra makes launchers by name, and of modules so named alone."""
+    def launch_batch(jobs: Sequence[Sequence[str]]) -> list[JobReturn]:
+        names = _names(command.configs(jobs))
+        directory.write(command.overrides, jobs, names)
+        for name in set(names) - set(sweep.left(names)):
+            print(f"{name}: finished already")
+        return sweep.run([list(job) for job in jobs], names)
 
-        __module__ = "hydra_plugins.biencoder_ablate"
-
-        def setup(self, **given: Any) -> None:
-            pass
-
-        def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-            names = _names(command.configs(job_overrides))
-            directory.write(command.overrides, job_overrides, names)
-            return sweep.run([list(job) for job in job_overrides], names)
-
-    Plugins.instance().register(OurLauncher)
     config = command.in_directory(directory.path)
     with open_dict(config):
-        config.hydra.launcher = {"_target_": f"{OurLauncher.__module__}.{OurLauncher.__name__}"}
+        config.hydra.launcher = {"_target_": "hydra_plugins.biencoder_ablate.BatchLauncher"}
+        if command.sweeper == "OptunaSweeper":
+            config.hydra.sweeper.direction = "maximize"  # Optuna's own is minimize, of what is a top-1 here
+            if config.hydra.sweeper.sampler.get("seed", 0) is None:
+                config.hydra.sweeper.sampler.seed = 0  # the same command chooses the same values, and goes on
     try:
         sweeper = Plugins.instance().instantiate_sweeper(
-            hydra_context=sweep.context, task_function=run_job, config=config
+            hydra_context=sweep.context, task_function=launch_batch, config=config
         )
     except Exception as error:  # whatever the plugin's own settings lead to
         raise ConfigError(f"{command.sweeper}: {one_line(error)}") from error
@@ -108,7 +106,7 @@ def _search(command: Command) -> int:
     except Exception as error:  # one of its jobs', or its own
         print(f"error: {command.sweeper} stopped: {one_line(error)}", file=sys.stderr)
         sweep.stopped = True
-    return sweep.close()
+    return sweep.close(best=True)
 
 
 def _names(configs: Sequence[Config]) -> list[str]:
@@ -212,14 +210,17 @@ class _Sweep:
         returned.return_value = objective(result)
         return returned
 
-    def close(self) -> int:
-        """Print and keep the table; returns the exit code."""
+    def close(self, best: bool = False) -> int:
+        """Print and keep the table, after a search with its best run; returns the exit code."""
         runs = self.directory.statuses(errors=self._errors)
         write_table(self.directory.table, runs)
         print(f"\n{sweep_text(runs)}\n{time.time() - self._started:.1f} s; {self.directory.path}")
+        found = [run for run in runs if run.status == "finished" and run.name in self._asked]
+        if best and found:
+            first = max(found, key=lambda run: objective(run.result))
+            print(f"best by clean top-1 on val: {objective(first.result):.4f}, {' '.join(first.overrides)}")
         self.context.callbacks.on_multirun_end(config=self._config, config_name=self._config_name)
-        done = all(run.status == "finished" for run in runs if run.name in self._asked)
-        return 0 if done and not self.stopped else 1
+        return 0 if len(found) == len(self._asked) and not self.stopped else 1
 
 
 def _ended_since(started: float, run: RunStatus) -> bool:
