@@ -102,7 +102,7 @@ HEAVY = ("torch", "transformers", "tokenizers", "scipy", "matplotlib", "pandas",
         ["data.corpus", "data.arguana", "data.table", "data.sample", "data.load", "data.splitting", "data.index"],
         ["cli", "compose"],
         ["model.source"],
-        ["runs.directory", "runs.identity", "runs.records", "runs.manifest"],
+        ["runs.directory", "runs.identity", "runs.records"],
     ],
     ids=lambda modules: modules[0],
 )

@@ -77,6 +77,7 @@ def test_a_trial_that_fails_stops_no_other_and_the_exit_code_is_1(tmp_path):
     [
         (["plan=true"], ["plan=true", "OptunaSweeper"]),
         (["hydra.sweeper.direction=minimize"], ["hydra.sweeper.direction=minimize", "top-1"]),
+        (["hydra.sweeper.storage=sqlite:///x.db"], ["hydra.sweeper.storage", "leave it out"]),
         (["neg_ratio=interval(2,3)"], ["neg_ratio=2.", "from 0 to 1"]),
         (["hydra.sweeper.n_trial=3"], ["hydra.sweeper.n_trial"]),
     ],

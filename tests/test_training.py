@@ -25,7 +25,7 @@ from biencoder_ablate.files import finite
 from biencoder_ablate.model.biencoder import BiEncoder
 from biencoder_ablate.model.encoding import plain_encoder
 from biencoder_ablate.model.texts import EncodedTexts
-from biencoder_ablate.runs.log import RunLog
+from biencoder_ablate.runs.records import RunLog
 from biencoder_ablate.training.assemble import build_parts, make_plan, make_recipe
 from biencoder_ablate.training.experiment import run_experiment
 from biencoder_ablate.training.loop import (

@@ -73,6 +73,8 @@ def _search(command: Command) -> int:
         raise ConfigError(f"plan=true: {command.sweeper} chooses its runs as it goes; leave it out")
     if "hydra.sweeper.direction=minimize" in command.overrides:
         raise ConfigError("hydra.sweeper.direction=minimize: a run's figure is its top-1 on val; leave it out")
+    if command.base.hydra.sweeper.get("storage"):  # Optuna 2, which Hydra's plugin needs, fails beside SQLAlchemy 2
+        raise ConfigError("hydra.sweeper.storage: leave it out; the same command finds its runs, and goes on")
     directory = sweep_directory(settings.logs_dir, settings.sweep_name, command.overrides)
     sweep = _Sweep(command, directory, settings.rerun)
 
@@ -104,7 +106,7 @@ def _search(command: Command) -> int:
     except (ConfigError, OSError):
         raise
     except Exception as error:  # one of its jobs', or its own
-        print(f"error: {command.sweeper} stopped: {one_line(error)}", file=sys.stderr)
+        print(f"error: {command.sweeper} stopped: {one_line(error) or type(error).__name__}", file=sys.stderr)
         sweep.stopped = True
     return sweep.close(best=True)
 

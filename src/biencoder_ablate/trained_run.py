@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from biencoder_ablate.config import Config
     from biencoder_ablate.data.index import TextIndex
     from biencoder_ablate.model.restore import Contract, TextEncoder
-    from biencoder_ablate.runs.log import RunLog
+    from biencoder_ablate.runs.records import RunLog
 
 ALLOWED = (
     "data",
@@ -138,7 +138,7 @@ def hidden_of_texts(run: FinishedRun, texts: Sequence[str], log: RunLog) -> torc
     from biencoder_ablate.data.index import fingerprint_texts
     from biencoder_ablate.model.restore import encoder_fingerprint
     from biencoder_ablate.model.texts import features_path, load_features, save_features
-    from biencoder_ablate.runs.log import progress_bar
+    from biencoder_ablate.runs.records import progress_bar
 
     contract, config = run.contract, run.config
     device, precision = device_and_precision(run)

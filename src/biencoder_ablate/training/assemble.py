@@ -36,7 +36,7 @@ from biencoder_ablate.model.texts import (
 )
 from biencoder_ablate.model.threads import TwoThreads
 from biencoder_ablate.runs.identity import identity, run_name
-from biencoder_ablate.runs.log import RunLog, progress_bar
+from biencoder_ablate.runs.records import RunLog, progress_bar
 from biencoder_ablate.training.loop import Recipe, Task
 from biencoder_ablate.training.losses import LossWeights
 from biencoder_ablate.training.negatives import NegativePool, build_pool

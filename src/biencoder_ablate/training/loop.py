@@ -22,8 +22,7 @@ from biencoder_ablate.evaluation.ranking import LogitsFunction
 from biencoder_ablate.model.biencoder import BiEncoder
 from biencoder_ablate.model.flops import TRAINING_FACTOR
 from biencoder_ablate.model.texts import TextSource
-from biencoder_ablate.runs.log import progress_bar
-from biencoder_ablate.runs.records import Record
+from biencoder_ablate.runs.records import Record, progress_bar
 from biencoder_ablate.seeding import derive_seed, generator
 from biencoder_ablate.training.losses import Losses, LossWeights, batch_losses
 from biencoder_ablate.training.negatives import NegativePool, draw_negatives
