@@ -18,7 +18,7 @@ from biencoder_ablate.data.corpus import Corpus
 from biencoder_ablate.evaluation.candidates import TASKS
 from biencoder_ablate.files import finite, yaml_string
 from biencoder_ablate.runs.identity import identity, run_name
-from biencoder_ablate.runs.manifest import build_manifest
+from biencoder_ablate.runs.records import build_manifest
 from biencoder_ablate.seeding import derive_seed
 
 HEADS = {

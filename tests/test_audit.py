@@ -219,7 +219,7 @@ def test_tokens_of_tiny_are_those_that_training_sees(capsys):
     """At max_tokens=64 the audit says which share a run with that setting would cut."""
     from biencoder_ablate.compose import load_config
     from biencoder_ablate.data.corpus import SPLITS
-    from biencoder_ablate.runs.log import RunLog
+    from biencoder_ablate.runs.records import RunLog
     from biencoder_ablate.training.assemble import build_parts, make_plan
     from biencoder_ablate.training.processes import World
 

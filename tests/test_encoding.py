@@ -6,13 +6,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from biencoder_ablate.model.encoding import encode_rows, plain_encoder
+from biencoder_ablate.model.load import build_tiny, learn_tokenizer
 from helpers import load_sample, run_python
 
 from biencoder_ablate.data.index import build_index
 from biencoder_ablate.data.tokens import length_groups, pad, tokenize
 from biencoder_ablate.model.biencoder import encode
-from biencoder_ablate.model.encoding import encode_rows, plain_encoder
-from biencoder_ablate.model.load import build_tiny, learn_tokenizer
 from biencoder_ablate.model.texts import EncodedTexts
 
 CPU = torch.device("cpu")

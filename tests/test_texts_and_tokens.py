@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from biencoder_ablate.model.load import learn_tokenizer
 from helpers import load_sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,7 +13,6 @@ from biencoder_ablate.data.corpus import SPLITS, DataError, Pair, build_corpus, 
 from biencoder_ablate.data.index import answers_of, build_index, fingerprint_texts
 from biencoder_ablate.data.tokens import Tokens, cached_tokens, length_groups, pad, tokenize
 from biencoder_ablate.evaluation.candidates import candidate_texts
-from biencoder_ablate.model.load import learn_tokenizer
 from biencoder_ablate.training.negatives import build_pool
 
 # --- text_key ---

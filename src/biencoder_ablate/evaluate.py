@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from biencoder_ablate.data.corpus import Corpus
     from biencoder_ablate.data.index import TextIndex
     from biencoder_ablate.evaluation.measure import SplitCandidates
-    from biencoder_ablate.runs.log import RunLog
+    from biencoder_ablate.runs.records import RunLog
 
 MEASURED = ("val", "test")
 
@@ -82,7 +82,7 @@ def evaluate(
     from biencoder_ablate.evaluation.reevaluate import measured_figures
     from biencoder_ablate.files import finite
     from biencoder_ablate.model.restore import restore_biencoder
-    from biencoder_ablate.runs.log import RunLog
+    from biencoder_ablate.runs.records import RunLog
 
     log = RunLog(None, quiet)
     corpus = load_corpus(run.config.data)

@@ -5,7 +5,6 @@ B of any texts, H pooled width.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,14 +13,14 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from biencoder_ablate.compose import to_config, understood
+from biencoder_ablate.compose import parse_arguments, to_config, understood
 from biencoder_ablate.config import Config, ConfigError, DataConfig, cache_directory, check, schema_keys
 from biencoder_ablate.files import read_json
 from biencoder_ablate.model.biencoder import BiEncoder
 from biencoder_ablate.model.encoder import ModelSource, choose_device, choose_precision
 from biencoder_ablate.model.saved import Contract, encoder_source, read_contract, restore_biencoder
 from biencoder_ablate.model.texts import Reading, TextEncoder, open_encoder
-from biencoder_ablate.runs.log import RunLog
+from biencoder_ablate.runs.records import RunLog
 from biencoder_ablate.training.assemble import features_of, reading_of
 
 ALLOWED = (
@@ -107,21 +106,15 @@ def open_run(run_dir: str | Path, overrides: Sequence[str]) -> TrainedRun:
 
 def _overridden(composed: Any, overrides: Sequence[str]) -> Any:
     """A run's composed config with changes. Hydra reads the overrides; only keys of ALLOWED are taken."""
-    from omegaconf import OmegaConf
-
-    from biencoder_ablate.config import ConfigError
-
     leaves = [key for key, _ in schema_keys()]
     keys = [override.split("=", 1)[0].lstrip("+") for override in overrides]
-    with understood(
-        argparse.Namespace(config_dir=None, config_name=None, multirun=False, overrides=list(overrides))
-    ) as command:
+    with understood(parse_arguments(list(overrides))) as command:
         for key, override in zip(keys, overrides, strict=True):
             if key not in ALLOWED and f"{key.split('.')[0]}.*" not in ALLOWED:
                 raise ConfigError(
                     f"{override}: a finished run is measured, not trained anew; only {', '.join(ALLOWED)} can be given"
                 )
-        new = command.compose(command.jobs[0])
+        new = command.base
     if "data" in keys:  # another corpus: nothing of how the run's own was read holds for it
         composed = OmegaConf.merge(composed, {"data": OmegaConf.structured(DataConfig)})
         keys += [key for key in leaves if key.startswith("data.")]

@@ -35,7 +35,7 @@ from biencoder_ablate.model.texts import (
     save_features,
 )
 from biencoder_ablate.runs.identity import identity, run_name
-from biencoder_ablate.runs.log import RunLog, progress_bar
+from biencoder_ablate.runs.records import RunLog, progress_bar
 from biencoder_ablate.training.loop import Trainee
 from biencoder_ablate.training.losses import Loss
 from biencoder_ablate.training.negatives import NegativePool, build_pool

@@ -20,9 +20,7 @@ from biencoder_ablate.model.biencoder import Embeddings
 from biencoder_ablate.model.saved import Contract, save_model
 from biencoder_ablate.runs import directory as run_files
 from biencoder_ablate.runs.directory import RunDirectory
-from biencoder_ablate.runs.log import RunLog
-from biencoder_ablate.runs.manifest import build_manifest
-from biencoder_ablate.runs.records import HEADER, Record, epoch_line, write_metrics
+from biencoder_ablate.runs.records import HEADER, Record, RunLog, build_manifest, epoch_line, write_metrics
 from biencoder_ablate.runs.trackers import TrackedRun, Trackers, choose_trackers
 from biencoder_ablate.training import summary
 from biencoder_ablate.training.assemble import Parts, Plan, build_parts, make_plan
