@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import Ended, run_here, run_python
+from helpers import Ended, load_sample, run_here, run_python
 from reference import fold
 
 from biencoder_ablate import retrieve as command
 from biencoder_ablate.data.corpus import SPLITS
-from biencoder_ablate.data.sample import load_sample
 from biencoder_ablate.model.biencoder import BiEncoder, encode
 from biencoder_ablate.model.load import load_encoder, load_tokenizer
 from biencoder_ablate.model.restore import read_contract, restore_biencoder

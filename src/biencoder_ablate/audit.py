@@ -58,7 +58,7 @@ def audit(overrides: Sequence[str]) -> dict[str, Any]:
     from biencoder_ablate.compose import load_config
     from biencoder_ablate.data.audit import audit_corpus
     from biencoder_ablate.data.index import build_index
-    from biencoder_ablate.data.load import load_corpus
+    from biencoder_ablate.data.readers import load_corpus
     from biencoder_ablate.evaluation.candidates import candidate_totals
 
     config = load_config(overrides)

@@ -27,6 +27,7 @@ from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseExceptio
 
 from biencoder_ablate.command import refuse_in_one_line
 from biencoder_ablate.config import Config, ConfigError, check, schema_keys
+from biencoder_ablate.data.readers import check_corpus
 
 CONFIG_NAME = "config"
 SCHEMA_NAME = "biencoder_ablate_schema"
@@ -152,6 +153,7 @@ def to_config(composed: DictConfig, checked: bool = True) -> Config:
     assert isinstance(config, Config)
     if checked:
         check(config)
+        check_corpus(config.data)
     return config
 
 
@@ -224,7 +226,11 @@ def _check_overrides(hydra: Any, overrides: list[Override]) -> None:
             raise ConfigError(f"{line}: {key} cannot be left out; give it {options} instead")
         if key in groups:
             _check_choice(hydra, key, override)
-        elif key not in keys and not any(name.startswith(f"{key}.") for name in keys):
+        elif (
+            key not in keys
+            and not any(name.startswith(f"{key}.") for name in keys)
+            and not key.startswith("data.options.")
+        ):
             near = [name for name in keys if name.rpartition(".")[2] == key.rpartition(".")[2]]
             near = near or difflib.get_close_matches(key, [*keys, *groups], n=3, cutoff=0.5)
             hint = f"did you mean {' or '.join(near)}?" if near else "see --cfg job for all keys"

@@ -148,7 +148,7 @@ def _corpus_texts(run: FinishedRun, log: RunLog) -> tuple[list[tuple[str, list[s
     """The distinct texts of the run's corpus with their places, and their pooled outputs h (C, H)."""
     from biencoder_ablate.data.corpus import SPLITS
     from biencoder_ablate.data.index import build_index
-    from biencoder_ablate.data.load import load_corpus
+    from biencoder_ablate.data.readers import load_corpus
     from biencoder_ablate.trained_run import hidden_of_corpus
 
     corpus = load_corpus(run.config.data)

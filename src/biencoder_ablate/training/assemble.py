@@ -6,8 +6,9 @@ import contextlib
 import fcntl
 import functools
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from biencoder_ablate.config import Config, DataConfig, cache_directory
 from biencoder_ablate.data.corpus import Corpus
 from biencoder_ablate.data.index import TextIndex, build_index
-from biencoder_ablate.data.load import load_corpus
+from biencoder_ablate.data.readers import load_corpus
 from biencoder_ablate.data.tokens import Tokens, cached_tokens, tokenize
 from biencoder_ablate.evaluation.measure import SplitCandidates, prepare
 from biencoder_ablate.model.biencoder import BiEncoder
@@ -61,16 +62,16 @@ class Data:
 def read_data(settings: DataConfig) -> Data:
     """Load a corpus and work out what follows from it. Raises DataError."""
     stamp: tuple[int, ...] = ()
-    if settings.path is not None:
+    if settings.path is not None and Path(settings.path).expanduser().exists():
         status = Path(settings.path).expanduser().stat()
         stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
-    return _read_data(astuple(settings), stamp)
+    return _read_data(json.dumps(asdict(settings)), stamp)
 
 
 @functools.lru_cache(maxsize=1)
-def _read_data(settings: tuple, stamp: tuple[int, ...]) -> Data:
+def _read_data(settings: str, stamp: tuple[int, ...]) -> Data:
     """Remembered, since a sweep's runs in one process share their corpus; `stamp` changes when the file does."""
-    corpus = load_corpus(DataConfig(*settings))
+    corpus = load_corpus(DataConfig(**json.loads(settings)))
     table = build_index(corpus)
     splits = {name: prepare(split) for name, split in table.splits.items()}
     return Data(corpus, corpus.fingerprint, table, splits, build_pool(table.splits["train"]))
