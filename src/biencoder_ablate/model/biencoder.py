@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from biencoder_ablate.config import ConfigError
-from biencoder_ablate.model.heads import make_head
+from biencoder_ablate.model.heads import head_score, make_head
 from biencoder_ablate.seeding import derive_seed
 
 FUSION_PARTS = {"concat": ("r", "h"), "pooled": ("h",), "retrieval": ("r",)}
@@ -114,6 +114,13 @@ class BiEncoder(nn.Module):
         if self.architecture.similarity == "cosine":
             return (point * candidate).sum(-1)
         return -(point - candidate).square().sum(-1).clamp_min(1e-12).sqrt()
+
+    def pair_score(self, logits: torch.Tensor, point: torch.Tensor, candidate: torch.Tensor) -> torch.Tensor:
+        """What stage 2 ranks by (…,), float32: the head's score, and with score=sum the similarity with it."""
+        score = head_score(logits)
+        if self.architecture.score == "sum":
+            score = score + self.similarity_weight * self.similarity(point, candidate)
+        return score
 
     def logits(self, h_a: torch.Tensor, r_a: torch.Tensor, h_b: torch.Tensor, r_b: torch.Tensor) -> torch.Tensor:
         """Pairs (a asks, b is ranked) given by h and r of both (…, H), (…, R) → logits (…, 2)."""
