@@ -272,7 +272,7 @@ class Mlflow(Tracker):
             try:
                 identifier = self.client.create_experiment(self.experiment)
             except MlflowException:  # another run of the sweep was faster
-                identifier = self.client.get_experiment_by_name(self.experiment).experiment_id
+                identifier = self.client.get_experiment_by_name(self.experiment).experiment_id  # type: ignore[union-attr]
         else:
             identifier = experiment.experiment_id
         self.run_id = self.client.create_run(identifier, run_name=run.name).info.run_id
