@@ -27,6 +27,7 @@ from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseExceptio
 
 from biencoder_ablate.command import refuse_in_one_line
 from biencoder_ablate.config import Config, ConfigError, check, schema_keys
+from biencoder_ablate.runs.trackers import check_option, choose_trackers
 
 CONFIG_NAME = "config"
 SCHEMA_NAME = "biencoder_ablate_schema"
@@ -152,6 +153,7 @@ def to_config(composed: DictConfig, checked: bool = True) -> Config:
     assert isinstance(config, Config)
     if checked:
         check(config)
+        choose_trackers(config.tracker)
     return config
 
 
@@ -224,6 +226,8 @@ def _check_overrides(hydra: Any, overrides: list[Override]) -> None:
             raise ConfigError(f"{line}: {key} cannot be left out; give it {options} instead")
         if key in groups:
             _check_choice(hydra, key, override)
+        elif key.startswith("tracker."):
+            check_option(*key.removeprefix("tracker.").split(".", maxsplit=1), line=line)
         elif key not in keys and not any(name.startswith(f"{key}.") for name in keys):
             near = [name for name in keys if name.rpartition(".")[2] == key.rpartition(".")[2]]
             near = near or difflib.get_close_matches(key, [*keys, *groups], n=3, cutoff=0.5)
@@ -238,6 +242,8 @@ def _check_choice(hydra: Any, group: str, override: Override) -> None:
         if override.is_sweep_override()
         else [override.get_value_element_as_str()]
     )
+    if group == "tracker" and isinstance(override.value(), list):  # several at once
+        chosen = [str(value) for value in override.value()]
     for value in chosen:
         if value not in options:
             raise ConfigError(f"{group}={value}: must be one of {', '.join(options)}")
@@ -297,6 +303,10 @@ def _explained(error: BaseException, overrides: Sequence[str]) -> ConfigError:
         asked = next((line for line in overrides if line.lstrip("+~").startswith(f"{key}=")), None)
         if valid is not None:
             return ConfigError(f"{asked or key}: must be {valid}")
+        if str(key).startswith("tracker."):
+            name = str(key).split(".")[1]
+            asked = next((line for line in overrides if line.startswith(f"tracker.{name}")), f"tracker.{name}")
+            return ConfigError(f"{asked}: that tracker is not chosen; choose it with tracker={name}")
         return ConfigError(f"{asked or key}: {str(cause).splitlines()[0]}; see --cfg job for all keys")
     message = str(error).partition("Config search path:")[0]
     return ConfigError(" ".join(line.strip() for line in message.splitlines() if line.strip()))

@@ -131,6 +131,10 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    tracker: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={"valid": "by name, a tracker's options", "choices": (), "low": None, "high": None, "above": None},
+    )
     neg_ratio: float = _key(0.01, "a number from 0 to 1", low=0, high=1)
     seed: int = _key(0, "an integer from 0 to 4294967295", low=0, high=2**32 - 1)
     logs_dir: str = _key("logs", "a directory, made if missing")

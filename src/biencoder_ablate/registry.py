@@ -32,7 +32,11 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "arguana": "biencoder_ablate.data.arguana:load_arguana",
         "pairs": "biencoder_ablate.data.table:load_table",
     },
-    "trackers": {},
+    "trackers": {
+        "tensorboard": "biencoder_ablate.runs.trackers:TensorBoard",
+        "wandb": "biencoder_ablate.runs.trackers:Wandb",
+        "mlflow": "biencoder_ablate.runs.trackers:Mlflow",
+    },
 }
 """By kind and name, where the thing is: MODULE:NAME."""
 
