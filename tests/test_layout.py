@@ -11,6 +11,7 @@ from helpers import PACKAGE, run_python
 LAYERS = [
     {"files", "seeding", "__init__"},
     {"config"},
+    {"registry"},
     {"data"},
     {"model"},
     {"evaluation", "runs"},
@@ -92,7 +93,18 @@ def test_model_evaluation_loss_and_negatives_never_see_the_config():
                 assert {alias.name for alias in node.names} <= allowed, path
 
 
-HEAVY = ("torch", "transformers", "tokenizers", "scipy", "matplotlib", "pandas", "joblib")
+HEAVY = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "scipy",
+    "matplotlib",
+    "pandas",
+    "joblib",
+    "tensorboard",
+    "wandb",
+    "mlflow",
+)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +114,7 @@ HEAVY = ("torch", "transformers", "tokenizers", "scipy", "matplotlib", "pandas",
         ["data.corpus", "data.arguana", "data.table", "data.sample", "data.load", "data.splitting", "data.index"],
         ["cli", "compose", "launch"],
         ["model.source"],
-        ["runs.directory", "runs.identity", "runs.records", "runs.manifest"],
+        ["runs.directory", "runs.identity", "runs.records", "runs.manifest", "runs.trackers"],
     ],
     ids=lambda modules: modules[0],
 )

@@ -14,7 +14,16 @@ from biencoder_ablate.runs.directory import RunDirectory, holder
 from biencoder_ablate.runs.identity import short_hash
 from biencoder_ablate.runs.records import read_metrics
 
-_NOT_PART_OF_THE_NAME = ("logs_dir=", "rerun=", "plan=", "sweep_name=", "cache_dir=", "hydra", "training.device=", "tracker")
+_NOT_PART_OF_THE_NAME = (
+    "logs_dir=",
+    "rerun=",
+    "plan=",
+    "sweep_name=",
+    "cache_dir=",
+    "hydra",
+    "training.device=",
+    "tracker",
+)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 import math
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -214,7 +215,7 @@ class Wandb(Tracker):
         import wandb
 
         known = run.directory / "wandb" / "run_id"  # not the run's name: rerun=true makes another run of that name
-        identifier = known.read_text("utf-8") if run.resumed and known.exists() else wandb.util.generate_id()
+        identifier = known.read_text("utf-8") if run.resumed and known.exists() else uuid.uuid4().hex
         known.parent.mkdir(exist_ok=True)
         write_text(known, identifier)
         self.run = wandb.init(

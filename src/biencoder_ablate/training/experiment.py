@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from biencoder_ablate.runs.directory import RunDirectory
 from biencoder_ablate.runs.log import RunLog
 from biencoder_ablate.runs.manifest import build_manifest
 from biencoder_ablate.runs.records import HEADER, Record, epoch_line, write_metrics
+from biencoder_ablate.runs.trackers import TrackedRun, Trackers, choose_trackers
 from biencoder_ablate.training import summary
 from biencoder_ablate.training.assemble import Parts, Plan, build_parts, make_plan
 from biencoder_ablate.training.checkpoint import (
@@ -70,6 +71,7 @@ def _run_as(world: World, plan: Plan, composed: str, overrides: list[str], quiet
     """The run of one process of the world; rank 0 alone locks and writes."""
     config = plan.config
     run = RunDirectory(plan.directory)
+    trackers = choose_trackers(config.tracker) if world.is_main else Trackers()
     done = world.agree(run.read_result())
     if done is not None and done.get("status") == "finished" and (not config.rerun):
         RunLog(None, quiet).say(summary.finished_already(run, done))
@@ -77,13 +79,13 @@ def _run_as(world: World, plan: Plan, composed: str, overrides: list[str], quiet
             _drop_leftovers(run)
         return Outcome(run, done, skipped=True)
     if not world.is_main:
-        return Outcome(run, _train(plan, run, RunLog(None, quiet), world), skipped=False)
+        return Outcome(run, _train(plan, run, RunLog(None, quiet), world, trackers), skipped=False)
     with run_files.locked(run.path):
         if config.rerun:
             run_files.start_over(run)
         log = _open_run(plan, run, composed, overrides, quiet)
         try:
-            result = _train(plan, run, log, world)
+            result = _train(plan, run, log, world, trackers)
         except Exception as error:
             _note_failure(run, log, error)
             raise
@@ -91,6 +93,8 @@ def _run_as(world: World, plan: Plan, composed: str, overrides: list[str], quiet
             with contextlib.suppress(OSError):
                 log.note("interrupted; the same command goes on from the last finished epoch")
             raise
+        finally:
+            trackers.finish(None)  # nothing where the run has finished
         run_files.forget_old(run)
     return Outcome(run, result, skipped=False)
 
@@ -127,7 +131,7 @@ def _open_run(plan: Plan, run: RunDirectory, composed: str, overrides: list[str]
     return log
 
 
-def _train(plan: Plan, run: RunDirectory, log: RunLog, world: World) -> dict[str, Any]:
+def _train(plan: Plan, run: RunDirectory, log: RunLog, world: World, trackers: Trackers) -> dict[str, Any]:
     """The epochs, then the selected one measured and written. Returns the result (on rank 0)."""
     started = time.perf_counter()
     world.agree(None)  # rank 0 has locked and opened the directory
@@ -142,26 +146,29 @@ def _train(plan: Plan, run: RunDirectory, log: RunLog, world: World) -> dict[str
         log.say(f"going on after epoch {progress.next_epoch - 1}, the last finished one")
         if world.is_main:
             write_metrics(run.path, progress.records)
+    trackers.start(TrackedRun(run.name, run.path, asdict(plan.config), progress.step, found is not None), log.say)
     log.say(HEADER)
     is_untrained = progress.next_epoch <= 0
     embeddings = embed(task, parts.untrained() if is_untrained and parts.untrained is not None else None)
     if progress.next_epoch < 0:
         record = _measured(parts, embeddings, -1, {})
-        _commit(run, log, parts, optimizer, progress, record)
+        _commit(run, log, parts, optimizer, progress, record, trackers)
     while progress.next_epoch < recipe.epochs and not _out_of_patience(progress, recipe.patience):
         assert optimizer is not None
         epoch = progress.next_epoch
-        trained, progress.step = train_epoch(task, recipe, optimizer, epoch, progress.step, embeddings)
+        trained, progress.step = train_epoch(task, recipe, optimizer, epoch, progress.step, embeddings, trackers)
         embeddings = embed(task)
         check_finite(embeddings, epoch)
-        _commit(run, log, parts, optimizer, progress, _measured(parts, embeddings, epoch, trained))
+        _commit(run, log, parts, optimizer, progress, _measured(parts, embeddings, epoch, trained), trackers)
     if progress.best_epoch is not None and progress.best_epoch != progress.next_epoch - 1:
         load_best(run.checkpoint, progress, task.model)
         embeddings = embed(task)
     world.agree(None)  # every process has read the best weights before rank 0 drops the checkpoint
     if not world.is_main:
         return {}
-    return _finish(plan, run, log, parts, progress, embeddings, time.perf_counter() - started)
+    result = _finish(plan, run, log, parts, progress, embeddings, time.perf_counter() - started)
+    trackers.finish(result)
+    return result
 
 
 def _measured(parts: Parts, embeddings: Embeddings, epoch: int, trained: Record) -> Record:
@@ -178,6 +185,7 @@ def _commit(
     optimizer: torch.optim.Optimizer | None,
     progress: Progress,
     record: Record,
+    trackers: Trackers,
 ) -> None:
     """An epoch is finished once its checkpoint is on disk; the metrics files follow from it."""
     best = progress.best_epoch
@@ -193,6 +201,7 @@ def _commit(
         save_checkpoint(run.checkpoint, parts.task.model, optimizer, progress, state)
     write_metrics(run.path, progress.records)
     log.say(epoch_line(record))
+    trackers.epoch(progress.step, record)
 
 
 def _out_of_patience(progress: Progress, patience: int | None) -> bool:

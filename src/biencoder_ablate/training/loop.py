@@ -24,6 +24,7 @@ from biencoder_ablate.model.flops import TRAINING_FACTOR
 from biencoder_ablate.model.texts import TextSource
 from biencoder_ablate.runs.log import progress_bar
 from biencoder_ablate.runs.records import Record
+from biencoder_ablate.runs.trackers import Trackers
 from biencoder_ablate.seeding import derive_seed, generator
 from biencoder_ablate.training.losses import Losses, LossWeights, batch_losses
 from biencoder_ablate.training.negatives import NegativePool, draw_negatives
@@ -116,7 +117,13 @@ def check_finite(embeddings: Embeddings, epoch: int) -> None:
 
 
 def train_epoch(
-    task: Task, recipe: Recipe, optimizer: torch.optim.Optimizer, epoch: int, step: int, before: Embeddings
+    task: Task,
+    recipe: Recipe,
+    optimizer: torch.optim.Optimizer,
+    epoch: int,
+    step: int,
+    before: Embeddings,
+    trackers: Trackers | None = None,
 ) -> tuple[Record, int]:
     """One pass over the training pairs. Returns the epoch's training record and the step reached.
 
@@ -145,12 +152,16 @@ def train_epoch(
             # Losses are read one step late, so that a GPU computes while the next batch is made ready.
             if waiting is not None:
                 sums += _finite(waiting, epoch, step - 1)
+                if trackers:
+                    trackers.step(step, _step_figures(waiting, num_waiting, rates))
                 bar.set_postfix(loss=f"{waiting[0] / recipe.batch_size:.4f}", refresh=False)
-            waiting = losses
+            waiting, num_waiting, rates = losses, len(batch), [group["lr"] for group in optimizer.param_groups]
             step += 1
             bar.update(len(batch))
         assert waiting is not None
         sums += _finite(waiting, epoch, step - 1)
+        if trackers:
+            trackers.step(step, _step_figures(waiting, num_waiting, rates))
     seconds = time.perf_counter() - started
     means = (sums / len(train)).tolist()
     num_tokens, flops = task.world.sum(work).tolist()
@@ -169,6 +180,13 @@ def train_epoch(
     if flops and task.peak_flops is not None:
         record["flop_utilisation"] = TRAINING_FACTOR * flops / seconds / (task.peak_flops * task.world.size)
     return record, step
+
+
+def _step_figures(losses: torch.Tensor, batch_size: int, rates: list[float]) -> dict[str, float]:
+    """A step's loss sums (4,) as means over its pairs, and the learning rates of the optimizer's groups."""
+    names = ("step/loss", "step/loss/triplet", "step/loss/positive", "step/loss/negative")
+    figures = dict(zip(names, (losses.to("cpu").double() / batch_size).tolist(), strict=True))
+    return figures | dict(zip(("step/rate/head", "step/rate/encoder"), rates, strict=False))
 
 
 def train_step(
