@@ -227,7 +227,8 @@ def _check_overrides(hydra: Any, overrides: list[Override]) -> None:
         if key in groups:
             _check_choice(hydra, key, override)
         elif key.startswith("tracker."):
-            check_option(*key.removeprefix("tracker.").split(".", maxsplit=1), line=line)
+            _, name, option = f"{key}..".split(".")[:3]
+            check_option(name, option, line)
         elif key not in keys and not any(name.startswith(f"{key}.") for name in keys):
             near = [name for name in keys if name.rpartition(".")[2] == key.rpartition(".")[2]]
             near = near or difflib.get_close_matches(key, [*keys, *groups], n=3, cutoff=0.5)
@@ -242,8 +243,9 @@ def _check_choice(hydra: Any, group: str, override: Override) -> None:
         if override.is_sweep_override()
         else [override.get_value_element_as_str()]
     )
-    if group == "tracker" and isinstance(override.value(), list):  # several at once
-        chosen = [str(value) for value in override.value()]
+    value = override.value()
+    if group == "tracker" and isinstance(value, list):  # several at once
+        chosen = [str(each) for each in value]
     for value in chosen:
         if value not in options:
             raise ConfigError(f"{group}={value}: must be one of {', '.join(options)}")

@@ -9,6 +9,7 @@ starts that asks for it.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 import time
@@ -132,7 +133,7 @@ def choose_trackers(options: Mapping[str, Any]) -> Trackers:
     return Trackers(chosen)
 
 
-def check_option(name: str, option: str | None = None, line: str = "") -> None:
+def check_option(name: str, option: str, line: str) -> None:
     """Refuse an option, given in `line`, that the tracker does not have. Raises ConfigError."""
     known = inspect.signature(registry.find("trackers", name, "tracker")).parameters
     if option not in known:
@@ -267,15 +268,12 @@ class Mlflow(Tracker):
             self.run_id = known.read_text("utf-8")
             self.client.update_run(self.run_id, "RUNNING")
             return
+        if self.client.get_experiment_by_name(self.experiment) is None:
+            with contextlib.suppress(MlflowException):  # another run of the sweep may be faster
+                self.client.create_experiment(self.experiment)
         experiment = self.client.get_experiment_by_name(self.experiment)
-        if experiment is None:
-            try:
-                identifier = self.client.create_experiment(self.experiment)
-            except MlflowException:  # another run of the sweep was faster
-                identifier = self.client.get_experiment_by_name(self.experiment).experiment_id
-        else:
-            identifier = experiment.experiment_id
-        self.run_id = self.client.create_run(identifier, run_name=run.name).info.run_id
+        assert experiment is not None
+        self.run_id = self.client.create_run(experiment.experiment_id, run_name=run.name).info.run_id
         write_text(known, self.run_id)
         params = [Param(key, str(value)) for key, value in flat(run.config).items()]
         self.client.log_batch(self.run_id, params=params[:100])

@@ -151,17 +151,13 @@ def train_epoch(
             work += torch.tensor(done, dtype=torch.float64)
             # Losses are read one step late, so that a GPU computes while the next batch is made ready.
             if waiting is not None:
-                sums += _finite(waiting, epoch, step - 1)
-                if trackers:
-                    trackers.step(step, _step_figures(waiting, num_waiting, rates))
-                bar.set_postfix(loss=f"{waiting[0] / recipe.batch_size:.4f}", refresh=False)
-            waiting, num_waiting, rates = losses, len(batch), [group["lr"] for group in optimizer.param_groups]
+                sums += _read(*waiting, epoch, step, trackers)
+                bar.set_postfix(loss=f"{waiting[0][0] / recipe.batch_size:.4f}", refresh=False)
+            waiting = (losses, len(batch), [group["lr"] for group in optimizer.param_groups])
             step += 1
             bar.update(len(batch))
         assert waiting is not None
-        sums += _finite(waiting, epoch, step - 1)
-        if trackers:
-            trackers.step(step, _step_figures(waiting, num_waiting, rates))
+        sums += _read(*waiting, epoch, step, trackers)
     seconds = time.perf_counter() - started
     means = (sums / len(train)).tolist()
     num_tokens, flops = task.world.sum(work).tolist()
@@ -182,11 +178,17 @@ def train_epoch(
     return record, step
 
 
-def _step_figures(losses: torch.Tensor, batch_size: int, rates: list[float]) -> dict[str, float]:
-    """A step's loss sums (4,) as means over its pairs, and the learning rates of the optimizer's groups."""
-    names = ("step/loss", "step/loss/triplet", "step/loss/positive", "step/loss/negative")
-    figures = dict(zip(names, (losses.to("cpu").double() / batch_size).tolist(), strict=True))
-    return figures | dict(zip(("step/rate/head", "step/rate/encoder"), rates, strict=False))
+def _read(
+    losses: torch.Tensor, batch_size: int, rates: list[float], epoch: int, step: int, trackers: Trackers | None
+) -> torch.Tensor:
+    """Loss sums (4,) of the step that made it `step` of them; trackers get them as means over the batch's pairs."""
+    sums = _finite(losses, epoch, step - 1)
+    if trackers:
+        names = ("step/loss", "step/loss/triplet", "step/loss/positive", "step/loss/negative")
+        figures = dict(zip(names, (sums / batch_size).tolist(), strict=True))
+        figures |= zip(("step/rate/head", "step/rate/encoder"), rates, strict=False)  # no encoder where it is frozen
+        trackers.step(step, figures)
+    return sums
 
 
 def train_step(
