@@ -26,7 +26,7 @@ SIZES = [8] * 13 + [4]
 
 KILLED_AT = 20
 KILLED = f"""
-import os, signal, sys
+import os, signal, time
 from biencoder_ablate import cli
 from biencoder_ablate.runs.trackers import Trackers
 
@@ -34,6 +34,7 @@ keep = Trackers.step
 
 def step(self, at, values):
     if at == {KILLED_AT}:
+        time.sleep(2)  # wandb's own process writes twice a second
         os.kill(os.getpid(), signal.SIGKILL)
     keep(self, at, values)
 

@@ -230,7 +230,8 @@ class Wandb(Tracker):
             allow_val_change=True,
             resume="allow",
             reinit="create_new",
-            settings=wandb.Settings(console="off"),
+            # Its process would else keep up to 15 seconds of figures in memory, which a kill of this one loses.
+            settings=wandb.Settings(console="off", x_transaction_log_flush_interval=0.5),
         )
 
     def epoch(self, step: int, record: Values, steps: Steps) -> None:
