@@ -249,12 +249,21 @@ def test_steps_wait_for_their_epoch_and_those_of_one_cut_short_are_never_handed_
     assert notes.calls == []
     trackers.epoch(1, {"epoch": 0, "val/top1": 0.5, "clean": float("nan"), "none": None})
     trackers.step(2, {"step/loss": 1.0})
+    trackers.epoch(2, {"epoch": 1})
+    trackers.step(3, {"step/loss": 0.5})
     trackers.finish(None)
     trackers.finish({"best_epoch": 0, "selected": {}})
     assert notes.calls == [
         ("epoch", 1, {"epoch": 0.0, "val/top1": 0.5}, [(1, {"step/loss": 2.0})]),
-        ("finish", 1, None),
+        ("epoch", 2, {"epoch": 1.0}, [(2, {"step/loss": 1.0})]),
+        ("finish", 2, None),
     ]
+
+
+def test_a_run_that_fails_before_it_starts_its_trackers_ends_none():
+    notes = Notes()
+    Trackers({"notes": notes}).finish(None)
+    assert notes.calls == []
 
 
 def test_ctrl_c_is_no_failure_of_a_tracker(tmp_path):

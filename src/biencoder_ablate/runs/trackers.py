@@ -73,7 +73,7 @@ class Trackers:
         self._trackers = dict(chosen or {})
         self._steps: list[tuple[int, Values]] = []
         self._step = 0
-        self._say: Callable[[str], None] = print
+        self._say: Callable[[str], None] | None = None
 
     def __bool__(self) -> bool:
         return bool(self._trackers)
@@ -93,7 +93,12 @@ class Trackers:
         self._each(lambda tracker: tracker.epoch(step, numbers(record), steps))
 
     def finish(self, result: Mapping[str, Any] | None) -> None:
-        """The run has ended, with result.json written, or without (None). A second call does nothing."""
+        """The run has ended, with result.json written, or without (None).
+
+        A second call does nothing, nor does one before `start`.
+        """
+        if self._say is None:
+            return
         values = None
         if result is not None:
             values = {"best_epoch": float(result["best_epoch"])}
@@ -108,7 +113,9 @@ class Trackers:
             except Exception as error:
                 del self._trackers[name]
                 why = " ".join(f"{type(error).__name__}: {error}".split())
-                self._say(f"warning: tracker={name} failed and gets nothing more of this run ({why})")
+                assert self._say is not None, "start comes first"
+                with contextlib.suppress(OSError):  # the disk with train.log on it may be full: the run will find out
+                    self._say(f"warning: tracker={name} failed and gets nothing more of this run ({why})")
 
 
 def choose_trackers(options: Mapping[str, Any]) -> Trackers:
