@@ -84,8 +84,8 @@ def token_lengths(config: Config, index: TextIndex) -> tuple[np.ndarray | None, 
 
     from biencoder_ablate.config import ConfigError, cache_directory
     from biencoder_ablate.data.tokens import cached_tokens, tokenize
-    from biencoder_ablate.model.load import learn_tokenizer, load_tokenizer
     from biencoder_ablate.model.encoder import find_model
+    from biencoder_ablate.model.load import learn_tokenizer, load_tokenizer
 
     limit = config.model.max_tokens
     try:
