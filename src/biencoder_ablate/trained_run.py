@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
+from biencoder_ablate.command import ALLOWED
 from biencoder_ablate.compose import parse_arguments, to_config, understood
 from biencoder_ablate.config import Config, ConfigError, DataConfig, cache_directory, check, schema_keys
 from biencoder_ablate.files import read_json
@@ -22,20 +23,6 @@ from biencoder_ablate.model.saved import Contract, encoder_source, read_contract
 from biencoder_ablate.model.texts import Reading, TextEncoder, open_encoder
 from biencoder_ablate.runs.records import RunLog
 from biencoder_ablate.training.assemble import features_of, reading_of
-
-ALLOWED = (
-    "data",
-    "data.*",
-    "evaluation.*",
-    "model.max_tokens",
-    "model.name_or_path",
-    "model.revision",
-    "training.device",
-    "training.precision",
-    "training.fast",
-    "cache_dir",
-)
-"""What may differ from how the run was trained: how it is measured, and where things are."""
 
 
 @dataclass(frozen=True)

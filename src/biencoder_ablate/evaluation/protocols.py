@@ -42,7 +42,7 @@ class SplitRankings:
 
 
 def measure_split(
-    prepared: SplitCandidates, embeddings: Embeddings, score: PairScorer, rerank: int | str
+    prepared: SplitCandidates, embeddings: Embeddings, score: PairScorer | None, rerank: int | str
 ) -> dict[str, Any]:
     """An epoch's figures of a split, official and clean, and with them num_scored and num_dead, counts of pairs.
 
@@ -56,12 +56,12 @@ def measure_split(
 
 
 def final_rankings(
-    prepared: SplitCandidates, embeddings: Embeddings, score: PairScorer, rerank: int | str
+    prepared: SplitCandidates, embeddings: Embeddings, score: PairScorer | None, rerank: int | str
 ) -> SplitRankings:
     """Rank a split under every candidate set as `evaluation.rerank` says: to a depth, `none`, or `all`.
 
-    `embeddings` are of all T texts, and `score` scores pairs of them. Raises ValueError when a distance or a score is
-    not a finite number.
+    `embeddings` are of all T texts, and `score` scores pairs of them (None with `none`). Raises ValueError
+    when a distance or a score is not a finite number.
     """
     point, candidates = prepared.split.point, prepared.candidates
     return _split_rankings(prepared, rank(embeddings, point, candidates, prepared.sets(_MASKED), score, rerank))
@@ -194,12 +194,9 @@ def encoder_figures(h: torch.Tensor, splits: Mapping[str, SplitCandidates]) -> d
     # Between vectors of length 1 the order by distance is the order by cosine: |a − b|² = 2 − 2 cos.
     spaces = {"untrained_euclidean": h, "untrained_cosine": torch.nn.functional.normalize(h, dim=1)}
 
-    def nothing(points: torch.Tensor, candidates: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        raise AssertionError("without re-ranking nothing is scored")
-
     return {
         name: {
-            split: split_figures(final_rankings(prepared, Embeddings(h, space, space), nothing, "none"))
+            split: split_figures(final_rankings(prepared, Embeddings(h, space, space), None, "none"))
             for split, prepared in splits.items()
         }
         for name, space in spaces.items()

@@ -85,17 +85,18 @@ def rank(
     point: np.ndarray,
     candidates: Candidates,
     sets: Sequence[CandidateSet],
-    score: PairScorer,
+    score: PairScorer | None,
     depth: int | str,
 ) -> list[Ranking]:
     """Rank by evaluation.rerank, for each candidate set: to a depth, by distance alone (`none`), or with the head
     scoring `all`.
 
     point (N,) are text indices; the true answer of row i is candidate i; the first set must hold the rows of all
-    others. `embeddings` are of all texts, and `score` scores pairs of them. Raises ValueError when a distance or a
-    score is not a finite number.
+    others. `embeddings` are of all texts, and `score` scores pairs of them (None with `none`). Raises ValueError when
+    a distance or a score is not a finite number.
     """
     if depth == "all":
+        assert score is not None
         return rank_matrix(sets, all_scores(embeddings, point, candidates, score))
     num = depth if isinstance(depth, int) else 0
     found = stage1(embeddings, point, candidates, sets, max(2, num))
@@ -205,7 +206,7 @@ def _rank_by_text(
     return ranked
 
 
-def rerank(found: Stage1, depth: int, point: np.ndarray, candidates: Candidates, score: PairScorer) -> Lists:
+def rerank(found: Stage1, depth: int, point: np.ndarray, candidates: Candidates, score: PairScorer | None) -> Lists:
     """Re-order the first `depth` candidates of n points by their scores, equal ones keeping stage-1 order; 0 leaves
     all as they are.
 
@@ -216,6 +217,7 @@ def rerank(found: Stage1, depth: int, point: np.ndarray, candidates: Candidates,
     scores, dead = np.full(order.shape, -np.inf, dtype=np.float32), np.zeros(order.shape, dtype=bool)
     rows, columns = np.nonzero(order[:, :depth] >= 0)
     if len(rows):
+        assert score is not None
         num_texts = int(candidates.distinct[-1]) + 1
         pairs = point[rows] * num_texts + candidates.text[order[rows, columns]]
         distinct, back = np.unique(pairs, return_inverse=True)
