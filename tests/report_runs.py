@@ -60,10 +60,12 @@ def write_run(
     encoder: str = "tiny-1",
     epochs: int = 4,
     overrides: Sequence[str] = (),
+    right_clean: Sequence[float] | None = None,
 ) -> Path:
     """One finished run whose test points `right` (N,) have their counter first; points `leaked` are not clean.
 
-    Its curves rise to the final figure; its dead pairs grow where the head has a ReLU after linear2.
+    `right_clean` are those that have it first among the clean candidates, `right` unless given. Its curves rise to
+    the final figure; its dead pairs grow where the head has a ReLU after linear2.
     """
     points = sample_points() if points is None else points
     corpus = _sample_corpus().fingerprint if fingerprint is None else fingerprint
@@ -76,13 +78,15 @@ def write_run(
     manifest = {**_versions(), "name": directory.name, "determined_by": determined}
     (directory / "manifest.json").write_text(json.dumps(manifest), "utf-8")
     right = np.asarray(right, dtype=bool)
+    right_clean = right if right_clean is None else np.asarray(right_clean, dtype=bool)
     clean = np.ones(len(points), dtype=bool)
     clean[list(leaked)] = False
     lines = [
         {
             "id": point, "split": "test", "theme": point.split("/")[1], "debate": debate,
             "stance": "con" if "/con" in point else "pro", "stage1_rank": 1, "rank": 1 if right[k] else 4,
-            "clean_stage1_rank": 1 if clean[k] else None, "clean_rank": (1 if right[k] else 4) if clean[k] else None,
+            "clean_stage1_rank": 1 if clean[k] else None,
+            "clean_rank": (1 if right_clean[k] else 3) if clean[k] else None,
             "stage1_ranks": dict.fromkeys(TASKS, 1), "ranks": dict.fromkeys(TASKS, 1), "tied": False,
             "num_scored": 10, "num_dead": 0, "first": f"{points[k if right[k] else k - 1][0]}#counter",
         }
@@ -90,7 +94,7 @@ def write_run(
     ]  # fmt: skip
     val = {**lines[0], "id": "val/theme/debate/con01", "split": "val"}
     (directory / "rankings.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in [val, *lines]), "utf-8")
-    top1, top1_clean = float(right.mean()), float(right[clean].mean()) if clean.any() else float("nan")
+    top1, top1_clean = float(right.mean()), float(right_clean[clean].mean()) if clean.any() else float("nan")
     rng = np.random.default_rng(config.seed)
     after_relu = config.head.activation == "relu" and config.head.activation_position == "after_linear2"
     records = [
@@ -150,7 +154,10 @@ def write_study(
     change: Callable[[Config], Config] = lambda config: config,
     **more: Any,
 ) -> list[Path]:
-    """A run of each head, seed and ratio. Points differ in ease, seeds a little in luck; heads in `means`."""
+    """A run of each head, seed and ratio. Points differ in ease, seeds a little in luck; heads in `means`.
+
+    Every tenth point is right among the clean candidates only.
+    """
     points = made_up_points(30) if points is None else points
     fingerprint = more.pop("fingerprint", None)
     if fingerprint is None and points != sample_points():
@@ -168,6 +175,11 @@ def write_study(
                 config = change(config_of(head, seed, neg_ratio=ratio))
                 if fingerprint is not None and config.data.name == "sample" and points != sample_points():
                     config = replace(config, data=DataConfig(name="arguana", path="gone.zip"))
-                right = rng.random(len(points)) < chance
-                written.append(write_run(runs, config, right, points, fingerprint=fingerprint, **more))
+                right_clean = rng.random(len(points)) < chance
+                right = right_clean & (
+                    np.arange(len(points)) % 10 != 4
+                )  # the rest: a text equal to the point's is first
+                written.append(
+                    write_run(runs, config, right, points, fingerprint=fingerprint, right_clean=right_clean, **more)
+                )
     return written

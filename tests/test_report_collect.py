@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -103,6 +104,16 @@ def test_a_damaged_list_of_a_sweep_is_refused(logs):
     (sweep / "runs.json").write_text("{", "utf-8")
     with pytest.raises(ValueError, match=r"runs\.json: damaged"):
         collect([sweep])
+
+
+def test_who_is_right_is_read_under_each_protocol_by_its_own_rank(tmp_path):
+    """A point can be right among the clean candidates alone, where a text equal to it came first officially."""
+    right, right_clean = [1, 0, 0, 1, 0, 0], [1, 1, 0, 1, 1, 1]
+    write_run(tmp_path, config_of(), right, made_up_points(1), leaked=(5,), right_clean=right_clean, fingerprint="f")
+    outcomes = collect([tmp_path]).runs[0].outcomes
+    assert outcomes.official.tolist() == right
+    assert outcomes.clean[:5].tolist() == right_clean[:5]
+    assert math.isnan(outcomes.clean[5])
 
 
 # --- what is wrong with a run ---

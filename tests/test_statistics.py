@@ -259,6 +259,31 @@ def test_variance_takes_the_noise_off_once():
     assert (interval.high - interval.low) / 2 == pytest.approx(half)
 
 
+def test_variance_of_debates_of_unequal_size_against_a_point_by_point_reference():
+    """Cochran's ratio estimator: what each point adds to or takes from the mean, summed by debate, seed and both."""
+    debates = ["a", "b", "b", "c", "c", "c", "c", "d", "d"]
+    values = (
+        np.random.default_rng(4).random((3, 9))
+        + np.arange(3)[:, None] / 4
+        + np.array([list("abcd").index(d) for d in debates]) / 3
+    )
+    num_seeds, num_points = values.shape
+    mean, per_seed, per_point = values.mean(), values.mean(axis=1), values.mean(axis=0)
+    by_debate, rest = dict.fromkeys("abcd", 0.0), {}
+    for i, debate in enumerate(debates):
+        by_debate[debate] += per_point[i] - mean
+        for s in range(num_seeds):
+            alone = values[s, i] - per_seed[s] - per_point[i] + mean
+            rest[s, debate] = rest.get((s, debate), 0.0) + alone
+    seeds = sum((x - mean) ** 2 for x in per_seed) / (2 * 3)
+    of_debates = sum(x**2 for x in by_debate.values()) / num_points**2 * 4 / 3
+    noise = sum(x**2 for x in rest.values()) / (num_seeds * num_points) ** 2 * 12 / 6
+    estimate, variance, freedom = bootstrap._variance(*bootstrap.per_debate(values, debates))
+    assert estimate == pytest.approx(mean)
+    assert variance == pytest.approx(seeds + of_debates - noise)
+    assert freedom == pytest.approx(variance**2 / (seeds**2 / 2 + of_debates**2 / 3 + noise**2 / 6))
+
+
 @pytest.mark.parametrize("scale", [0.0, 0.25])
 def test_identical_groups_differ_by_exactly_nothing(scale):
     correct = np.full((8, 6), scale)
