@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-NEEDED = ("scipy", "matplotlib")
+NEEDED = ("scipy", "matplotlib", "jinja2")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,10 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     command = ["python", "-m", "biencoder_ablate.report", *(sys.argv[1:] if argv is None else argv)]
     try:
-        logs = _source_logs(arguments.source_log)
-        write_report(
-            [Path(place) for place in arguments.directories], Path(arguments.output), logs, shlex.join(command)
-        )
+        write_report([Path(place) for place in arguments.directories], Path(arguments.output), shlex.join(command))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -51,23 +48,7 @@ def _parser() -> argparse.ArgumentParser:
         "directories", nargs="+", metavar="DIR", help="run directories, sweeps (logs/sweeps/NAME), or a logs directory"
     )
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="where to write; made if missing")
-    parser.add_argument(
-        "--source-log", action="append", default=[], metavar="NAME=FILE",
-        help="a text log of the source study, shown beside our `source` figures; may be given again",
-    )  # fmt: skip
     return parser
-
-
-def _source_logs(given: Sequence[str]) -> dict[str, Path]:
-    logs: dict[str, Path] = {}
-    for item in given:
-        name, equals, file = item.partition("=")
-        if not (name and equals and file):
-            raise ValueError(f"--source-log {item}: must be NAME=FILE, such as --source-log none=none.txt")
-        if name in logs:
-            raise ValueError(f"--source-log {item}: there are two logs called {name}; give each its own name")
-        logs[name] = Path(file).expanduser()
-    return logs
 
 
 if __name__ == "__main__":

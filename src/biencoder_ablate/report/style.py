@@ -7,6 +7,7 @@ line also has its own dashes and marker. S seeds, E epochs.
 from __future__ import annotations
 
 import io
+import itertools
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,10 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from biencoder_ablate.report.balance import Arms
-from biencoder_ablate.report.bootstrap import FloatArray, t_quantile
-from biencoder_ablate.report.grouping import Cell
-from biencoder_ablate.report.statistics import HEADS
+from biencoder_ablate.report.contrasts import HEADS
+from biencoder_ablate.report.significance import FloatArray, t_quantile
+from biencoder_ablate.report.study import Arms, Cell
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -94,30 +94,30 @@ def new_figure(height: float, rows: int, columns: int, **more: Any) -> tuple[Fig
 
 
 def styles(names: Sequence[str]) -> dict[str, Style]:
-    """A colour, dashes and marker for each name: a head's own, else by place."""
-    places = {head: k for k, head in enumerate(HEADS)}
+    """A colour, dashes and marker for each name: a head of the 2×2 design has its own, others those that are left."""
+    places = {name: HEADS.index(name) for name in names if name in HEADS}
+    free = (place for place in itertools.count() if place not in places.values())
+    places |= {name: next(free) for name in names if name not in places}
     return {
         name: Style(
-            _COLOURS[place % len(_COLOURS)],
-            _DASHES[place % len(_DASHES)],
-            _MARKERS[place % len(_MARKERS)],
+            _COLOURS[places[name] % len(_COLOURS)],
+            _DASHES[places[name] % len(_DASHES)],
+            _MARKERS[places[name] % len(_MARKERS)],
         )
-        for place, name in ((places.get(name, k), name) for k, name in enumerate(names))
+        for name in names
     }
 
 
 def curves(cells: Sequence[Cell], key: str) -> tuple[list[int], FloatArray]:
     """Epochs (E,) that all runs have, and the figure `key` there for each seed (S, E), averaged over cells."""
     seeds = sorted(set.intersection(*(set(cell.runs) for cell in cells)))
-    by_run = [[_by_epoch(cell, seed, key) for cell in cells] for seed in seeds]
-    epochs = sorted(set.intersection(*(set(found) for row in by_run for found in row))) if by_run else []
-    values = [[np.mean([found[epoch] for found in row]) for epoch in epochs] for row in by_run]
+    by_run = [
+        [{r["epoch"]: r[key] for r in cell.runs[seed].metrics if r.get(key) is not None} for cell in cells]
+        for seed in seeds
+    ]
+    epochs = sorted(set.intersection(*(set(by_epoch) for row in by_run for by_epoch in row))) if by_run else []
+    values = [[np.mean([by_epoch[epoch] for by_epoch in row]) for epoch in epochs] for row in by_run]
     return epochs, np.array(values, dtype=np.float64).reshape(len(seeds), len(epochs))
-
-
-def _by_epoch(cell: Cell, seed: int, key: str) -> dict[int, float]:
-    records = cell.runs[seed].metrics
-    return {record["epoch"]: record[key] for record in records if record.get(key) is not None}
 
 
 def plot_curves(axes: Axes, epochs: Sequence[int], values: FloatArray, look: Style, label: str) -> None:
@@ -155,8 +155,8 @@ def epoch_axis(axes: Axes, epochs: Sequence[int]) -> None:
 
 def seeds_text(arms: Arms) -> str:
     """How many seeds the arms' means are over: "10 seeds", or "3 to 10 seeds"."""
-    found = [len(set.intersection(*(set(cell.runs) for cell in cells))) for cells in arms.cells.values()]
-    low, high = min(found), max(found)
+    counts = [len(set.intersection(*(set(cell.runs) for cell in cells))) for cells in arms.cells.values()]
+    low, high = min(counts), max(counts)
     return f"{low} to {high} seeds" if low < high else "one seed" if high == 1 else f"{high} seeds"
 
 

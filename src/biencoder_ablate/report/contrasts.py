@@ -1,18 +1,16 @@
-"""How sure is a difference? Intervals and exact tests, from who got which point right; verdict.py concludes.
+"""Groups of runs and the differences between them: estimates, intervals and tests, for questions.py to conclude from.
 
-A *group* is one configuration: for each of its seeds, which points it got right at top 1. Groups are
-compared on the same points, and seed by seed where they share seeds. Two questions stay apart:
+A *group* is one configuration: for each of its seeds, which points it got right at top 1. Groups are compared on the
+same points, and seed by seed where they share seeds. Two questions stay apart:
 
-- *Other seeds?* The exact sign-flip test over seeds, on these points; Holm's adjustment over a family
-  (sign_flip.py).
-- *Other seeds and other debates?* The hierarchical bootstrap (bootstrap.py): the points of a debate are not
-  independent (they share a topic, an author's style, often a counter's words), so whole debates are drawn.
+- *Other seeds?* The exact sign-flip test over seeds, on these points; Holm's adjustment over a family.
+- *Other seeds and other debates?* The interval by the crossed variance of seeds and debates.
 
-Points alone can answer neither. A test over the points of one run per group (McNemar's, say) treats a
-trained model as the method: it cannot tell a better head from a luckier seed (Dror et al. 2018;
-Bouthillier et al. 2021). None is offered here, and with one seed every result says so.
+Points alone can answer neither. A test over the points of one run per group (McNemar's, say) treats a trained model as
+the method: it cannot tell a better head from a luckier seed (Dror et al. 2018; Bouthillier et al. 2021). None is
+offered here, and with one seed every result says so.
 
-Shapes: S seeds, N points, D debates, B resamples, K contrasts. Figures are shares in [0, 1], not per cent.
+Shapes: S seeds, N points. Figures are shares in [0, 1], not per cent.
 
 - Bouthillier et al. 2021, "Accounting for Variance in Machine Learning Benchmarks", MLSys.
 - Dror et al. 2018, "The Hitchhiker's Guide to Testing Statistical Significance in NLP", ACL.
@@ -23,26 +21,23 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from biencoder_ablate.report.bootstrap import (
+from biencoder_ablate.report.significance import (
+    NUM_SIGN_DRAWS,
     FloatArray,
     Interval,
-    per_debate,
-    shared_intervals,
-    t_quantile,
-)
-from biencoder_ablate.report.sign_flip import (
-    NUM_SIGN_DRAWS,
     SignFlip,
+    crossed_interval,
     holm,
     sign_flip_test,
+    t_quantile,
 )
 from biencoder_ablate.seeding import generator
 
-HEADS = ("none", "layernorm", "relu", "layernorm_relu")
+HEADS = ("none", "layernorm", "relu", "layernorm_relu")  # of the 2×2 design
 DRAWN_SIGNS = f"p from {NUM_SIGN_DRAWS} sign patterns drawn at random: too many seeds to try all"
 NO_COMMON_SEED = "no seed in common: these groups cannot be compared"
 
@@ -88,7 +83,6 @@ class GroupSummary:
     standard_deviation: float  # over seeds, n-1; nan for one seed
     low: float
     high: float
-    method: str
 
 
 @dataclass(frozen=True)
@@ -138,8 +132,7 @@ def summarise(group: Group, confidence: float = 0.95) -> GroupSummary:
     if num_seeds > 1:
         deviation = float(per_seed.std(ddof=1))
         half = t_quantile(num_seeds - 1, confidence) * deviation / math.sqrt(num_seeds)
-    method = "Student's t over seeds, points fixed" if num_seeds > 1 else "none: one seed has no spread"
-    return GroupSummary(group.name, num_seeds, mean, deviation, mean - half, mean + half, method)
+    return GroupSummary(group.name, num_seeds, mean, deviation, mean - half, mean + half)
 
 
 def pool(name: str, groups: Sequence[Group]) -> Group:
@@ -162,23 +155,18 @@ def common_seeds(groups: Sequence[Group]) -> tuple[int, ...]:
 # --- contrasts ---
 
 
-def head_pairs(names: Sequence[str] = HEADS) -> tuple[Contrast, ...]:
+def every_pair(names: Sequence[str]) -> tuple[Contrast, ...]:
     """Every pair of groups as a difference, first named minus second: six for four heads."""
     return tuple(Contrast(f"{a} − {b}", ((a, 1.0), (b, -1.0))) for a, b in itertools.combinations(names, 2))
 
 
-def factorial_effects(groups: Mapping[str, str] | None = None) -> tuple[Contrast, Contrast, Contrast]:
-    """The 2×2 design's LayerNorm effect, ReLU effect and interaction; `groups` maps the heads to group names.
+def factorial_effects(none: str, layernorm: str, relu: str, both: str) -> tuple[Contrast, Contrast, Contrast]:
+    """The 2×2 design's LayerNorm effect, ReLU effect and interaction, from the names of its four groups.
 
-    A main effect is the mean, over the other factor's two levels, of with minus without. The interaction is
-    the difference of differences, (layernorm_relu − relu) − (layernorm − none): how much more LayerNorm
-    brings beside a ReLU than alone; not halved. Raises ValueError if a head is missing.
+    A main effect is the mean, over the other factor's two levels, of with minus without. The interaction is the
+    difference of differences, (both − relu) − (layernorm − none): how much more LayerNorm brings beside a ReLU than
+    alone; not halved.
     """
-    groups = dict(zip(HEADS, HEADS, strict=True)) if groups is None else groups
-    missing = [head for head in HEADS if head not in groups]
-    if missing:
-        raise ValueError(f"the 2×2 effects need all four heads; missing: {', '.join(missing)}")
-    none, layernorm, relu, both = (groups[head] for head in HEADS)
     return (
         Contrast("LayerNorm", ((none, -0.5), (layernorm, 0.5), (relu, -0.5), (both, 0.5))),
         Contrast("ReLU", ((none, -0.5), (layernorm, -0.5), (relu, 0.5), (both, 0.5))),
@@ -187,14 +175,14 @@ def factorial_effects(groups: Mapping[str, str] | None = None) -> tuple[Contrast
 
 
 def setting_interactions(effects: Mapping[str, Sequence[Contrast]]) -> tuple[Contrast, ...]:
-    """Heads × negative ratio: does an effect differ by setting? `effects` are the same ones per setting.
+    """Does an effect differ by setting? `effects` are the same ones per setting, such as a negative ratio.
 
-    Each effect (of the 2×2, or each pair of heads) in each further setting minus itself in the first, the
-    reference: with the 2×2's three effects and R ratios one family of 3(R−1) tests. Comparing all pairs of
-    ratios instead would need more seeds for no clearer answer. Raises ValueError for fewer than two settings.
+    Each effect (of the 2×2, or each pair of heads) in each further setting minus itself in the first, the reference:
+    with the 2×2's three effects and R ratios one family of 3(R−1) tests. Comparing all pairs of ratios instead would
+    need more seeds for no clearer answer. Raises ValueError for fewer than two settings.
     """
     if len(effects) < 2:
-        raise ValueError("an interaction with the negative ratio needs at least two settings of it")
+        raise ValueError("an interaction needs at least two settings")
     (first, reference), *others = effects.items()
     contrasts = []
     for setting, here in others:
@@ -210,59 +198,34 @@ def setting_interactions(effects: Mapping[str, Sequence[Contrast]]) -> tuple[Con
 
 
 def compare(
-    groups: Sequence[Group],
-    debates: Sequence[object],
-    contrasts: Sequence[Contrast],
-    seed: int = 0,
-    num_resamples: int = 10_000,
-    confidence: float = 0.95,
+    groups: Sequence[Group], debates: Sequence[object], contrasts: Sequence[Contrast], seed: int = 0
 ) -> tuple[ContrastResult, ...]:
-    """Each contrast's estimate, bootstrap interval and sign-flip p; Holm's adjustment over all given here.
+    """Each contrast's estimate, 95% interval and sign-flip p; Holm's adjustment over all given here.
 
-    So the contrasts of one call are one family: pass all of it, and nothing else. `debates` (N,) labels the
-    points that all groups share. A contrast is taken over the seeds that all its groups have (others are
-    named in `notes`); with none in common it has nan for figures and p 1. Draws come from the streams
-    report/bootstrap and report/signs of `seed`; contrasts on equally many seeds see the same resamples.
-    Intervals are not adjusted for the family. Raises ValueError for unknown or repeated groups, weights that
-    do not sum to 0, or groups with different numbers of points.
+    So the contrasts of one call are one family: pass all of it, and nothing else. `debates` (N,) labels the points
+    that all groups share. A contrast is taken over the seeds that all its groups have (others are named in `notes`);
+    with none in common it has nan for figures and p 1. Signs are drawn from the stream report/signs of `seed`.
+    Intervals are not adjusted for the family. Raises ValueError for unknown or repeated groups, weights that do not
+    sum to 0, or groups with different numbers of points.
     """
     by_name = {group.name: group for group in groups}
     if len(by_name) < len(groups):
         raise ValueError(f"two groups have the same name: {', '.join(group.name for group in groups)}")
     _check_points(groups)
-    found = [_per_seed(contrast, by_name) for contrast in contrasts]
-    nan = math.nan
-    nothing = Interval(nan, nan, nan, nan, nan, nan, NO_COMMON_SEED)
-    intervals = [nothing] * len(found)
-    for num_seeds in {len(seeds) for seeds, _, _ in found} - {0}:
-        alike = [k for k, (seeds, _, _) in enumerate(found) if len(seeds) == num_seeds]
-        tables = [per_debate(found[k][1], debates) for k in alike]
-        rng = generator(seed, "report", "bootstrap")
-        sums = np.stack([sums for sums, _ in tables])
-        for k, interval in zip(
-            alike, shared_intervals(sums, tables[0][1], rng, num_resamples, confidence), strict=True
-        ):
-            intervals[k] = interval
-
-    per_seed = [values.mean(axis=1) for _, values, _ in found]
-    tests = [
-        sign_flip_test(means, generator(seed, "report", "signs")) if len(means) else SignFlip(1.0, True, 0)
-        for means in per_seed
-    ]
-    adjusted = holm([test.p for test in tests])
-    return tuple(
-        ContrastResult(
-            contrasts[k],
-            seeds,
-            tuple(float(mean) for mean in per_seed[k]),
-            intervals[k],
-            tests[k],
-            float(adjusted[k]),
-            len(contrasts),
-            tuple(note for note in (intervals[k].note, left_out, "" if tests[k].exact else DRAWN_SIGNS) if note),
-        )
-        for k, (seeds, _, left_out) in enumerate(found)
-    )
+    results = []
+    for contrast in contrasts:
+        seeds, values, left_out = _per_seed(contrast, by_name)
+        if seeds:
+            interval = crossed_interval(values, debates)
+            test = sign_flip_test(values.mean(axis=1), generator(seed, "report", "signs"))
+        else:
+            interval = Interval(math.nan, math.nan, math.nan, math.nan, NO_COMMON_SEED)
+            test = SignFlip(1.0, True, 0)
+        notes = tuple(note for note in (interval.note, left_out, "" if test.exact else DRAWN_SIGNS) if note)
+        estimates = tuple(values.mean(axis=1).tolist())
+        results.append(ContrastResult(contrast, seeds, estimates, interval, test, math.nan, len(contrasts), notes))
+    adjusted = holm([result.test.p for result in results]).tolist()
+    return tuple(replace(result, p_holm=p) for result, p in zip(results, adjusted, strict=True))
 
 
 def _per_seed(contrast: Contrast, by_name: Mapping[str, Group]) -> tuple[tuple[int, ...], FloatArray, str]:

@@ -6,29 +6,35 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from biencoder_ablate.report.analysis import ALPHA, NUM_RESAMPLES, Analysis, Family
-from biencoder_ablate.report.balance import Arms
-from biencoder_ablate.report.collect import FINISHED, Run
-from biencoder_ablate.report.grouping import Study
-from biencoder_ablate.report.sign_flip import seeds_needed
+from biencoder_ablate.report.questions import ALPHA, Analysis, Family, Kind, Verdict, quoted
+from biencoder_ablate.report.read import FINISHED, Protocol, Run
+from biencoder_ablate.report.significance import MAX_EXACT_SEEDS, seeds_needed
+from biencoder_ablate.report.study import Arms, Study
 from biencoder_ablate.report.tables import effect_text
-from biencoder_ablate.report.verdict import Verdict, quoted
 
 MOST_LISTED = 6  # settings in a sentence
+
+
+def selection(study: Study) -> str:
+    """Which epoch of a run its figures are of, as the runs' settings say."""
+    asked = {(run.identity.get("evaluation") or {}).get("select", "top1") for run in study.runs}
+    names = {"top1": "official val top-1", "top1_clean": "clean val top-1"}
+    name = asked.pop() if len(asked) == 1 else "figure that its evaluation.select names"
+    return f"the epoch with the best {names.get(name, f'val {name}')} (the first on a tie)"
 
 
 def declared(analysis: Analysis) -> list[str]:
     """What was fixed before any figure was seen: the program says it alike for every sweep."""
     counts, debates = analysis.num_points, analysis.num_debates
     primary = (
-        f"The primary figure is clean test top-1 at the epoch with the best official val top-1 (the first on a tie): "
-        f"{counts['clean']} of {counts['official']} test points, of {debates['clean']} debates, count. The official "
+        f"The primary figure is clean test top-1 at {selection(analysis.study)}: {counts[Protocol.CLEAN]} of "
+        f"{counts[Protocol.OFFICIAL]} test points, of {debates[Protocol.CLEAN]} debates, count. The official "
         "figure stands beside it and decides nothing."
     )
-    if analysis.primary == "official":
+    if analysis.primary is Protocol.OFFICIAL:
         primary = (
             "No test point counts as clean, as every one shares a text with what came before. So the figure is "
-            "official test top-1 at the epoch with the best official val top-1, and leakage is not excluded."
+            f"official test top-1 at {selection(analysis.study)}, and leakage is not excluded."
         )
     return [
         primary,
@@ -36,12 +42,12 @@ def declared(analysis: Analysis) -> list[str]:
         "seed and point by point, on the seeds that they share.",
         "An axis is compared over the settings in which all its levels ran, each setting weighing the same; a setting "
         "that would cost more than half of the seeds of the best-covered one is left out.",
-        f"Each comparison has a 95% interval from a hierarchical bootstrap over seeds and whole debates "
-        f"({NUM_RESAMPLES:,} resamples, fixed random seed). Plain percentiles are too narrow with few seeds and too "
-        "wide where chance in single points prevails; so the interval's width is set by Student's t and the variance "
-        "by seeds and by debates, and comparisons.csv holds the plain percentiles beside it.",
-        "Each comparison has an exact sign-flip test over seeds. p-values are adjusted by Holm's method within each "
-        "family below; families are not adjusted for one another, and intervals are not adjusted.",
+        "Each comparison has a 95% interval over further seeds and further debates: the estimate plus and minus "
+        "Student's t times the square root of its variance, by seeds and by whole debates, which are crossed, less the "
+        "noise that both hold; degrees of freedom by Satterthwaite.",
+        f"Each comparison has a sign-flip test over seeds, exact up to {MAX_EXACT_SEEDS} of them. p-values are "
+        "adjusted by Holm's method within each family below; families are not adjusted for one another, and intervals "
+        "are not adjusted.",
         f"Two groups are told apart if Holm's p is below {ALPHA:g} and the interval excludes 0. A winner is told apart "
         "from every other; otherwise all that cannot be told apart from the highest mean are named. Six pairs (four "
         f"heads) need {seeds_needed(6, ALPHA)} seeds for that to be possible at all.",
@@ -50,21 +56,20 @@ def declared(analysis: Analysis) -> list[str]:
 
 def findings(analysis: Analysis) -> list[str]:
     """What follows the verdict: the parts of the head, the other figure, each setting, the other axes, leakage."""
-    other = "official" if analysis.primary == "clean" else "clean"
     said = []
-    pairs = analysis.family("pairs")
+    pairs = analysis.family(Kind.PAIRS)
     if pairs is not None:
         said += _averaged(analysis.study, pairs.arms)
     said += effects(analysis)
     if pairs is not None and pairs.verdict_beside is not None:
-        said.append(f"By the {other} figure: {lowered(pairs.verdict_beside.sentence)}")
+        said.append(f"By the {analysis.primary.other} figure: {_lowered(pairs.verdict_beside.sentence)}")
     said += _settings(analysis)
     for family in analysis.families:
-        if family.kind == "interaction":
+        if family.kind is Kind.INTERACTION:
             said.append(_interaction(analysis, family))
-        elif family.kind in ("axis", "variants") and family.verdict is not None:
-            what = "With the ReLU before linear2 as well" if family.kind == "variants" else family.subject
-            said.append(f"{what[0].upper()}{what[1:]}: {lowered(family.verdict.sentence)}")
+        elif family.kind in (Kind.AXIS, Kind.VARIANTS) and family.verdict is not None:
+            what = "With the ReLU before linear2 as well" if family.kind is Kind.VARIANTS else family.subject
+            said.append(f"{what[0].upper()}{what[1:]}: {_lowered(family.verdict.sentence)}")
     if analysis.leakage is not None:
         said.append(analysis.leakage.sentence)
     return [*said, *analysis.notes]
@@ -72,7 +77,7 @@ def findings(analysis: Analysis) -> list[str]:
 
 def effects(analysis: Analysis) -> list[str]:
     """What each part of the head does, where all four heads can be compared."""
-    family = analysis.family("effects")
+    family = analysis.family(Kind.EFFECTS)
     if family is None:
         return []
     layernorm, relu, together = (effect_text(result) for result in family.primary)
@@ -119,7 +124,7 @@ def _few(things: Sequence[str]) -> str:
     return "; ".join(things[:MOST_LISTED]) + (f"; and {more} more" if more > 0 else "")
 
 
-def lowered(sentence: str) -> str:
+def _lowered(sentence: str) -> str:
     """A verdict's sentence as it follows a colon; names of groups keep their case."""
     starts = ("No clear", "Too few")
     return sentence[0].lower() + sentence[1:] if sentence.startswith(starts) else sentence
@@ -134,9 +139,9 @@ def settings_in_words(study: Study, arms: Arms) -> str:
     free = [
         k for k in range(len(study.axes)) if all([a[k] for a in levels[0]] == [b[k] for b in arm] for arm in levels)
     ]
-    seen = {k: list(dict.fromkeys(found[k] for found in levels[0])) for k in free}
-    if math.prod(len(found) for found in seen.values()) == num:
-        crossed = [f"{study.axes[k].name} ({', '.join(found)})" for k, found in seen.items() if len(found) > 1]
+    seen = {k: list(dict.fromkeys(cell_levels[k].label for cell_levels in levels[0])) for k in free}
+    if math.prod(len(labels) for labels in seen.values()) == num:
+        crossed = [f"{study.axes[k].name} ({', '.join(labels)})" for k, labels in seen.items() if len(labels) > 1]
         return f"{num} settings: {' × '.join(crossed)}"
     return f"{num} settings: {'; '.join(arms.settings)}"
 
@@ -156,26 +161,24 @@ def notes(family: Family) -> list[str]:
 def _settings(analysis: Analysis) -> list[str]:
     """One sentence for all settings, those with the same answer together."""
     answers: dict[str, list[str]] = {}
-    for family in analysis.families:
-        if family.kind == "setting" and family.verdict is not None:
-            answers.setdefault(short_verdict(family.verdict), []).append(family.subject)
+    for family in analysis.of(Kind.SETTING):
+        if family.verdict is not None:
+            answers.setdefault(_short_verdict(family.verdict), []).append(family.subject)
     if not answers:
         return []
-    if len(answers) == 1:
-        ((answer, settings),) = answers.items()
-        where = (
-            f"in each of the {len(settings)} settings" if len(settings) > 1 else f"in the only setting, {settings[0]}"
-        )
-        return [f"Setting by setting, each a family of its own: {answer} {where}."]
-    listed = "; ".join(f"{answer} (at {_some(settings)})" for answer, settings in answers.items())
-    return [f"Setting by setting, each a family of its own: {listed}."]
+    said = []
+    for answer, settings in answers.items():
+        if len(answers) > 1:
+            some = " | ".join(settings) if len(settings) <= MOST_LISTED else f"{len(settings)} settings"
+            said.append(f"{answer} (at {some})")
+        elif len(settings) > 1:
+            said.append(f"{answer} in each of the {len(settings)} settings")
+        else:
+            said.append(f"{answer} in the only setting, {settings[0]}")
+    return [f"Setting by setting, each a family of its own: {'; '.join(said)}."]
 
 
-def _some(settings: Sequence[str]) -> str:
-    return " | ".join(settings) if len(settings) <= MOST_LISTED else f"{len(settings)} settings"
-
-
-def short_verdict(verdict: Verdict) -> str:
+def _short_verdict(verdict: Verdict) -> str:
     """A verdict in a few words."""
     if verdict.winner is not None:
         return f"{quoted(verdict.winner)} wins"
