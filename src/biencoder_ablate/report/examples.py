@@ -6,7 +6,7 @@ N test points that count, R runs of an arm (its seeds times its settings).
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from biencoder_ablate.report.contrasts import every_pair
 from biencoder_ablate.report.questions import Analysis
-from biencoder_ablate.report.read import Protocol, Run
+from biencoder_ablate.report.read import Protocol
 from biencoder_ablate.report.study import Arms, Study
 
 MOST_PAIRS = 15  # of arms; beyond that, only those of the best arm
@@ -22,21 +22,11 @@ NUM_EXAMPLES = 4  # points each way, each of another debate
 
 
 @dataclass(frozen=True)
-class DebateShares:
-    """Of a debate's points, the share that each of the two arms gets right, over its runs."""
-
-    debate: str
-    num_points: int
-    a: float
-    b: float
-
-
-@dataclass(frozen=True)
 class Example:
     """A point that one arm gets right more often: shares of runs, and what the others put first most often.
 
-    `instead` names a candidate (…#counter or …#point) of the losing arm, put first in `instead_runs` of its
-    `num_wrong` wrong runs; None where its official ranking is right all the same.
+    `instead` names a candidate (…#counter or …#point) of the losing arm, put first in `instead_runs` of its `num_wrong`
+    wrong runs; None where its official ranking is right all the same.
     """
 
     point: str
@@ -50,12 +40,16 @@ class Example:
 
 @dataclass(frozen=True)
 class SideBySide:
-    """Two arms over the seeds they share; debates from a's greatest lead to b's, and examples for either."""
+    """Two arms over the seeds they share, and examples for either.
+
+    `debates` are rows of a debate, its number of points, and the share that a gets right, and that b does, over its
+    runs; from a's greatest lead to b's.
+    """
 
     a: str
     b: str
     num_runs: int
-    debates: tuple[DebateShares, ...]
+    debates: tuple[tuple[str, int, float, float], ...]
     for_a: tuple[Example, ...]
     for_b: tuple[Example, ...]
 
@@ -84,33 +78,28 @@ def _side_by_side(protocol: Protocol, arms: Arms, a: str, b: str) -> SideBySide 
         for name in (a, b)
     }
     by_debate: dict[str, list[int]] = defaultdict(list)
-    for k, row in enumerate(rows_that_count):
+    for k, row in enumerate(rows_that_count.tolist()):
         by_debate[first.debates[row]].append(k)
     debates = [
-        DebateShares(debate, len(ks), float(shares[a][ks].mean()), float(shares[b][ks].mean()))
-        for debate, ks in by_debate.items()
+        (debate, len(ks), float(shares[a][ks].mean()), float(shares[b][ks].mean())) for debate, ks in by_debate.items()
     ]
     examples: list[tuple[Example, ...]] = []
     for winner, loser in ((a, b), (b, a)):
         chosen: dict[str, Example] = {}  # the points with the greatest lead above 0, no two of one debate
         lead = shares[winner] - shares[loser]
-        for k in np.argsort(-lead, kind="stable"):
+        for k in np.argsort(-lead, kind="stable").tolist():
             row = int(rows_that_count[k])
             debate = first.debates[row]
             if lead[k] <= 0 or len(chosen) == NUM_EXAMPLES:
                 break
             if debate not in chosen:
-                ends = (float(shares[a][k]), float(shares[b][k]))
-                chosen[debate] = Example(first.ids[row], debate, *ends, *_put_first(runs[loser], row))
+                shares_here = float(shares[a][k]), float(shares[b][k])
+                wrong = [r.outcomes for r in runs[loser] if not r.outcomes.correct[Protocol.OFFICIAL][row]]
+                instead = Counter(outcomes.first[row] for outcomes in wrong).most_common(1)
+                candidate, num = instead[0] if instead else (None, 0)
+                chosen[debate] = Example(first.ids[row], debate, *shares_here, candidate, num, len(wrong))
         examples.append(tuple(chosen.values()))
-    return SideBySide(a, b, len(runs[a]), tuple(sorted(debates, key=lambda d: (d.b - d.a, d.debate))), *examples)
-
-
-def _put_first(runs: Sequence[Run], row: int) -> tuple[str | None, int, int]:
-    """What the runs that are wrong on a point put first most often, in how many of them, and how many there are."""
-    wrong = [run.outcomes for run in runs if not run.outcomes.correct[Protocol.OFFICIAL][row]]
-    ((candidate, num),) = Counter(outcomes.first[row] for outcomes in wrong).most_common(1) or [(None, 0)]
-    return candidate, num, len(wrong)
+    return SideBySide(a, b, len(runs[a]), tuple(sorted(debates, key=lambda row: (row[3] - row[2], row[0]))), *examples)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,9 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
-from biencoder_ablate.report.contrasts import GroupSummary
+import jinja2
+from markupsafe import Markup
+
 from biencoder_ablate.report.questions import ALPHA, Analysis
 from biencoder_ablate.report.read import Protocol
 from biencoder_ablate.report.study import Study
@@ -80,33 +82,22 @@ def latex(analysis: Analysis) -> str:
 
     Narrower than the page's table: with one or two axes it fits the text of an article, or nearly.
     """
-    axes = [axis.name for axis in analysis.study.axes]
-    heading = [*axes, "seeds", f"{analysis.primary} test", "95% interval"]
-    heading += [f"{protocol} test" for protocol in analysis.protocols[1:]]
-    lines = [
-        f"% {_one_line(analysis.study.name)}: {_one_line(analysis.headline)}",
-        r"% Test top-1 at the val-selected epoch: mean ± standard deviation over seeds. Needs \usepackage{booktabs}.",
-        r"{\small\begin{tabular}{@{}" + "l" * len(axes) + "r" * (len(heading) - len(axes)) + "@{}}",
-        r"\toprule",
-        " & ".join(map(latex_text, heading)) + r" \\",
-        r"\midrule",
-    ]
+    rows = []
     for cell in analysis.study.cells:
-        first, *others = (analysis.summaries[cell.name][protocol] for protocol in analysis.protocols)
-        cells = [*(level.label for level in cell.levels), str(len(cell.runs)), _with_deviation(first)]
-        cells += [interval_text(first.low, first.high), *map(_with_deviation, others)]
-        lines.append(" & ".join(map(latex_text, cells)) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}"]) + "\n"
-
-
-def _with_deviation(summary: GroupSummary) -> str:
-    column = Column("", 3)
-    mean, deviation = shown(summary.mean, column), shown(summary.standard_deviation, column)
-    return mean if deviation == NOTHING else f"{mean} ± {deviation}"
-
-
-def _one_line(text: str) -> str:
-    return re.sub(r"\s+", " ", text)
+        texts = []
+        for summary in (analysis.summaries[cell.name][protocol] for protocol in analysis.protocols):
+            mean, deviation = (shown(value, Column("", 3)) for value in (summary.mean, summary.standard_deviation))
+            texts.append(mean if deviation == NOTHING else f"{mean} ± {deviation}")
+            texts.append(interval_text(summary.low, summary.high))
+        rows.append([*(level.label for level in cell.levels), str(len(cell.runs)), *texts[:2], *texts[2::2]])
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("biencoder_ablate.report"), undefined=jinja2.StrictUndefined,
+        finalize=lambda value: value if isinstance(value, Markup) else latex_text(value),
+        variable_start_string="<<", variable_end_string=">>", block_start_string="<%", block_end_string="%>",
+        comment_start_string="<#", comment_end_string="#>", trim_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    said = Markup(" ".join(f"{analysis.study.name}: {analysis.headline}".split()))  # a comment needs no escaping
+    return environment.get_template("table.tex.j2").render(said=said, analysis=analysis, rows=rows)
 
 
 _LATEX = {
@@ -116,6 +107,6 @@ _LATEX = {
 }  # fmt: skip
 
 
-def latex_text(text: str) -> str:
-    """Text that LaTeX sets as it is."""
-    return "".join(_LATEX.get(character, character) for character in _one_line(text))
+def latex_text(text: object) -> str:
+    """Anything as text that LaTeX sets as it is, on one line."""
+    return "".join(_LATEX.get(character, character) for character in re.sub(r"\s+", " ", str(text)))

@@ -9,26 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from biencoder_ablate.evaluation.candidates import TASKS
+from biencoder_ablate.report import style
 from biencoder_ablate.report.contrasts import ContrastResult
 from biencoder_ablate.report.questions import ALPHA, Analysis, Family, Kind
 from biencoder_ablate.report.read import Protocol
 from biencoder_ablate.report.study import Arms, Cell, task_values
-from biencoder_ablate.report.style import (
-    GREY,
-    Picture,
-    Style,
-    curves,
-    epoch_axis,
-    key_legend,
-    legend,
-    new_figure,
-    numbered,
-    picture,
-    plot_curves,
-    seeds_text,
-    style,
-    styles,
-)
+from biencoder_ablate.report.style import GREY, Picture, Style
 from biencoder_ablate.report.tables import p_text
 
 if TYPE_CHECKING:
@@ -50,14 +36,13 @@ def draw(analysis: Analysis) -> list[Picture]:
     arms = all_arms(analysis)
     makers: tuple[tuple[Callable[[Analysis, Arms], list[Picture]], int], ...] = (
         (_learning_curves, MOST_LINES),
-        (_curves_by_setting, MOST_LINES),
         (_differences, len(arms.names)),
         (_dots, MOST_ROWS),
         (_dead_pairs, MOST_LINES),
         (_tasks, MOST_LINES),
     )
     pictures = []
-    with style():
+    with style.applied():
         for make, most in makers:
             names = arms.names[:most]
             note = f" Shown are the first {most} of {len(arms.names)}; the tables have all."
@@ -74,81 +59,70 @@ def all_arms(analysis: Analysis) -> Arms:
     return Arms(tuple(cell.name for cell in cells), (), {cell.name: (cell,) for cell in cells}, ())
 
 
-# --- over epochs ---
-
-
 def _learning_curves(analysis: Analysis, arms: Arms) -> list[Picture]:
-    """Top-1 over epochs on the three splits, averaged over settings."""
-    figure, axes = new_figure(3.0, 1, 3, sharey=True)
-    _curve_row(axes[0], analysis, arms.cells)
-    legend(figure, axes[0, 0])
+    """Top-1 over epochs on the three splits, averaged over settings; then a row each, where there are several."""
     over = f", averaged over {len(arms.settings)} settings" if len(arms.settings) > 1 else ""
     caption = (
         f"{analysis.primary.capitalize()} top-1 after each epoch on train, val and test{over}. Line: mean over "
-        f"{seeds_text(arms)}; band: its 95% interval (Student's t); faint lines: single seeds; start: before training."
+        f"{style.seeds_text(arms)}; band: its 95% interval (Student's t); faint lines: single seeds; start: before "
+        "training."
     )
-    return [picture(figure, "learning_curves", "Learning curves", caption)]
-
-
-def _curve_row(axes: Any, analysis: Analysis, cells: Mapping[str, tuple[Cell, ...]]) -> None:
-    looks = styles(list(cells))
-    for split, panel in zip(SPLITS, axes, strict=True):
-        shown: list[int] = []
-        for name in cells:
-            epochs, values = curves(cells[name], f"{split}/{analysis.primary.top1}")
-            plot_curves(panel, epochs, values, looks[name], name)
-            shown += epochs
-        panel.set_title(split)
-        panel.set_xlabel("epoch")
-        epoch_axis(panel, shown)
-    axes[0].set_ylabel(f"{analysis.primary} top-1")
-
-
-def _curves_by_setting(analysis: Analysis, arms: Arms) -> list[Picture]:
-    """The same, one row a setting, over as many figures as it takes."""
+    figure = _curves_page(analysis, 3.0, {"": arms.cells})
+    pictures = [style.picture(figure, "learning_curves", "Learning curves", caption)]
     if len(arms.settings) < 2:
-        return []
-    pictures = []
+        return pictures
+    caption = f"{analysis.primary.capitalize()} top-1 after each epoch, one row a setting; as above."
     starts = range(0, len(arms.settings), MOST_CURVE_ROWS)
     for page, start in enumerate(starts):
         settings = arms.settings[start : start + MOST_CURVE_ROWS]
-        rows = len(settings)
-        figure, axes = new_figure(0.5 + 1.9 * rows, rows, 3, sharex=True, sharey=True)
-        for k, setting in enumerate(settings):
-            _curve_row(axes[k], analysis, {name: (arms.cells[name][start + k],) for name in arms.names})
-            for panel, split in zip(axes[k], SPLITS, strict=True):
-                panel.set_title(f"{split}, {setting}")
-                panel.set_xlabel("epoch" if k == rows - 1 else "")
-        legend(figure, axes[0, 0])
-        caption = f"{analysis.primary.capitalize()} top-1 after each epoch, one row a setting; as above."
-        name, title = numbered("learning_curves_by_setting", "Learning curves by setting", page, len(starts))
-        pictures.append(picture(figure, name, title, caption))
+        rows = {
+            setting: {name: (arms.cells[name][k],) for name in arms.names} for k, setting in enumerate(settings, start)
+        }
+        figure = _curves_page(analysis, 0.5 + 1.9 * len(rows), rows)
+        names = style.numbered("learning_curves_by_setting", "Learning curves by setting", page, len(starts))
+        pictures.append(style.picture(figure, *names, caption))
     return pictures
+
+
+def _curves_page(analysis: Analysis, height: float, rows: Mapping[str, Mapping[str, tuple[Cell, ...]]]) -> Figure:
+    """One row a setting, named where there are several, one panel a split, one line an arm."""
+    figure, axes = style.new_figure(height, len(rows), 3, sharex=len(rows) > 1, sharey=True)
+    for row, (setting, cells) in enumerate(rows.items()):
+        looks = style.styles(list(cells))
+        for split, panel in zip(SPLITS, axes[row], strict=True):
+            shown: list[int] = []
+            for name in cells:
+                epochs, values = style.curves(cells[name], f"{split}/{analysis.primary.top1}")
+                style.plot_curves(panel, epochs, values, looks[name], name)
+                shown += epochs
+            panel.set_title(f"{split}, {setting}" if setting else split)
+            panel.set_xlabel("epoch" if row == len(rows) - 1 else "")
+            style.epoch_axis(panel, shown)
+        axes[row, 0].set_ylabel(f"{analysis.primary} top-1")
+    style.legend(figure, axes[0, 0])
+    return figure
 
 
 def _dead_pairs(analysis: Analysis, arms: Arms) -> list[Picture]:
     """The share of pairs with both logits at zero, over epochs; nothing where there are none."""
-    by_name = {name: curves(arms.cells[name], "dead_pairs") for name in arms.names}
+    by_name = {name: style.curves(arms.cells[name], "dead_pairs") for name in arms.names}
     dying = [name for name, (_, values) in by_name.items() if values.size and values.max() > 0]
     if not dying:
         return []
-    figure, axes = new_figure(2.6, 1, 1)
-    looks = styles(arms.names)
+    figure, axes = style.new_figure(2.6, 1, 1)
+    looks = style.styles(arms.names)
     for name in dying:
-        plot_curves(axes[0, 0], *by_name[name], looks[name], name)
-    epoch_axis(axes[0, 0], [epoch for name in dying for epoch in by_name[name][0]])
+        style.plot_curves(axes[0, 0], *by_name[name], looks[name], name)
+    style.epoch_axis(axes[0, 0], [epoch for name in dying for epoch in by_name[name][0]])
     axes[0, 0].set(xlabel="epoch", ylabel="share of scored pairs", ylim=(0, None))
-    legend(figure, axes[0, 0])
+    style.legend(figure, axes[0, 0])
     never = [name for name in arms.names if name not in dying]
     caption = (
         f"Pairs that a ReLU leaves with both logits at zero, among those scored in ranking all splits; mean over "
-        f"{seeds_text(arms)}, its 95% interval, single seeds."
+        f"{style.seeds_text(arms)}, its 95% interval, single seeds."
         + (f" Never any with: {', '.join(never)}." if never else "")
     )
-    return [picture(figure, "dead_pairs", "Dead pairs", caption)]
-
-
-# --- differences ---
+    return [style.picture(figure, "dead_pairs", "Dead pairs", caption)]
 
 
 def _differences(analysis: Analysis, arms: Arms) -> list[Picture]:
@@ -172,7 +146,7 @@ def _differences(analysis: Analysis, arms: Arms) -> list[Picture]:
         )
         for k, page in enumerate(pages):
             figure = forest_page(page, analysis.primary)
-            pictures.append(picture(figure, *numbered(name, title, k, len(pages)), caption))
+            pictures.append(style.picture(figure, *style.numbered(name, title, k, len(pages)), caption))
     return pictures
 
 
@@ -181,7 +155,7 @@ def forest_page(families: Sequence[Family], primary: Protocol) -> Figure:
     heights = [0.25 * max(1, len(family.primary)) for family in families]
     shares = {"height_ratios": [height + 0.225 for height in heights]}
     height = sum(heights) + 0.42 * len(heights) + 0.75
-    figure, axes = new_figure(height, len(heights), 1, sharex=True, gridspec_kw=shares)
+    figure, axes = style.new_figure(height, len(heights), 1, sharex=True, gridspec_kw=shares)
     for panel, family in zip(axes[:, 0], families, strict=True):
         _forest_panel(panel, family)
     axes[-1, 0].set_xlabel("difference in test top-1 (share of points)")
@@ -191,7 +165,7 @@ def forest_page(families: Sequence[Family], primary: Protocol) -> Figure:
         (f"{primary}, not told apart", {**_PRIMARY, "markerfacecolor": "white"}),
         (f"{primary.other} figure, likewise", {**_BESIDE, "markerfacecolor": "white"}),
     ]
-    key_legend(figure, keys if any(family.beside for family in families) else keys[:2])
+    style.key_legend(figure, keys if any(family.beside for family in families) else keys[:2])
     return figure
 
 
@@ -229,33 +203,28 @@ def _whisker(panel: Axes, result: ContrastResult, y: float, look: Mapping[str, A
         panel.plot([interval.estimate], [y], **look, markerfacecolor=fill)
 
 
-# --- the seeds ---
-
-
 def _dots(analysis: Analysis, arms: Arms) -> list[Picture]:
     """Each seed's figure, one panel a setting: what the means are made of."""
     settings = arms.settings if len(arms.settings) > 1 else ("",)
     starts = range(0, len(settings), MOST_PANELS)
     caption = (
-        f"{analysis.primary.capitalize()} test top-1 at the val-selected epoch, {seeds_text(arms)} a row; the mean's "
-        "95% interval is Student's t over seeds."
+        f"{analysis.primary.capitalize()} test top-1 at the val-selected epoch, {style.seeds_text(arms)} a row; the "
+        "mean's 95% interval is Student's t over seeds."
     )
-    return [
-        picture(
-            _dots_page(analysis, arms, settings[start : start + MOST_PANELS], start),
-            *numbered("seeds", "Seed by seed", page, len(starts)),
-            caption,
-        )
-        for page, start in enumerate(starts)
-    ]
+    pictures = []
+    for page, start in enumerate(starts):
+        figure = _dots_page(analysis, arms, settings[start : start + MOST_PANELS], start)
+        names = style.numbered("seeds", "Seed by seed", page, len(starts))
+        pictures.append(style.picture(figure, *names, caption))
+    return pictures
 
 
 def _dots_page(analysis: Analysis, arms: Arms, settings: Sequence[str], start: int) -> Figure:
     columns = min(3, len(settings))
     rows = -(-len(settings) // columns)
     height = rows * (0.55 + 0.3 * len(arms.names)) + 0.65
-    figure, axes = new_figure(height, rows, columns, sharex=True, sharey=True)
-    looks = styles(arms.names)
+    figure, axes = style.new_figure(height, rows, columns, sharex=True, sharey=True)
+    looks = style.styles(arms.names)
     for k, panel in enumerate(axes.ravel()):
         if k >= len(settings):
             panel.set_axis_off()
@@ -276,7 +245,7 @@ def _dots_page(analysis: Analysis, arms: Arms, settings: Sequence[str], start: i
     ]
     if analysis.primary is Protocol.CLEAN:
         keys.append(("official, mean", {"color": GREY, "marker": "x", "markersize": 4.5, "linestyle": ""}))
-    key_legend(figure, keys)
+    style.key_legend(figure, keys)
     return figure
 
 
@@ -294,12 +263,9 @@ def _dot_row(panel: Axes, cell: Cell, analysis: Analysis, y: float, look: Style)
         panel.plot([official], [y], marker="x", color=GREY, markersize=4.5)
 
 
-# --- the eight tasks ---
-
-
 def _tasks(analysis: Analysis, arms: Arms) -> list[Picture]:
-    figure, axes = new_figure(3.0, 1, 1)
-    panel, looks = axes[0, 0], styles(arms.names)
+    figure, axes = style.new_figure(3.0, 1, 1)
+    panel, looks = axes[0, 0], style.styles(arms.names)
     spread = np.linspace(-0.28, 0.28, len(arms.names)) if len(arms.names) > 1 else [0.0]
     for shift, name in zip(spread, arms.names, strict=True):
         look = looks[name]
@@ -317,10 +283,10 @@ def _tasks(analysis: Analysis, arms: Arms) -> list[Picture]:
     for edge in np.arange(len(TASKS) - 1) + 0.5:
         panel.axvline(edge, color="#eeeeee", linewidth=0.6)
     panel.set(ylabel="test top-1 (share of points)", ylim=(0, None))
-    legend(figure, panel)
+    style.legend(figure, panel)
     caption = (
         "The eight candidate sets of Wachsmuth et al. 2018: same debate (sd), same theme (st), entire portal (ep); "
         "opposing counters (oc), counters (c), opposing arguments (oa), arguments (a). epa is the official figure. "
-        f"Marker: mean over {seeds_text(arms)}; line: lowest to highest seed."
+        f"Marker: mean over {style.seeds_text(arms)}; line: lowest to highest seed."
     )
-    return [picture(figure, "tasks", "The eight tasks", caption)]
+    return [style.picture(figure, "tasks", "The eight tasks", caption)]

@@ -11,19 +11,8 @@ from enum import Enum, auto
 
 import numpy as np
 
-from biencoder_ablate.report.contrasts import (
-    HEADS,
-    Contrast,
-    ContrastResult,
-    Group,
-    GroupSummary,
-    common_seeds,
-    compare,
-    every_pair,
-    factorial_effects,
-    setting_interactions,
-    summarise,
-)
+from biencoder_ablate.report import contrasts
+from biencoder_ablate.report.contrasts import HEADS, Contrast, ContrastResult, Group, every_pair, factorial_effects
 from biencoder_ablate.report.read import Protocol
 from biencoder_ablate.report.significance import SignFlip, holm, seeds_needed, sign_flip_test, smallest_p
 from biencoder_ablate.report.study import Arms, Axis, Level, Study, arms_of
@@ -72,16 +61,18 @@ def verdict(groups: Sequence[Group], results: Sequence[ContrastResult], alpha: f
     A winner is higher than each other group with Holm p < alpha and an interval that excludes 0. Otherwise the best is
     named with all that cannot be told apart from it, which is not to say that they are equal. If its comparisons could
     not reach Holm p < alpha whatever the figures (p is at least 2/2^S), the verdict is too_few_seeds. The best is by
-    mean over the seeds that all groups share, or, where there are none, over each group's own. Raises ValueError for
-    fewer than two groups or a missing pair.
+    mean over the seeds that all groups share, or, where there are none, over each group's own.
     """
-    if len(groups) < 2:
-        raise ValueError("a verdict needs at least two groups")
-    shared = common_seeds(groups)
+    shared = contrasts.common_seeds(groups)
     means = {group.name: float(group.at(shared or group.seeds).mean()) for group in groups}
     best = max(means, key=lambda name: means[name])
     reachable = holm([smallest_p(len(result.seeds)) for result in results])
-    pairs = {other: _find_pair(results, best, other) for other in means if other != best}
+    pairs: dict[
+        str, tuple[int, float]
+    ] = {}  # other group → index of the result, and the sign that makes it best minus other
+    for k, weights in enumerate(dict(result.contrast.weights) for result in results):
+        pairs |= {other: (k, weights[best]) for other in weights if best in weights and other != best}
+    assert set(pairs) == set(means) - {best}, "every pair of the groups must have been compared"
     num_tests = results[0].num_tests
     tests = "one test" if num_tests == 1 else f"{num_tests} tests"
     num_seeds = min(len(results[k].seeds) for k, _ in pairs.values())
@@ -119,15 +110,6 @@ def quoted(*names: str) -> str:
     return " and ".join([", ".join(marked[:-1]), marked[-1]] if len(marked) > 1 else marked)
 
 
-def _find_pair(results: Sequence[ContrastResult], best: str, other: str) -> tuple[int, float]:
-    """Index of the result that compares the two, and the sign that makes it best minus other."""
-    for k, result in enumerate(results):
-        weights = dict(result.contrast.weights)
-        if set(weights) == {best, other} and abs(weights[best]) == 1:
-            return k, weights[best]
-    raise ValueError(f"no comparison of {best} and {other} among the results; pass every_pair() of the groups")
-
-
 # --- leakage ---
 
 
@@ -158,9 +140,9 @@ class Leakage:
 
 
 def leakage(arms: Arms, clean: Sequence[ContrastResult], official: Sequence[ContrastResult]) -> Leakage | None:
-    """The order of the arms under both figures, and how each pair's difference shifts between them.
+    """The order of the arms under both figures, and how the same pairs' differences shift between them.
 
-    Over the seeds that all arms share; None where there are none. `clean` and `official` are the same pairs.
+    Over the seeds that all arms share; None where there are none.
     """
     if not arms.seeds:
         return None
@@ -228,17 +210,17 @@ class Family:
 class Analysis:
     """All answers on one study. `primary` is clean, or official where no test point counts as clean.
 
-    `num_points` and `num_debates` are of the points that count. `summaries` hold a cell's figures under both
-    protocols, by its name. `main` are the arms that the verdict is about: the levels of the main axis averaged over
-    settings, or the cells themselves where there is no setting that all levels ran in; None where there is nothing to
-    compare. `notes` name questions that could not be asked.
+    `num_points` and `num_debates` are of the points that count. `summaries` hold a cell's figures under both protocols,
+    by its name. `main` are the arms that the verdict is about: the levels of the main axis averaged over settings, or
+    the cells themselves where there is no setting that all levels ran in; None where there is nothing to compare.
+    `notes` name questions that could not be asked.
     """
 
     study: Study
     primary: Protocol
     num_points: dict[Protocol, int]
     num_debates: dict[Protocol, int]
-    summaries: dict[str, dict[Protocol, GroupSummary]]
+    summaries: dict[str, dict[Protocol, contrasts.GroupSummary]]
     main: Arms | None
     families: tuple[Family, ...]
     leakage: Leakage | None
@@ -294,7 +276,9 @@ def analyse(study: Study) -> Analysis:
         {protocol: len(names) for protocol, names in debates.items()},
         {protocol: len(set(names)) for protocol, names in debates.items()},
         {
-            cell.name: {protocol: summarise(cell.outcomes(protocol)) for protocol in Protocol if debates[protocol]}
+            cell.name: {
+                protocol: contrasts.summarise(cell.outcomes(protocol)) for protocol in Protocol if debates[protocol]
+            }
             for cell in study.cells
         },
         pairs.arms if pairs else None,
@@ -335,31 +319,19 @@ class _Asker:
             arms = Arms(tuple(cells), (), cells, tuple(sorted(seeds)))
             self._ask(Kind.PAIRS, "configuration", "Every pair of configurations", arms)
 
-    def _ask(
-        self, kind: Kind, subject: str, title: str, arms: Arms, contrasts: Sequence[Contrast] | None = None
-    ) -> None:
-        """Compare under both protocols; without `contrasts` every pair of the arms, with a verdict."""
+    def _ask(self, kind: Kind, subject: str, title: str, arms: Arms, asked: Sequence[Contrast] | None = None) -> None:
+        """Compare under both protocols; without `asked` every pair of the arms, with a verdict."""
         results: dict[Protocol, tuple[ContrastResult, ...]] = {protocol: () for protocol in Protocol}
         verdicts: dict[Protocol, Verdict] = {}
         for protocol, debates in self.debates.items():
             if debates:
                 groups = arms.groups(protocol)
-                results[protocol] = compare(groups, debates, contrasts or every_pair(arms.names))
-                if contrasts is None:
+                results[protocol] = contrasts.compare(groups, debates, asked or every_pair(arms.names))
+                if asked is None:
                     verdicts[protocol] = verdict(groups, results[protocol])
-        beside = self.primary.other
-        self.families.append(
-            Family(
-                kind,
-                subject,
-                title,
-                arms,
-                results[self.primary],
-                results[beside],
-                verdicts.get(self.primary),
-                verdicts.get(beside),
-            )  # fmt: skip
-        )
+        first, second = (self.primary, self.primary.other)
+        answers = results[first], results[second], verdicts.get(first), verdicts.get(second)
+        self.families.append(Family(kind, subject, title, arms, *answers))
 
     def _over_settings(self, k: int, levels: Sequence[Level], kind: Kind) -> None:
         """All pairs of an axis's levels, averaged over settings; for heads, the 2×2 effects before them."""
@@ -371,12 +343,11 @@ class _Asker:
                 f"{plural.capitalize()} are not compared over settings: no setting has finished runs of all."
             )
             return
-        if kind is Kind.PAIRS and (four := _four_heads(axis, levels)):
-            title = "LayerNorm, ReLU, and their interaction"
-            self._ask(Kind.EFFECTS, axis.name, title, arms, factorial_effects(*(level.label for level in four)))
-        if kind is Kind.VARIANTS and (four := _four_heads(axis, levels, before=True)):
-            title = "The same with the ReLU before linear2"
-            self._ask(Kind.EFFECTS_BEFORE, axis.name, title, arms, factorial_effects(*(level.label for level in four)))
+        before = kind is Kind.VARIANTS
+        if kind is not Kind.AXIS and (four := _four_heads(axis, levels, before)):
+            title = "The same with the ReLU before linear2" if before else "LayerNorm, ReLU, and their interaction"
+            effects = factorial_effects(*(level.label for level in four))
+            self._ask(Kind.EFFECTS_BEFORE if before else Kind.EFFECTS, axis.name, title, arms, effects)
         title = {
             Kind.PAIRS: f"Every pair of {plural}",
             Kind.VARIANTS: "Every pair of heads, with those that have the ReLU before linear2",
@@ -409,7 +380,7 @@ class _Asker:
                 else [Contrast(pair.name, there.weights) for pair, there in in_setting]
             )
         title = f"Does what the {main.name} does depend on {axis.name}?"
-        self._ask(Kind.INTERACTION, axis.name, title, arms, setting_interactions(effects))
+        self._ask(Kind.INTERACTION, axis.name, title, arms, contrasts.setting_interactions(effects))
 
     def _setting_by_setting(self, levels: Sequence[Level]) -> None:
         """All pairs of the main axis's levels within each setting, each setting a family of its own."""

@@ -107,9 +107,6 @@ class Collection:
     notes: tuple[str, ...] = ()
 
 
-# --- which runs there are ---
-
-
 def collect(places: Sequence[Path]) -> Collection:
     """Read every run at `places`: run directories, sweeps, logs directories, or directories of these.
 
@@ -167,9 +164,6 @@ def _runs_at(place: Path, sweeps: dict[Path, Sweep]) -> Iterator[tuple[Path, tup
 
 def _is_run(place: Path) -> bool:
     return any((place / name).is_file() for name in ("manifest.json", "result.json", ".hydra/config.yaml"))
-
-
-# --- one run ---
 
 
 def read_run(path: Path, overrides: tuple[str, ...] = ()) -> Run:

@@ -1,7 +1,7 @@
 """What a report shows, section by section, built once; templates/ write it down as a page and as Markdown.
 
 A block is a kind with what it shows: ("paragraph" | "note" | "list", sentences), ("heading", text), ("table", Table),
-("picture", Picture), ("debates", Debates). Everything is escaped where it is printed.
+("picture", Picture), ("debates", pairs of arms with their tables). Everything is escaped where it is printed.
 """
 
 from __future__ import annotations
@@ -17,40 +17,15 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from biencoder_ablate.report import sentences
+from biencoder_ablate.report import sentences, tables
 from biencoder_ablate.report.examples import SideBySide, Texts
 from biencoder_ablate.report.plots import all_arms
-from biencoder_ablate.report.questions import Analysis, Family, Kind
+from biencoder_ablate.report.questions import Analysis, Kind
 from biencoder_ablate.report.read import Collection
 from biencoder_ablate.report.style import Picture
-from biencoder_ablate.report.tables import (
-    Column,
-    Table,
-    Value,
-    constants_table,
-    debates_table,
-    family_table,
-    groups_table,
-    leakage_table,
-    missing_table,
-    overview_table,
-    runs_table,
-    shown,
-    tasks_table,
-    versions_table,
-)
 
 MOST_MARKDOWN_ROWS = 60  # of a table of runs; the page and runs.csv have all
 Block = tuple[str, Any]
-
-
-@dataclass(frozen=True, eq=False)
-class Debates:
-    """Pairs of arms debate by debate, each with its table, and the texts."""
-
-    primary: str
-    pairs: tuple[tuple[SideBySide, Table], ...]
-    texts: Texts
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +34,7 @@ class Section:
 
     key: str
     title: str
-    blocks: tuple[Block, ...]
+    blocks: Sequence[Block]
     page_only: bool = False
 
 
@@ -71,99 +46,63 @@ class StudyReport:
     """
 
     analysis: Analysis
-    opening: tuple[Block, ...]
-    sections: tuple[Section, ...]
-    pictures: tuple[Picture, ...]
+    opening: Sequence[Block]
+    sections: Sequence[Section]
+    pictures: Sequence[Picture]
+    texts: Texts
     prefix: str
     folder: str
 
-    @property
-    def title(self) -> str:
-        """The question on top of the page."""
-        axes = self.analysis.study.axes
-        return f"Which {axes[0].name.split('.')[-1]}?" if axes else "One configuration"
-
-    @property
-    def facts(self) -> str:
-        """How much there was to answer it with."""
-        analysis, study = self.analysis, self.analysis.study
-        points, debates = analysis.num_points[analysis.primary], analysis.num_debates[analysis.primary]
-        return (
-            f"corpus {study.name} · {len(study.runs)} finished runs, {len(study.cells)} configurations, "
-            f"{len(study.seeds)} seeds · {points} {analysis.primary} test points of {debates} debates"
-        )
-
 
 def study_report(
-    analysis: Analysis,
-    pictures: Sequence[Picture],
-    pairs: Sequence[SideBySide],
-    texts: Texts,
-    prefix: str = "",
-    folder: str = "figures",
+    analysis: Analysis, pictures: Sequence[Picture], pairs: Sequence[SideBySide], texts: Texts, prefix: str, folder: str
 ) -> StudyReport:
     """The sections on one study, those without contents left out."""
-    study = analysis.study
-    overview = overview_table(analysis)
-    learning = _pictures(pictures, "learning_curves", "learning_curves_by_setting", "dead_pairs")
-    about_leakage: list[Block] = []
+
+    def drawn(*names: str) -> list[Block]:
+        """The pictures of these names, or of these names and a page number."""
+        return [("picture", p) for name in names for p in pictures if re.fullmatch(rf"{name}(_\d+)?", p.name)]
+
+    study, best = analysis.study, analysis.verdict.best if analysis.verdict else None
+    overview, said = tables.overview_table(analysis), sentences.findings(analysis)
+    opening: list[Block] = [("table", overview)] if overview else []
+    opening += [("list", said)] if said else []
+    leakage: list[Block] = []
     if analysis.leakage is not None:
-        about_leakage = [("paragraph", [analysis.leakage.sentence]), ("table", leakage_table(analysis.leakage))]
-    best = analysis.verdict.best if analysis.verdict else None
-    ordered = sorted(pairs, key=lambda pair: pair is not next((p for p in pairs if best in (p.a, p.b)), pairs[0]))
-    tables = tuple((pair, debates_table(pair, f"{prefix}debates{k}")) for k, pair in enumerate(ordered))
-    debates: list[Block] = [("debates", Debates(analysis.primary, tables, texts))] if pairs else []
-    reproduce = [constants_table(study), versions_table(study), runs_table(study)]
-    tasks: list[Block] = [*_pictures(pictures, "tasks"), ("table", tasks_table(all_arms(analysis)))]
+        leakage = [("paragraph", [analysis.leakage.sentence]), ("table", tables.leakage_table(analysis.leakage))]
+    differences, within = drawn("forest"), drawn("forest_by_setting")
+    for k, family in enumerate(analysis.families):
+        table = tables.family_table(family, analysis.primary, f"family{k}")
+        blocks = within if family.kind is Kind.SETTING else differences
+        blocks += [("table", table), ("note", sentences.about(study, family))]
+    if within:
+        differences += [("heading", "Setting by setting"), *within]
+    first = next((pair for pair in pairs if best in (pair.a, pair.b)), None)
+    ordered = sorted(pairs, key=lambda pair: pair is not first)
+    debates = [(pair, tables.debates_table(pair, f"{prefix}debates{k}")) for k, pair in enumerate(ordered)]
+    reproduce = [tables.constants_table(study), tables.versions_table(study), tables.runs_table(study)]
     sections: list[tuple[str, str, list[Block]]] = [
-        ("configurations", "Configurations", [("table", groups_table(analysis)), *_pictures(pictures, "seeds")]),
-        ("differences", "Differences", _differences(analysis, pictures)),
-        ("learning", "Learning", learning),
-        ("leakage", "Leakage", about_leakage),
-        ("tasks", "The eight tasks", tasks),
-        ("debates", "Debate by debate", debates),
+        ("configurations", "Configurations", [("table", tables.groups_table(analysis)), *drawn("seeds")]),
+        ("differences", "Differences", differences),
+        ("learning", "Learning", drawn("learning_curves", "learning_curves_by_setting", "dead_pairs")),
+        ("leakage", "Leakage", leakage),
+        ("tasks", "The eight tasks", [*drawn("tasks"), ("table", tables.tasks_table(all_arms(analysis)))]),
+        ("debates", "Debate by debate", [("debates", debates)] if debates else []),
         ("declared", "Declared beforehand", [("list", sentences.declared(analysis))]),
         ("reproduce", "Settings, versions, commands", [("table", table) for table in reproduce]),
     ]
-    opening: list[Block] = [("table", overview)] if overview else []
-    if said := sentences.findings(analysis):
-        opening.append(("list", said))
-    return StudyReport(
-        analysis,
-        tuple(opening),
-        tuple(Section(key, title, tuple(blocks), key == "debates") for key, title, blocks in sections if blocks),
-        tuple(pictures),
-        prefix,
-        folder,
-    )
+    shown = [Section(key, title, blocks, key == "debates") for key, title, blocks in sections if blocks]
+    return StudyReport(analysis, opening, shown, pictures, texts, prefix, folder)
 
 
 def missing_section(collection: Collection, studies: Sequence[StudyReport]) -> Section:
     """Which runs and seeds are not there, and how to go on."""
-    table = missing_table(collection.runs, [report.analysis.study for report in studies], collection.sweeps)
+    table = tables.missing_table(collection.runs, [report.analysis.study for report in studies], collection.sweeps)
     said = [sentences.tally(collection.runs), *collection.notes]
+    blocks: list[Block] = [("list", said), ("table", table)]
     if not table.rows:
-        return Section("missing", "What is missing", (("list", [*said, "Every configuration has every seed."]),))
-    return Section("missing", "What is missing", (("list", said), ("table", table)))
-
-
-def _differences(analysis: Analysis, pictures: Sequence[Picture]) -> list[Block]:
-    blocks, within = _pictures(pictures, "forest"), _pictures(pictures, "forest_by_setting")
-    for k, family in enumerate(analysis.families):
-        (within if family.kind is Kind.SETTING else blocks).extend(_family(analysis, family, f"family{k}"))
-    return [*blocks, *([("heading", "Setting by setting"), *within] if within else [])]
-
-
-def _family(analysis: Analysis, family: Family, key: str) -> list[Block]:
-    said = [family.verdict.sentence] if family.verdict else []
-    if family.kind is not Kind.SETTING and len(family.arms.settings) > 1:
-        said.append(f"Averaged over {sentences.settings_in_words(analysis.study, family.arms)}.")
-    return [("table", family_table(family, analysis.primary, key)), ("note", said + sentences.notes(family))]
-
-
-def _pictures(pictures: Sequence[Picture], *names: str) -> list[Block]:
-    """The pictures of these names, or of these names and a page number."""
-    return [("picture", p) for name in names for p in pictures if re.fullmatch(rf"{name}(_\d+)?", p.name)]
+        blocks = [("list", [*said, "Every configuration has every seed."])]
+    return Section("missing", "What is missing", blocks)
 
 
 # --- written down ---
@@ -193,7 +132,7 @@ def _template(name: str, **settings: Any) -> jinja2.Template:
     )  # fmt: skip
     environment.filters |= {
         "base64": lambda data: base64.b64encode(data).decode(),
-        "shown": shown,
+        "shown": tables.shown,
         "cell": markdown_cell,
         "shortened": shortened,
     }
@@ -208,9 +147,9 @@ def markdown_text(value: object) -> Markup:
     return Markup(re.sub(r"\s+", " ", text))
 
 
-def markdown_cell(value: Value, column: Column) -> Markup:
+def markdown_cell(value: tables.Value, column: tables.Column) -> Markup:
     """A table's value; code between as many backticks as it takes."""
-    text = re.sub(r"\s+", " ", shown(value, column))
+    text = re.sub(r"\s+", " ", tables.shown(value, column))
     if not column.code or not text:
         return markdown_text(text)
     ticks = "`" * (max((len(run) for run in re.findall("`+", text)), default=0) + 1)
@@ -218,7 +157,7 @@ def markdown_cell(value: Value, column: Column) -> Markup:
     return Markup(f"{ticks}{space}{text}{space}{ticks}".replace("|", "\\|"))
 
 
-def shortened(table: Table) -> tuple[Table, int]:
+def shortened(table: tables.Table) -> tuple[tables.Table, int]:
     """What Markdown has of a table, and how many rows it leaves to the page.
 
     Of finished runs their names and commands alone; of runs not started only how many there are.

@@ -59,7 +59,12 @@ def findings(analysis: Analysis) -> list[str]:
     said = []
     pairs = analysis.family(Kind.PAIRS)
     if pairs is not None:
-        said += _averaged(analysis.study, pairs.arms)
+        arms, left_out = pairs.arms, f"{_few(pairs.arms.left_out)}."
+        if len(arms.settings) > 1:
+            said.append(f"Averaged over {_settings_in_words(analysis.study, arms)}.")
+            said += [f"Not in that average: {left_out}"] if arms.left_out else []
+        elif arms.left_out:
+            said.append(f"The verdict is for {arms.settings[0]} alone. Not in it: {left_out}")
     said += effects(analysis)
     if pairs is not None and pairs.verdict_beside is not None:
         said.append(f"By the {analysis.primary.other} figure: {_lowered(pairs.verdict_beside.sentence)}")
@@ -82,16 +87,13 @@ def effects(analysis: Analysis) -> list[str]:
         return []
     layernorm, relu, together = (effect_text(result) for result in family.primary)
     told = [result.contrast.name for result in family.primary if result.told_apart(ALPHA)]
-    conclusion = f"Told apart from 0: {', '.join(told)}." if told else _not_told(family)
+    conclusion = f"Told apart from 0: {', '.join(told)}." if told else "None of it can be told apart from 0."
+    if not told and (few := _too_few(family)):
+        conclusion = f"Too few seeds to tell any of it apart from 0: {few}."
     return [
         f"LayerNorm changes {analysis.primary} test top-1 by {layernorm}, ReLU by {relu}; both together "
         f"by {together} beyond the sum of the two. {conclusion}"
     ]
-
-
-def _not_told(family: Family) -> str:
-    few = _too_few(family)
-    return f"Too few seeds to tell any of it apart from 0: {few}." if few else "None of it can be told apart from 0."
 
 
 def _too_few(family: Family) -> str:
@@ -111,14 +113,6 @@ def _interaction(analysis: Analysis, family: Family) -> str:
     return f"That what the {main} does depends on {axis} cannot be told ({len(family.primary)} tests)."
 
 
-def _averaged(study: Study, arms: Arms) -> list[str]:
-    left_out = f"{_few(arms.left_out)}."
-    if len(arms.settings) > 1:
-        said = [f"Averaged over {settings_in_words(study, arms)}."]
-        return [*said, f"Not in that average: {left_out}"] if arms.left_out else said
-    return [f"The verdict is for {arms.settings[0]} alone. Not in it: {left_out}"] if arms.left_out else []
-
-
 def _few(things: Sequence[str]) -> str:
     more = len(things) - MOST_LISTED
     return "; ".join(things[:MOST_LISTED]) + (f"; and {more} more" if more > 0 else "")
@@ -130,11 +124,9 @@ def _lowered(sentence: str) -> str:
     return sentence[0].lower() + sentence[1:] if sentence.startswith(starts) else sentence
 
 
-def settings_in_words(study: Study, arms: Arms) -> str:
+def _settings_in_words(study: Study, arms: Arms) -> str:
     """What an average goes over: the axes' levels where every combination of them is there, else a list."""
     num = len(arms.settings)
-    if num < 2:
-        return "one setting"
     levels = [[cell.levels for cell in arms.cells[name]] for name in arms.names]
     free = [
         k for k in range(len(study.axes)) if all([a[k] for a in levels[0]] == [b[k] for b in arm] for arm in levels)
@@ -146,16 +138,18 @@ def settings_in_words(study: Study, arms: Arms) -> str:
     return f"{num} settings: {'; '.join(arms.settings)}"
 
 
-def notes(family: Family) -> list[str]:
-    """What must be known of a family's comparisons, and of which, unless it is of all."""
+def about(study: Study, family: Family) -> list[str]:
+    """What must be known of a family's comparisons: the verdict, the average, and notes, on which unless on all."""
+    said = [family.verdict.sentence] if family.verdict else []
+    if family.kind is not Kind.SETTING and len(family.arms.settings) > 1:
+        said.append(f"Averaged over {_settings_in_words(study, family.arms)}.")
     by_note: dict[str, list[str]] = {}
     for result in family.primary:
         for note in result.notes:
             by_note.setdefault(note, []).append(result.contrast.name)
-    return [
-        f"Note: {note}." if len(names) == len(family.primary) else f"Note on {_few(names)}: {note}."
-        for note, names in by_note.items()
-    ]
+    for note, names in by_note.items():
+        said.append(f"Note: {note}." if len(names) == len(family.primary) else f"Note on {_few(names)}: {note}.")
+    return said
 
 
 def _settings(analysis: Analysis) -> list[str]:

@@ -1,7 +1,7 @@
 """How sure is a mean over seeds and debates? Its variance and interval, the sign-flip test, Holm's adjustment.
 
-Seeds and debates are crossed: every seed's run is asked every debate. The points of a debate are not independent
-(they share a topic, an author's style, often a counter's words), so a debate counts as one draw.
+Seeds and debates are crossed: every seed's run is asked every debate. The points of a debate are not independent (they
+share a topic, an author's style, often a counter's words), so a debate counts as one draw.
 
 Shapes: S seeds, N points, D debates, m tests of a family.
 
@@ -32,9 +32,6 @@ MAX_EXACT_SEEDS = 15  # 2^15 sign patterns take a quarter of a second; each seed
 NUM_SIGN_DRAWS = 99_999  # beyond that; one less than a round number, for the observed signs count as a draw
 
 
-# --- the interval ---
-
-
 @dataclass(frozen=True)
 class Interval:
     """An estimate with its interval, low to high; `note` says what a lone seed or debate leaves unsaid."""
@@ -51,19 +48,18 @@ def crossed_interval(values: ArrayLike, debates: Sequence[object], confidence: f
 
     The mean plus and minus t·√V, V its variance over further seeds and further debates (`debates` (N,) labels the
     points). Two-way random effects, seeds × debates, unbalanced as debates differ in size (linearised ratio, Cochran
-    1977, ch. 6): the variance by seeds plus that by debates each hold the outcomes' own noise, so it is taken off
-    once (Owen 2007). V is never less than either alone. Degrees of freedom by Satterthwaite (1946), at least the
-    smaller factor's. Measured coverage of 95% intervals (600 simulated studies each: 3 to 10 seeds, 30 and 190
-    debates, noise from debates only to seeds mostly): 0.93 to 0.99, the 0.99 where heads do not differ at all and
-    outcomes are mere noise; tests/test_statistics.py repeats it. A debate or seed that is alone shows no spread: the
-    interval is then over the other factor, or nan, and `note` says so. Raises ValueError if the shapes disagree.
+    1977, ch. 6): the variance by seeds plus that by debates each hold the outcomes' own noise, so it is taken off once
+    (Owen 2007). V is never less than either alone. Degrees of freedom by Satterthwaite (1946), at least the smaller
+    factor's. Measured coverage of 95% intervals (600 simulated studies each: 3 to 10 seeds, 30 and 190 debates, noise
+    from debates only to seeds mostly): 0.93 to 0.99, the 0.99 where heads do not differ at all and outcomes are mere
+    noise; tests/test_statistics.py repeats it. A debate or seed that is alone shows no spread: the interval is then
+    over the other factor, or nan, and `note` says so.
     """
     table, labels = np.atleast_2d(np.asarray(values, dtype=np.float64)), np.asarray(debates)
-    if labels.shape != table.shape[1:] or not len(labels):
-        raise ValueError(f"each of the {table.shape[-1]} points needs one debate; debates: {labels.shape}")
+    assert labels.shape == table.shape[1:] and len(labels), (labels.shape, table.shape)
     which = np.unique(labels, return_inverse=True)[1].reshape(-1)
     sizes = np.bincount(which).astype(np.float64)
-    sums = np.stack([np.bincount(which, row, len(sizes)) for row in table])
+    sums = np.array([np.bincount(which, row, len(sizes)) for row in table], dtype=np.float64)
     estimate, variance, freedom = _crossed_variance(sums, sizes)
     half = t_quantile(freedom, confidence) * math.sqrt(variance)
     note = "; ".join([ONE_SEED] * (len(sums) == 1) + [ONE_DEBATE] * (len(sizes) == 1))
@@ -102,9 +98,6 @@ def t_quantile(degrees_of_freedom: float, confidence: float) -> float:
     return float(special.stdtrit(degrees_of_freedom, (1 + confidence) / 2))
 
 
-# --- the test over seeds ---
-
-
 @dataclass(frozen=True)
 class SignFlip:
     """Two-sided p of the sign-flip test; `exact` if over all sign patterns, else over seeded draws."""
@@ -120,15 +113,12 @@ def sign_flip_test(differences: ArrayLike, rng: np.random.Generator | None = Non
     If a contrast's groups are alike, each seed's difference is as likely as its negative; p is the share of sign
     patterns whose |sum| is at least the observed one (Fisher 1935, sec. 21), so never below 2/2^S. Sums equal but for
     rounding count as ties, in p's favour. Beyond MAX_EXACT_SEEDS the patterns are NUM_SIGN_DRAWS drawn from `rng` and
-    the observed one (Phipson & Smyth 2010); `exact` says which. Raises ValueError for no difference, one that is not
-    finite, or too many for all patterns without an rng.
+    the observed one (Phipson & Smyth 2010); `exact` says which.
     """
     values = np.asarray(differences, dtype=np.float64)
-    if values.ndim != 1 or len(values) == 0 or not np.isfinite(values).all():
-        raise ValueError("the sign-flip test needs one finite difference per seed, and at least one seed")
+    assert values.ndim == 1 and len(values) and np.isfinite(values).all(), values
     exact = len(values) <= MAX_EXACT_SEEDS
-    if not exact and rng is None:
-        raise ValueError(f"{len(values)} seeds are too many for every sign pattern; give a Generator to draw from")
+    assert exact or rng is not None, "too many seeds for every sign pattern: a Generator is needed to draw from"
     if len(values) == 1:  # scipy wants two observations
         return SignFlip(1.0, True, 2)
     sums = stats.permutation_test(
@@ -151,12 +141,9 @@ def smallest_p(num_seeds: int) -> float:
 def seeds_needed(num_tests: int, alpha: float = 0.05) -> int:
     """The fewest seeds for which a winner is within reach: Holm p < alpha possible over num_tests tests.
 
-    Holm multiplies the smallest p by num_tests and lets no larger p fall below that, so with equal seeds
-    num_tests · 2/2^S < alpha is both necessary and enough: 8 for the six pairs of four heads. Raises ValueError
-    unless num_tests ≥ 1 and 0 < alpha ≤ 1.
+    Holm multiplies the smallest p by num_tests and lets no larger p fall below that, so with equal seeds num_tests ·
+    2/2^S < alpha is both necessary and enough: 8 for the six pairs of four heads.
     """
-    if num_tests < 1 or not 0 < alpha <= 1:
-        raise ValueError(f"seeds_needed wants at least one test and 0 < alpha <= 1; got {num_tests}, {alpha}")
     return next(seeds for seeds in itertools.count(1) if num_tests * 2 / 2**seeds < alpha)
 
 
@@ -164,12 +151,11 @@ def holm(p_values: ArrayLike) -> FloatArray:
     """Holm's (1979) step-down adjustment of a family's p-values (m,), in the order given.
 
     The i-th smallest of m is multiplied by m − i + 1, then made no smaller than those before it, and at most 1.
-    Rejecting where the result is below alpha keeps the chance of any false rejection in the family below alpha,
-    however the tests depend on each other. Raises ValueError for a p outside [0, 1].
+    Rejecting where the result is below alpha keeps the chance of any false rejection in the family below alpha, however
+    the tests depend on each other.
     """
     p = np.asarray(p_values, dtype=np.float64)
-    if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
-        raise ValueError("Holm's adjustment needs a flat list of p-values between 0 and 1")
+    assert p.ndim == 1 and ((p >= 0) & (p <= 1)).all(), p
     order = np.argsort(p, kind="stable")
     stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
     adjusted = np.empty_like(p)

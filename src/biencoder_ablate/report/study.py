@@ -155,9 +155,6 @@ def cell_name(axes: Sequence[Axis], levels: Sequence[Level]) -> str:
     return ", ".join(names) or "the only configuration"
 
 
-# --- levels ---
-
-
 def _settings(runs: Sequence[Run]) -> dict[str, list[Level]]:
     """Level of each run by setting: head, negatives, fusion, encoder, then every other key, dotted."""
     settings = {
@@ -262,9 +259,6 @@ def show(value: Any) -> str:
     return str(value)
 
 
-# --- fair averages ---
-
-
 @dataclass(frozen=True, eq=False)
 class Arms:
     """What is compared: `cells[arm]` are an arm's configurations, one in each of the same `settings`.
@@ -274,7 +268,7 @@ class Arms:
 
     names: tuple[str, ...]
     settings: tuple[str, ...]
-    cells: dict[str, tuple[Cell, ...]]
+    cells: Mapping[str, tuple[Cell, ...]]
     seeds: tuple[int, ...]
     left_out: tuple[str, ...] = ()
 
@@ -286,9 +280,9 @@ class Arms:
 def arms_of(study: Study, arms: Sequence[tuple[str, dict[int, Level]]]) -> Arms | None:
     """Arms given by name and by their level on some axes (the same axes for all), e.g. {0: relu}.
 
-    The other axes make the settings. Settings where an arm has no finished run cannot be used; nor can those that
-    would leave fewer than half of the seeds that the best-covered setting has. So the choice depends on which runs
-    there are, never on their figures. None if no setting has all arms.
+    The other axes make the settings. Settings where an arm has no finished run cannot be used; nor can those that would
+    leave fewer than half of the seeds that the best-covered setting has. So the choice depends on which runs there are,
+    never on their figures. None if no setting has all arms.
     """
     by_levels = {cell.levels: cell for cell in study.cells}
     free = [k for k in range(len(study.axes)) if k not in arms[0][1]]

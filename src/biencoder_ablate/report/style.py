@@ -1,7 +1,7 @@
 """How the report's figures look: readable in grey and by the colour-blind, the same bytes every time.
 
-Colours are Okabe and Ito's (2008, "Color Universal Design"), chosen to differ in lightness as well; every
-line also has its own dashes and marker. S seeds, E epochs.
+Colours are Okabe and Ito's (2008, "Color Universal Design"), chosen to differ in lightness as well; every line also has
+its own dashes and marker. S seeds, E epochs.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,22 +53,13 @@ class Style:
 
 
 @contextmanager
-def style() -> Iterator[None]:
-    """Matplotlib's settings for all figures, and nothing left behind."""
+def applied() -> Iterator[None]:
+    """Matplotlib's settings for all figures (templates/figures.mplstyle), and nothing left behind."""
     import matplotlib
 
-    settings: Any = {
-        "font.family": ["DejaVu Sans"], "font.size": 8.5, "axes.titlesize": 9, "axes.titlelocation": "left",
-        "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#444444",
-        "axes.linewidth": 0.6, "axes.grid": True, "grid.color": "#e4e4e4", "grid.linewidth": 0.6,
-        "axes.axisbelow": True, "xtick.color": "#444444", "ytick.color": "#444444", "xtick.major.width": 0.6,
-        "ytick.major.width": 0.6, "lines.linewidth": 1.5, "legend.frameon": False, "legend.handlelength": 3.2,
-        "figure.facecolor": "white", "savefig.facecolor": "white", "svg.hashsalt": "biencoder-ablate",
-        "svg.fonttype": "path", "text.parse_math": False, "axes.unicode_minus": True, "figure.dpi": 100,
-    }  # fmt: skip
-    with matplotlib.rc_context():
+    with matplotlib.rc_context(), resources.as_file(resources.files("biencoder_ablate.report")) as package:
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(settings)
+        matplotlib.rc_file(package / "templates" / "figures.mplstyle")
         yield
 
 

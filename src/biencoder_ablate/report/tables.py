@@ -98,9 +98,6 @@ def effect_text(result: ContrastResult) -> str:
     return f"{estimate} (95% interval {low} to {high}; Holm p {p_text(result.p_holm)})"
 
 
-# --- the tables ---
-
-
 def groups_table(analysis: Analysis) -> Table:
     """One row a configuration: its figures over seeds."""
     columns = [*(Column(axis.name) for axis in analysis.study.axes), Column("seeds", 0)]
@@ -212,8 +209,8 @@ def debates_table(pair: SideBySide, key: str) -> Table:
         Column("debate"), Column("points", 0), Column(pair.a, 2), Column(pair.b, 2),
         Column("difference", 2, signed=True),
     )  # fmt: skip
-    rows = tuple((d.debate, d.num_points, d.a, d.b, d.a - d.b) for d in pair.debates)
-    ahead, behind = sum(d.a > d.b for d in pair.debates), sum(d.a < d.b for d in pair.debates)
+    rows = tuple((debate, num, a, b, a - b) for debate, num, a, b in pair.debates)
+    ahead, behind = sum(row[4] > 0 for row in rows), sum(row[4] < 0 for row in rows)
     caption = (
         f"Share of a debate's points right at top 1, over {pair.num_runs} runs each: {pair.a} leads in {ahead} "
         f"debates, {pair.b} in {behind}, {len(rows) - ahead - behind} are even."
@@ -230,14 +227,10 @@ def runs_table(study: Study) -> Table:
     rows = []
     for cell in study.cells:
         for seed, run in cell.runs.items():
-            test, selected = run.result["test"], run.result.get("selected") or {}
-            rows.append(
-                (
-                    *(level.label for level in cell.levels), seed, run.result["best_epoch"], run.result["val"].get("top1"), test.get("top1"),
-                    test.get("top1_clean"), selected.get("dead_pairs"), run.result["seconds"] / 60, command(run),
-                    run.name,
-                )
-            )  # fmt: skip
+            result, test = run.result, run.result["test"]
+            row = [*(level.label for level in cell.levels), seed, result["best_epoch"], result["val"].get("top1")]
+            row += [test.get("top1"), test.get("top1_clean"), (result.get("selected") or {}).get("dead_pairs")]
+            rows.append((*row, result["seconds"] / 60, command(run), run.name))
     caption = "Every finished run at its val-selected epoch, and the command that makes it again."
     return Table("runs", caption, tuple(columns), tuple(rows))
 
