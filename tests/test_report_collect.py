@@ -14,8 +14,8 @@ from report_runs import CURRICULUM, HEADS, config_of, made_up_points, sample_poi
 
 from biencoder_ablate.config import DataConfig, EvaluationConfig, FusionConfig, ModelConfig, TrainingConfig
 from biencoder_ablate.files import write_json
-from biencoder_ablate.report.collect import collect, read_overrides
-from biencoder_ablate.report.grouping import make_studies
+from biencoder_ablate.report.read import Protocol, collect, read_overrides
+from biencoder_ablate.report.study import make_studies
 from biencoder_ablate.runs.directory import locked
 
 NUM_SAMPLE_POINTS = len(sample_points())
@@ -111,9 +111,11 @@ def test_who_is_right_is_read_under_each_protocol_by_its_own_rank(tmp_path):
     right, right_clean = [1, 0, 0, 1, 0, 0], [1, 1, 0, 1, 1, 1]
     write_run(tmp_path, config_of(), right, made_up_points(1), leaked=(5,), right_clean=right_clean, fingerprint="f")
     outcomes = collect([tmp_path]).runs[0].outcomes
-    assert outcomes.official.tolist() == right
-    assert outcomes.clean[:5].tolist() == right_clean[:5]
-    assert math.isnan(outcomes.clean[5])
+    assert outcomes.correct[Protocol.OFFICIAL].tolist() == right
+    clean = outcomes.correct[Protocol.CLEAN]
+    assert clean[:5].tolist() == right_clean[:5]
+    assert math.isnan(clean[5])
+    assert outcomes.debates_of(Protocol.CLEAN) == ["debate-000"] * 5
 
 
 # --- what is wrong with a run ---
@@ -161,7 +163,7 @@ def test_a_run_that_someone_works_in_is_running(logs):
     path = write_run(logs / "runs", config_of(seed=5), [1] * NUM_SAMPLE_POINTS)
     with locked(path):
         program = (
-            "from pathlib import Path; from biencoder_ablate.report.collect import read_run; import sys; "
+            "from pathlib import Path; from biencoder_ablate.report.read import read_run; import sys; "
             "print(read_run(Path(sys.argv[1])).status)"
         )
         assert run_python(["-c", program, path], logs).stdout.strip() == "running"
@@ -189,6 +191,10 @@ def test_overrides_may_be_quoted_as_yaml(tmp_path, line):
 # --- what sets configs apart ---
 
 
+def labels(axis) -> tuple[str, ...]:
+    return tuple(level.label for level in axis.levels)
+
+
 def study_of(runs: Path):
     (study,) = make_studies(collect([runs]).runs)
     return study
@@ -204,7 +210,7 @@ def test_heads_ratios_and_seeds_are_found(tmp_path):
         change=lambda config: replace(config, negatives=CURRICULUM),
     )
     study = study_of(tmp_path)
-    assert [(axis.name, axis.levels) for axis in study.axes] == [
+    assert [(axis.name, labels(axis)) for axis in study.axes] == [
         ("head", ("none", "layernorm", "relu", "layernorm_relu")),
         ("negatives", ("neg 0.01", "neg 0.2", "curr 0.01")),
     ]
@@ -228,7 +234,7 @@ def test_where_the_relu_stands_sets_apart_only_heads_that_have_one(tmp_path):
             config = replace(config, head=replace(config.head, activation_position=f"{position}_linear2"))
             write_run(tmp_path, config, [1] * NUM_SAMPLE_POINTS)
     (axis,) = study_of(tmp_path).axes
-    assert axis.levels == (*HEADS, "relu before linear2", "layernorm_relu before linear2")
+    assert labels(axis) == (*HEADS, "relu before linear2", "layernorm_relu before linear2")
 
 
 def test_what_always_changes_together_is_one_axis(tmp_path):
@@ -237,7 +243,7 @@ def test_what_always_changes_together_is_one_axis(tmp_path):
         write_run(tmp_path, config_of(seed=seed), [1] * NUM_SAMPLE_POINTS)
         write_run(tmp_path, config_of(seed=seed, model=minilm), [1] * NUM_SAMPLE_POINTS, encoder="a" * 64)
     (axis,) = study_of(tmp_path).axes
-    assert (axis.name, axis.levels) == ("encoder", ("all-MiniLM-L6-v2", "tiny"))
+    assert (axis.name, labels(axis)) == ("encoder", ("all-MiniLM-L6-v2", "tiny"))
     assert axis.with_it == ("model.max_tokens (tiny: 128, all-MiniLM-L6-v2: 256)",) or axis.with_it == (
         "model.max_tokens (all-MiniLM-L6-v2: 256, tiny: 128)",
     )
@@ -249,7 +255,7 @@ def test_any_other_setting_is_an_axis_by_its_key(tmp_path):
             config = config_of(fusion=FusionConfig(fusion), training=TrainingConfig(batch_size=batch_size))
             write_run(tmp_path, config, [1] * NUM_SAMPLE_POINTS)
     study = study_of(tmp_path)
-    assert [(axis.name, axis.levels) for axis in study.axes] == [
+    assert [(axis.name, labels(axis)) for axis in study.axes] == [
         ("fusion", ("concat", "pooled")),
         ("training.batch_size", ("8", "16", "128")),
     ]
@@ -267,7 +273,7 @@ def test_paths_and_places_set_nothing_apart(tmp_path):
 def test_null_is_a_level_and_comes_last(tmp_path):
     for dim in (None, 128, 32):
         write_run(tmp_path, config_of(model=ModelConfig(retrieval_dim=dim)), [1] * NUM_SAMPLE_POINTS)
-    assert study_of(tmp_path).axes[0].levels == ("32", "128", "null")
+    assert labels(study_of(tmp_path).axes[0]) == ("32", "128", "null")
 
 
 def test_different_corpora_are_kept_apart(tmp_path):
@@ -296,4 +302,4 @@ def test_other_points_under_one_fingerprint_are_refused(tmp_path):
 def test_runs_that_only_measure_differently_are_told_apart(tmp_path):
     for rerank in (10, "all"):
         write_run(tmp_path, config_of(evaluation=EvaluationConfig(rerank=rerank)), [1] * NUM_SAMPLE_POINTS)
-    assert study_of(tmp_path).axes[0].levels == ("10", "all")
+    assert labels(study_of(tmp_path).axes[0]) == ("10", "all")

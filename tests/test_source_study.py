@@ -7,10 +7,9 @@ import random
 from pathlib import Path
 
 import pytest
+from biencoder_ablate.report.source_log import SPLITS, SourceLogRow, parse_source_log
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-
-from biencoder_ablate.report.source_log import SPLITS, SourceLogRow, parse_source_log
 
 REAL_LOGS = Path(
     os.environ.get("BIENCODER_SOURCE_LOGS")
