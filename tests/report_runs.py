@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
@@ -36,6 +36,29 @@ def config_of(head: str = "none", seed: int = 0, **changes: Any) -> Config:
     return replace(config, **changes)
 
 
+def manifest_settings(corpus: str, encoder: str, **changes: Any) -> dict[str, Any]:
+    """`determined_by` of a manifest in full, with `changes` group by group: head={"norm": "rmsnorm"}, seed=1."""
+    settings: dict[str, Any] = {
+        "results_version": 4, "data": corpus, "seed": 0, "neg_ratio": 0.01,
+        "model": {
+            "fingerprint": encoder, "pooling": "mean", "max_tokens": 128, "retrieval_dim": 128, "dropout": None,
+            "towers": "shared", "similarity": "euclidean",
+        },
+        "head": {
+            "name": "linear", "norm": "none", "activation": "none", "activation_position": None, "hidden": None,
+            "options": {},
+        },
+        "fusion": {"name": "concat"},
+        "negatives": {"schedule": "constant", "start": None, "per_pair": 1, "skip": 0, "depth": None},
+        "loss": {"name": "study", "triplet": 1.0, "positive": 1.0, "negative": 1.0, "margin": 1.0, "options": {}},
+        "training": {"epochs": 6, "batch_size": 8, "precision": "fp32"},
+        "evaluation": {"rerank": 10, "select": "top1_clean", "score": "head"},
+    }  # fmt: skip
+    for key, value in changes.items():
+        settings[key] = {**settings[key], **value} if isinstance(value, Mapping) else value
+    return settings
+
+
 def made_up_points(num_debates: int, per_debate: int = 6) -> list[tuple[str, str]]:
     """(id, debate) of test points whose texts nobody has."""
     return [
@@ -61,15 +84,19 @@ def write_run(
     epochs: int = 4,
     overrides: Sequence[str] = (),
     right_clean: Sequence[float] | None = None,
+    determined_by: Mapping[str, Any] | None = None,
 ) -> Path:
     """One finished run whose test points `right` (N,) have their counter first; points `leaked` are not clean.
 
     `right_clean` are those that have it first among the clean candidates, `right` unless given. Its curves rise to
-    the final figure; its dead pairs grow where the head has a ReLU after linear2.
+    the final figure; its dead pairs grow where the head has a ReLU after linear2. `determined_by` stands in the
+    manifest in place of what the config says, over `manifest_settings`.
     """
     points = sample_points() if points is None else points
     corpus = _sample_corpus().fingerprint if fingerprint is None else fingerprint
     determined = identity(config, corpus, encoder, "fp32")
+    if determined_by is not None:
+        determined = manifest_settings(corpus, encoder, **determined_by)
     directory = runs / run_name(config, determined)
     (directory / ".hydra").mkdir(parents=True)
     (directory / ".hydra" / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(asdict(config))), "utf-8")

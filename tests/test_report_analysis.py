@@ -403,3 +403,51 @@ def test_a_relative_corpus_is_found_beside_the_logs(tmp_path, monkeypatch):
     write_run(runs, config, [1] * len(points), points, fingerprint=corpus.fingerprint)
     monkeypatch.chdir(tmp_path)
     assert load_texts(study_of(runs)).by_name[f"{points[0][0]}#point"] == corpus.test[0].point
+
+
+# --- any heads ---
+
+
+def write_heads(runs: Path, heads: list[dict], seeds=range(3), **more) -> None:
+    points = made_up_points(10)
+    for k, head in enumerate(heads):
+        for seed in seeds:
+            right = np.random.default_rng(10 * k + seed).random(len(points)) < 0.3 + 0.1 * k
+            settings = {"head": head, "seed": seed, **more}
+            write_run(runs, config_of(seed=seed), right, points, fingerprint="f" * 64, determined_by=settings)
+
+
+FOUR = [{"norm": norm, "activation": activation} for activation in ("none", "relu") for norm in ("none", "layernorm")]
+OTHERS = [{"norm": "rmsnorm", "activation": "gelu"}, {"name": "bilinear", "norm": None}]
+
+
+def test_effects_are_asked_where_the_four_heads_are_there_among_others(tmp_path):
+    write_heads(tmp_path, [*FOUR, *OTHERS])
+    analysis = analysis_of(tmp_path)
+    assert [(family.kind, len(family.primary)) for family in analysis.families] == [
+        (Kind.EFFECTS, 3),
+        (Kind.PAIRS, 15),
+    ]
+    assert analysis.main.names == (*HEADS, "bilinear", "rmsnorm_gelu")
+
+
+def test_heads_that_are_not_the_four_are_compared_without_effects(tmp_path):
+    write_heads(tmp_path, [FOUR[3], *OTHERS])
+    write_heads(tmp_path, [FOUR[3], *OTHERS], fusion={"name": "pooled"})
+    analysis = analysis_of(tmp_path)
+    assert analysis.family(Kind.EFFECTS) is None
+    assert len(analysis.family(Kind.PAIRS).primary) == 3
+    assert [result.contrast.name for result in analysis.family(Kind.INTERACTION).primary] == [
+        "layernorm_relu − bilinear: fusion=pooled − fusion=concat",
+        "layernorm_relu − rmsnorm_gelu: fusion=pooled − fusion=concat",
+        "bilinear − rmsnorm_gelu: fusion=pooled − fusion=concat",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("select", "words"),
+    [("top1_clean", "best clean val top-1 "), ("top1", "best official val top-1 "), ("mrr", "best val mrr ")],
+)
+def test_the_figure_that_chose_the_epoch_is_named_as_the_runs_say(tmp_path, select, words):
+    write_heads(tmp_path, FOUR[:2], evaluation={"select": select})
+    assert words in sentences.declared(analysis_of(tmp_path))[0]

@@ -220,6 +220,11 @@ def test_a_head_looks_the_same_whichever_others_there_are():
     assert styles(["layernorm", "relu"])["relu"] == styles(list(HEADS))["relu"]
 
 
+def test_heads_that_have_no_look_of_their_own_take_those_that_are_left():
+    names = ["none", "relu", "relu before linear2", "rmsnorm_gelu"]
+    assert len({look.marker for look in styles(names).values()}) == 4
+
+
 def test_twelve_levels_all_look_different():
     looks = styles([f"level {k}" for k in range(12)]).values()
     assert len({(look.color, str(look.dashes), look.marker) for look in looks}) == 12

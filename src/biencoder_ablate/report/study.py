@@ -116,8 +116,8 @@ def _make_study(runs: Sequence[Run], several: bool) -> Study:
         if len(set(levels)) == 1:
             constants.append((name, levels[0].label))
         elif twin is not None:
-            pairs = {a.label: b.label for a, b in zip(differing[twin], levels, strict=True)}
-            with_it[twin].append(f"{name} ({', '.join(f'{a}: {b}' for a, b in pairs.items())})")
+            pairs = sorted(set(zip(differing[twin], levels, strict=True)), key=lambda pair: pair[0].sort_key)
+            with_it[twin].append(f"{name} ({', '.join(f'{a.label}: {b.label}' for a, b in pairs)})")
         else:
             differing[name] = levels
     axes = tuple(
