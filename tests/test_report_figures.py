@@ -14,7 +14,8 @@ import pytest
 from report_runs import CURRICULUM, HEADS, config_of, made_up_points, write_run, write_study
 
 from biencoder_ablate.config import DataConfig, FusionConfig, TrainingConfig
-from biencoder_ablate.report.plots import all_arms, draw, forest_page
+from biencoder_ablate.report import style
+from biencoder_ablate.report.plots import draw, forest_page
 from biencoder_ablate.report.questions import Analysis, Kind, analyse
 from biencoder_ablate.report.read import Protocol, collect
 from biencoder_ablate.report.study import make_studies
@@ -25,7 +26,6 @@ from biencoder_ablate.report.style import (
     key_legend,
     legend,
     new_figure,
-    picture,
     plot_curves,
     seeds_text,
     styles,
@@ -161,18 +161,18 @@ def test_lines_beyond_what_can_be_told_apart_are_left_out_and_that_is_said(tmp_p
     ratios = [round(0.02 * k, 2) for k in range(14)]
     write_study(tmp_path, {"none": 0.4}, seeds=(0,), ratios=ratios, points=made_up_points(2))
     analysis = analysis_of(tmp_path)
-    assert len(all_arms(analysis).names) == 14
+    assert len(analysis.main.names) == 14
     for found in draw(analysis):
         few = "Shown are the first 12 of 14; the tables have all." in found.caption
         assert few == (found.name in ("learning_curves", "tasks")), found.name
-    assert len(tasks_table(all_arms(analysis)).rows) == 14
+    assert len(tasks_table(analysis.main).rows) == 14
 
 
 def test_seeds_are_counted_where_they_differ(tmp_path):
     write_study(tmp_path, {"none": 0.4}, seeds=range(3))
     write_study(tmp_path, {"relu": 0.4}, seeds=range(5))
     analysis = analysis_of(tmp_path)
-    assert seeds_text(all_arms(analysis)) == "3 to 5 seeds"
+    assert seeds_text(analysis.main) == "3 to 5 seeds"
     for found in draw(analysis):
         if found.name != "forest":
             assert "3 to 5 seeds" in found.caption, found.name
@@ -234,7 +234,7 @@ def test_twelve_levels_all_look_different():
 
 
 def test_curves_are_means_over_settings_for_each_seed(analysis):
-    cells = all_arms(analysis).cells["relu"]
+    cells = analysis.main.cells["relu"]
     epochs, values = curves(cells, "test/top1")
     assert epochs == [-1, 0, 1, 2, 3]
     expected = np.mean([cell.runs[2].metrics[-1]["test/top1"] for cell in cells])
@@ -267,7 +267,7 @@ def test_any_name_can_be_a_label(name, recwarn):
         figure, axes = new_figure(1.0, 1, 1)
         axes[0, 0].plot([0, 1], label=name)
         axes[0, 0].set_title(name)
-        found = picture(figure, "odd", name, name)
+        (found,) = style.pictures([figure], "odd", name, name)
     ET.fromstring(found.svg)
     assert b"<script" not in found.svg
     assert [str(warning.message) for warning in recwarn] == []

@@ -484,4 +484,5 @@ def test_an_end_of_an_interval_shows_on_which_side_of_0_it_lies(low, high, text)
 
 
 def test_csv_leaves_out_what_is_no_number():
-    assert csv_text(["a", "b"], [(float("nan"), 0.1), (None, 'x,"y')]) == 'a,b\n,0.1\n,"x,""y"\n'
+    rows = [{"a": float("nan"), "b": 0.1}, {"a": None, "b": 'x,"y'}]
+    assert csv_text(rows) == 'a,b\n,0.1\n,"x,""y"\n'

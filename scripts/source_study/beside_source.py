@@ -20,7 +20,7 @@ from source_log import SPLITS, SourceLog, parse_source_log
 from biencoder_ablate.files import whole_file, write_text
 from biencoder_ablate.report import style
 from biencoder_ablate.report.export import csv_text
-from biencoder_ablate.report.plots import MOST_LINES, all_arms
+from biencoder_ablate.report.plots import MOST_LINES
 from biencoder_ablate.report.questions import analyse
 from biencoder_ablate.report.read import collect
 from biencoder_ablate.report.study import Arms, Cell, make_studies
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         logs = read_logs(arguments.source_log)
         arms = source_arms(arguments.directories)
         arguments.output.mkdir(parents=True, exist_ok=True)
-        write_text(arguments.output / "source.csv", csv_text(HEADING, table(logs, arms)))
+        write_text(arguments.output / "source.csv", csv_text(table(logs, arms)))
         for k, some in enumerate(arms or [None]):
             drawn = picture(logs, some, f"source_{k + 1}" if len(arms) > 1 else "source")
             for ending, content in (("svg", drawn.svg), ("png", drawn.png)):
@@ -87,20 +87,20 @@ def source_arms(places: Sequence[Path]) -> list[Arms]:
     """The arms of each study whose runs all recorded source figures; studies without any are left out."""
     found = []
     for study in make_studies(collect(places).runs):
-        arms = all_arms(analyse(study))
+        arms = analyse(study).main
         names = tuple(name for name in arms.names if style.curves(arms.cells[name], "source/test/top1")[1].size)
         if names:
             found.append(replace(arms, names=names, cells={name: arms.cells[name] for name in names}))
     return found
 
 
-def table(logs: Mapping[str, SourceLog], arms: Sequence[Arms]) -> list[tuple[Value, ...]]:
-    """Rows under HEADING: each log at its best val epoch and at its last, and our arms at theirs."""
+def table(logs: Mapping[str, SourceLog], arms: Sequence[Arms]) -> list[dict[str, Value]]:
+    """Rows by HEADING: each log at its best val epoch and at its last, and our arms at theirs."""
     rows = [_log_row(name, log) for name, log in logs.items()]
     for k, some in enumerate(arms):
         prefix = f"study {k + 1}: " if len(arms) > 1 else ""
         rows += [_our_row(f"{prefix}{name} (ours)", some.cells[name]) for name in some.names]
-    return rows
+    return [dict(zip(HEADING, row, strict=True)) for row in rows]
 
 
 def _log_row(name: str, log: SourceLog) -> tuple[Value, ...]:
@@ -152,7 +152,7 @@ def picture(logs: Mapping[str, SourceLog], arms: Arms | None, name: str) -> styl
                 panel.set_xlim(min(epochs) - 0.4, max(epochs) + 10)
         axes[0, 0].set_ylabel("source top-1")
         style.legend(figure, axes[0, 0])
-        return style.picture(figure, name, "Beside the source study", ABOUT)
+        return style.pictures([figure], name, "Beside the source study", ABOUT)[0]
 
 
 if __name__ == "__main__":

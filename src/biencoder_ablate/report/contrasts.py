@@ -136,9 +136,10 @@ def common_seeds(groups: Sequence[Group]) -> tuple[int, ...]:
     return tuple(sorted(set.intersection(*(set(group.seeds) for group in groups)))) if groups else ()
 
 
-def every_pair(names: Sequence[str]) -> tuple[Contrast, ...]:
-    """Every pair of groups as a difference, first named minus second: six for four heads."""
-    return tuple(Contrast(f"{a} − {b}", ((a, 1.0), (b, -1.0))) for a, b in itertools.combinations(names, 2))
+def every_pair(groups: Sequence[str], labels: Sequence[str] | None = None) -> tuple[Contrast, ...]:
+    """Every pair of groups as a difference, first named minus second (by their `labels`, if any): six for four."""
+    pairs = itertools.combinations(zip(groups, labels or groups, strict=True), 2)
+    return tuple(Contrast(f"{a_label} − {b_label}", ((a, 1.0), (b, -1.0))) for (a, a_label), (b, b_label) in pairs)
 
 
 def factorial_effects(none: str, layernorm: str, relu: str, both: str) -> tuple[Contrast, Contrast, Contrast]:

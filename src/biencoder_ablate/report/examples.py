@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from biencoder_ablate.config import DataConfig
+from biencoder_ablate.data.load import load_corpus
 from biencoder_ablate.report.contrasts import every_pair
 from biencoder_ablate.report.questions import Analysis
 from biencoder_ablate.report.read import Protocol
@@ -56,11 +58,11 @@ class SideBySide:
 
 def side_by_side(analysis: Analysis) -> list[SideBySide]:
     """Every pair of the main arms that share a seed; of many arms only the best one's pairs."""
-    arms, best = analysis.main, analysis.verdict.best if analysis.verdict else None
-    if arms is None:
+    if analysis.verdict is None:
         return []
+    arms, best = analysis.main, analysis.verdict.best
     pairs = [tuple(name for name, _ in contrast.weights) for contrast in every_pair(arms.names)]
-    if len(pairs) > MOST_PAIRS and best is not None:
+    if len(pairs) > MOST_PAIRS:
         pairs = [pair for pair in pairs if best in pair][:MOST_PAIRS]
     compared = [_side_by_side(analysis.primary, arms, a, b) for a, b in pairs]
     return [pair for pair in compared if pair is not None]
@@ -112,9 +114,6 @@ class Texts:
 
 def load_texts(study: Study) -> Texts:
     """The test split's texts, from wherever a run's config says the corpus lies, if it is still the same one."""
-    from biencoder_ablate.config import DataConfig
-    from biencoder_ablate.data.load import load_corpus
-
     problem = "no run has a readable .hydra/config.yaml"
     seen = []
     for run in study.runs:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from biencoder_ablate.evaluation.candidates import TASKS
 from biencoder_ablate.report import style
@@ -16,10 +18,6 @@ from biencoder_ablate.report.read import Protocol
 from biencoder_ablate.report.study import Arms, Cell, task_values
 from biencoder_ablate.report.style import GREY, Picture, Style
 from biencoder_ablate.report.tables import p_text
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 MOST_LINES = 12  # of which colours, dashes and markers are told apart
 MOST_ROWS = 40  # of arms or of comparisons on one figure
@@ -33,7 +31,7 @@ _BESIDE = {"color": GREY, "linewidth": 0.9, "marker": "o", "markersize": 3.0}
 
 def draw(analysis: Analysis) -> list[Picture]:
     """Every figure that the analysis has something for."""
-    arms = all_arms(analysis)
+    arms = analysis.main
     makers: tuple[tuple[Callable[[Analysis, Arms], list[Picture]], int], ...] = (
         (_learning_curves, MOST_LINES),
         (_differences, len(arms.names)),
@@ -51,14 +49,6 @@ def draw(analysis: Analysis) -> list[Picture]:
     return pictures
 
 
-def all_arms(analysis: Analysis) -> Arms:
-    """What the figures' lines are: the arms of the verdict, or else every configuration."""
-    if analysis.main is not None:
-        return analysis.main
-    cells = analysis.study.cells
-    return Arms(tuple(cell.name for cell in cells), (), {cell.name: (cell,) for cell in cells}, ())
-
-
 def _learning_curves(analysis: Analysis, arms: Arms) -> list[Picture]:
     """Top-1 over epochs on the three splits, averaged over settings; then a row each, where there are several."""
     over = f", averaged over {len(arms.settings)} settings" if len(arms.settings) > 1 else ""
@@ -67,21 +57,18 @@ def _learning_curves(analysis: Analysis, arms: Arms) -> list[Picture]:
         f"{style.seeds_text(arms)}; band: its 95% interval (Student's t); faint lines: single seeds; start: before "
         "training."
     )
-    figure = _curves_page(analysis, 3.0, {"": arms.cells})
-    pictures = [style.picture(figure, "learning_curves", "Learning curves", caption)]
+    pictures = style.pictures(
+        [_curves_page(analysis, 3.0, {"": arms.cells})], "learning_curves", "Learning curves", caption
+    )
     if len(arms.settings) < 2:
         return pictures
+    figures = []
+    for start in range(0, len(arms.settings), MOST_CURVE_ROWS):
+        settings = enumerate(arms.settings[start : start + MOST_CURVE_ROWS], start)
+        rows = {setting: {name: (arms.cells[name][k],) for name in arms.names} for k, setting in settings}
+        figures.append(_curves_page(analysis, 0.5 + 1.9 * len(rows), rows))
     caption = f"{analysis.primary.capitalize()} top-1 after each epoch, one row a setting; as above."
-    starts = range(0, len(arms.settings), MOST_CURVE_ROWS)
-    for page, start in enumerate(starts):
-        settings = arms.settings[start : start + MOST_CURVE_ROWS]
-        rows = {
-            setting: {name: (arms.cells[name][k],) for name in arms.names} for k, setting in enumerate(settings, start)
-        }
-        figure = _curves_page(analysis, 0.5 + 1.9 * len(rows), rows)
-        names = style.numbered("learning_curves_by_setting", "Learning curves by setting", page, len(starts))
-        pictures.append(style.picture(figure, *names, caption))
-    return pictures
+    return pictures + style.pictures(figures, "learning_curves_by_setting", "Learning curves by setting", caption)
 
 
 def _curves_page(analysis: Analysis, height: float, rows: Mapping[str, Mapping[str, tuple[Cell, ...]]]) -> Figure:
@@ -122,12 +109,12 @@ def _dead_pairs(analysis: Analysis, arms: Arms) -> list[Picture]:
         f"{style.seeds_text(arms)}, its 95% interval, single seeds."
         + (f" Never any with: {', '.join(never)}." if never else "")
     )
-    return [style.picture(figure, "dead_pairs", "Dead pairs", caption)]
+    return style.pictures([figure], "dead_pairs", "Dead pairs", caption)
 
 
 def _differences(analysis: Analysis, arms: Arms) -> list[Picture]:
     """Every comparison with its interval and p, the figure that decides and the other beside it; each setting after."""
-    pictures = []
+    pictures: list[Picture] = []
     kinds = [kind for kind in Kind if kind is not Kind.SETTING]
     for name, title, families in (
         ("forest", "Differences", analysis.of(*kinds)),
@@ -144,9 +131,7 @@ def _differences(analysis: Analysis, arms: Arms) -> list[Picture]:
             "the first named is better, or a part better than without it. Told apart from 0: Holm p < "
             f"{ALPHA:g} and an interval that excludes 0."
         )
-        for k, page in enumerate(pages):
-            figure = forest_page(page, analysis.primary)
-            pictures.append(style.picture(figure, *style.numbered(name, title, k, len(pages)), caption))
+        pictures += style.pictures([forest_page(page, analysis.primary) for page in pages], name, title, caption)
     return pictures
 
 
@@ -206,17 +191,13 @@ def _whisker(panel: Axes, result: ContrastResult, y: float, look: Mapping[str, A
 def _dots(analysis: Analysis, arms: Arms) -> list[Picture]:
     """Each seed's figure, one panel a setting: what the means are made of."""
     settings = arms.settings if len(arms.settings) > 1 else ("",)
-    starts = range(0, len(settings), MOST_PANELS)
     caption = (
         f"{analysis.primary.capitalize()} test top-1 at the val-selected epoch, {style.seeds_text(arms)} a row; the "
         "mean's 95% interval is Student's t over seeds."
     )
-    pictures = []
-    for page, start in enumerate(starts):
-        figure = _dots_page(analysis, arms, settings[start : start + MOST_PANELS], start)
-        names = style.numbered("seeds", "Seed by seed", page, len(starts))
-        pictures.append(style.picture(figure, *names, caption))
-    return pictures
+    starts = range(0, len(settings), MOST_PANELS)
+    figures = [_dots_page(analysis, arms, settings[start : start + MOST_PANELS], start) for start in starts]
+    return style.pictures(figures, "seeds", "Seed by seed", caption)
 
 
 def _dots_page(analysis: Analysis, arms: Arms, settings: Sequence[str], start: int) -> Figure:
@@ -289,4 +270,4 @@ def _tasks(analysis: Analysis, arms: Arms) -> list[Picture]:
         "opposing counters (oc), counters (c), opposing arguments (oa), arguments (a). epa is the official figure. "
         f"Marker: mean over {style.seeds_text(arms)}; line: lowest to highest seed."
     )
-    return [style.picture(figure, "tasks", "The eight tasks", caption)]
+    return style.pictures([figure], "tasks", "The eight tasks", caption)

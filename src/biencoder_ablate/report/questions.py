@@ -212,8 +212,7 @@ class Analysis:
 
     `num_points` and `num_debates` are of the points that count. `summaries` hold a cell's figures under both protocols,
     by its name. `main` are the arms that the verdict is about: the levels of the main axis averaged over settings, or
-    the cells themselves where there is no setting that all levels ran in; None where there is nothing to compare.
-    `notes` name questions that could not be asked.
+    the cells themselves where there is no setting that all levels ran in. `notes` name questions that cannot be asked.
     """
 
     study: Study
@@ -221,7 +220,7 @@ class Analysis:
     num_points: dict[Protocol, int]
     num_debates: dict[Protocol, int]
     summaries: dict[str, dict[Protocol, contrasts.GroupSummary]]
-    main: Arms | None
+    main: Arms
     families: tuple[Family, ...]
     leakage: Leakage | None
     notes: tuple[str, ...]
@@ -281,7 +280,7 @@ def analyse(study: Study) -> Analysis:
             }
             for cell in study.cells
         },
-        pairs.arms if pairs else None,
+        pairs.arms if pairs else _each_cell(study),
         tuple(asker.families),
         leakage(pairs.arms, pairs.primary, pairs.beside) if pairs and primary is Protocol.CLEAN else None,
         tuple(asker.notes),
@@ -314,10 +313,7 @@ class _Asker:
         for k, axis in enumerate(others, start=1):
             self._over_settings(k, axis.levels, Kind.AXIS)
         if not self.families and len(study.cells) <= MOST_CELLS:  # no axis's levels meet under otherwise equal settings
-            cells = {cell.name: (cell,) for cell in study.cells}
-            seeds = set.intersection(*(set(cell.runs) for cell in study.cells))
-            arms = Arms(tuple(cells), (), cells, tuple(sorted(seeds)))
-            self._ask(Kind.PAIRS, "configuration", "Every pair of configurations", arms)
+            self._ask(Kind.PAIRS, "configuration", "Every pair of configurations", _each_cell(study))
 
     def _ask(self, kind: Kind, subject: str, title: str, arms: Arms, asked: Sequence[Contrast] | None = None) -> None:
         """Compare under both protocols; without `asked` every pair of the arms, with a verdict."""
@@ -371,14 +367,9 @@ class _Asker:
         four = _four_heads(main, levels)
         effects: dict[str, Sequence[Contrast]] = {}
         for other in usable:
-            here = names[other]
-            plain = every_pair([lv.label for lv in levels])
-            in_setting = zip(plain, every_pair(list(here.values())), strict=True)
-            effects[axis.in_words(other)] = (
-                factorial_effects(*(here[lv] for lv in four))
-                if four
-                else [Contrast(pair.name, there.weights) for pair, there in in_setting]
-            )
+            here, labels = names[other], [lv.label for lv in levels]
+            pairs = every_pair(list(here.values()), labels)
+            effects[axis.in_words(other)] = factorial_effects(*(here[lv] for lv in four)) if four else pairs
         title = f"Does what the {main.name} does depend on {axis.name}?"
         self._ask(Kind.INTERACTION, axis.name, title, arms, contrasts.setting_interactions(effects))
 
@@ -392,6 +383,12 @@ class _Asker:
                 seeds = set.intersection(*(set(cell.runs) for (cell,) in here.values()))
                 words = ", ".join(axis.in_words(level) for axis, level in zip(others, setting, strict=True))
                 self._ask(Kind.SETTING, words, words, Arms(tuple(here), (words,), here, tuple(sorted(seeds))))
+
+
+def _each_cell(study: Study) -> Arms:
+    """Every configuration by itself."""
+    cells = {cell.name: (cell,) for cell in study.cells}
+    return Arms(tuple(cells), (), cells, tuple(sorted(set.intersection(*(set(cell.runs) for cell in study.cells)))))
 
 
 def _four_heads(axis: Axis, levels: Sequence[Level], before: bool = False) -> list[Level]:

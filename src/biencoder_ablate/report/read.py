@@ -7,7 +7,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 from numpy.typing import NDArray
+from omegaconf import OmegaConf
 
 from biencoder_ablate.files import read_json
 from biencoder_ablate.runs.directory import RunDirectory
@@ -173,49 +174,46 @@ def read_run(path: Path, overrides: tuple[str, ...] = ()) -> Run:
     state = run_state(RunDirectory(path))
     manifest = read_json(path / "manifest.json")
     manifest = manifest if isinstance(manifest, dict) else {}
-    known: dict[str, Any] = {
-        "identity": manifest.get("determined_by") or {},
-        "config": _config(path / ".hydra" / "config.yaml"),
-        "overrides": read_overrides(path / ".hydra" / "overrides.yaml") or overrides,
-        "manifest": manifest,
-        "result": state.result,
-        "metrics": tuple(read_metrics(path)),
+    whys = {
+        "running": f"another process is working in it; {state.epochs_done} epochs done",
+        "failed": " ".join(str(state.result.get("error") or "see its train.log").split()),
+        "interrupted": f"{state.epochs_done} epochs done; the same command goes on from there",
     }
-    status, why = (
+    run = Run(
+        path,
         state.status,
-        {
-            "running": f"another process is working in it; {state.epochs_done} epochs done",
-            "failed": " ".join(str(state.result.get("error") or "see its train.log").split()),
-            "interrupted": f"{state.epochs_done} epochs done; the same command goes on from there",
-        }.get(state.status, ""),
+        whys.get(state.status, ""),
+        identity=manifest.get("determined_by") or {},
+        config=_config(path / ".hydra" / "config.yaml"),
+        overrides=read_overrides(path / ".hydra" / "overrides.yaml") or overrides,
+        manifest=manifest,
+        result=state.result,
+        metrics=tuple(read_metrics(path)),
     )
-    if status == "interrupted" and (path / "result.json").exists():
-        status, why = "damaged", "result.json cannot be read"
-    measured = None
-    if status == FINISHED:
-        try:
-            measured = _read_outcomes(path / "rankings.jsonl")
-            _check(known["identity"], state.result, known["metrics"], measured)
-        except FileNotFoundError as error:
-            status, why = "damaged", f"{Path(error.filename).name} is missing"
-        except KeyError as error:
-            status, why = "damaged", f"no {error.args[0]} in it"
-        except (OSError, ValueError, TypeError) as error:
-            status, why = "damaged", str(error)
-    return Run(path, status, why, **known, measured=measured)
+    if run.status == "interrupted" and (path / "result.json").exists():
+        return replace(run, status="damaged", why="result.json cannot be read")
+    if run.status != FINISHED:
+        return run
+    try:
+        run = replace(run, measured=_read_outcomes(path / "rankings.jsonl"))
+        _check(run)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        why = f"no {error.args[0]} in it" if isinstance(error, KeyError) else str(error)
+        if isinstance(error, FileNotFoundError):
+            why = f"{Path(error.filename).name} is missing"
+        return replace(run, status="damaged", why=why)
+    return run
 
 
-def _check(
-    identity: Mapping[str, Any], result: Mapping[str, Any], metrics: Sequence[Record], outcomes: Outcomes
-) -> None:
+def _check(run: Run) -> None:
     """What the report relies on, so that it is not found missing halfway through a page."""
-    if not {"data", "results_version", "seed", "head", "model"} <= set(identity):
+    if not {"data", "results_version", "seed", "head", "model"} <= set(run.identity):
         raise ValueError("manifest.json is missing or does not say what determined the run")
     for part in ("val", "test", "best_epoch", "initial", "seconds"):
-        result[part]
-    if not metrics:
+        run.result[part]
+    if not run.metrics:
         raise ValueError("metrics.jsonl is missing or cannot be read")
-    told, counted = result["test"]["top1"], float(outcomes.correct[Protocol.OFFICIAL].mean())
+    told, counted = run.result["test"]["top1"], float(run.outcomes.correct[Protocol.OFFICIAL].mean())
     if not math.isclose(told, counted, abs_tol=1e-9):
         raise ValueError(
             f"result.json says {told:.4f} for test top-1 and rankings.jsonl {counted:.4f}; they are not of one run"
@@ -246,8 +244,6 @@ def _read_outcomes(path: Path) -> Outcomes:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    from omegaconf import OmegaConf
-
     try:
         text = path.read_text("utf-8")
         if "${" in text:

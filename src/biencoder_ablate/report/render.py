@@ -14,12 +14,11 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from biencoder_ablate.report import sentences, tables
 from biencoder_ablate.report.examples import SideBySide, Texts
-from biencoder_ablate.report.plots import all_arms
+from biencoder_ablate.report.fill import fill
 from biencoder_ablate.report.questions import Analysis, Kind
 from biencoder_ablate.report.read import Collection
 from biencoder_ablate.report.style import Picture
@@ -86,7 +85,7 @@ def study_report(
         ("differences", "Differences", differences),
         ("learning", "Learning", drawn("learning_curves", "learning_curves_by_setting", "dead_pairs")),
         ("leakage", "Leakage", leakage),
-        ("tasks", "The eight tasks", [*drawn("tasks"), ("table", tables.tasks_table(all_arms(analysis)))]),
+        ("tasks", "The eight tasks", [*drawn("tasks"), ("table", tables.tasks_table(analysis.main))]),
         ("debates", "Debate by debate", [("debates", debates)] if debates else []),
         ("declared", "Declared beforehand", [("list", sentences.declared(analysis))]),
         ("reproduce", "Settings, versions, commands", [("table", table) for table in reproduce]),
@@ -111,47 +110,35 @@ def missing_section(collection: Collection, studies: Sequence[StudyReport]) -> S
 def page(studies: Sequence[StudyReport], last: Section, command: str, version: str) -> str:
     """The report as one HTML page that holds everything it shows: verdict first, no network, all text escaped."""
     templates = resources.files("biencoder_ablate.report").joinpath("templates")
-    script, css = (templates.joinpath(name).read_text("utf-8") for name in ("page.js", "page.css"))
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return _template("page.html.j2").render(
-        studies=studies, last=last, command=command, version=version, script=Markup(script), css=Markup(css),
-        digest=digest,
+    script, css = (Markup(templates.joinpath(name).read_text("utf-8")) for name in ("page.js", "page.css"))
+    return fill(
+        "page.html.j2", None, {"base64": _base64, "shown": tables.shown}, studies=studies, last=last, command=command,
+        version=version, script=script, css=css, digest=_base64(hashlib.sha256(script.encode()).digest()),
     )  # fmt: skip
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode()
 
 
 def markdown(studies: Sequence[StudyReport], last: Section, command: str) -> str:
     """report.md: what the page says, for a repository or a terminal; figures are linked, texts are on the page."""
-    template = _template("report.md.j2", finalize=markdown_text)
-    return template.render(studies=studies, last=last, command=Markup(command))
-
-
-def _template(name: str, **settings: Any) -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("biencoder_ablate.report"), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, **settings,
+    return fill(
+        "report.md.j2", markdown_text, {"cell": markdown_cell, "shortened": shortened}, studies=studies, last=last,
+        command=Markup(command),
     )  # fmt: skip
-    environment.filters |= {
-        "base64": lambda data: base64.b64encode(data).decode(),
-        "shown": tables.shown,
-        "cell": markdown_cell,
-        "shortened": shortened,
-    }
-    return environment.get_template(name)
 
 
-def markdown_text(value: object) -> Markup:
-    """Anything as text that Markdown shows as it is; what is marked as Markdown stays."""
-    if isinstance(value, Markup):
-        return value
-    text = re.sub(r"([\\`*_{}\[\]<>|#~$])", r"\\\1", str(value))
-    return Markup(re.sub(r"\s+", " ", text))
+def markdown_text(text: str) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    return re.sub(r"\s+", " ", re.sub(r"([\\`*_{}\[\]<>|#~$])", r"\\\1", text))
 
 
 def markdown_cell(value: tables.Value, column: tables.Column) -> Markup:
     """A table's value; code between as many backticks as it takes."""
     text = re.sub(r"\s+", " ", tables.shown(value, column))
     if not column.code or not text:
-        return markdown_text(text)
+        return Markup(markdown_text(text))
     ticks = "`" * (max((len(run) for run in re.findall("`+", text)), default=0) + 1)
     space = " " if "`" in text else ""
     return Markup(f"{ticks}{space}{text}{space}{ticks}".replace("|", "\\|"))

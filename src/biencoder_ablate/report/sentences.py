@@ -6,7 +6,8 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from biencoder_ablate.report.questions import ALPHA, Analysis, Family, Kind, Verdict, quoted
+from biencoder_ablate.report.fill import fill
+from biencoder_ablate.report.questions import ALPHA, Analysis, Family, Kind, quoted
 from biencoder_ablate.report.read import FINISHED, Protocol, Run
 from biencoder_ablate.report.significance import MAX_EXACT_SEEDS, seeds_needed
 from biencoder_ablate.report.study import Arms, Study
@@ -24,34 +25,12 @@ def selection(study: Study) -> str:
 
 
 def declared(analysis: Analysis) -> list[str]:
-    """What was fixed before any figure was seen: the program says it alike for every sweep."""
-    counts, debates = analysis.num_points, analysis.num_debates
-    primary = (
-        f"The primary figure is clean test top-1 at {selection(analysis.study)}: {counts[Protocol.CLEAN]} of "
-        f"{counts[Protocol.OFFICIAL]} test points, of {debates[Protocol.CLEAN]} debates, count. The official "
-        "figure stands beside it and decides nothing."
-    )
-    if analysis.primary is Protocol.OFFICIAL:
-        primary = (
-            "No test point counts as clean, as every one shares a text with what came before. So the figure is "
-            f"official test top-1 at {selection(analysis.study)}, and leakage is not excluded."
-        )
-    return [
-        primary,
-        "Runs are grouped by everything that determines their results except the seed. Groups are compared seed by "
-        "seed and point by point, on the seeds that they share.",
-        "An axis is compared over the settings in which all its levels ran, each setting weighing the same; a setting "
-        "that would cost more than half of the seeds of the best-covered one is left out.",
-        "Each comparison has a 95% interval over further seeds and further debates: the estimate plus and minus "
-        "Student's t times the square root of its variance, by seeds and by whole debates, which are crossed, less the "
-        "noise that both hold; degrees of freedom by Satterthwaite.",
-        f"Each comparison has a sign-flip test over seeds, exact up to {MAX_EXACT_SEEDS} of them. p-values are "
-        "adjusted by Holm's method within each family below; families are not adjusted for one another, and intervals "
-        "are not adjusted.",
-        f"Two groups are told apart if Holm's p is below {ALPHA:g} and the interval excludes 0. A winner is told apart "
-        "from every other; otherwise all that cannot be told apart from the highest mean are named. Six pairs (four "
-        f"heads) need {seeds_needed(6, ALPHA)} seeds for that to be possible at all.",
-    ]
+    """What was fixed before any figure was seen: templates/declared.txt.j2 says it alike for every sweep."""
+    text = fill(
+        "declared.txt.j2", str, {}, analysis=analysis, clean=Protocol.CLEAN, official=Protocol.OFFICIAL,
+        epoch=selection(analysis.study), alpha=ALPHA, most_exact=MAX_EXACT_SEEDS, needed=seeds_needed(6, ALPHA),
+    )  # fmt: skip
+    return [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
 
 
 def findings(analysis: Analysis) -> list[str]:
@@ -156,8 +135,13 @@ def _settings(analysis: Analysis) -> list[str]:
     """One sentence for all settings, those with the same answer together."""
     answers: dict[str, list[str]] = {}
     for family in analysis.of(Kind.SETTING):
-        if family.verdict is not None:
-            answers.setdefault(_short_verdict(family.verdict), []).append(family.subject)
+        if (verdict := family.verdict) is not None:
+            answer = f"no clear winner among {quoted(*verdict.not_told_apart)}"
+            if verdict.winner is not None:
+                answer = f"{quoted(verdict.winner)} wins"
+            elif verdict.status == "too_few_seeds":
+                answer = f"too few seeds to tell, {quoted(verdict.best)} highest"
+            answers.setdefault(answer, []).append(family.subject)
     if not answers:
         return []
     said = []
@@ -170,15 +154,6 @@ def _settings(analysis: Analysis) -> list[str]:
         else:
             said.append(f"{answer} in the only setting, {settings[0]}")
     return [f"Setting by setting, each a family of its own: {'; '.join(said)}."]
-
-
-def _short_verdict(verdict: Verdict) -> str:
-    """A verdict in a few words."""
-    if verdict.winner is not None:
-        return f"{quoted(verdict.winner)} wins"
-    if verdict.status == "too_few_seeds":
-        return f"too few seeds to tell, {quoted(verdict.best)} highest"
-    return f"no clear winner among {quoted(*verdict.not_told_apart)}"
 
 
 def tally(runs: Sequence[Run]) -> str:

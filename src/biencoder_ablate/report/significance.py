@@ -75,22 +75,17 @@ def _crossed_variance(sums: FloatArray, sizes: FloatArray) -> tuple[float, float
     by_debate = sums.mean(axis=0) - sizes * estimate
     residual = sums - sizes * per_seed[:, None] - by_debate
     of_seeds, of_debates = num_seeds - 1, num_debates - 1  # degrees of freedom
-    if of_seeds == 0 and of_debates == 0:
-        return estimate, math.nan, math.nan
-    debate_part = float((by_debate**2).sum() / num_points**2 * num_debates / max(1, of_debates))
-    if of_seeds == 0:
-        return estimate, debate_part, of_debates
-    seed_part = float(per_seed.var(ddof=1) / num_seeds)
-    if of_debates == 0:
-        return estimate, seed_part, of_seeds
     both = of_seeds * of_debates
-    noise = float((residual**2).sum() / (num_seeds * num_points) ** 2 * num_seeds * num_debates / both)
+    if not (of_seeds or of_debates):
+        return estimate, math.nan, math.nan
+    debate_part = float((by_debate**2).sum() / num_points**2 * num_debates / of_debates) if of_debates else 0.0
+    seed_part = float(per_seed.var(ddof=1) / num_seeds) if of_seeds else 0.0
+    noise = float((residual**2).sum() / (num_seeds * num_points) ** 2 * num_seeds * num_debates / both) if both else 0.0
     variance = max(seed_part + debate_part - noise, seed_part, debate_part)
-    smaller = min(of_seeds, of_debates)
-    if variance == 0:
-        return estimate, 0.0, smaller
-    spread = seed_part**2 / of_seeds + debate_part**2 / of_debates + noise**2 / both
-    return estimate, variance, max(variance**2 / spread, smaller)
+    parts = [(seed_part, of_seeds), (debate_part, of_debates), (noise, both)]
+    spread = sum(part**2 / freedom for part, freedom in parts if freedom)
+    smaller = min(freedom for freedom in (of_seeds, of_debates) if freedom)
+    return estimate, variance, max(variance**2 / spread, smaller) if spread else smaller
 
 
 def t_quantile(degrees_of_freedom: float, confidence: float) -> float:

@@ -13,17 +13,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from biencoder_ablate.report.contrasts import HEADS
 from biencoder_ablate.report.significance import FloatArray, t_quantile
 from biencoder_ablate.report.study import Arms, Cell
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 WIDTH = 8.0  # inches, the width of a page's text
 GREY = "#777777"
@@ -55,31 +56,32 @@ class Style:
 @contextmanager
 def applied() -> Iterator[None]:
     """Matplotlib's settings for all figures (templates/figures.mplstyle), and nothing left behind."""
-    import matplotlib
-
     with matplotlib.rc_context(), resources.as_file(resources.files("biencoder_ablate.report")) as package:
         matplotlib.rcdefaults()
         matplotlib.rc_file(package / "templates" / "figures.mplstyle")
         yield
 
 
-def picture(figure: Figure, name: str, title: str, caption: str) -> Picture:
-    """Save a figure in both formats, without dates or versions in them."""
-    svg, png = io.BytesIO(), io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*Glyph.*missing.*")  # a name in a script the font lacks
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # laid out now: not once more for each format, which takes half the time
-        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-        figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
-    width, height = (round(96 * inches) for inches in figure.get_size_inches())
-    return Picture(name, title, caption, width, height, svg.getvalue(), png.getvalue())
+def pictures(figures: Sequence[Figure], name: str, title: str, caption: str) -> list[Picture]:
+    """Save figures in both formats, without dates or versions in them; of several, name and title get a number."""
+    saved = []
+    for page, figure in enumerate(figures, start=1):
+        svg, png = io.BytesIO(), io.BytesIO()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*Glyph.*missing.*")  # a name in a script the font lacks
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")  # laid out now: not once more for each format, which takes half the time
+            figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+            figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
+        several = len(figures) > 1
+        names = (f"{name}_{page}", f"{title} ({page} of {len(figures)})") if several else (name, title)
+        width, height = (round(96 * inches) for inches in figure.get_size_inches())
+        saved.append(Picture(*names, caption, width, height, svg.getvalue(), png.getvalue()))
+    return saved
 
 
 def new_figure(height: float, rows: int, columns: int, **more: Any) -> tuple[Figure, Any]:
     """A figure of the page's width with a grid of axes (rows, columns)."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, **more)
     return figure, axes
@@ -91,12 +93,8 @@ def styles(names: Sequence[str]) -> dict[str, Style]:
     free = (place for place in itertools.count() if place not in places.values())
     places |= {name: next(free) for name in names if name not in places}
     return {
-        name: Style(
-            _COLOURS[places[name] % len(_COLOURS)],
-            _DASHES[places[name] % len(_DASHES)],
-            _MARKERS[places[name] % len(_MARKERS)],
-        )
-        for name in names
+        name: Style(*(choices[place % len(choices)] for choices in (_COLOURS, _DASHES, _MARKERS)))
+        for name, place in places.items()
     }
 
 
@@ -132,8 +130,6 @@ def plot_curves(axes: Axes, epochs: Sequence[int], values: FloatArray, look: Sty
 
 def epoch_axis(axes: Axes, epochs: Sequence[int]) -> None:
     """Whole epochs; before the first, at −1, "start", and no number so close that the two would touch."""
-    from matplotlib.ticker import MaxNLocator
-
     if not epochs:
         return
     first, last = min(epochs), max(epochs)
@@ -152,13 +148,6 @@ def seeds_text(arms: Arms) -> str:
     return f"{low} to {high} seeds" if low < high else "one seed" if high == 1 else f"{high} seeds"
 
 
-def numbered(name: str, title: str, page: int, num_pages: int) -> tuple[str, str]:
-    """File name and title of one of several figures, page counted from 0; of one alone, as they are."""
-    if num_pages == 1:
-        return name, title
-    return f"{name}_{page + 1}", f"{title} ({page + 1} of {num_pages})"
-
-
 def legend(figure: Figure, axes: Axes) -> None:
     """What the lines of `axes` are, above the figure, in as many columns as their names leave room for."""
     handles, labels = axes.get_legend_handles_labels()
@@ -167,8 +156,6 @@ def legend(figure: Figure, axes: Axes) -> None:
 
 def key_legend(figure: Figure, keys: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
     """What marks mean that belong to no one line: (words, the mark's Line2D settings)."""
-    from matplotlib.lines import Line2D
-
     handles = [Line2D([], [], **look) for _, look in keys]
     labels = [words for words, _ in keys]
     figure.legend(handles, labels, loc="outside upper left", ncols=_columns(labels), handlelength=2.2, fontsize=8)

@@ -134,7 +134,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 def overview_table(analysis: Analysis) -> Table | None:
     """The main arms by setting: means, and which cannot be told apart from the setting's best."""
     arms = analysis.main
-    if arms is None or len(arms.settings) < 2:
+    if len(arms.settings) < 2:
         return None
     verdicts = {family.subject: family.verdict for family in analysis.of(Kind.SETTING)}
     means = {group.name: float(group.at(arms.seeds or group.seeds).mean()) for group in arms.groups(analysis.primary)}

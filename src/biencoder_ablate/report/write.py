@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import biencoder_ablate
-from biencoder_ablate.files import whole_file, write_text
+from biencoder_ablate.files import whole_file
 from biencoder_ablate.report import sentences
 from biencoder_ablate.report.examples import load_texts, side_by_side
 from biencoder_ablate.report.export import comparisons_csv, groups_csv, latex, runs_csv
@@ -65,11 +65,8 @@ def _write(output: Path, files: Mapping[str, str | bytes]) -> None:
         for name, content in files.items():
             path = output / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            if isinstance(content, str):
-                write_text(path, content)
-            else:
-                with whole_file(path, "wb") as file:
-                    file.write(content)
+            with whole_file(path, "wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
     except OSError as error:
         raise ValueError(f"-o {output}: cannot be written to ({error.strerror}); give another directory") from error
 
