@@ -1,19 +1,13 @@
 """Groups of runs and the differences between them: estimates, intervals and tests, for questions.py to conclude from.
 
 A *group* is one configuration: for each of its seeds, which points it got right at top 1. Groups are compared on the
-same points, and seed by seed where they share seeds. Two questions stay apart:
-
-- *Other seeds?* The exact sign-flip test over seeds, on these points; Holm's adjustment over a family.
-- *Other seeds and other debates?* The interval by the crossed variance of seeds and debates.
-
-Points alone can answer neither. A test over the points of one run per group (McNemar's, say) treats a trained model as
-the method: it cannot tell a better head from a luckier seed (Dror et al. 2018; Bouthillier et al. 2021). None is
-offered here, and with one seed every result says so.
+same points, and seed by seed where they share seeds. *Other seeds?* is the sign-flip test's question, Holm's adjustment
+over a family; *other seeds and other debates?* the interval's. Points alone can answer neither: a test over the points
+of one run per group (McNemar's, say) cannot tell a better head from a luckier seed (Dror et al. 2018, "The Hitchhiker's
+Guide to Testing Statistical Significance in NLP", ACL; Bouthillier et al. 2021, "Accounting for Variance in Machine
+Learning Benchmarks", MLSys). None is offered here, and with one seed every result says so.
 
 Shapes: S seeds, N points. Figures are shares in [0, 1], not per cent.
-
-- Bouthillier et al. 2021, "Accounting for Variance in Machine Learning Benchmarks", MLSys.
-- Dror et al. 2018, "The Hitchhiker's Guide to Testing Statistical Significance in NLP", ACL.
 """
 
 from __future__ import annotations
@@ -70,7 +64,6 @@ class Group:
 class GroupSummary:
     """Top-1 of a group over its seeds; the interval is for the mean over further seeds, on these points."""
 
-    name: str
     num_seeds: int
     mean: float
     standard_deviation: float  # over seeds, n-1; nan for one seed
@@ -111,18 +104,15 @@ class ContrastResult:
 
 
 def summarise(group: Group, confidence: float = 0.95) -> GroupSummary:
-    """Mean over seeds, their standard deviation, and Student's t interval over seeds.
+    """Mean over seeds, their standard deviation, and Student's t interval over seeds; nan for what one seed lacks.
 
-    The interval treats seeds as the sample and the points as fixed; one seed gives nan for spread and interval. It may
-    leave [0, 1], as t intervals do.
+    The interval treats seeds as the sample and the points as fixed. It may leave [0, 1], as t intervals do.
     """
     per_seed = group.correct.mean(axis=1)
     num_seeds, mean = len(per_seed), float(per_seed.mean())
-    deviation = half = math.nan
-    if num_seeds > 1:
-        deviation = float(per_seed.std(ddof=1))
-        half = t_quantile(num_seeds - 1, confidence) * deviation / math.sqrt(num_seeds)
-    return GroupSummary(group.name, num_seeds, mean, deviation, mean - half, mean + half)
+    deviation = float(per_seed.std(ddof=1)) if num_seeds > 1 else math.nan
+    half = t_quantile(num_seeds - 1, confidence) * deviation / math.sqrt(num_seeds)
+    return GroupSummary(num_seeds, mean, deviation, mean - half, mean + half)
 
 
 def pool(name: str, groups: Sequence[Group]) -> Group:
@@ -188,29 +178,23 @@ def compare(
     assert len(by_name) == len(groups), [group.name for group in groups]
     results = []
     for contrast in contrasts:
-        seeds, values, left_out = _per_seed(contrast, by_name)
+        weights = {name: weight for name, weight in contrast.weights if weight}
+        assert abs(sum(weights.values())) < 1e-9, contrast
+        members = [by_name[name] for name in weights]
+        seeds = common_seeds(members)
         if seeds:
+            values = np.sum([weights[group.name] * group.at(seeds) for group in members], axis=0)
+            values = np.round(values, 12)  # rounding noise must not pass for a difference
             interval = crossed_interval(values, debates)
-            test = sign_flip_test(values.mean(axis=1), generator(seed, "report", "signs"))
+            estimates = values.mean(axis=1)
+            test = sign_flip_test(estimates, generator(seed, "report", "signs"))
         else:
             interval = Interval(math.nan, math.nan, math.nan, math.nan, NO_COMMON_SEED)
-            test = SignFlip(1.0, True, 0)
+            estimates, test = np.empty(0), SignFlip(1.0, True, 0)
+        unused = sorted({seed for group in members for seed in group.seeds} - set(seeds))
+        left_out = f"seeds not in all of its groups, left out: {', '.join(map(str, unused))}" if unused else ""
         notes = tuple(note for note in (interval.note, left_out, "" if test.exact else DRAWN_SIGNS) if note)
-        estimates = tuple(values.mean(axis=1).tolist())
-        results.append(ContrastResult(contrast, seeds, estimates, interval, test, math.nan, len(contrasts), notes))
+        tests = (test, math.nan, len(contrasts))  # adjusted below
+        results.append(ContrastResult(contrast, seeds, tuple(estimates.tolist()), interval, *tests, notes))
     adjusted = holm([result.test.p for result in results]).tolist()
     return tuple(replace(result, p_holm=p) for result, p in zip(results, adjusted, strict=True))
-
-
-def _per_seed(contrast: Contrast, by_name: Mapping[str, Group]) -> tuple[tuple[int, ...], FloatArray, str]:
-    """The seeds a contrast can use, its values there (S, N), and a note on seeds left out."""
-    weights = {name: weight for name, weight in contrast.weights if weight}
-    assert abs(sum(weights.values())) < 1e-9, contrast
-    groups = [by_name[name] for name in weights]
-    seeds = common_seeds(groups)
-    left_out = sorted({seed for group in groups for seed in group.seeds} - set(seeds))
-    note = f"seeds not in all of its groups, left out: {', '.join(map(str, left_out))}" if left_out else ""
-    values = np.zeros((len(seeds), groups[0].correct.shape[1]))
-    for group in groups:
-        values += weights[group.name] * group.at(seeds)
-    return seeds, np.round(values, 12), note  # rounding noise must not pass for a difference

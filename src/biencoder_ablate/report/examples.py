@@ -42,11 +42,8 @@ class Example:
 
 @dataclass(frozen=True)
 class SideBySide:
-    """Two arms over the seeds they share, and examples for either.
-
-    `debates` are rows of a debate, its number of points, and the share that a gets right, and that b does, over its
-    runs; from a's greatest lead to b's.
-    """
+    """Two arms over the seeds they share, and examples for either; `debates` are rows of a debate, its number of points
+    and the share that a gets right, and that b does, over their runs, from a's greatest lead to b's."""
 
     a: str
     b: str

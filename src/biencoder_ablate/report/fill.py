@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jinja2
@@ -15,7 +15,7 @@ _LATEX_MARKS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def fill(name: str, escape: Callable[[str], str] | None, filters: dict[str, Callable[..., Any]], **values: Any) -> str:
+def fill(name: str, escape: Callable[[str], str] | None, filters: Mapping[str, Any], **values: Any) -> str:
     """The text of a template in templates/ with these values.
 
     What is printed goes through `escape`, or is escaped as HTML without one; what is Markup already stays as it is.

@@ -100,8 +100,7 @@ def verdict(groups: Sequence[Group], results: Sequence[ContrastResult], alpha: f
             f"{quoted(best)} wins: mean {means[best]:.3f}, higher than {than} {min(leads.values()):.3f} "
             f"(Holm p < {alpha:g} over {tests}, intervals exclude 0; {num_seeds} seeds)."
         )
-    winner = best if status == "winner" else None
-    return Verdict(status, best, winner, (best, *others), num_seeds, needed, sentence)
+    return Verdict(status, best, best if status == "winner" else None, (best, *others), num_seeds, needed, sentence)
 
 
 def quoted(*names: str) -> str:
@@ -163,13 +162,12 @@ def leakage(arms: Arms, clean: Sequence[ContrastResult], official: Sequence[Cont
     pairs = [quoted(*(name for name, _ in result.contrast.weights)) for result in clean]
     swapped = [k for k, shift in enumerate(shifts) if shift.swaps]
     sure = [pairs[k] for k in swapped if clean[k].told_apart(ALPHA) or official[k].told_apart(ALPHA)]
-    in_words = {protocol: " > ".join(order) for protocol, order in orders.items()}
-    if not swapped:
-        sentence = (
-            "Texts shared between the splits do not change the order: under the official figure and the clean "
-            f"one it is {in_words[Protocol.CLEAN]}."
-        )
-    else:
+    clean_order, official_order = (" > ".join(orders[protocol]) for protocol in (Protocol.CLEAN, Protocol.OFFICIAL))
+    sentence = (
+        "Texts shared between the splits do not change the order: under the official figure and the clean "
+        f"one it is {clean_order}."
+    )
+    if swapped:
         of_all = f"All {len(pairs)}" if len(swapped) == len(pairs) else f"{len(swapped)} of the {len(pairs)}"
         few = len(swapped) <= MOST_NAMED
         which = "; ".join(pairs[k] for k in swapped) if few else f"{of_all} pairs"
@@ -180,8 +178,8 @@ def leakage(arms: Arms, clean: Sequence[ContrastResult], official: Sequence[Cont
         else:
             tail = f"of these, {'; '.join(sure)} can be told apart under at least one figure"
         sentence = (
-            f"Texts shared between the splits change the order: it is {in_words[Protocol.OFFICIAL]} by the official "
-            f"figure and {in_words[Protocol.CLEAN]} by the clean one. {which} change places; {tail}."
+            f"Texts shared between the splits change the order: it is {official_order} by the official "
+            f"figure and {clean_order} by the clean one. {which} change places; {tail}."
         )
     return Leakage(orders[Protocol.CLEAN], orders[Protocol.OFFICIAL], shifts, sentence)
 
@@ -367,9 +365,8 @@ class _Asker:
         four = _four_heads(main, levels)
         effects: dict[str, Sequence[Contrast]] = {}
         for other in usable:
-            here, labels = names[other], [lv.label for lv in levels]
-            pairs = every_pair(list(here.values()), labels)
-            effects[axis.in_words(other)] = factorial_effects(*(here[lv] for lv in four)) if four else pairs
+            pairs = every_pair(list(names[other].values()), [level.label for level in levels])
+            effects[axis.in_words(other)] = factorial_effects(*(names[other][lv] for lv in four)) if four else pairs
         title = f"Does what the {main.name} does depend on {axis.name}?"
         self._ask(Kind.INTERACTION, axis.name, title, arms, contrasts.setting_interactions(effects))
 
@@ -395,8 +392,6 @@ def _four_heads(axis: Axis, levels: Sequence[Level], before: bool = False) -> li
     """The levels of the 2×2 design, where the axis has all four; `before` where its ReLUs are before linear2."""
     if axis.name != "head":
         return []
-    standard = {level.key: level for level in levels if level.key == level.label}
-    variants = {level.key: level for level in levels if level.key != level.label}
-    by_head = standard | variants if before else standard
-    complete = set(HEADS) <= set(by_head) and (not before or {"relu", "layernorm_relu"} <= set(variants))
-    return [by_head[head] for head in HEADS] if complete else []
+    by_head = {(level.key, level.key != level.label): level for level in levels}
+    wanted = [(head, before and "relu" in head) for head in HEADS]
+    return [by_head[head] for head in wanted] if set(wanted) <= set(by_head) else []

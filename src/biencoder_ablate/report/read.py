@@ -44,11 +44,8 @@ class Protocol(StrEnum):
 
 @dataclass(frozen=True, eq=False)
 class Outcomes:
-    """The test points of rankings.jsonl, all of length N, in the file's order.
-
-    `correct` is 1 where the point's counter came first under a protocol, nan where the point does not count. `first`
-    names the candidate that the official ranking put first.
-    """
+    """The test points of rankings.jsonl, N of them: `correct` is 1 where the counter came first under a protocol, nan
+    where the point does not count; `first` names the candidate that the official ranking put first."""
 
     ids: tuple[str, ...]
     debates: tuple[str, ...]

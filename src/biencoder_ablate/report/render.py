@@ -99,9 +99,8 @@ def missing_section(collection: Collection, studies: Sequence[StudyReport]) -> S
     table = tables.missing_table(collection.runs, [report.analysis.study for report in studies], collection.sweeps)
     said = [sentences.tally(collection.runs), *collection.notes]
     blocks: list[Block] = [("list", said), ("table", table)]
-    if not table.rows:
-        blocks = [("list", [*said, "Every configuration has every seed."])]
-    return Section("missing", "What is missing", blocks)
+    whole: list[Block] = [("list", [*said, "Every configuration has every seed."])]
+    return Section("missing", "What is missing", blocks if table.rows else whole)
 
 
 # --- written down ---
@@ -111,14 +110,11 @@ def page(studies: Sequence[StudyReport], last: Section, command: str, version: s
     """The report as one HTML page that holds everything it shows: verdict first, no network, all text escaped."""
     templates = resources.files("biencoder_ablate.report").joinpath("templates")
     script, css = (Markup(templates.joinpath(name).read_text("utf-8")) for name in ("page.js", "page.css"))
+    filters = {"base64": lambda content: base64.b64encode(content).decode(), "shown": tables.shown}
     return fill(
-        "page.html.j2", None, {"base64": _base64, "shown": tables.shown}, studies=studies, last=last, command=command,
-        version=version, script=script, css=css, digest=_base64(hashlib.sha256(script.encode()).digest()),
+        "page.html.j2", None, filters, studies=studies, last=last, command=command, version=version, script=script,
+        css=css, digest=hashlib.sha256(script.encode()).digest(),
     )  # fmt: skip
-
-
-def _base64(content: bytes) -> str:
-    return base64.b64encode(content).decode()
 
 
 def markdown(studies: Sequence[StudyReport], last: Section, command: str) -> str:

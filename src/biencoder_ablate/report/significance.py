@@ -134,11 +134,7 @@ def smallest_p(num_seeds: int) -> float:
 
 
 def seeds_needed(num_tests: int, alpha: float = 0.05) -> int:
-    """The fewest seeds for which a winner is within reach: Holm p < alpha possible over num_tests tests.
-
-    Holm multiplies the smallest p by num_tests and lets no larger p fall below that, so with equal seeds num_tests ·
-    2/2^S < alpha is both necessary and enough: 8 for the six pairs of four heads.
-    """
+    """The fewest seeds for which a winner is within reach, as Holm multiplies the least p by num_tests: 8 for six."""
     return next(seeds for seeds in itertools.count(1) if num_tests * 2 / 2**seeds < alpha)
 
 

@@ -302,9 +302,8 @@ def arms_of(study: Study, arms: Sequence[tuple[str, dict[int, Level]]]) -> Arms 
     if not complete:
         return None
     used, seeds = _on_common_seeds(complete)
-    left_out += [
-        f"{setting} (too few seeds in common with the other settings)" for setting in complete if setting not in used
-    ]
+    too_few = [setting for setting in complete if setting not in used]
+    left_out += [f"{setting} (too few seeds in common with the other settings)" for setting in too_few]
     return Arms(
         tuple(name for name, _ in arms),
         tuple(used) if free else (),

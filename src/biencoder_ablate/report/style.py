@@ -83,8 +83,7 @@ def pictures(figures: Sequence[Figure], name: str, title: str, caption: str) -> 
 def new_figure(height: float, rows: int, columns: int, **more: Any) -> tuple[Figure, Any]:
     """A figure of the page's width with a grid of axes (rows, columns)."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, **more)
-    return figure, axes
+    return figure, figure.subplots(rows, columns, squeeze=False, **more)
 
 
 def styles(names: Sequence[str]) -> dict[str, Style]:
@@ -156,8 +155,8 @@ def legend(figure: Figure, axes: Axes) -> None:
 
 def key_legend(figure: Figure, keys: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
     """What marks mean that belong to no one line: (words, the mark's Line2D settings)."""
-    handles = [Line2D([], [], **look) for _, look in keys]
-    labels = [words for words, _ in keys]
+    labels, looks = zip(*keys, strict=True)
+    handles = [Line2D([], [], **look) for look in looks]
     figure.legend(handles, labels, loc="outside upper left", ncols=_columns(labels), handlelength=2.2, fontsize=8)
 
 

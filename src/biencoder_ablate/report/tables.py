@@ -155,8 +155,7 @@ def overview_table(analysis: Analysis) -> Table | None:
 
 def _marked(names: Sequence[str], figures: Sequence[float], verdict: Verdict | None) -> list[str]:
     """Figures with a dot at those that may be the best."""
-    decided = verdict is not None and verdict.status != "too_few_seeds"
-    best = verdict.not_told_apart if verdict is not None and decided else ()
+    best = verdict.not_told_apart if verdict is not None and verdict.status != "too_few_seeds" else ()
     return [f"{'• ' if name in best else ''}{x:.3f}" for name, x in zip(names, figures, strict=True)]
 
 

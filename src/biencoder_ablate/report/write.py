@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import biencoder_ablate
@@ -38,10 +38,11 @@ def write_report(places: Sequence[Path], output: Path, command: str) -> None:
     for k, study in enumerate(studies):
         print(f"{study.name}: {len(study.runs)} finished runs of {len(study.cells)} configurations …", file=sys.stderr)
         analysis = analyse(study)
-        several = len(studies) > 1
-        folder = f"figures/{re.sub('[^a-z0-9]+', '-', study.name.lower()).strip('-')}" if several else "figures"
-        pairs, prefix = side_by_side(analysis), f"s{k + 1}-" if several else ""
-        reports.append(study_report(analysis, draw(analysis), pairs, load_texts(study), prefix, folder))
+        prefix, folder = "", "figures"
+        if len(studies) > 1:
+            prefix, folder = f"s{k + 1}-", f"figures/{re.sub('[^a-z0-9]+', '-', study.name.lower()).strip('-')}"
+        parts = draw(analysis), side_by_side(analysis), load_texts(study)
+        reports.append(study_report(analysis, *parts, prefix, folder))
     analyses = [report.analysis for report in reports]
     missing = missing_section(collection, reports)
     files: dict[str, str | bytes] = {
@@ -56,19 +57,14 @@ def write_report(places: Sequence[Path], output: Path, command: str) -> None:
         for picture in report.pictures:
             files[f"{report.folder}/{picture.name}.svg"] = picture.svg
             files[f"{report.folder}/{picture.name}.png"] = picture.png
-    _write(output, files)
-    print(_summary(reports, collection, output))
-
-
-def _write(output: Path, files: Mapping[str, str | bytes]) -> None:
     try:
         for name, content in files.items():
-            path = output / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(path, "wb") as file:
+            (output / name).parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(output / name, "wb") as file:
                 file.write(content.encode() if isinstance(content, str) else content)
     except OSError as error:
         raise ValueError(f"-o {output}: cannot be written to ({error.strerror}); give another directory") from error
+    print(_summary(reports, collection, output))
 
 
 def _summary(reports: Sequence[StudyReport], collection: Collection, output: Path) -> str:
