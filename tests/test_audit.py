@@ -3,6 +3,7 @@
 import json
 import re
 from fractions import Fraction
+from itertools import product
 
 import numpy as np
 import pytest
@@ -20,9 +21,9 @@ from biencoder_ablate.evaluation.candidates import candidate_totals
 
 
 def audited(corpus, **lengths):
-    table = build_index(corpus)
-    totals = {name: candidate_totals(split) for name, split in table.splits.items()}
-    return audit_corpus(corpus, table, totals, **lengths)
+    index = build_index(corpus)
+    totals = {name: candidate_totals(split) for name, split in index.splits.items()}
+    return audit_corpus(corpus, index, totals, **lengths)
 
 
 def words(first, last):
@@ -176,6 +177,18 @@ def test_description_shows_every_split_and_theme():
     assert next(line for line in shown if line.startswith("distinct texts")).split()[-3:] == ["6", "6", "4"]
     assert any(line.startswith("t3 ") for line in shown)
     assert any("2 of 6 distinct val texts (33.3%); 1 more have a near duplicate in train" in line for line in shown)
+
+
+def test_description_fits_a_hundred_columns_and_says_everything_in_words():
+    pairs = [Pair(*pair, 1, f"{i} p", f"{i} c") for i, pair in enumerate(product(SPLITS, ["t" * 90], "a", ["pro"]))]
+    token_lengths = np.arange(6) + 10**6
+    for corpus, lengths in (
+        (by_hand(), {}),
+        (build_corpus("b", pairs), dict(token_lengths=token_lengths, max_tokens=9)),
+    ):
+        shown = describe(audited(corpus, **lengths))
+        assert max(map(len, shown.splitlines())) <= 100
+        assert "_" not in shown
 
 
 # The command.

@@ -17,6 +17,7 @@ from helpers import (
     HEADS,
     REPOSITORY,
     files_below,
+    load_sample,
     make_pairs,
     only_error,
     run_here,
@@ -31,7 +32,6 @@ import biencoder_ablate
 from biencoder_ablate.compose import conf_directory, parse_arguments, understood
 from biencoder_ablate.config import Config, schema_keys
 from biencoder_ablate.data.corpus import SPLITS
-from biencoder_ablate.data.sample import load_sample
 
 GROUPS = ("data", "model", "head", "fusion", "negatives", "experiment")
 

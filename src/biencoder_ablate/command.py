@@ -13,6 +13,20 @@ from typing import Any, NoReturn
 
 from biencoder_ablate.config import ConfigError
 
+ALLOWED = (
+    "data",
+    "data.*",
+    "evaluation.*",
+    "model.max_tokens",
+    "model.name_or_path",
+    "model.revision",
+    "training.device",
+    "training.precision",
+    "training.fast",
+    "cache_dir",
+)
+"""What may differ from how a finished run was trained: how it is measured, and where things are."""
+
 
 def refuse_in_one_line(parser: argparse.ArgumentParser) -> None:
     """Have a parser raise ConfigError where argparse would print its usage and exit with 2."""
