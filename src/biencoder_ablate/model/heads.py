@@ -97,6 +97,8 @@ class LinearHead(PairHead):
 
     def separable(self) -> Separable | None:
         norm, linear2 = self.norm, self.linear2
+        if type(linear2) is not nn.Linear or linear2.bias is None:
+            return None  # another module put in its place: not what the algebra below says
         plain = type(norm) is nn.Identity
         before = self.activation_position == "before_linear2" and type(self.activation) is not nn.Identity
         if before:
@@ -104,11 +106,11 @@ class LinearHead(PairHead):
             return Separable(linear2.weight, linear2.bias, rectified=True) if rectified else None
         if plain:
             return Separable(linear2.weight, linear2.bias, finish=self.activation)
-        if type(norm) is nn.LayerNorm:
+        if type(norm) is nn.LayerNorm and norm.bias is not None:
             bias = linear2.bias.double() + linear2.weight.double() @ norm.bias.double()
             weight = linear2.weight.double() * norm.weight.double()
             return Separable(weight, bias, centred=True, eps=norm.eps, finish=self.activation)
-        if type(norm) is nn.RMSNorm:
+        if type(norm) is nn.RMSNorm and norm.weight is not None and norm.eps is not None:
             weight = linear2.weight.double() * norm.weight.double()
             return Separable(weight, linear2.bias, eps=norm.eps, finish=self.activation)
         return None
