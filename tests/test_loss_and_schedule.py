@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
+from biencoder_ablate.training.schedule import describe_hard_share, hard_share, warmup_factor
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 from biencoder_ablate.training.losses import LossWeights, batch_losses
-from biencoder_ablate.training.schedule import describe_hard_share, hard_share, warmup_factor
 
 # Point at the origin; counters at distance 5, 1 and 3; negatives at distance 13, 1.25 and 1.
 POINT = torch.zeros(3, 2)

@@ -5,12 +5,12 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from helpers import read
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from reference import ToyModel, allowed_negatives, corpora, fold
 from scipy import stats
 
-from biencoder_ablate.data.arguana import load_arguana
 from biencoder_ablate.data.corpus import DataError, Pair, build_corpus
 from biencoder_ablate.data.index import build_index
 from biencoder_ablate.training.negatives import _first_minimum, build_pool, draw_negatives
@@ -170,7 +170,7 @@ def test_of_equally_near_texts_the_lowest_is_found(num_texts):
 
 def test_on_the_real_corpus_a_copy_of_the_answer_is_never_mined(real_corpus):
     """Embeddings that know only the folded text: a naive nearest neighbour would be a copy under another theme."""
-    table = build_index(load_arguana(real_corpus))
+    table = build_index(read("arguana", real_corpus))
     train, keys = table.splits["train"], table.keys
     by_key = torch.randn(int(keys.max()) + 1, 8, generator=torch.Generator().manual_seed(0))
     # Each answer lies close to the point of its pair, so that it and its copies are what the search finds first.

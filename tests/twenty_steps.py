@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from biencoder_ablate.config import Config, DataConfig, HeadConfig, ModelConfig, TrainingConfig
-from biencoder_ablate.runs.log import RunLog
+from biencoder_ablate.runs.records import RunLog
 from biencoder_ablate.seeding import generator
 from biencoder_ablate.training.assemble import build_parts, make_plan
 from biencoder_ablate.training.loop import embed, make_optimizer, train_step

@@ -47,11 +47,12 @@ def _key(
 class DataConfig:
     """Where the debates come from (group `data`). A fingerprint over the pairs that are read names the run."""
 
-    name: str = _key("sample", "sample, arguana or pairs", False, choices=("sample", "arguana", "pairs"))
+    name: str = _key("sample", "sample, arguana, pairs, or the name of another package's reader", False)
     path: str | None = _key(None, "a directory or zip (arguana), or a csv, tsv or jsonl file (pairs)", False)
     split_seed: int = _key(0, "an integer of 0 or more", False, low=0)
     limit: int | None = _key(None, "null, or the number of debates to keep in each split (1 or more)", False, low=1)
     disjoint: bool = _key(False, "true or false", False)
+    options: dict[str, Any] = _key(dict, "a mapping: settings of another package's reader", False)
 
 
 @dataclass
@@ -210,7 +211,6 @@ def check(config: Config) -> None:
     """Raise ConfigError for the first value out of range or pair of keys that contradict each other."""
     _check_ranges(config, "")
     _check_free_text(config)
-    _check_data(config.data)
     _check_model(config.model)
     _check_contradictions(config)
 
@@ -248,30 +248,6 @@ def _check_free_text(config: Config) -> None:
     for key, place in (("logs_dir", config.logs_dir), ("cache_dir", config.cache_dir)):
         if place is not None and Path(place).expanduser().is_file():
             raise ConfigError(f"{key}={place}: is a file; must be a directory, made if missing")
-
-
-def _check_data(data: DataConfig) -> None:
-    if data.name == "sample":
-        if data.path is not None:
-            raise ConfigError(
-                f"data.path={data.path}: data=sample ships with the package and takes no path; "
-                "choose data=arguana or data=pairs to read your own"
-            )
-        return
-    what = (
-        "the ArguAna Counterargs corpus, a directory or the zip as published"
-        if data.name == "arguana"
-        else "a csv, tsv or jsonl table with columns point and counter"
-    )
-    if data.path is None:
-        raise ConfigError(f"data.path is missing: data={data.name} needs data.path=…, {what}")
-    path = Path(data.path).expanduser()
-    if not path.exists():
-        raise ConfigError(f"data.path={data.path}: no such file or directory; must be {what}")
-    if data.name == "pairs" and path.suffix.lower() not in (".csv", ".tsv", ".jsonl"):
-        raise ConfigError(f"data.path={data.path}: must be {what}")
-    if data.name == "arguana" and data.split_seed != 0:
-        raise ConfigError(f"data.split_seed={data.split_seed}: data=arguana comes split; leave the key out")
 
 
 def _check_model(model: ModelConfig) -> None:

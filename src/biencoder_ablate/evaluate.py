@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from biencoder_ablate.data.corpus import Corpus
     from biencoder_ablate.data.index import TextIndex
     from biencoder_ablate.evaluation.measure import SplitCandidates
-    from biencoder_ablate.runs.log import RunLog
+    from biencoder_ablate.runs.records import RunLog
 
 MEASURED = ("val", "test")
 
@@ -77,12 +77,12 @@ def evaluate(
     if not os.access(run.path, os.W_OK):
         raise PermissionError(f"{run_dir}: cannot be written to, and evaluations/ belongs there; copy the run first")
     from biencoder_ablate.data.index import build_index
-    from biencoder_ablate.data.load import load_corpus
+    from biencoder_ablate.data.readers import load_corpus
     from biencoder_ablate.evaluation.fast_scoring import fast_scorer, plain_scorer
     from biencoder_ablate.evaluation.reevaluate import measured_figures
     from biencoder_ablate.files import finite
     from biencoder_ablate.model.restore import restore_biencoder
-    from biencoder_ablate.runs.log import RunLog
+    from biencoder_ablate.runs.records import RunLog
 
     log = RunLog(None, quiet)
     corpus = load_corpus(run.config.data)
@@ -123,7 +123,7 @@ def _splits(run: FinishedRun, corpus: Corpus, table: TextIndex) -> tuple[dict[st
     On another corpus than the run's, clean figures also leave out what the model has seen: for val the training
     split that the run had, for test its val as well.
     """
-    from biencoder_ablate.data.load import load_corpus
+    from biencoder_ablate.data.readers import load_corpus
     from biencoder_ablate.evaluation.measure import prepare
     from biencoder_ablate.evaluation.reevaluate import leave_out_seen
 

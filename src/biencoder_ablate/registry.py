@@ -30,9 +30,9 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "contrastive": "biencoder_ablate.training.losses:ContrastiveLoss",
     },
     "corpora": {
-        "sample": "biencoder_ablate.data.sample:load_sample",
-        "arguana": "biencoder_ablate.data.arguana:load_arguana",
-        "pairs": "biencoder_ablate.data.table:load_table",
+        "sample": "biencoder_ablate.data.readers:read_sample",
+        "arguana": "biencoder_ablate.data.readers:read_arguana",
+        "pairs": "biencoder_ablate.data.readers:read_pairs",
     },
     "trackers": {
         "tensorboard": "biencoder_ablate.runs.trackers:TensorBoard",

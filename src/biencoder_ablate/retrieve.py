@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from biencoder_ablate.model.biencoder import BiEncoder
-    from biencoder_ablate.runs.log import RunLog
+    from biencoder_ablate.runs.records import RunLog
     from biencoder_ablate.trained_run import FinishedRun
 
 
@@ -80,7 +80,7 @@ def retrieve(
     lines = None if candidates is None else read_lines(Path(candidates))
     from biencoder_ablate.data.corpus import text_key
     from biencoder_ablate.model.restore import restore_biencoder
-    from biencoder_ablate.runs.log import RunLog
+    from biencoder_ablate.runs.records import RunLog
     from biencoder_ablate.trained_run import hidden_of_texts, open_encoder, open_run
 
     log = RunLog(None, quiet=True)
@@ -148,7 +148,7 @@ def _corpus_texts(run: FinishedRun, log: RunLog) -> tuple[list[tuple[str, list[s
     """The distinct texts of the run's corpus with their places, and their pooled outputs h (C, H)."""
     from biencoder_ablate.data.corpus import SPLITS
     from biencoder_ablate.data.index import build_index
-    from biencoder_ablate.data.load import load_corpus
+    from biencoder_ablate.data.readers import load_corpus
     from biencoder_ablate.trained_run import hidden_of_corpus
 
     corpus = load_corpus(run.config.data)

@@ -40,33 +40,36 @@ def candidate_id(split: SplitArrays, candidate: int) -> str:
 
 def official_exclusions(split: SplitArrays) -> tuple[np.ndarray, np.ndarray]:
     """(rows, candidates), sorted by row, that `official` leaves out: the point itself, and other counters whose
-    text equals the true counter's."""
+    text is the same string as the true counter's."""
     n = len(split)
-    same = _members(split.counter_key)
+    same = _members(split.counter)
     rows, candidates = [], []
     for row in range(n):
-        others = [j for j in same[split.counter_key[row]] if j != row]
+        others = [j for j in same[split.counter[row]] if j != row]
         rows += [row] * (len(others) + 1)
         candidates += [*others, n + row]
     return np.array(rows, dtype=np.int64), np.array(candidates, dtype=np.int64)
 
 
-def equal_to_point(split: SplitArrays) -> tuple[np.ndarray, np.ndarray]:
-    """(rows, candidates), sorted by row, that the clean protocol leaves out besides: texts equal to the point's."""
+def clean_exclusions(split: SplitArrays) -> tuple[np.ndarray, np.ndarray]:
+    """(rows, candidates), sorted by row, that the clean protocol leaves out besides official's: what is equal, after
+    folding, to the point, and other counters so equal to the true one."""
     n = len(split)
-    same = _members(np.concatenate([split.counter_key, split.point_key]))
+    candidate, key = candidate_texts(split), np.concatenate([split.counter_key, split.point_key])
+    same = _members(key)
     rows, candidates = [], []
     for row in range(n):
-        equal = [j for j in same.get(split.point_key[row], []) if j not in (row, n + row)]
+        equal = {*same[split.point_key[row]], *(j for j in same[split.counter_key[row]] if j < n)}
+        equal -= {n + row, *(j for j in equal if j < n and candidate[j] == split.counter[row])}
         rows += [row] * len(equal)
-        candidates += equal
+        candidates += sorted(equal)
     return np.array(rows, dtype=np.int64), np.array(candidates, dtype=np.int64)
 
 
-def _members(keys: np.ndarray) -> dict[int, list[int]]:
+def _members(values: np.ndarray) -> dict[int, list[int]]:
     members: dict[int, list[int]] = defaultdict(list)
-    for index, key in enumerate(keys.tolist()):
-        members[key].append(index)
+    for index, value in enumerate(values.tolist()):
+        members[value].append(index)
     return members
 
 
@@ -110,7 +113,7 @@ def candidate_totals(split: SplitArrays) -> dict[str, int]:
         debate = split.debate == split.debate[row]
         theme = (split.theme == split.theme[row]) & ~debate
         own = split.stance == split.stance[row]
-        counter = split.counter_key != split.counter_key[row]
+        counter = split.counter != split.counter[row]
         point = np.ones(n, dtype=bool)
         point[row] = False
         for kind, allowed in (("counter", counter), ("point", point)):

@@ -17,7 +17,7 @@ from biencoder_ablate.evaluation import metrics
 from biencoder_ablate.evaluation.candidates import (
     TASKS,
     candidate_texts,
-    equal_to_point,
+    clean_exclusions,
     official_exclusions,
     task_mask,
 )
@@ -42,7 +42,7 @@ class SplitCandidates:
 
 def prepare(split: SplitArrays) -> SplitCandidates:
     """Work out the candidates and exclusions of a split."""
-    official, equal = official_exclusions(split), equal_to_point(split)
+    official, equal = official_exclusions(split), clean_exclusions(split)
     rows, candidates = (np.concatenate([official[i], equal[i]]) for i in (0, 1))
     order = np.argsort(rows, kind="stable")
     return SplitCandidates(

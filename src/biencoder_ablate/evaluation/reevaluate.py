@@ -7,20 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from biencoder_ablate.data.corpus import text_key
 from biencoder_ablate.data.index import SplitArrays
-from biencoder_ablate.evaluation.baselines import WordCounts, bm25_similarities, count_words, tfidf_similarities
+from biencoder_ablate.evaluation.baselines import bm25_similarities, count_words, tfidf_similarities
 from biencoder_ablate.evaluation.candidates import TASKS
 from biencoder_ablate.evaluation.measure import LogitsFunction, SplitCandidates, rank_source
 from biencoder_ablate.evaluation.metrics import top1
 from biencoder_ablate.evaluation.rank_all import BlockScores, rank_all, rank_by_scores
 from biencoder_ablate.evaluation.records import SplitRankings, rank_everything, split_figures
 from biencoder_ablate.model.biencoder import BiEncoder
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 LEXICAL = {"tfidf_cosine": tfidf_similarities, "bm25": bm25_similarities}
 _TITLES = {
@@ -106,7 +109,7 @@ def lexical_figures(texts: Sequence[str], splits: Mapping[str, SplitCandidates])
     }
 
 
-def _rank_lexically(name: str, counts: WordCounts, prepared: SplitCandidates) -> SplitRankings:
+def _rank_lexically(name: str, counts: csr_array, prepared: SplitCandidates) -> SplitRankings:
     distinct, places = np.unique(prepared.candidate, return_inverse=True)
 
     def score(rows: np.ndarray) -> BlockScores:

@@ -1,13 +1,15 @@
-"""Where the pooled outputs of texts come from: an encoder that is being trained, or a cache of a frozen one.
+"""From texts to pooled outputs h: an encoder and how it reads, groups of texts under a token budget, cached features.
 
-T texts of a corpus, B of them at a time, H pooled width.
+Grouping changes no result beyond float rounding: every text sees only itself. T texts of a corpus, B of them at a
+time, H pooled width.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,13 +17,90 @@ import numpy as np
 import torch
 from torch import nn
 
-from biencoder_ablate.data.tokens import Tokens, length_groups
+from biencoder_ablate.data.index import fingerprint_texts
+from biencoder_ablate.data.tokens import Tokens, cached_tokens, length_groups, pad, tokenize
 from biencoder_ablate.files import whole_file
-from biencoder_ablate.model.encoding import EncodeFunction, back_in_order, encode_rows
+from biencoder_ablate.model.biencoder import encode
+from biencoder_ablate.model.encoder import ModelSource, load_encoder, load_tokenizer
 from biencoder_ablate.model.flops import forward_flops
+from biencoder_ablate.model.packed import encode_packed, finish_layer, pack
 from biencoder_ablate.model.threads import TwoThreads, halves
 
+TRAIN_TOKEN_BUDGET = {"cpu": 2048, "cuda": 65536, "mps": 8192}
+EVAL_TOKEN_BUDGET = {"cpu": 4096, "cuda": 131072, "mps": 16384}
+"""Tokens of one pass through the encoder, padding included, by device: what its caches or its memory hold."""
+
 Advance = Callable[[int], None]
+EncodeFunction = Callable[..., torch.Tensor]
+"""Tokens, some texts of them by number (b,) and a device → h (b, H) in one pass through an encoder. Dropout draws
+from torch's generator; the fast path's takes another as `generator`."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How an encoder reads texts: pooling, the most tokens of one, where and in which precision, and whether by the
+    fast path (and that through torch.compile)."""
+
+    pooling: str
+    max_tokens: int
+    device: torch.device
+    precision: str = "fp32"
+    fast: bool = True
+    compiled: bool = False
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """An encoder with its tokenizer, and how it reads."""
+
+    module: Any
+    tokenizer: Any
+    source: ModelSource
+    reading: Reading
+
+    def tokens(self, texts: Sequence[str], cache: Path | None = None) -> Tokens:
+        """The texts as token ids, kept in `cache` where one is given."""
+        if cache is None:
+            return tokenize(self.tokenizer, texts, self.reading.max_tokens)
+        fingerprint = fingerprint_texts(tuple(texts))
+        return cached_tokens(
+            self.tokenizer, self.source.fingerprint, texts, fingerprint, self.reading.max_tokens, cache
+        )
+
+    def over(self, tokens: Tokens) -> EncodedTexts:
+        """The texts of these tokens, to be encoded by number."""
+        reading, kind = self.reading, self.reading.device.type
+        encode_group = (
+            packed_encoder(self.module, reading.pooling, reading.compiled)
+            if reading.fast
+            else plain_encoder(self.module, reading.pooling)
+        )
+        threads = TwoThreads() if reading.fast and not reading.compiled and kind == "cpu" else None
+        return EncodedTexts(
+            self.module,
+            encode_group,
+            tokens,
+            reading.device,
+            reading.precision,
+            TRAIN_TOKEN_BUDGET[kind],
+            EVAL_TOKEN_BUDGET[kind],
+            threads,
+        )
+
+    def __call__(self, texts: Sequence[str], advance: Advance | None = None) -> torch.Tensor:
+        """Pooled outputs h (B, H) of any texts, in eval mode; `advance` is told how many more are done."""
+        return self.over(self.tokens(texts)).all_hidden(advance)
+
+    def num_tokens(self, text: str) -> int:
+        """Length of a text in tokens before it is cut, [CLS] and [SEP] included."""
+        return int(self.tokens([text]).full_lengths[0])
+
+
+def open_encoder(source: ModelSource, reading: Reading, dropout: float | None = None) -> TextEncoder:
+    """The encoder in `source`, loaded and moved to its device. Raises ConfigError."""
+    module = load_encoder(source.directory, reading.pooling, reading.max_tokens, dropout)
+    tokenizer = load_tokenizer(source.directory, reading.max_tokens)
+    return TextEncoder(module.to(reading.device), tokenizer, source, reading)
 
 
 class TextSource(Protocol):
@@ -191,10 +270,69 @@ def _set_random_state(generator: torch.Generator | None, device: torch.device, s
         torch.set_rng_state(state)
 
 
-def features_path(directory: Path, *determined_by: str | int) -> Path:
-    """The file in the cache directory that holds features determined by these values."""
-    text = " ".join(map(str, ("features-1", *determined_by)))
-    return directory / "features" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npy"
+def encode_rows(
+    encode_group: EncodeFunction,
+    tokens: Tokens,
+    rows: np.ndarray,
+    token_budget: int,
+    device: torch.device,
+    advance: Callable[[int], None] | None = None,
+    run: Callable[..., Iterable[torch.Tensor]] = map,
+) -> torch.Tensor:
+    """Pooled outputs h (B, H) of the texts `rows`, in their order; gradients flow where they are on.
+
+    Texts of similar length go through `encode_group` together, so many that they would hold `token_budget`
+    tokens if padded; `run` maps the groups, and `advance` is told the number of texts done after each.
+    """
+    groups, pieces = length_groups(tokens.lengths[rows], token_budget), []
+    for group, piece in zip(groups, run(lambda group: encode_group(tokens, rows[group], device), groups), strict=True):
+        pieces.append(piece)
+        if advance is not None:
+            advance(len(group))
+    return torch.cat(pieces).index_select(0, torch.from_numpy(back_in_order(groups)).to(device))
+
+
+def back_in_order(groups: Sequence[np.ndarray]) -> np.ndarray:
+    """Where each of n positions lies when the groups that share them out (together (n,)) are laid end to end."""
+    order = np.concatenate(groups)
+    back = np.empty(len(order), dtype=np.int64)
+    back[order] = np.arange(len(order))
+    return back
+
+
+def plain_encoder(encoder: torch.nn.Module, pooling: str) -> EncodeFunction:
+    """The plain path: each group padded to its longest text, through transformers' own forward."""
+    return lambda tokens, rows, device: encode(encoder, pooling, *pad(tokens, rows, device))
+
+
+def packed_encoder(encoder: torch.nn.Module, pooling: str, compiled: bool = False) -> EncodeFunction:
+    """The fast path: the same without padding (model/packed.py).
+
+    `compiled` runs what lies between attentions through torch.compile: fewer passes over a GPU's memory, for
+    tens of seconds of compiling.
+    """
+    finish = torch.compile(finish_layer, dynamic=True) if compiled else finish_layer
+
+    def encode_group(
+        tokens: Tokens, rows: np.ndarray, device: torch.device, generator: torch.Generator | None = None
+    ) -> torch.Tensor:
+        return encode_packed(encoder, pooling, pack(tokens, rows, device), finish, generator)
+
+    return encode_group
+
+
+def features_path(cache: Path, source: ModelSource, reading: Reading, texts: Sequence[str]) -> Path:
+    """The file in the cache directory that holds the pooled outputs of these texts by this encoder."""
+    determined_by = (
+        source.fingerprint,
+        fingerprint_texts(tuple(texts)),
+        reading.pooling,
+        reading.max_tokens,
+        reading.precision,
+        int(reading.fast) + int(reading.compiled),
+    )
+    text = " ".join(map(str, ("features-2", *determined_by)))
+    return cache / "features" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npy"
 
 
 def load_features(path: Path) -> np.ndarray | None:

@@ -143,7 +143,7 @@ class Texts:
 def load_texts(study: Study) -> Texts:
     """The test split's texts, from wherever a run's config says the corpus lies, if it is still the same one."""
     from biencoder_ablate.config import DataConfig
-    from biencoder_ablate.data.load import load_corpus
+    from biencoder_ablate.data.readers import load_corpus
 
     problem = "no run has a readable .hydra/config.yaml"
     seen = []

@@ -17,12 +17,10 @@ from biencoder_ablate.config import Config
 from biencoder_ablate.evaluation.protocols import final_rankings, measure_split, point_records, split_figures
 from biencoder_ablate.files import explained, remove_parts, write_json, write_text, yaml_string
 from biencoder_ablate.model.biencoder import Embeddings
-from biencoder_ablate.model.save import save_model
+from biencoder_ablate.model.saved import Contract, save_model
 from biencoder_ablate.runs import directory as run_files
 from biencoder_ablate.runs.directory import RunDirectory
-from biencoder_ablate.runs.log import RunLog
-from biencoder_ablate.runs.manifest import build_manifest
-from biencoder_ablate.runs.records import HEADER, Record, epoch_line, write_metrics
+from biencoder_ablate.runs.records import HEADER, Record, RunLog, build_manifest, epoch_line, write_metrics
 from biencoder_ablate.runs.trackers import TrackedRun, Trackers, choose_trackers
 from biencoder_ablate.training import summary
 from biencoder_ablate.training.assemble import Parts, Plan, build_parts, make_plan
@@ -169,8 +167,7 @@ def _train(plan: Plan, run: RunDirectory, log: RunLog, world: World, trackers: T
             trackers.step(step, figures)
         trackers.epoch(reached.step, record)
 
-    is_untrained = reached.next_epoch <= 0
-    embeddings = embed(trainee, parts.untrained() if is_untrained and parts.untrained is not None else None)
+    embeddings = embed(trainee, parts.pretrained() if reached.next_epoch <= 0 else None)
     if reached.next_epoch < 0:
         commit(embeddings, -1, {}, [])
     while reached.next_epoch < training.epochs and not _out_of_patience(reached, training.patience):
@@ -242,8 +239,10 @@ def _finish(
         "seconds": seconds,
     }
     if plan.config.training.save_model:
-        model = parts.trainee.model
-        save_model(run.model, trained_state(model), parts.encoder, parts.tokenizer, contract_of(plan, parts))
+        state, encoder = trained_state(parts.trainee.model), parts.encoder
+        save_model(
+            run.model, contract_of(plan, parts), state, encoder and encoder.module, encoder and encoder.tokenizer
+        )
     else:
         shutil.rmtree(run.model, ignore_errors=True)
     log.say(summary.last_lines(run, result, plan.config, reached.records))
@@ -252,19 +251,17 @@ def _finish(
     return result
 
 
-def contract_of(plan: Plan, parts: Parts) -> dict[str, Any]:
+def contract_of(plan: Plan, parts: Parts) -> Contract:
     """What a user of the weights must know: the encoder, its pooling and lengths, and what is built on it."""
-    model = plan.config.model
-    return {
-        "encoder": {
-            "name": plan.source.name,
-            "fingerprint": plan.source.fingerprint,
-            "copied": not plan.config.training.freeze_encoder,
-            "pooling": model.pooling,
-            "max_tokens": model.max_tokens,
-        },
-        "architecture": asdict(parts.trainee.model.architecture),
-    }
+    model, source = plan.config.model, plan.source
+    return Contract(
+        source.name,
+        source.fingerprint,
+        parts.encoder is not None,
+        model.pooling,
+        model.max_tokens,
+        parts.trainee.model.architecture,
+    )
 
 
 def write_rankings(run: RunDirectory, parts: Parts, embeddings: Embeddings, rerank: int | str) -> dict[str, Any]:

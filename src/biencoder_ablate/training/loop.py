@@ -24,8 +24,7 @@ from biencoder_ablate.evaluation.protocols import measure_split, study_top1
 from biencoder_ablate.model.biencoder import BiEncoder, Embeddings
 from biencoder_ablate.model.flops import TRAINING_FACTOR
 from biencoder_ablate.model.texts import TextSource
-from biencoder_ablate.runs.log import progress_bar
-from biencoder_ablate.runs.records import Record
+from biencoder_ablate.runs.records import Record, progress_bar
 from biencoder_ablate.seeding import derive_seed, generator
 from biencoder_ablate.training.losses import Batch, Loss
 from biencoder_ablate.training.negatives import Mining, NegativePool, draw_negatives, hard_share
