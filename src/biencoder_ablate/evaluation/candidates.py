@@ -9,6 +9,8 @@ arguments (a).
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,6 +27,77 @@ _TASK_SHAPE = {
     "epc": ("portal", "any", False),
     "epa": ("portal", "any", True),
 }
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """C candidates, and the D distinct texts among them: what is worked out for a text holds for all its copies.
+
+    text (C,): text index of each candidate; distinct (D,): the distinct ones; place (C,): each candidate's in
+    `distinct`; copies (D,): how many candidates a text is, and which: members[first[t] : first[t] + copies[t]],
+    ascending.
+    """
+
+    text: np.ndarray
+    distinct: np.ndarray
+    place: np.ndarray
+    copies: np.ndarray
+    first: np.ndarray
+    members: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+
+def as_candidates(text: np.ndarray) -> Candidates:
+    """Candidates with the text indices (C,)."""
+    distinct, place, copies = np.unique(text, return_inverse=True, return_counts=True)
+    place = place.reshape(-1)
+    return Candidates(text, distinct, place, copies, np.cumsum(copies) - copies, np.argsort(place, kind="stable"))
+
+
+@dataclass(frozen=True)
+class CandidateSet:
+    """Which points are asked, and who may answer them.
+
+    rows (n,), ascending: the points. `excluded` are (rows, candidates), sorted by row, that are left out;
+    `admitted` gives, for a block of rows (b,), a mask (b, C).
+    """
+
+    rows: np.ndarray
+    excluded: tuple[np.ndarray, np.ndarray]
+    admitted: Callable[[np.ndarray], np.ndarray] | None = None
+
+
+@dataclass(frozen=True)
+class SplitCandidates:
+    """A split with its candidates and exclusions worked out once, for every epoch to use."""
+
+    split: SplitArrays
+    candidates: Candidates
+    official: tuple[np.ndarray, np.ndarray]
+    clean: tuple[np.ndarray, np.ndarray]
+    clean_differs: np.ndarray
+    """Rows whose clean candidates are not the official ones."""
+
+    def sets(self, tasks: Sequence[str] = ()) -> list[CandidateSet]:
+        """Official, clean for the points whose candidates then differ, and one for each of `tasks`."""
+        every = np.arange(len(self.split))
+
+        def admitted_by(task: str) -> Callable[[np.ndarray], np.ndarray]:
+            return lambda rows: task_mask(self.split, task, rows)
+
+        own = [CandidateSet(every, self.official), CandidateSet(self.clean_differs, self.clean)]
+        return own + [CandidateSet(every, self.official, admitted_by(task)) for task in tasks]
+
+
+def prepare(split: SplitArrays) -> SplitCandidates:
+    """Work out the candidates and exclusions of a split."""
+    official, besides = official_exclusions(split), clean_exclusions(split)
+    rows, candidates = (np.concatenate([official[i], besides[i]]) for i in (0, 1))
+    order = np.argsort(rows, kind="stable")
+    clean = rows[order], candidates[order]
+    return SplitCandidates(split, as_candidates(candidate_texts(split)), official, clean, np.unique(besides[0]))
 
 
 def candidate_texts(split: SplitArrays) -> np.ndarray:
