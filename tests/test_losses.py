@@ -173,7 +173,9 @@ def assert_equal_to_loops(model, h, found, expected):
         assert found[name].item() == pytest.approx(value.item(), rel=1e-6, abs=1e-6), name
     own, plain = gradients(model, h, found["total"]), gradients(model, h, expected["total"])
     for name, value in plain.items():
-        torch.testing.assert_close(own[name], value, rtol=1e-5, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            own[name], value, rtol=1e-5, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 @pytest.mark.parametrize("switches", list(itertools.product([True, False], repeat=3)))
