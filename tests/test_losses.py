@@ -114,9 +114,10 @@ def make_texts(seed=0):
     return torch.randn(NUM_TEXTS, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def make_batch(model, h, rows=range(len(POINTS)), gather=lambda values: values, rows_of_all=None):
-    """The pairs `rows` as a step hands them over; `rows_of_all` are the pairs of all processes in order of rank."""
-    rows, rows_of_all = list(rows), list(rows if rows_of_all is None else rows_of_all)
+def make_batch(model, h, rows=None, rows_of_all=None, gather=lambda values: values):
+    """The pairs `rows` (all) as a step hands them over; `rows_of_all` are those of all processes in order of rank."""
+    rows = list(range(len(POINTS))) if rows is None else rows
+    rows_of_all = rows if rows_of_all is None else rows_of_all
     others = [[COUNTERS[row] for row in rows], *([NEGATIVES[row][n] for row in rows] for n in range(2))]
     kinds = {
         "counters": [COUNTERS[row] for row in rows_of_all],
@@ -128,7 +129,11 @@ def make_batch(model, h, rows=range(len(POINTS)), gather=lambda values: values, 
         model.embed(h[[POINTS[row] for row in rows]]),
         model.embed(h[torch.tensor(others, dtype=torch.int64)]),
         gather,
-        lambda kind: torch.tensor([[is_right(row, text) for text in kinds[kind]] for row in rows]).view(len(rows), -1),
+        lambda kind: (
+            torch.tensor([[is_right(row, text) for text in kinds[kind]] for row in rows])
+            .bool()
+            .view(len(rows), len(kinds[kind]))
+        ),
     )
 
 

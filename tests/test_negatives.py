@@ -192,7 +192,7 @@ def test_of_equally_near_texts_the_lower_positions_come_first(num_pairs, k):
 
 def test_on_the_real_corpus_a_copy_of_the_answer_is_never_mined(arguana):
     """Embeddings that know only the folded text: a naive nearest neighbour would be a copy under another theme."""
-    table = build_index(read("arguana", real_corpus))
+    table = build_index(arguana)
     train, keys = table.splits["train"], table.keys
     by_key = torch.randn(int(keys.max()) + 1, 8, generator=torch.Generator().manual_seed(0))
     # Each answer lies close to the point of its pair, so that it and its copies are what the search finds first.
