@@ -15,7 +15,7 @@ from biencoder_ablate.model.biencoder import BiEncoder
 from biencoder_ablate.model.load import load_tokenizer
 from biencoder_ablate.model.memory import keep_freed_memory
 from biencoder_ablate.model.texts import CachedTexts, EncodedTexts
-from biencoder_ablate.runs.log import RunLog
+from biencoder_ablate.runs.records import RunLog
 from biencoder_ablate.training.assemble import Parts, build_parts, make_plan, make_recipe
 from biencoder_ablate.training.loop import Task, embed, make_optimizer, measure_all, train_step
 from biencoder_ablate.training.negatives import build_pool, draw_negatives

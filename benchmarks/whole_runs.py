@@ -14,7 +14,7 @@ from setting import Setting
 SECOND_START = """
 import sys, time
 from biencoder_ablate.compose import load_config
-from biencoder_ablate.runs.log import RunLog
+from biencoder_ablate.runs.records import RunLog
 from biencoder_ablate.training.assemble import build_parts, make_plan
 from biencoder_ablate.training.processes import World
 from biencoder_ablate.training.loop import embed, make_optimizer

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from helpers import HEADS, REPOSITORY, run_program
+from helpers import HEADS, REPOSITORY, read, run_program
 
-from biencoder_ablate.data.arguana import load_arguana
 from biencoder_ablate.data.corpus import Corpus
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any test imports the hub's library: no test may need a network
@@ -78,4 +77,4 @@ def real_corpus() -> Path:
 @pytest.fixture(scope="session")
 def arguana(real_corpus: Path) -> Corpus:
     """The same, loaded: reading its 13,000 files takes seconds."""
-    return load_arguana(real_corpus)
+    return read("arguana", real_corpus)

@@ -16,7 +16,9 @@ from pathlib import Path
 from unittest.mock import patch
 
 import biencoder_ablate
-from biencoder_ablate.data.corpus import Pair
+from biencoder_ablate.config import DataConfig
+from biencoder_ablate.data.corpus import Corpus, Pair
+from biencoder_ablate.data.readers import load_corpus
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = Path(biencoder_ablate.__file__).resolve().parent
@@ -87,6 +89,16 @@ def only_error(ended: Ended | subprocess.CompletedProcess[str], cwd: Path) -> st
     assert ended.stdout == ""
     assert list(cwd.iterdir()) == []
     return lines[0].removeprefix("error: ")
+
+
+def read(name: str, path: Path | str | None = None, split_seed: int = 0) -> Corpus:
+    """The corpus of `data=NAME data.path=PATH data.split_seed=…`."""
+    return load_corpus(DataConfig(name, None if path is None else str(path), split_seed))
+
+
+def load_sample() -> Corpus:
+    """The debates that ship with the package."""
+    return read("sample")
 
 
 def make_pairs(

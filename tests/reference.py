@@ -17,7 +17,7 @@ from hypothesis import assume
 from hypothesis import strategies as st
 
 from biencoder_ablate.data.corpus import SPLITS, Corpus, DataError, Pair, build_corpus, limit_debates, make_disjoint
-from biencoder_ablate.model.heads import is_dead, margin
+from biencoder_ablate.model.heads import head_score, is_dead
 
 Embeddings = Mapping[str, tuple[int, ...]]
 Score = Callable[[str, str], tuple[float, float]]
@@ -77,24 +77,29 @@ def everything(pairs: Sequence[Pair]) -> list[Candidate]:
 
 
 def official_candidates(pairs: Sequence[Pair], row: int) -> list[Candidate]:
-    """Without the point itself, and without other counters whose text equals the true counter's."""
+    """Without the point itself, and without other counters whose text is the same string as the true one's."""
     asked, kept = pairs[row], []
     for candidate in everything(pairs):
         if candidate == Candidate(False, row):
             continue
-        if candidate.is_counter and candidate.row != row and same(candidate.text(pairs), asked.counter):
+        if candidate.is_counter and candidate.row != row and candidate.text(pairs) == asked.counter:
             continue
         kept.append(candidate)
     return kept
 
 
 def clean_candidates(pairs: Sequence[Pair], row: int) -> list[Candidate]:
-    """The official ones, also without texts equal to the point's; the true counter stays whatever its text."""
-    return [
-        candidate
-        for candidate in official_candidates(pairs, row)
-        if candidate == Candidate(True, row) or not same(candidate.text(pairs), pairs[row].point)
-    ]
+    """The official ones, also without texts equal to the point's, and without other counters equal to the true one.
+
+    The true counter stays whatever its text.
+    """
+
+    def is_left(candidate: Candidate) -> bool:
+        text, asked = candidate.text(pairs), pairs[row]
+        return not same(text, asked.point) and not (candidate.is_counter and same(text, asked.counter))
+
+    official = official_candidates(pairs, row)
+    return [candidate for candidate in official if candidate == Candidate(True, row) or is_left(candidate)]
 
 
 def task_candidates(pairs: Sequence[Pair], row: int, task: str) -> list[Candidate]:
@@ -308,4 +313,4 @@ class ToyModel:
     def head(self, points: torch.Tensor, candidates: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The same logits as the program asks for them: text numbers (M,), (M,) → margins, dead flags."""
         logits = torch.from_numpy(self.logits).float()[points, candidates]
-        return margin(logits), is_dead(logits)
+        return head_score(logits), is_dead(logits)

@@ -3,6 +3,7 @@
 import json
 import re
 from fractions import Fraction
+from itertools import product
 
 import numpy as np
 import pytest
@@ -20,9 +21,9 @@ from biencoder_ablate.evaluation.candidates import candidate_totals
 
 
 def audited(corpus, **lengths):
-    table = build_index(corpus)
-    totals = {name: candidate_totals(split) for name, split in table.splits.items()}
-    return audit_corpus(corpus, table, totals, **lengths)
+    index = build_index(corpus)
+    totals = {name: candidate_totals(split) for name, split in index.splits.items()}
+    return audit_corpus(corpus, index, totals, **lengths)
 
 
 def words(first, last):
@@ -178,6 +179,18 @@ def test_description_shows_every_split_and_theme():
     assert any("2 of 6 distinct val texts (33.3%); 1 more have a near duplicate in train" in line for line in shown)
 
 
+def test_description_fits_a_hundred_columns_and_says_everything_in_words():
+    pairs = [Pair(*pair, 1, f"{i} p", f"{i} c") for i, pair in enumerate(product(SPLITS, ["t" * 90], "a", ["pro"]))]
+    token_lengths = np.arange(6) + 10**6
+    for corpus, lengths in (
+        (by_hand(), {}),
+        (build_corpus("b", pairs), dict(token_lengths=token_lengths, max_tokens=9)),
+    ):
+        shown = describe(audited(corpus, **lengths))
+        assert max(map(len, shown.splitlines())) <= 100
+        assert "_" not in shown
+
+
 # The command.
 
 
@@ -206,7 +219,7 @@ def test_tokens_of_tiny_are_those_that_training_sees(capsys):
     """At max_tokens=64 the audit says which share a run with that setting would cut."""
     from biencoder_ablate.compose import load_config
     from biencoder_ablate.data.corpus import SPLITS
-    from biencoder_ablate.runs.log import RunLog
+    from biencoder_ablate.runs.records import RunLog
     from biencoder_ablate.training.assemble import build_parts, make_plan
     from biencoder_ablate.training.processes import World
 

@@ -17,6 +17,7 @@ from helpers import (
     HEADS,
     REPOSITORY,
     files_below,
+    load_sample,
     make_pairs,
     only_error,
     run_here,
@@ -26,13 +27,11 @@ from helpers import (
     write_pairs_csv,
     zip_directory,
 )
-from hydra._internal.utils import get_args_parser
 
 import biencoder_ablate
-from biencoder_ablate.compose import conf_directory, to_config, understood
+from biencoder_ablate.compose import conf_directory, parse_arguments, understood
 from biencoder_ablate.config import Config, schema_keys
 from biencoder_ablate.data.corpus import SPLITS
-from biencoder_ablate.data.sample import load_sample
 
 GROUPS = ("data", "model", "head", "fusion", "negatives", "experiment")
 
@@ -94,8 +93,8 @@ def test_the_examples_of_the_help_can_be_typed_as_they_stand(tmp_path):
     commands = re.findall(r"^ *python -m biencoder_ablate (\S.*)$", text, re.MULTILINE)
     assert commands
     for command in commands:
-        with contextlib.chdir(tmp_path), understood(get_args_parser().parse_args(command.split())) as asked:
-            assert isinstance(to_config(asked.compose(asked.jobs[-1])), Config)
+        with contextlib.chdir(tmp_path), understood(parse_arguments(command.split())) as asked:
+            assert isinstance(asked.configs(asked.jobs())[-1], Config)
 
 
 def test_cfg_job_shows_every_key(tmp_path):
@@ -303,6 +302,80 @@ def test_the_variants_differ_from_the_first_epoch_on_with_the_same_seed(finished
 
 def metrics(record):
     return {name: value for name, value in record.items() if not re.search("seconds|per_second", name)}
+
+
+# --- Hydra's own doors ---
+
+CALLBACK = """
+from hydra.experimental.callback import Callback
+
+class Say(Callback):
+    def __init__(self, words="called"): self.words = words
+    def on_run_start(self, config, **kwargs): print(self.words, "on_run_start", config.seed)
+    def on_run_end(self, config, **kwargs): print(self.words, "on_run_end")
+    def on_job_start(self, config, **kwargs): print(self.words, "on_job_start", config.head.norm)
+    def on_job_end(self, config, job_return, **kwargs): print(self.words, "on_job_end", job_return.status.name)
+    def on_multirun_start(self, config, **kwargs): print(self.words, "on_multirun_start")
+    def on_multirun_end(self, config, **kwargs): print(self.words, "on_multirun_end")
+"""
+QUICK = ("training.epochs=1", "data.limit=3", "model.max_tokens=16", "training.freeze_encoder=true")
+
+
+@pytest.mark.parametrize(
+    ("asked", "called"),
+    [
+        (("head=none",), ["on_run_start 0", "on_job_start none", "on_job_end COMPLETED", "on_run_end"]),
+        (
+            ("-m", "head=layernorm,relu"),
+            [
+                "on_multirun_start",
+                *("on_job_start layernorm", "on_job_end COMPLETED", "on_job_start none", "on_job_end COMPLETED"),
+                "on_multirun_end",
+            ],
+        ),
+        (
+            ("head=none", "training.head_learning_rate=1e30"),
+            ["on_run_start 0", "on_job_start none", "on_job_end FAILED", "on_run_end"],
+        ),
+    ],
+    ids=["a run", "a sweep", "a failure"],
+)
+def test_callbacks_are_called_as_hydra_calls_them(asked, called, tmp_path, monkeypatch):
+    (tmp_path / "say.py").write_text(CALLBACK)
+    monkeypatch.syspath_prepend(tmp_path)
+    mine = ("+hydra.callbacks.mine._target_=say.Say", "+hydra.callbacks.mine.words=CALL")
+    ended = run_here([*QUICK, *asked, *mine], tmp_path)
+    assert ended.returncode == int("FAILED" in str(called)), ended.stderr
+    lines = ended.stdout.splitlines()
+    assert [line.removeprefix("CALL ") for line in lines if line.startswith("CALL ")] == called
+
+
+def test_choices_of_ones_own_directory_come_before_the_programs_and_for_that_command_alone(tmp_path):
+    (tmp_path / "mine" / "head").mkdir(parents=True)
+    (tmp_path / "mine" / "head" / "bare.yaml").write_text((conf_directory() / "head" / "none.yaml").read_text())
+    relu = "norm: none\nactivation: relu\nactivation_position: before_linear2\n"
+    (tmp_path / "mine" / "head" / "relu.yaml").write_text(relu)
+    own = ["--config-dir", str(tmp_path / "mine")]
+    with understood(parse_arguments([*own, "-m", "head=bare,relu"])) as command:
+        bare, changed = (config.head for config in command.configs(command.jobs()))
+    assert (bare.activation, changed.activation_position) == ("none", "before_linear2")
+    with understood(parse_arguments(["head=relu"])) as command:
+        assert command.base.head.activation_position == "after_linear2"
+    (tmp_path / "work").mkdir()
+    assert "head=bare: must be one of" in only_error(run_here(["head=bare"], tmp_path / "work"), tmp_path / "work")
+
+
+def test_logging_is_left_alone_until_it_is_asked_for(tmp_path):
+    ended = run_program([*QUICK, "hydra/job_logging=stdout", "hydra.verbose=true"], tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "acquired on logs/runs/." in ended.stdout  # what filelock says, to whom it may concern
+    assert {child.name for child in tmp_path.iterdir()} == {"logs"}
+
+
+def test_a_sweep_in_batches_is_one_sweep(tmp_path):
+    ended = run_here(["-m", *QUICK, "head=none,relu,layernorm", "hydra.sweeper.max_batch_size=2"], tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "3 runs, 0 finished, 3 to run" in ended.stdout and "sweep: 3 of 3 finished" in ended.stdout
 
 
 # --- one's own data ---

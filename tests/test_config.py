@@ -5,14 +5,13 @@ from dataclasses import fields, is_dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 
+import hydra
 import pytest
 import yaml
 from helpers import make_pairs, only_error, run_here, write_arguana_tree, write_pairs_csv
-from hydra._internal.utils import get_args_parser
-from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from biencoder_ablate.compose import _compose, conf_directory, load_config, to_config, understood
+from biencoder_ablate.compose import conf_directory, load_config, parse_arguments, to_config, understood
 from biencoder_ablate.config import (
     Config,
     ConfigError,
@@ -78,7 +77,6 @@ def test_ranges_hold_to_the_last_value(group, item):
 @pytest.mark.parametrize(
     ("group", "name", "good", "bad"),
     [
-        ("data", "name", ["sample"], ["", "Sample", "csv"]),
         ("model", "pooling", ["pooler", "cls", "mean"], ["max", "", "MEAN"]),
         ("head", "norm", ["none", "layernorm"], ["batchnorm", ""]),
         ("head", "activation", ["none", "relu"], ["gelu"]),
@@ -107,12 +105,6 @@ def test_choices(group, name, good, bad):
         ({"negatives": NegativesConfig("curriculum", None)}, ["negatives.start=null", "from 0 to 1"]),
         ({"loss": LossConfig(0, 0, 0)}, ["loss.triplet=0", "loss.positive=0", "loss.negative=0", "above 0"]),
         ({"loss": LossConfig(1, 0, 0)}, ["evaluation.rerank=10", "loss.positive=0", "none"]),
-        ({"data": DataConfig(path="x.csv")}, ["data.path=x.csv", "data=sample", "data=pairs"]),
-        ({"data": DataConfig("arguana")}, ["data.path", "missing", "zip"]),
-        ({"data": DataConfig("pairs")}, ["data.path", "missing", "csv"]),
-        ({"data": DataConfig("arguana", "no/such.zip")}, ["data.path=no/such.zip", "no such file"]),
-        ({"data": DataConfig("pairs", __file__)}, ["data.path=", "csv, tsv or jsonl"]),
-        ({"data": DataConfig("arguana", __file__, split_seed=3)}, ["data.split_seed=3", "comes split"]),
         ({"model": ModelConfig("minilm")}, ["model.name_or_path=null", "minilm"]),
         ({"model": ModelConfig("tiny", "./no/such")}, ["model.name_or_path=./no/such", "no such directory"]),
         (
@@ -173,7 +165,28 @@ MISTAKES = [
     (["fusion=sum"], ["fusion=sum", "concat, pooled, retrieval"]),
     (["negatives=linear"], ["negatives=linear", "constant, curriculum"]),
     (["experiment=nope"], ["experiment=nope", "arguana"]),
-    (["hydra/launcher=nope"], ["hydra/launcher", "nope", "basic"]),
+    (["hydra/launcher=nope"], ["hydra/launcher=nope", "must be one of", "basic"]),
+    (["-m", "hydra/launcher=nope", "head=none,relu"], ["hydra/launcher=nope", "must be one of", "basic"]),
+    (["hydra/sweeper=nope"], ["hydra/sweeper=nope", "must be one of", "basic"]),
+    # Hydra's own settings for what is this program's business
+    (["hydra.run.dir=x"], ["hydra.run.dir=x", "logs_dir=DIR"]),
+    (["-m", "hydra.sweep.dir=x", "head=none,relu"], ["hydra.sweep.dir=x", "logs_dir=DIR or sweep_name=NAME"]),
+    (["-m", "hydra.sweep.subdir=x", "head=none,relu"], ["hydra.sweep.subdir=x", "logs_dir=DIR"]),
+    (["hydra.job.chdir=true"], ["hydra.job.chdir=True", "logs_dir=DIR"]),
+    (["hydra.output_subdir=x"], ["hydra.output_subdir=x", ".hydra"]),
+    (["hydra.verbose=true"], ["hydra.verbose=True", "hydra/job_logging=stdout"]),
+    (["--config-path=x"], ["--config-path=x", "--config-dir=DIR"]),
+    (["-cp", "x", "seed=1"], ["--config-path=x", "--config-dir=DIR"]),
+    (["--experimental-rerun=x.pickle"], ["--experimental-rerun=x.pickle", "rerun=true"]),
+    (["+hydra.callbacks.x._target_=no.such.Callback"], ["hydra.callbacks", "no.such.Callback"]),
+    (["-m", "hydra.launcher.nope=1", "head=none,relu"], ["hydra.launcher.nope"]),
+    (["-m", "hydra.job.name=a,b"], ["hydra.job.name=a,b"]),
+    (["-m", "neg_ratio=interval(0,1)"], ["neg_ratio=interval(0,1)", "hydra/sweeper=optuna"]),
+    # paths that Hydra's grammar takes apart
+    (["data.path=~/x.csv"], ["data.path=~/x.csv", "quote the value: 'data.path=\"~/x.csv\"'"]),
+    (["data.path=my data (1).csv"], ["quote the value: 'data.path=\"my data (1).csv\"'"]),
+    (["data.path=a=b.csv"], ["quote the value: 'data.path=\"a=b.csv\"'"]),
+    (["data.path=a,b.csv"], ["several values need -m", "quotes: 'data.path=\"a,b.csv\"'"]),
     # types
     (["training.epochs=two"], ["training.epochs=two", "an integer of 0 or more"]),
     (["training.epochs=null"], ["training.epochs=null", "an integer"]),
@@ -200,6 +213,10 @@ MISTAKES = [
     (["++training.epochs=-1"], ["training.epochs=-1", "0 or more"]),
     # data, models, contradictions
     (["data=arguana"], ["data.path", "missing"]),
+    (["data.name=csv"], ["data.name=csv", "sample, arguana, pairs", "biencoder_ablate.corpora"]),
+    (["data.name="], ["data.name=: must be"]),
+    (["data.options=3"], ["data.options=3: must be a mapping"]),
+    (["+data.options.column=a"], ["data.options={'column': 'a'}", "data=sample takes none"]),
     (["data=pairs", "data.path=no/such.csv"], ["data.path=no/such.csv", "no such file"]),
     (["model.name_or_path=./no/such"], ["model.name_or_path=./no/such", "no such directory"]),
     (["negatives.start=0.5"], ["negatives.start=0.5", "negatives=curriculum"]),
@@ -280,7 +297,7 @@ def test_every_key_can_be_asked_for_by_its_name():
     keys = dict(schema_keys())
     assert {"head.norm", "neg_ratio", "training.epochs", "data.path", "evaluation.rerank"} <= set(keys)
     assert all(keys.values()), "a key does not say what is valid"
-    with understood(get_args_parser().parse_args([])) as command:
+    with understood(parse_arguments([])) as command:
         for key in keys:
             OmegaConf.select(command.base, key, throw_on_missing=True)
 
@@ -348,11 +365,10 @@ def test_every_experiment_composes_and_passes_its_checks(name, tmp_path):
     table = write_pairs_csv(tmp_path / "pairs.csv", make_pairs())
     data = to_config_unchecked([f"experiment={name}"]).data.name
     path = {"sample": [], "arguana": [f"data.path={corpus}"], "pairs": [f"data.path={table}"]}[data]
-    with understood(get_args_parser().parse_args([f"experiment={name}", *path])) as command:
-        jobs = [tuple(sorted(job)) for job in command.jobs]
+    with understood(parse_arguments([f"experiment={name}", *path])) as command:
+        jobs = [tuple(sorted(job)) for job in command.jobs()]
         assert jobs and len(set(jobs)) == len(jobs), "a sweep asks for the same run twice"
-        for job in command.jobs[:: max(1, len(jobs) // 4)]:  # forty would take seconds
-            assert isinstance(to_config(command.compose(job)), Config)
+        assert all(isinstance(config, Config) for config in command.configs(command.jobs()))
 
 
 @pytest.mark.parametrize(
@@ -372,19 +388,19 @@ def test_every_experiment_composes_and_passes_its_checks(name, tmp_path):
 )
 def test_each_job_of_a_sweep_is_composed_as_hydra_composes_it(overrides):
     """The jobs share what their groups make up; Hydra's own composing of each is what it must come to."""
-    with understood(get_args_parser().parse_args(overrides)) as command:
-        assert len(command.jobs) > 1
-        for job in [*command.jobs, command.jobs[0][:-1]]:  # nothing of one job may be left in the next
-            ours, theirs = command.compose(job), _compose(command.hydra, "config", job, RunMode.RUN)
-            assert OmegaConf.to_yaml(ours) == OmegaConf.to_yaml(theirs)
-            assert OmegaConf.get_type(ours) is OmegaConf.get_type(theirs) is Config
+    with understood(parse_arguments(overrides)) as command:
+        jobs = command.jobs()
+        assert len(jobs) > 1
+        jobs.append(jobs[0][:-1])  # nothing of one job may be left in the next
+        for job, ours in zip(jobs, command.configs(jobs, checked=False), strict=True):
+            theirs = hydra.compose("config", [*command.base.hydra.overrides.hydra, *job], return_hydra_config=True)
             untyped = OmegaConf.create(OmegaConf.to_container(theirs, resolve=True))
-            assert repr(to_config(ours, checked=False)) == repr(to_config(untyped, checked=False))
+            assert repr(ours) == repr(to_config(untyped, checked=False))
 
 
 def to_config_unchecked(overrides):
-    with understood(get_args_parser().parse_args(overrides)) as command:
-        return to_config(command.compose(command.jobs[0]), checked=False)
+    with understood(parse_arguments(overrides)) as command:
+        return to_config(command.base, checked=False)
 
 
 def test_every_yaml_begins_with_the_command_that_uses_it():

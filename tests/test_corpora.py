@@ -8,12 +8,11 @@ from collections import Counter, defaultdict
 from dataclasses import replace
 
 import pytest
-from helpers import argument_files, make_pairs, write_arguana_tree, write_pairs_csv, zip_directory
+from helpers import argument_files, make_pairs, read, run_python, write_arguana_tree, write_pairs_csv, zip_directory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from biencoder_ablate.config import DataConfig
-from biencoder_ablate.data.arguana import load_arguana
+from biencoder_ablate.config import ConfigError, DataConfig
 from biencoder_ablate.data.corpus import (
     SPLITS,
     DataError,
@@ -23,17 +22,14 @@ from biencoder_ablate.data.corpus import (
     make_disjoint,
     text_key,
 )
-from biencoder_ablate.data.load import load_corpus
-from biencoder_ablate.data.sample import load_sample
-from biencoder_ablate.data.splitting import split_debates
-from biencoder_ablate.data.table import load_table
+from biencoder_ablate.data.readers import check_corpus, load_corpus, split_debates
 
 COLUMNS = ("point", "counter", "split", "theme", "debate", "stance")
 
 
 @pytest.fixture(scope="module")
 def sample():
-    return load_sample()
+    return read("sample")
 
 
 def all_pairs(corpus):
@@ -88,9 +84,9 @@ def test_the_sample_is_split_by_whole_debates_60_20_20(sample):
 
 
 def test_the_sample_split_follows_split_seed_and_nothing_else(sample):
-    assert load_sample(0) == sample
-    assert load_sample(0).fingerprint == sample.fingerprint
-    other = load_sample(1)
+    assert read("sample", split_seed=0) == sample
+    assert read("sample", split_seed=0).fingerprint == sample.fingerprint
+    other = read("sample", split_seed=1)
     assert other.fingerprint != sample.fingerprint
     assert {pair.debate for pair in other.val} != {pair.debate for pair in sample.val}
     assert {pair.point for pair in all_pairs(other)} == {pair.point for pair in all_pairs(sample)}
@@ -204,6 +200,42 @@ def test_load_makes_disjoint_before_it_shortens(tmp_path):
     assert corpus.fingerprint != load_corpus(replace(asked, limit=None, disjoint=False)).fingerprint
 
 
+# --- what a reader cannot take ---
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (DataConfig(path="x.csv"), ["data.path=x.csv", "data=sample", "data=pairs"]),
+        (DataConfig("arguana"), ["data.path is missing", "data=arguana", "zip"]),
+        (DataConfig("pairs"), ["data.path is missing", "data=pairs", "csv"]),
+        (DataConfig("arguana", "no/such.zip"), ["data.path=no/such.zip", "no such file"]),
+        (DataConfig("pairs", "no/such.csv"), ["data.path=no/such.csv", "no such file"]),
+        (DataConfig("pairs", __file__), ["data.path=", "csv, tsv or jsonl"]),
+        (DataConfig("arguana", __file__, split_seed=3), ["data.split_seed=3", "comes split"]),
+        (DataConfig("Sample"), ["data.name=Sample", "sample, arguana, pairs"]),
+        (DataConfig(options={"column": "a"}), ["data.options={'column': 'a'}", "data=sample takes none"]),
+        (DataConfig("pairs", __file__, options={"column": "a"}), ["data.options=", "data=pairs takes none"]),
+    ],
+)
+def test_settings_that_a_reader_cannot_take_are_refused_before_anything_is_read(asked, said):
+    for refuses in (check_corpus, load_corpus):
+        with pytest.raises(ConfigError) as refused:
+            refuses(asked)
+        assert all(part in str(refused.value) for part in said) and "\n" not in str(refused.value)
+
+
+def test_a_command_refuses_them_without_torch(tmp_path):
+    program = """import sys
+from biencoder_ablate.compose import load_config
+try:
+    load_config(["data=pairs", "data.path=no/such.csv"])
+except ValueError as error:
+    print(error, {"torch", "transformers"} & set(sys.modules))"""
+    ended = run_python(["-c", program], tmp_path)
+    assert "no such file" in ended.stdout and ended.stdout.endswith("set()\n"), ended.stderr
+
+
 # --- splitting ---
 
 
@@ -257,13 +289,13 @@ def test_the_directory_and_the_zip_are_the_same_corpus_at_any_usual_root(root, t
     write_arguana_tree(directory / root, pairs)
     archive = zip_directory(directory, tmp_path / "corpus.zip")
     for path in (directory, str(directory), archive, str(archive)):
-        corpus = load_arguana(path)
+        corpus = read("arguana", path)
         assert corpus == wanted
         assert corpus.fingerprint == wanted.fingerprint
 
 
 def test_stray_files_are_left_alone(tree, tmp_path):
-    wanted = load_arguana(tree).fingerprint
+    wanted = read("arguana", tree).fingerprint
     point = first_point(tree)
     for stray in [
         tree / ".DS_Store",
@@ -280,8 +312,8 @@ def test_stray_files_are_left_alone(tree, tmp_path):
     ]:
         stray.parent.mkdir(parents=True, exist_ok=True)
         stray.write_bytes(b"\xff\x00 not an argument")
-    assert load_arguana(tree).fingerprint == wanted
-    assert load_arguana(zip_directory(tree, tmp_path / "stray.zip")).fingerprint == wanted
+    assert read("arguana", tree).fingerprint == wanted
+    assert read("arguana", zip_directory(tree, tmp_path / "stray.zip")).fingerprint == wanted
 
 
 def test_points_without_a_counter_are_counted_and_used_nowhere(tree):
@@ -289,7 +321,7 @@ def test_points_without_a_counter_are_counted_and_used_nowhere(tree):
     without_counter, without_point = pairs[0], pairs[1]
     (tree / argument_files(without_counter)[1]).unlink()
     (tree / argument_files(without_point)[0]).unlink()
-    corpus = load_arguana(tree)
+    corpus = read("arguana", tree)
     assert dict(corpus.incomplete) == {(without_counter.split, without_counter.theme): 1}
     used = all_pairs(corpus)
     assert len(used) == len(pairs) - 2
@@ -298,10 +330,10 @@ def test_points_without_a_counter_are_counted_and_used_nowhere(tree):
 
 
 def test_byte_order_marks_and_blank_ends_are_not_part_of_a_text(tree):
-    wanted = load_arguana(tree)
+    wanted = read("arguana", tree)
     point = first_point(tree)
     point.write_bytes(b"\xef\xbb\xbf  \r\n" + point.read_bytes() + b"\r\n\n")
-    assert load_arguana(tree).fingerprint == wanted.fingerprint
+    assert read("arguana", tree).fingerprint == wanted.fingerprint
 
 
 def test_a_file_that_is_not_utf8_or_empty_is_named(tree, tmp_path):
@@ -309,7 +341,7 @@ def test_a_file_that_is_not_utf8_or_empty_is_named(tree, tmp_path):
     for content, said in [("Überzeugend.".encode("latin-1"), "not UTF-8"), (b"", "empty"), (b" \n", "empty")]:
         point.write_bytes(content)
         for path in (tree, zip_directory(tree, tmp_path / "damaged.zip")):
-            message = refusal(load_arguana, path)
+            message = refusal(read, "arguana", path)
             assert str(path) in message and point.relative_to(tree).as_posix() in message and said in message
 
 
@@ -317,12 +349,12 @@ def test_a_file_that_is_not_utf8_or_empty_is_named(tree, tmp_path):
 def test_a_missing_split_is_named_and_no_other(split, tree, tmp_path):
     shutil.rmtree(tree / {"train": "training", "val": "validation", "test": "test"}[split])
     for path in (tree, zip_directory(tree, tmp_path / "short.zip")):
-        assert f"no arguments found for {split};" in refusal(load_arguana, path)
+        assert f"no arguments found for {split};" in refusal(read, "arguana", path)
 
 
 def test_a_directory_of_something_else_says_what_was_expected(tmp_path):
     (tmp_path / "notes.txt").write_text("no corpus here")
-    message = refusal(load_arguana, tmp_path)
+    message = refusal(read, "arguana", tmp_path)
     assert str(tmp_path) in message and "training/" in message and "02-extracted-arguments" in message
 
 
@@ -330,7 +362,7 @@ def test_two_corpora_in_one_place_are_refused(tmp_path):
     for name in ("one", "two"):
         write_arguana_tree(tmp_path / "both" / name, make_pairs())
     for path in (tmp_path / "both", zip_directory(tmp_path / "both", tmp_path / "both.zip")):
-        message = refusal(load_arguana, path)
+        message = refusal(read, "arguana", path)
         assert "one/" in message and "two/" in message
 
 
@@ -344,7 +376,7 @@ def test_what_is_not_a_zip_is_refused_by_name(tree, tmp_path):
         ("offset.zip", directory_offset_past_the_end),
     ]:
         (tmp_path / name).write_bytes(content)
-        message = refusal(load_arguana, tmp_path / name)
+        message = refusal(read, "arguana", tmp_path / name)
         assert name in message and "zip" in message
 
 
@@ -354,15 +386,15 @@ def test_a_truncated_or_damaged_zip_never_passes_for_whole(data, tmp_path_factor
     """Cut anywhere: refused. A byte changed: refused with a DataError, or the damage lies in a name or between."""
     directory = tmp_path_factory.mktemp("zip")
     archive = zip_directory(write_arguana_tree(directory / "tree", make_pairs(1)), directory / "whole.zip")
-    wanted = {(pair.point, pair.counter) for pair in all_pairs(load_arguana(archive))}
+    wanted = {(pair.point, pair.counter) for pair in all_pairs(read("arguana", archive))}
     whole = archive.read_bytes()
     cut = data.draw(st.integers(0, len(whole) - 1), label="cut")
     (directory / "cut.zip").write_bytes(whole[:cut])
-    assert "cut.zip" in refusal(load_arguana, directory / "cut.zip")
+    assert "cut.zip" in refusal(read, "arguana", directory / "cut.zip")
     place, value = data.draw(st.integers(0, len(whole) - 1)), data.draw(st.integers(0, 255))
     (directory / "bad.zip").write_bytes(whole[:place] + bytes([value]) + whole[place + 1 :])
     try:
-        found = {(pair.point, pair.counter) for pair in all_pairs(load_arguana(directory / "bad.zip"))}
+        found = {(pair.point, pair.counter) for pair in all_pairs(read("arguana", directory / "bad.zip"))}
     except DataError as error:
         assert "bad.zip" in str(error)
     else:
@@ -389,7 +421,7 @@ def test_csv_tsv_and_jsonl_give_the_same_pairs(tmp_path):
     write_pairs_csv(tmp_path / "a.tsv", pairs, delimiter="\t")
     (tmp_path / "a.jsonl").write_text(as_jsonl(pairs), encoding="utf-8")
     for name in ("a.csv", "a.tsv", "a.jsonl"):
-        corpus = load_table(tmp_path / name)
+        corpus = read("pairs", tmp_path / name)
         for split in SPLITS:
             assert sorted((p.theme, p.debate, p.stance, p.point, p.counter) for p in corpus.split(split)) == sorted(
                 (p.theme, p.debate, p.stance, p.point, p.counter) for p in pairs if p.split == split
@@ -398,17 +430,22 @@ def test_csv_tsv_and_jsonl_give_the_same_pairs(tmp_path):
 
 def test_a_byte_order_mark_and_windows_line_ends_change_nothing(tmp_path):
     table = write_pairs_csv(tmp_path / "a.csv", make_pairs())
-    wanted = load_table(table).fingerprint
+    wanted = read("pairs", table).fingerprint
     content = table.read_bytes().replace(b"\r\n", b"\n")
     for changed in (content, content.replace(b"\n", b"\r\n"), b"\xef\xbb\xbf" + content, content.rstrip(b"\n")):
         table.write_bytes(changed)
-        assert load_table(table).fingerprint == wanted
+        assert read("pairs", table).fingerprint == wanted
+
+
+def test_columns_are_known_by_name_whatever_their_case_and_space(tmp_path):
+    (tmp_path / "a.csv").write_text(" Point, COUNTER ,Split,Nothing of ours\na,b,train,x\nc,d,val,x\ne,f,test,x\n")
+    assert [pair.counter for pair in all_pairs(read("pairs", tmp_path / "a.csv"))] == ["b", "d", "f"]
 
 
 def test_split_names_of_other_habits_are_understood(tmp_path):
     lines = ["point,counter,split", "a,b,Training", "c,d,validation", "e,f,TEST", "g,h,dev", "i,j,valid", "k,l,train"]
     (tmp_path / "a.csv").write_text("\n".join(lines))
-    corpus = load_table(tmp_path / "a.csv")
+    corpus = read("pairs", tmp_path / "a.csv")
     assert [[pair.point for pair in corpus.split(name)] for name in SPLITS] == [["a", "k"], ["c", "g", "i"], ["e"]]
 
 
@@ -418,16 +455,16 @@ def test_without_a_split_whole_debates_are_split_by_split_seed(name, tmp_path):
     columns = [column for column in COLUMNS if column != "split"]
     write_pairs_csv(tmp_path / "a.csv", pairs, columns)
     (tmp_path / "a.jsonl").write_text(as_jsonl(pairs, columns))
-    corpus = load_table(tmp_path / name, split_seed=3)
+    corpus = read("pairs", tmp_path / name, split_seed=3)
     chosen = split_debates([(pair.theme, pair.debate) for pair in pairs], 3)
     assert {(pair.theme, pair.debate): pair.split for pair in all_pairs(corpus)} == chosen
     assert len(all_pairs(corpus)) == len(pairs)
-    assert load_table(tmp_path / name, split_seed=4).fingerprint != corpus.fingerprint
+    assert read("pairs", tmp_path / name, split_seed=4).fingerprint != corpus.fingerprint
 
 
 def test_without_debates_each_row_is_one(tmp_path):
     (tmp_path / "a.csv").write_text("point,counter\n" + "".join(f"p{i},c{i}\n" for i in range(10)))
-    corpus = load_table(tmp_path / "a.csv")
+    corpus = read("pairs", tmp_path / "a.csv")
     assert [len(corpus.split(name)) for name in SPLITS] == [6, 2, 2]
     assert len({pair.id for pair in all_pairs(corpus)}) == 10
 
@@ -435,7 +472,7 @@ def test_without_debates_each_row_is_one(tmp_path):
 def test_a_row_without_a_counter_is_an_incomplete_point(tmp_path):
     rows = ["point,counter,split,theme", "a,b,train,x", "alone,,train,x", "c,d,val,x", "e,f,test,x"]
     (tmp_path / "a.csv").write_text("\n".join(rows))
-    corpus = load_table(tmp_path / "a.csv")
+    corpus = read("pairs", tmp_path / "a.csv")
     assert dict(corpus.incomplete) == {("train", "x"): 1}
     assert [pair.point for pair in corpus.train] == ["a"]
 
@@ -447,7 +484,11 @@ def test_a_row_without_a_counter_is_an_incomplete_point(tmp_path):
         ("a.csv", "point,counter\n", ["no rows"]),
         ("a.csv", "claim,counter\na,b\n", ["no column point", "claim, counter"]),
         ("a.csv", "point,answer\na,b\n", ["no column counter", "point, answer"]),
-        ("a.csv", "point;counter\na;b\n", ["no column point", "point;counter"]),
+        ("a.csv", "point;counter\na;b\n", ["no column point", "point;counter", "is the separator ;? save with commas"]),
+        ("a.csv", "Point,counter,point\na,b,c\n", ["two columns are called point"]),
+        ("a.csv", "point,counter\na,b\nnan,c\n", ["line 3", "point is nan"]),
+        ("a.csv", "point,counter\na, NaN\nc,d\n", ["line 2", "counter is NaN"]),
+        ("a.jsonl", '{"point": "nan", "counter": "b"}\n', ["line 1", "point is nan"]),
         ("a.csv", "point,counter\na,b\nc,d,e\n", ["line 3", "more fields"]),
         ("a.csv", 'point,counter\na,b\nc,"d" e\nf,g\n', ["line 3"]),
         ("a.csv", 'point,counter\na,b\nc,"d\ne,f\n', ["line 3"]),
@@ -477,7 +518,7 @@ def test_a_row_without_a_counter_is_an_incomplete_point(tmp_path):
 def test_a_damaged_table_is_refused_by_file_and_line(name, content, said, tmp_path):
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    message = refusal(load_table, path)
+    message = refusal(read, "pairs", path)
     for words in said:
         assert words in message
     if said[0].startswith("line") or "column" in said[0]:

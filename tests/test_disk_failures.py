@@ -273,7 +273,7 @@ def test_sigterm_in_the_middle_of_saving_a_checkpoint_is_still_a_sigterm(tmp_pat
         "import os, signal, sys, threading, torch\n"
         "from pathlib import Path\n"
         "from biencoder_ablate.files import whole_file\n"
-        "from biencoder_ablate.runs.signals import Terminated, raise_on_sigterm\n"
+        "from biencoder_ablate.command import Terminated, raise_on_sigterm\n"
         "raise_on_sigterm()\n"
         "class Signals:\n"
         "    'A file during whose second write SIGTERM arrives.'\n"

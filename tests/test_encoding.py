@@ -6,14 +6,13 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers import run_python
-
-from biencoder_ablate.data.index import build_index
-from biencoder_ablate.data.sample import load_sample
-from biencoder_ablate.data.tokens import length_groups, pad, tokenize
-from biencoder_ablate.model.biencoder import encode
 from biencoder_ablate.model.encoding import encode_rows, plain_encoder
 from biencoder_ablate.model.load import build_tiny, learn_tokenizer
+from helpers import load_sample, run_python
+
+from biencoder_ablate.data.index import build_index
+from biencoder_ablate.data.tokens import length_groups, pad, tokenize
+from biencoder_ablate.model.biencoder import encode
 from biencoder_ablate.model.texts import EncodedTexts
 
 CPU = torch.device("cpu")
@@ -144,10 +143,11 @@ def test_groups_are_within_budget_and_hold_every_text_once():
 
 LEARN = """
 import hashlib, json
-from biencoder_ablate.data.sample import load_sample
+from biencoder_ablate.config import DataConfig
+from biencoder_ablate.data.readers import load_corpus
 from biencoder_ablate.data.index import build_index
 from biencoder_ablate.model.load import learn_tokenizer
-texts = build_index(load_sample()).texts
+texts = build_index(load_corpus(DataConfig())).texts
 tokenizer = learn_tokenizer(texts, 128)
 rows = tokenizer(list(texts))["input_ids"]
 print(hashlib.sha256(json.dumps([sorted(tokenizer.get_vocab().items()), rows]).encode()).hexdigest())

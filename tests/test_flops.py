@@ -10,7 +10,7 @@ from transformers import BertConfig, BertModel
 
 from biencoder_ablate.compose import load_config
 from biencoder_ablate.model.flops import forward_flops, peak_flops
-from biencoder_ablate.runs.log import RunLog
+from biencoder_ablate.runs.records import RunLog
 from biencoder_ablate.training.assemble import build_parts, make_plan
 from biencoder_ablate.training.loop import embed, make_optimizer, train_epoch
 from biencoder_ablate.training.processes import World

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from biencoder_ablate.model.fusion import fuse, num_features
+from biencoder_ablate.model.load import build_tiny
 from torch import nn
 
 from biencoder_ablate.model.biencoder import BiEncoder, encode
-from biencoder_ablate.model.fusion import fuse, num_features
-from biencoder_ablate.model.load import build_tiny
 
 BERT_BASE = {"concat": 2688, "pooled": 2304, "retrieval": 384}
 

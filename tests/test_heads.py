@@ -5,11 +5,11 @@ import math
 
 import pytest
 import torch
+from biencoder_ablate.model.load import build_tiny
 from torch import nn
 
 from biencoder_ablate.model.biencoder import BiEncoder
 from biencoder_ablate.model.heads import PairHead, is_dead, margin
-from biencoder_ablate.model.load import build_tiny
 from biencoder_ablate.seeding import derive_seed
 
 VARIANTS = {

@@ -155,7 +155,7 @@ def test_clean_and_official_differ_as_the_design_says():
         Pair("train", "t", "a", "pro", 1, "t", "v"),
         Pair("val", "t", "b", "pro", 1, "w", "x"),
         Pair("test", "t", "c", "pro", 1, "p", "c"),
-        Pair("test", "t", "d", "pro", 1, "P!", "C"),
+        Pair("test", "t", "d", "pro", 1, "P!", "c"),
         Pair("test", "t", "e", "pro", 1, "q", "t."),
         Pair("test", "t", "f", "pro", 1, "s", "u"),
     ]

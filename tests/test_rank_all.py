@@ -233,7 +233,7 @@ def test_the_worked_example_of_the_docs():
         ("val", "t0", "b", "pro", "w", "x"),
         ("test", "t1", "d1", "con", "g", "h"),
         ("test", "t1", "d1", "pro", "p", "c"),
-        ("test", "t2", "d2", "pro", "P!", "C"),
+        ("test", "t2", "d2", "pro", "P!", "c"),
         ("test", "t2", "d3", "con", "q", "t."),
     ]
     table = build_index(build_corpus("docs", [Pair(*row[:4], 1, *row[4:]) for row in rows]))

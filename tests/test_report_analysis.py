@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import load_sample
 from report_runs import CURRICULUM, HEADS, config_of, made_up_points, sample_points, write_run, write_study
 
 from biencoder_ablate.config import DataConfig, FusionConfig
-from biencoder_ablate.data.sample import load_sample
 from biencoder_ablate.report import sentences
 from biencoder_ablate.report.contrasts import compare, factorial_effects
 from biencoder_ablate.report.examples import load_texts, side_by_side
@@ -392,7 +392,7 @@ def test_texts_that_are_gone_or_others_are_not_shown(tmp_path):
 
 
 def test_a_relative_corpus_is_found_beside_the_logs(tmp_path, monkeypatch):
-    from biencoder_ablate.data.load import load_corpus
+    from biencoder_ablate.data.readers import load_corpus
 
     table = tmp_path / "work" / "pairs.csv"
     table.parent.mkdir()

@@ -24,7 +24,7 @@ from report_runs import HEADS, config_of, made_up_points, sample_points, write_r
 
 from biencoder_ablate.compose import load_config
 from biencoder_ablate.config import DataConfig
-from biencoder_ablate.data.load import load_corpus
+from biencoder_ablate.data.readers import load_corpus
 from biencoder_ablate.files import write_json
 from biencoder_ablate.report.__main__ import main
 from biencoder_ablate.report.export import csv_text, latex_text

@@ -11,15 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import Ended, run_here, run_python
+from biencoder_ablate.model.load import load_encoder, load_tokenizer
+from biencoder_ablate.model.restore import read_contract, restore_biencoder
+from helpers import Ended, load_sample, run_here, run_python
 from reference import fold
 
 from biencoder_ablate import retrieve as command
 from biencoder_ablate.data.corpus import SPLITS
-from biencoder_ablate.data.sample import load_sample
 from biencoder_ablate.model.biencoder import BiEncoder, encode
-from biencoder_ablate.model.load import load_encoder, load_tokenizer
-from biencoder_ablate.model.restore import read_contract, restore_biencoder
 from biencoder_ablate.retrieve import describe, distinct_texts, rank_texts
 
 LINES = ["Zoos are cruel.", "", "  Buses should be free.", "ZOOS ARE CRUEL!", "Nobody reads any more.", "Ban cars."]

@@ -19,7 +19,7 @@ from helpers import HEADS, run_program
 from test_resume import assert_equal_runs
 
 from biencoder_ablate.runs.directory import RunDirectory
-from biencoder_ablate.runs.sweep_directory import SweepDirectory, job_states
+from biencoder_ablate.runs.status import SweepDirectory
 
 pytestmark = pytest.mark.slow
 
@@ -63,7 +63,7 @@ def submit(cwd: Path, *more: str) -> subprocess.Popen[str]:
 
 def runs_of(cwd: Path) -> dict[str, RunDirectory]:
     """The sweep's runs by head."""
-    states = job_states(SweepDirectory(cwd / "logs" / "sweeps" / "s").read())
+    states = SweepDirectory(cwd / "logs" / "sweeps" / "s").statuses()
     found = {}
     for state in states:
         (head,) = (item.removeprefix("head=") for item in state.overrides if item.startswith("head="))
@@ -131,7 +131,7 @@ def test_a_job_whose_process_is_killed_says_so_and_stops_no_other(undisturbed, t
     process = submit(tmp_path, "head=none,relu")
     wait_for(lambda: num_epochs(tmp_path, "none") >= 2)
     run = runs_of(tmp_path)["none"]
-    holder = run.path.with_name(f".{run.name}.lock").read_text()
+    holder = run.path.with_name(f".{run.name}.holder").read_text()
     os.kill(int(holder.split()[1]), 9)
     out, err = process.communicate(timeout=600)
     assert process.returncode == 1, out + err

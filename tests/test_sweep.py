@@ -14,10 +14,11 @@ import pytest
 from helpers import run_program
 
 from biencoder_ablate.runs.__main__ import main as list_runs
+from biencoder_ablate.runs.directory import RunDirectory, locked
 from biencoder_ablate.runs.records import write_metrics
-from biencoder_ablate.runs.sweep_directory import SweepDirectory, job_states, show_seconds
-from biencoder_ablate.runs.sweep_table import table_text
+from biencoder_ablate.runs.status import SweepDirectory, objective, run_status, sweep_text
 from biencoder_ablate.runs.workers import take_first_free
+from biencoder_ablate.text import figure, show_seconds, text_table
 
 SMALL = ["training.freeze_encoder=true", "training.epochs=2", "model.max_tokens=16", "data.limit=3"]
 
@@ -29,7 +30,7 @@ def sweep(folder: Path, *overrides: str, timeout: float = 120):
 
 
 def states(folder: Path):
-    return job_states(SweepDirectory(folder / "logs" / "sweeps" / "s").read())
+    return SweepDirectory(folder / "logs" / "sweeps" / "s").statuses()
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +97,9 @@ def test_runs_are_listed_with_status_and_pruned_on_request(with_failure, folder,
     assert shown.count(" finished ") >= 2 and " failed " in shown and "s: " in shown
     failed = states(folder)[1].directory.path
     assert list_runs([str(folder / "logs"), "--prune", "failed"]) == 0
-    assert "would delete 1 runs" in capsys.readouterr().out and failed.exists()
+    assert "would delete 1 run," in capsys.readouterr().out and failed.exists()
     assert list_runs([str(folder / "logs"), "--prune", "failed", "--yes"]) == 0
-    assert "deleted 1 runs" in capsys.readouterr().out and not failed.exists()
+    assert "deleted 1 run," in capsys.readouterr().out and not failed.exists()
 
 
 def test_a_directory_without_runs_is_one_message(tmp_path, capsys):
@@ -134,8 +135,8 @@ def test_a_worker_that_is_killed_takes_no_other_run_with_it(tmp_path):
     while not started and time.monotonic() < deadline:
         time.sleep(0.02)
         started = [state for state in states(tmp_path) if state.status == "running" and state.epochs_done]
-    lock = started[0].directory.path.with_name(f".{started[0].name}.lock")
-    os.kill(int(lock.read_text().split()[1]), signal.SIGKILL)
+    told = started[0].directory.path.with_name(f".{started[0].name}.holder")
+    os.kill(int(told.read_text().split()[1]), signal.SIGKILL)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, out + err
     assert "error: the launcher stopped: TerminatedWorkerError" in err and "Traceback" not in err
@@ -148,14 +149,13 @@ def test_the_table_says_why_a_run_has_not_finished(tmp_path):
     sweep = SweepDirectory(tmp_path / "sweeps" / "s")
     for name in ("cut", "gone"):
         jobs = {"jobs": [{"overrides": [f"head={name}"], "name": name, "directory": f"../../runs/{name}"}]}
-        described = jobs | {"root": str(sweep.path)}
         if name == "cut":
             (tmp_path / "runs" / name).mkdir(parents=True)
             write_metrics(tmp_path / "runs" / name, [])
-        (state,) = job_states(described, {f"head={name}": "Slurm job 12_3 was cancelled"})
-        line = table_text([state]).splitlines()[-1]
-        assert state.status == ("interrupted" if name == "cut" else "failed")
-        assert line.startswith(state.status) and "Slurm job 12_3 was cancelled" in line
+        (run,) = sweep.statuses(jobs["jobs"], {name: "Slurm job 12_3 was cancelled"})
+        line = sweep_text([run]).splitlines()[-1]
+        assert run.status == ("interrupted" if name == "cut" else "failed")
+        assert line.startswith(run.status) and "Slurm job 12_3 was cancelled" in line
         assert ("0 epochs done; the same command goes on from there" in line) == (name == "cut")
 
 
@@ -185,3 +185,35 @@ def test_the_lock_on_a_gpu_goes_with_its_process(tmp_path):
 @pytest.mark.parametrize(("seconds", "shown"), [(45, "45 s"), (720, "12 min"), (12600, "3.5 h")])
 def test_durations_read_well(seconds, shown):
     assert show_seconds(seconds) == shown
+
+
+def test_a_text_table_is_aligned_names_to_the_left_and_figures_to_the_right():
+    assert text_table(["run", "val"], [["none", "0.5"], ["relu", ""]]) == "run   val\nnone  0.5\nrelu"
+    assert text_table(["a", "b", "c"], [["x", "y", "10"]], left=2) == "a  b   c\nx  y  10"
+    assert [figure(value) for value in (0.25, 1, None, float("nan"))] == ["0.2500", "1.0000", "", ""]
+
+
+def test_how_a_run_is(tmp_path):
+    """One answer, whoever asks: from its lock, its result and its records."""
+    run = RunDirectory(tmp_path / "runs" / "r")
+    assert run_status(run).status == "new"
+    assert (run_status(run, error="gone").status, run_status(run, error="gone").why) == ("failed", "gone")
+    run.path.mkdir(parents=True)
+    record = {f"{split}/top1": 0.5 for split in ("train", "val", "test")}
+    write_metrics(run.path, [record | {"epoch": -1}, record | {"epoch": 0}])
+    assert run_status(run).why == "1 epoch done; the same command goes on from there"
+    with locked(run.path):
+        assert run_status(run).status == "running"
+        assert run_status(run).why == "1 epoch done; another process is working in it"
+    assert run_status(run).status == "interrupted"
+    for content, status in (("{", "damaged"), ("[]", "damaged"), ('{"status": "failed", "error": "a\\n b"}', "failed")):
+        run.result.write_text(content)
+        assert run_status(run).status == status
+    assert run_status(run).why == "a b"
+    run.result.write_text('{"status": "finished"}')
+    assert (run_status(run, error="too late").status, run_status(run).why) == ("finished", "")
+
+
+def test_a_search_looks_at_clean_val_or_where_nothing_is_clean_at_val():
+    assert objective({"val": {"top1": 0.3, "top1_clean": 0.2}, "test": {"top1_clean": 0.9}}) == 0.2
+    assert objective({"val": {"top1": 0.3, "top1_clean": None}}) == 0.3

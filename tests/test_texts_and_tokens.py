@@ -3,14 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from biencoder_ablate.model.load import learn_tokenizer
+from helpers import load_sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference import corpora, fold
 
-from biencoder_ablate.data.corpus import SPLITS, Pair, build_corpus, limit_debates, make_disjoint, text_key
-from biencoder_ablate.data.index import build_index, fingerprint_texts
-from biencoder_ablate.data.sample import load_sample
+from biencoder_ablate.data.corpus import SPLITS, DataError, Pair, build_corpus, limit_debates, make_disjoint, text_key
+from biencoder_ablate.data.index import answers_of, build_index, fingerprint_texts
 from biencoder_ablate.data.tokens import Tokens, cached_tokens, length_groups, pad, tokenize
-from biencoder_ablate.model.load import learn_tokenizer
+from biencoder_ablate.evaluation.candidates import candidate_texts
+from biencoder_ablate.training.negatives import build_pool
 
 # --- text_key ---
 
@@ -85,16 +88,16 @@ def worked_corpus():
     )
 
 
-def clean_points(table, split):
-    arrays = table.splits[split]
+def clean_points(index, split):
+    arrays = index.splits[split]
     return [arrays.pairs[row].point for row in np.flatnonzero(arrays.clean)]
 
 
 def test_clean_points_worked_by_hand():
-    table = build_index(worked_corpus())
+    index = build_index(worked_corpus())
     for split in SPLITS:
-        assert table.splits[split].clean.tolist() == [clean for *_, clean in ROWS[split]]
-        assert len(table.splits[split]) == len(ROWS[split])
+        assert index.splits[split].clean.tolist() == [clean for *_, clean in ROWS[split]]
+        assert len(index.splits[split]) == len(ROWS[split])
 
 
 def test_what_was_published_counts_even_where_it_is_left_out():
@@ -111,19 +114,63 @@ def test_what_was_published_counts_even_where_it_is_left_out():
 
 
 def test_numbers_lead_back_to_the_texts():
-    table = build_index(worked_corpus())
-    assert len(set(table.texts)) == len(table.texts)
-    keys = dict(zip(table.texts, table.keys.tolist(), strict=True))
+    index = build_index(worked_corpus())
+    assert len(set(index.texts)) == len(index.texts)
+    keys = dict(zip(index.texts, index.keys.tolist(), strict=True))
     assert keys["A"] == keys["a!"] != keys["B"]
-    assert len(set(keys.values())) == len({text_key(text) for text in table.texts})
+    assert len(set(keys.values())) == len({text_key(text) for text in index.texts})
     for name in SPLITS:
-        split = table.splits[name]
+        split = index.splits[name]
         assert split.name == name
         for i, pair in enumerate(split.pairs):
-            assert (table.texts[split.point[i]], table.texts[split.counter[i]]) == (pair.point, pair.counter)
+            assert (index.texts[split.point[i]], index.texts[split.counter[i]]) == (pair.point, pair.counter)
             assert (split.point_key[i], split.counter_key[i]) == (keys[pair.point], keys[pair.counter])
-    assert table.splits["val"].debate.tolist() == [0, 0, 0, 1, 1]
-    assert table.splits["val"].theme.tolist() == [0] * 5
+    assert index.splits["val"].debate.tolist() == [0, 0, 0, 1, 1]
+    assert index.splits["val"].theme.tolist() == [0] * 5
+
+
+def test_right_answers_worked_by_hand():
+    """A and a! are one point, whose answers are B and D; its own text B is an answer to no one else."""
+    rows = [("A", "B"), ("C", "D"), ("a!", "D."), ("A", "b."), ("B", "A")]
+    pairs = [Pair("train", "t", "d", "pro", i, *row) for i, row in enumerate(rows)]
+    pairs += [Pair(split, "t", "d", "pro", 1, "A", f"only in {split}") for split in ("val", "test")]
+    index = build_index(build_corpus("made", pairs))
+    key = dict(zip(index.texts, index.keys.tolist(), strict=True))
+    found_rows, found_keys = answers_of(index.splits["train"])
+    both = sorted([key["B"], key["D"]])
+    assert found_rows.tolist() == [0, 0, 1, 2, 2, 3, 3, 4]
+    assert found_keys.tolist() == [*both, key["D"], *both, *both, key["A"]]
+    assert [array.tolist() for array in answers_of(index.splits["val"])] == [[0], [key["only in val"]]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(corpora())
+def test_negatives_and_candidates_can_both_be_told_what_is_right(corpus):
+    """From the answers alone: what a training pair never gets, and which candidates a point has among the right."""
+    index = build_index(corpus)
+    train = index.splits["train"]
+    rows, keys = answers_of(train)
+    pool = build_pool_or_none(train)
+    if pool is not None:
+        position = {key: place for place, key in enumerate(index.keys[pool.text].tolist())}
+        right = zip([*rows, *range(len(train))], [*keys, *train.point_key], strict=True)
+        assert pool.forbidden.tolist() == sorted({row * pool.size + position[key] for row, key in right})
+    for name in SPLITS:
+        split, pairs = index.splits[name], corpus.split(name)
+        rows, keys = answers_of(split)
+        candidate_key = index.keys[candidate_texts(split)]
+        for row, pair in enumerate(pairs):
+            answers = {fold(other.counter) for other in pairs if fold(other.point) == fold(pair.point)}
+            texts = [other.counter for other in pairs] + [other.point for other in pairs]
+            expected = [place for place, text in enumerate(texts) if fold(text) in answers]
+            assert np.flatnonzero(np.isin(candidate_key, keys[rows == row])).tolist() == expected
+
+
+def build_pool_or_none(train):
+    try:
+        return build_pool(train)
+    except DataError:
+        return None
 
 
 def test_debates_of_one_name_under_two_themes_are_two():

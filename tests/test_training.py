@@ -7,6 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from biencoder_ablate.evaluation.records import recompute
+from biencoder_ablate.model.encoding import plain_encoder
 from transformers import BertConfig, BertModel
 
 from biencoder_ablate.config import (
@@ -20,12 +22,10 @@ from biencoder_ablate.config import (
     TrainingConfig,
 )
 from biencoder_ablate.data.tokens import Tokens
-from biencoder_ablate.evaluation.records import recompute
 from biencoder_ablate.files import finite
 from biencoder_ablate.model.biencoder import BiEncoder
-from biencoder_ablate.model.encoding import plain_encoder
 from biencoder_ablate.model.texts import EncodedTexts
-from biencoder_ablate.runs.log import RunLog
+from biencoder_ablate.runs.records import RunLog
 from biencoder_ablate.training.assemble import build_parts, make_plan, make_recipe
 from biencoder_ablate.training.experiment import run_experiment
 from biencoder_ablate.training.loop import (

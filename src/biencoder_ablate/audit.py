@@ -58,15 +58,15 @@ def audit(overrides: Sequence[str]) -> dict[str, Any]:
     from biencoder_ablate.compose import load_config
     from biencoder_ablate.data.audit import audit_corpus
     from biencoder_ablate.data.index import build_index
-    from biencoder_ablate.data.load import load_corpus
+    from biencoder_ablate.data.readers import load_corpus
     from biencoder_ablate.evaluation.candidates import candidate_totals
 
     config = load_config(overrides)
     corpus = load_corpus(config.data)
-    table = build_index(corpus)
-    totals = {name: candidate_totals(split) for name, split in table.splits.items()}
-    lengths, note = token_lengths(config, table)
-    report = audit_corpus(corpus, table, totals, lengths, config.model.max_tokens)
+    index = build_index(corpus)
+    totals = {name: candidate_totals(split) for name, split in index.splits.items()}
+    lengths, note = token_lengths(config, index)
+    report = audit_corpus(corpus, index, totals, lengths, config.model.max_tokens)
     report["tokenizer"] = {
         "model": config.model.name_or_path or config.model.name,
         "max_tokens": config.model.max_tokens,
@@ -75,35 +75,22 @@ def audit(overrides: Sequence[str]) -> dict[str, Any]:
     return report
 
 
-def token_lengths(config: Config, table: TextIndex) -> tuple[np.ndarray | None, str]:
-    """Length in tokens of each string of the table (T,), [CLS] and [SEP] included, and how they were had.
+def token_lengths(config: Config, index: TextIndex) -> tuple[np.ndarray | None, str]:
+    """Length in tokens of each string of the index (T,), [CLS] and [SEP] included, and how they were had.
 
     None, with the reason, where the model has no files here: an audit is of the data, and goes on without.
     """
-    import numpy as np
-
     from biencoder_ablate.config import ConfigError, cache_directory
-    from biencoder_ablate.data.tokens import cached_tokens, tokenize
-    from biencoder_ablate.model.load import learn_tokenizer, load_tokenizer
-    from biencoder_ablate.model.source import find_model
+    from biencoder_ablate.data.tokens import cached_tokens
+    from biencoder_ablate.model.encoder import find_model, load_tokenizer
 
-    limit = config.model.max_tokens
+    limit, cache = config.model.max_tokens, cache_directory(config)
     try:
-        source = find_model(config.model)
-        if source.directory is None:
-            train = table.splits["train"]
-            rows = dict.fromkeys(np.stack([train.point, train.counter], axis=1).reshape(-1).tolist())
-            tokenizer = learn_tokenizer([table.texts[row] for row in rows], limit)
-            return tokenize(tokenizer, table.texts, limit).full_lengths, (
-                "of model=tiny, whose vocabulary is learned from the training texts; model=minilm or another model "
-                "counts as that model does"
-            )
+        source = find_model(config.model, cache)
         tokenizer = load_tokenizer(source.directory, limit)
     except ConfigError as error:
         return None, f"none, for lack of a tokenizer ({error})"
-    tokens = cached_tokens(
-        tokenizer, source.fingerprint, table.texts, table.fingerprint, limit, cache_directory(config)
-    )
+    tokens = cached_tokens(tokenizer, source.fingerprint, index.texts, index.fingerprint, limit, cache)
     return tokens.full_lengths, f"of {source.name}, cut at {limit}"
 
 

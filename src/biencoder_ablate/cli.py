@@ -1,13 +1,17 @@
-"""The training command: compose with Hydra, check, dispatch. Loads no torch before a run starts."""
+"""The training command: one run, or a sweep, and exit codes. Loads no torch before a run starts."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
+from typing import Any
+
+from omegaconf import DictConfig
 
 import biencoder_ablate
-
-_PASS_TO_HYDRA = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
+from biencoder_ablate.command import Terminated, raise_on_sigterm
+from biencoder_ablate.files import explained
 
 
 def main() -> None:
@@ -15,27 +19,97 @@ def main() -> None:
     if "--version" in sys.argv[1:]:
         print(f"biencoder-ablate {biencoder_ablate.__version__}")
         return
-    from biencoder_ablate import launch
-    from biencoder_ablate.compose import check_question
-    from biencoder_ablate.config import ConfigError
-
-    asks_hydra = any(argument.split("=")[0] in _PASS_TO_HYDRA for argument in sys.argv[1:])
-    if asks_hydra:
-        try:
-            check_question(sys.argv[1:])
-        except ConfigError as error:
-            sys.exit(launch.fail(error))
-    _leave(launch.run_command(sys.argv[1:], asks_hydra=asks_hydra))
-
-
-def _leave(code: int) -> None:
-    """Exit. One of several processes (torchrun) goes without tearing Python down.
-
-    Threads of PyTorch's process groups may still run then, and abort a process whose work is done
-    (github.com/pytorch/pytorch/pull/179291).
-    """
+    code = _carry_out(sys.argv[1:])
     if "WORLD_SIZE" not in os.environ:
         sys.exit(code)
+    # One of several processes (torchrun) goes without tearing Python down: threads of PyTorch's process groups may
+    # still run then, and abort a process whose work is done (github.com/pytorch/pytorch/pull/179291).
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _carry_out(argv: list[str]) -> int:
+    from biencoder_ablate.compose import asks_hydra, check_question, parse_arguments, understood
+
+    try:
+        arguments = parse_arguments(argv)
+        if asks_hydra(arguments):
+            check_question(arguments)
+            return _ask_hydra(arguments)
+        raise_on_sigterm()
+        with understood(arguments) as command:
+            if command.multirun:
+                from biencoder_ablate.sweep import run_sweep
+
+                return run_sweep(command)
+            return _run_one(command)
+    except KeyboardInterrupt:
+        return _stopped("interrupted", 130)
+    except Terminated:
+        return _stopped("terminated", 143)
+    except (ValueError, OSError) as error:
+        return _fail(error)
+
+
+def _run_one(command: Any) -> int:
+    """The run of a command that is no sweep, between the user's hydra.callbacks."""
+    from hydra.core.utils import run_job
+
+    from biencoder_ablate.compose import to_config, without_hydra
+
+    config = to_config(command.base)
+
+    from biencoder_ablate.runs.directory import RunBusy, RunDirectory
+    from biencoder_ablate.runs.status import failure_of, objective, plan_text, run_status
+    from biencoder_ablate.training.assemble import plan_runs
+    from biencoder_ablate.training.experiment import run_experiment
+    from biencoder_ablate.training.loop import TrainingDiverged
+
+    if config.plan:
+        run = RunDirectory(plan_runs([config])[0].directory)
+        print(plan_text([run_status(run)], config.training.epochs))
+        return 0
+
+    def train(composed: DictConfig) -> float | None:
+        outcome = run_experiment(config, without_hydra(command.base), command.overrides)
+        return objective(outcome.result) if outcome.result else None  # of several processes the first has it
+
+    context, name = command.context(), command.base.hydra.job.config_name
+    context.callbacks.on_run_start(config=command.base, config_name=name)
+    done = run_job(train, command.base, "hydra.run.dir", None, context, configure_logging=command.logs)
+    context.callbacks.on_run_end(config=command.base, config_name=name, job_return=done)
+    error = failure_of(done)
+    if isinstance(error, RunBusy | TrainingDiverged):
+        return _fail(error)
+    if error is not None:
+        raise error
+    return 0
+
+
+def _fail(error: BaseException) -> int:
+    """One message, exit code 1."""
+    print(f"error: {explained(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+    return 1
+
+
+def _stopped(how: str, code: int) -> int:
+    print(f"{how}: the last finished epoch is on disk; the same command goes on from there", file=sys.stderr)
+    return code
+
+
+def _ask_hydra(arguments: argparse.Namespace) -> int:
+    """--help, --cfg, --info and tab completion are Hydra's own."""
+    import hydra
+
+    from biencoder_ablate.compose import conf_directory, register_schema
+
+    register_schema()
+
+    def nothing(config: DictConfig) -> Any:
+        raise AssertionError("Hydra was only asked")
+
+    # Hydra's parser takes no option after an override, ours does
+    sys.argv[1:] = [item for item in sys.argv[1:] if item not in arguments.overrides] + arguments.overrides
+    hydra.main(config_path=str(conf_directory()), config_name="config", version_base="1.3")(nothing)()
+    return 0

@@ -1,35 +1,64 @@
 """From a command line to checked configs, with Hydra doing the composing. Loads no torch.
 
-Whatever is wrong with an override ends in a ConfigError that names the key, the value and what would do.
+Whatever is wrong with an override ends in a ConfigError that names the key, the value and what would do. The one name
+from Hydra's inside that this program needs is imported here, in `Command.context`.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import copy
 import difflib
-from argparse import Namespace
+import importlib.util
+import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
-from hydra._internal.utils import get_args_parser
+from hydra import initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from biencoder_ablate.command import refuse_in_one_line
 from biencoder_ablate.config import Config, ConfigError, check, schema_keys
+from biencoder_ablate.data.readers import check_corpus
+from biencoder_ablate.runs.trackers import check_option, choose_trackers
 
 CONFIG_NAME = "config"
 SCHEMA_NAME = "biencoder_ablate_schema"
+
+_EXTRAS = {
+    ("hydra/launcher", "joblib"): ("joblib", "hydra_joblib_launcher"),
+    ("hydra/launcher", "slurm"): ("slurm", "hydra_submitit_launcher"),
+    ("hydra/launcher", "submitit_slurm"): ("slurm", "hydra_submitit_launcher"),
+    ("hydra/sweeper", "optuna"): ("optuna", "hydra_optuna_sweeper"),
+}
+"""What choices that other packages bring need: our extra, and the plugin in it."""
+
+_SEVERAL = ("tracker",)
+"""Groups of which several choices may be made at once, in a list: of the others the last would silently win."""
+
+_LOGS_DIR = "a run is kept in logs_dir/runs/NAME; give logs_dir=DIR instead"
+_OURS = {
+    "run.dir": (".", _LOGS_DIR),
+    "sweep.dir": (".", "a sweep is kept in logs_dir/sweeps/NAME; give logs_dir=DIR or sweep_name=NAME instead"),
+    "sweep.subdir": (".", _LOGS_DIR),
+    "output_subdir": (None, "what was asked is kept in the run's own .hydra; leave it out"),
+    "job.chdir": (False, "the working directory stays as it is; give logs_dir=DIR to have runs elsewhere"),
+}
+"""Hydra's settings for what is this program's business: the only value that means anything here, and what would do."""
 
 
 def conf_directory() -> Path:
@@ -46,50 +75,42 @@ def register_schema() -> None:
     ConfigStore.instance().store(name=SCHEMA_NAME, node=Config)
 
 
-@dataclass(frozen=True)
-class Command:
-    """A command line understood: Hydra's engine, the composed `hydra` settings, and the jobs' overrides."""
-
-    hydra: Any
-    config_name: str
-    base: DictConfig
-    """The config with `hydra` in it and without the swept values."""
-    multirun: bool
-    jobs: list[list[str]]
-    overrides: list[str]
-    _by_choice: dict[tuple[str, ...], DictConfig] = field(default_factory=dict)
-
-    def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """The config of one job, equal to Hydra's own.
-
-        Jobs of a sweep mostly differ in values, which Hydra sets last, in order, on what the groups make up: so
-        that part is composed once for each choice of groups, and the values are set on copies of it.
-        """
-        parsed = _parse(self.hydra, list(overrides))
-        options = [override for override in parsed if not override.is_hydra_override()]
-        is_group = self.hydra.config_loader.repository.group_exists
-        values = [override for override in options if not is_group(override.key_or_group)]
-        chosen = tuple(override.input_line or "" for override in parsed if override not in values)
-        if chosen not in self._by_choice:
-            self._by_choice[chosen] = _compose(self.hydra, self.config_name, list(chosen), RunMode.RUN)
-        return _with_values(self._by_choice[chosen], values, options)
-
-    def compose_sweep(self, more: Sequence[str]) -> DictConfig:
-        """The sweep's own config, from which launchers compose each job's."""
-        overrides = [*self.overrides, *more, "hydra.mode=MULTIRUN"]
-        return _compose(self.hydra, self.config_name, overrides, RunMode.MULTIRUN)
-
-
-def parse_arguments(argv: Sequence[str]) -> Namespace:
-    """Hydra's options and the overrides. Raises ConfigError where Hydra would print its usage."""
-    parser = get_args_parser()
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """Hydra's options and the overrides. Raises ConfigError where Hydra would print its usage, or do nothing."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("overrides", nargs="*", default=[])
+    for flags in (["--help", "-h"], ["--hydra-help"], ["--multirun", "-m"], ["--run", "-r"], ["--resolve"]):
+        parser.add_argument(*flags, action="store_true")
+    parser.add_argument("--shell-completion", "-sc", action="store_true")
+    parser.add_argument("--cfg", "-c", choices=("job", "hydra", "all"))
+    views = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+    parser.add_argument("--info", "-i", nargs="?", const="all", choices=views)
+    for flags in (["--package", "-p"], ["--config-name", "-cn"], ["--config-dir", "-cd"]):
+        parser.add_argument(*flags)
+    parser.add_argument("--config-path", "-cp")
+    parser.add_argument("--experimental-rerun")
     refuse_in_one_line(parser)
-    return parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
+    if arguments.config_path is not None:
+        raise ConfigError(
+            f"--config-path={arguments.config_path}: the tree of settings is this program's own; "
+            "give --config-dir=DIR to add yours to it"
+        )
+    if arguments.experimental_rerun is not None:
+        raise ConfigError(
+            f"--experimental-rerun={arguments.experimental_rerun}: give the run's command again, which "
+            "goes on with it; rerun=true starts it over"
+        )
+    return arguments
 
 
-def check_question(argv: Sequence[str]) -> None:
+def asks_hydra(arguments: argparse.Namespace) -> bool:
+    """Whether the command only asks something that Hydra itself answers."""
+    return bool(arguments.help or arguments.hydra_help or arguments.shell_completion or arguments.cfg or arguments.info)
+
+
+def check_question(arguments: argparse.Namespace) -> None:
     """Refuse a --cfg, --help or --info that Hydra would answer with lines of its own. Raises ConfigError."""
-    arguments = parse_arguments(argv)
     if arguments.multirun and not arguments.help and (arguments.cfg or arguments.info):
         raise ConfigError("-m: --cfg and --info show one job; leave it out, and give each key one value")
     if arguments.shell_completion or not (arguments.overrides or arguments.config_dir or arguments.config_name):
@@ -99,40 +120,132 @@ def check_question(argv: Sequence[str]) -> None:
             to_config(command.base, checked=False)
 
 
-@contextlib.contextmanager
-def understood(arguments: Namespace) -> Iterator[Command]:
-    """Parse and expand a command line (of Hydra's argument parser). Raises ConfigError."""
-    with _engine(arguments.config_dir) as hydra:
-        name = arguments.config_name or CONFIG_NAME
-        overrides = _parse(hydra, arguments.overrides)
-        _check_overrides(hydra, overrides)
-        base = _compose(hydra, name, arguments.overrides, RunMode.MULTIRUN)
-        multirun = arguments.multirun or base.hydra.mode == RunMode.MULTIRUN
-        jobs = [list(arguments.overrides)]
-        if multirun:
-            asked = {override.get_key_element() for override in overrides}
-            preset = (base.hydra.sweeper.get("params") or {}).items()
-            params = [f"{key}={value}" for key, value in preset if key not in asked]
-            jobs = _expand(hydra, params + arguments.overrides)
-        else:
-            swept = [override.input_line for override in overrides if override.is_sweep_override()]
-            if swept:
-                raise ConfigError(f"{swept[0]}: several values need -m (a sweep)")
+@dataclass(frozen=True)
+class Command:
+    """A command line understood: what was typed, and the config it composes to.
+
+    `base` has Hydra's own settings in it, and of swept keys the value without a sweep.
+    """
+
+    loader: ConfigLoader
+    base: DictConfig
+    multirun: bool
+    overrides: list[str]
+
+    @property
+    def sweeper(self) -> str:
+        """The class of Hydra's sweeper, without its package."""
+        return str(self.base.hydra.sweeper._target_).rpartition(".")[2]
+
+    @property
+    def logs(self) -> bool:
+        """Whether hydra/job_logging was given: Python's logging is left alone otherwise."""
+        return OmegaConf.select(self.base, "hydra.job_logging.root.handlers") is not None
+
+    def jobs(self) -> list[list[str]]:
+        """The overrides of every job: of a plain sweep all combinations, those of one key after another.
+
+        Raises ConfigError for values that only a search can choose among.
+        """
+        parsed = _parse(self.loader, list(self.base.hydra.overrides.task))
+        asked = {override.get_key_element() for override in parsed}
+        preset = (self.base.hydra.sweeper.get("params") or {}).items()
+        parsed = _parse(self.loader, [f"{key}={value}" for key, value in preset if key not in asked]) + parsed
+        values: dict[str, list[str]] = {}
+        for override in parsed:
+            key = override.get_key_element()
+            if override.is_sweep_override() and not override.is_discrete_sweep():
+                raise ConfigError(
+                    f"{override.input_line}: an interval is for a search, hydra/sweeper=optuna; "
+                    "must be values with commas, range(…) or glob(…)"
+                )
+            swept = override.is_sweep_override()
+            shown = override.sweep_string_iterator() if swept else [override.get_value_element_as_str()]
+            values[key] = [f"{key}={value}" for value in shown]
+        return [list(job) for job in itertools.product(*values.values())]
+
+    def configs(self, jobs: Sequence[Sequence[str]], checked: bool = True) -> list[Config]:
+        """The config of every job. Raises ConfigError for the first that is wrong.
+
+        Jobs of a sweep mostly differ in values, which Hydra sets last, in order, on what the groups make up: so
+        that part is composed once for each choice of groups, and the values are set on copies of it: 40 jobs in
+        half a second instead of two.
+        """
+        composed: dict[tuple[str, ...], DictConfig] = {}
+        groups = self.loader.list_groups("")
+        configs = []
+        for job in jobs:
+            parsed = _parse(self.loader, list(job))
+            values = [override for override in parsed if override.key_or_group not in groups]
+            if any(item.is_add() or item.is_force_add() or item.is_delete() or item.package for item in values):
+                values = []  # not merely set
+            chosen = tuple(override.input_line or "" for override in parsed if override not in values)
+            if chosen not in composed:
+                overrides = [*self.base.hydra.overrides.hydra, *chosen]
+                composed[chosen] = _compose(self.loader, self.base.hydra.job.config_name, overrides, RunMode.RUN)
+            config = copy.deepcopy(composed[chosen])
+            try:
+                for override in values:
+                    OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
+            except OmegaConfBaseException as error:
+                raise _explained(error, job) from error
+            configs.append(to_config(config, checked))
+        return configs
+
+    def in_directory(self, sweep: Path) -> DictConfig:
+        """The sweep's own config, from which launchers compose each job's; it and they know the sweep's directory."""
+        config = copy.deepcopy(self.base)
+        with read_write(config), open_dict(config):
+            config.hydra.sweep.dir = str(sweep)
+            config.hydra.overrides.hydra.append("hydra.sweep.dir='{}'".format(str(sweep).replace("'", "\\'")))
+        return config
+
+    def context(self) -> HydraContext:
+        """What Hydra's launchers and `run_job` are given; the user's hydra.callbacks are made here."""
+        # Private, but HydraContext, which every launcher asks for, holds one, and Hydra's engine, which alone makes
+        # them, composes the config once more and prints failures its own way.
+        from hydra._internal.callbacks import Callbacks
+
         try:
-            yield Command(hydra, name, base, multirun, jobs, list(arguments.overrides))
+            return HydraContext(config_loader=self.loader, callbacks=Callbacks(self.base))
+        except HydraException as error:
+            raise ConfigError(f"hydra.callbacks: {one_line(error)}") from error
+
+
+@contextlib.contextmanager
+def understood(arguments: argparse.Namespace) -> Iterator[Command]:
+    """A command line (of `parse_arguments`), composed. Raises ConfigError."""
+    with _loader(arguments.config_dir) as loader:
+        parsed = _parse(loader, arguments.overrides)
+        _check_overrides(loader, parsed)
+        overrides = arguments.overrides + ["hydra.mode=MULTIRUN"] * arguments.multirun
+        swept = [override.input_line or "" for override in parsed if override.is_sweep_override()]
+        name = arguments.config_name or CONFIG_NAME
+        # Composed for many jobs, a group with several values is left out, and none that is missing is noticed.
+        base = _compose(loader, name, overrides, RunMode.MULTIRUN if swept else RunMode.RUN)
+        _check_hydra(base)
+        multirun = base.hydra.mode == RunMode.MULTIRUN
+        if swept and not multirun:
+            key, _, value = swept[0].partition("=")
+            hint = "" if key in loader.list_groups("") or '"' in value else f", or quotes: '{key}=\"{value}\"'"
+            raise ConfigError(f"{swept[0]}: several values need -m (a sweep){hint}")
+        if not multirun:
+            base.hydra.mode = RunMode.RUN
+        command = Command(loader, base, multirun, list(arguments.overrides))
+        if base.hydra.verbose is not False and not command.logs:
+            raise ConfigError(f"hydra.verbose={base.hydra.verbose}: nothing is logged; add hydra/job_logging=stdout")
+        try:
+            yield command
         except InterpolationResolutionError as error:
             raise _explained(error, arguments.overrides) from error
 
 
 def load_config(overrides: Sequence[str]) -> Config:
     """The checked config of one command line, for the entry points that train nothing. Raises ConfigError."""
-    with _engine(None) as hydra:
-        _check_overrides(hydra, _parse(hydra, list(overrides)))
-        composed = _compose(hydra, CONFIG_NAME, list(overrides), RunMode.RUN)
-        try:
-            return to_config(composed)
-        except InterpolationResolutionError as error:
-            raise _explained(error, overrides) from error
+    with understood(
+        argparse.Namespace(overrides=list(overrides), config_dir=None, config_name=None, multirun=False)
+    ) as command:
+        return to_config(command.base)
 
 
 def to_config(composed: DictConfig, checked: bool = True) -> Config:
@@ -152,6 +265,8 @@ def to_config(composed: DictConfig, checked: bool = True) -> Config:
     assert isinstance(config, Config)
     if checked:
         check(config)
+        check_corpus(config.data)
+        choose_trackers(config.tracker)
     return config
 
 
@@ -166,119 +281,125 @@ def _as_dataclass(schema: Any, values: dict[Any, Any]) -> Any:
     )
 
 
-@contextlib.contextmanager
-def _engine(config_dir: str | None) -> Iterator[Any]:
-    """Hydra over our conf/ tree, and over the user's --config-dir before it."""
-    from hydra import version
-    from hydra._internal.hydra import Hydra
-    from hydra._internal.utils import create_config_search_path
-
-    version.setbase("1.3")
-    register_schema()
-    search_path = create_config_search_path(str(conf_directory()))
-    if config_dir is not None:
-        directory = Path(config_dir).expanduser().resolve()
-        if not directory.is_dir():
-            raise ConfigError(f"--config-dir={config_dir}: no such directory")
-        search_path.prepend("command-line", f"file://{directory}")
-    GlobalHydra.instance().clear()
-    try:
-        yield Hydra.create_main_hydra2(task_name="biencoder_ablate", config_search_path=search_path)
-    finally:
-        GlobalHydra.instance().clear()
-
-
-def _parse(hydra: Any, overrides: list[str]) -> list[Override]:
-    parsed = []
-    parser = OverridesParser.create(config_loader=hydra.config_loader)
-    for override in overrides:
-        try:
-            parsed += parser.parse_overrides([override])
-        except HydraException as error:
-            said = [line.strip(" ^") for line in str(error).splitlines() if not line.startswith("See ")]
-            reason = [line for line in said if line][-1]
-            raise ConfigError(f"{override}: cannot be read as key=value ({reason})") from error
-    return parsed
-
-
-def _expand(hydra: Any, overrides: list[str]) -> list[list[str]]:
-    """Every combination of the swept values, as Hydra's basic sweeper orders them."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-
-    try:
-        return BasicSweeper.split_arguments(_parse(hydra, overrides), max_batch_size=None)[0]
-    except HydraException as error:
-        raise ConfigError(str(error)) from error
-
-
-def _check_overrides(hydra: Any, overrides: list[Override]) -> None:
-    """Refuse unknown keys and choices before Hydra does: our messages say what would be valid."""
-    groups = [group for group in hydra.config_loader.list_groups("") if group != "hydra"]
-    keys = dict(schema_keys())
-    for override in overrides:
-        key, line = override.key_or_group, override.input_line or ""
-        if key.startswith(("hydra.", "hydra/")):
-            continue
-        if override.is_delete():
-            options = f"one of {', '.join(hydra.config_loader.get_group_options(key))}" if key in groups else "a value"
-            raise ConfigError(f"{line}: {key} cannot be left out; give it {options} instead")
-        if key in groups:
-            _check_choice(hydra, key, override)
-        elif key not in keys and not any(name.startswith(f"{key}.") for name in keys):
-            near = [name for name in keys if name.rpartition(".")[2] == key.rpartition(".")[2]]
-            near = near or difflib.get_close_matches(key, [*keys, *groups], n=3, cutoff=0.5)
-            hint = f"did you mean {' or '.join(near)}?" if near else "see --cfg job for all keys"
-            raise ConfigError(f"{line}: there is no key {key}; {hint}")
-
-
-def _check_choice(hydra: Any, group: str, override: Override) -> None:
-    options = hydra.config_loader.get_group_options(group)
-    chosen = (
-        list(override.sweep_string_iterator())
-        if override.is_sweep_override()
-        else [override.get_value_element_as_str()]
-    )
-    for value in chosen:
-        if value not in options:
-            raise ConfigError(f"{group}={value}: must be one of {', '.join(options)}")
-
-
-def _compose(hydra: Any, name: str, overrides: list[str], mode: RunMode) -> DictConfig:
-    try:
-        return hydra.compose_config(
-            config_name=name,
-            overrides=overrides,
-            run_mode=mode,
-            from_shell=True,
-            with_log_configuration=False,
-            validate_sweep_overrides=False,
-        )
-    except (HydraException, OmegaConfBaseException) as error:
-        raise _explained(error, overrides) from error
-
-
-def _with_values(composed: DictConfig, values: list[Override], options: list[Override]) -> DictConfig:
-    """A copy of a composed config with values set as Hydra sets them; `options` are all that was asked, for its record.
-
-    Raises ConfigError.
-    """
-    config = copy.deepcopy(composed)
-    try:
-        ConfigLoaderImpl._apply_overrides_to_config(values, config)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise _explained(error, [override.input_line or "" for override in values]) from error
-    job = config.hydra.job
-    config.hydra.overrides.task = [override.input_line for override in options]
-    job.override_dirname = get_overrides_dirname(options, **job.config.override_dirname)
-    return config
-
-
 def without_hydra(composed: DictConfig) -> str:
     """A composed config as YAML, without Hydra's own settings."""
     plain = OmegaConf.to_container(composed, resolve=False)
     assert isinstance(plain, dict)
     plain.pop("hydra", None)
     return OmegaConf.to_yaml(OmegaConf.create(plain))
+
+
+def one_line(error: BaseException) -> str:
+    """The first lines of what Hydra says, as one, without the lists that follow."""
+    message = str(error).partition("Config search path:")[0].partition("\nfull_key:")[0]
+    return " ".join(line.strip() for line in message.splitlines() if line.strip())
+
+
+@contextlib.contextmanager
+def _loader(config_dir: str | None) -> Iterator[ConfigLoader]:
+    """Hydra over our conf/ tree, and over the user's --config-dir before it."""
+    register_schema()
+    before: list[str] = []
+    if config_dir is not None:
+        directory = Path(config_dir).expanduser().resolve()
+        if not directory.is_dir():
+            raise ConfigError(f"--config-dir={config_dir}: no such directory")
+        before.append(f"file://{directory}")
+
+        class ConfigDirectory(SearchPathPlugin):
+            """Hydra makes this itself and keeps the class for good: hence the list, empty once the command is over."""
+
+            def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+                for place in before:
+                    search_path.prepend("command-line", place)
+
+        Plugins.instance().register(ConfigDirectory)
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(conf_directory()), job_name="biencoder_ablate", version_base="1.3"):
+            yield GlobalHydra.instance().config_loader()
+    finally:
+        before.clear()
+
+
+def _parse(loader: ConfigLoader, overrides: list[str]) -> list[Override]:
+    parsed = []
+    parser = OverridesParser.create(config_loader=loader)
+    for override in overrides:
+        try:
+            parsed += parser.parse_overrides([override])
+        except HydraException as error:
+            said = [line.strip(" ^") for line in str(error).splitlines() if not line.startswith("See ")]
+            reason = [line for line in said if line][-1]
+            key, _, value = override.partition("=")
+            hint = f"; quote the value: '{key}=\"{value}\"'" if value and '"' not in value else ""
+            raise ConfigError(f"{override}: cannot be read as key=value ({reason}){hint}") from error
+    return parsed
+
+
+def _check_overrides(loader: ConfigLoader, overrides: list[Override]) -> None:
+    """Refuse unknown keys and choices before Hydra does: our messages say what would be valid."""
+    groups = [group for group in loader.list_groups("") if group != "hydra"]
+    keys = dict(schema_keys())
+    for override in overrides:
+        key, line = override.key_or_group, override.input_line or ""
+        if key.startswith("hydra."):
+            continue
+        if override.is_delete() and not key.startswith("hydra/"):
+            options = f"one of {', '.join(loader.get_group_options(key))}" if key in groups else "a value"
+            raise ConfigError(f"{line}: {key} cannot be left out; give it {options} instead")
+        open_keys = ("head.options.", "loss.options.", "data.options.")
+        if key in groups or (key.startswith("hydra/") and not override.is_delete()):
+            _check_choice(loader, key, override)
+        elif key.startswith("tracker."):
+            _, name, option = f"{key}..".split(".")[:3]
+            check_option(name, option, line)
+        elif key not in keys and not key.startswith(open_keys) and not any(name.startswith(f"{key}.") for name in keys):
+            near = [name for name in keys if name.rpartition(".")[2] == key.rpartition(".")[2]]
+            near = near or difflib.get_close_matches(key, [*keys, *groups], n=3, cutoff=0.5)
+            hint = f"did you mean {' or '.join(near)}?" if near else "see --cfg job for all keys"
+            raise ConfigError(f"{line}: there is no key {key}; {hint}")
+
+
+def _check_choice(loader: ConfigLoader, group: str, override: Override) -> None:
+    """One choice, several in a sweep, or several at once in a list. Raises ConfigError."""
+    several = override.is_sweep_override()
+    chosen = override.sweep_string_iterator() if several else [override.get_value_element_as_str()]
+    options = loader.get_group_options(group)
+    for value in chosen:
+        for choice in value[1:-1].split(",") if group in _SEVERAL and value.startswith("[") else [value]:
+            _check_extra(group, choice)
+            if choice not in options:
+                raise ConfigError(f"{group}={value}: must be one of {', '.join(options)}")
+
+
+def _check_extra(group: str, choice: str) -> None:
+    extra, plugin = _EXTRAS.get((group, choice), ("", ""))
+    try:
+        found = not extra or importlib.util.find_spec(f"hydra_plugins.{plugin}") is not None
+    except ModuleNotFoundError:  # no plugin at all
+        found = False
+    if not found:
+        raise ConfigError(f"{group}={choice}: needs the extra {extra}: pip install 'biencoder-ablate[{extra}]'")
+
+
+def _check_hydra(base: DictConfig) -> None:
+    """Refuse settings of Hydra's that would be taken and ignored. Raises ConfigError."""
+    for key, (neutral, remedy) in _OURS.items():
+        value = OmegaConf.select(base.hydra, key)
+        if value not in (neutral, None):
+            raise ConfigError(f"hydra.{key}={value}: {remedy}")
+
+
+def _compose(loader: ConfigLoader, name: str, overrides: list[str], mode: RunMode) -> DictConfig:
+    validate = mode == RunMode.MULTIRUN
+    try:
+        return loader.load_configuration(name, overrides, run_mode=mode, validate_sweep_overrides=validate)
+    except (HydraException, OmegaConfBaseException) as error:
+        for group, choice in _EXTRAS:  # a preset may ask for one that is not there
+            if f"{group}/{choice}" in str(error):
+                _check_extra(group, choice)
+        raise _explained(error, overrides) from error
 
 
 def _explained(error: BaseException, overrides: Sequence[str]) -> ConfigError:
@@ -297,6 +418,9 @@ def _explained(error: BaseException, overrides: Sequence[str]) -> ConfigError:
         asked = next((line for line in overrides if line.lstrip("+~").startswith(f"{key}=")), None)
         if valid is not None:
             return ConfigError(f"{asked or key}: must be {valid}")
+        if str(key).startswith("tracker."):
+            name = str(key).split(".")[1]
+            asked = next((line for line in overrides if line.startswith(f"tracker.{name}")), f"tracker.{name}")
+            return ConfigError(f"{asked}: that tracker is not chosen; choose it with tracker={name}")
         return ConfigError(f"{asked or key}: {str(cause).splitlines()[0]}; see --cfg job for all keys")
-    message = str(error).partition("Config search path:")[0]
-    return ConfigError(" ".join(line.strip() for line in message.splitlines() if line.strip()))
+    return ConfigError(one_line(error))

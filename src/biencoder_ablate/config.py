@@ -21,102 +21,162 @@ class ConfigError(ValueError):
 def _key(
     default: Any,
     valid: str,
+    names_run: bool,
     choices: tuple[str, ...] = (),
     low: float | None = None,
     high: float | None = None,
     above: float | None = None,
 ) -> Any:
-    """A field with its default and its rule: one of `choices`, or a number in [low, high] or > above."""
-    return field(
-        default=default, metadata={"valid": valid, "choices": choices, "low": low, "high": high, "above": above}
-    )
+    """A field with its default, its rule (one of `choices`, or a number in [low, high] or > above), and whether its
+    value is part of a run's name. What could change a figure is; where a fingerprint over files stands for it, the
+    class says so."""
+    metadata = {
+        "valid": valid,
+        "names_run": names_run,
+        "choices": choices,
+        "low": low,
+        "high": high,
+        "above": above,
+    }
+    if default is dict:
+        return field(default_factory=dict, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass
 class DataConfig:
-    """Where the debates come from (group `data`)."""
+    """Where the debates come from (group `data`). A fingerprint over the pairs that are read names the run."""
 
-    name: str = _key("sample", "sample, arguana or pairs", choices=("sample", "arguana", "pairs"))
-    path: str | None = _key(None, "a directory or zip (arguana), or a csv, tsv or jsonl file (pairs)")
-    split_seed: int = _key(0, "an integer of 0 or more", low=0)
-    limit: int | None = _key(None, "null, or the number of debates to keep in each split (1 or more)", low=1)
-    disjoint: bool = _key(False, "true or false")
+    name: str = _key("sample", "sample, arguana, pairs, or the name of another package's reader", False)
+    path: str | None = _key(None, "a directory or zip (arguana), or a csv, tsv or jsonl file (pairs)", False)
+    split_seed: int = _key(0, "an integer of 0 or more", False, low=0)
+    limit: int | None = _key(None, "null, or the number of debates to keep in each split (1 or more)", False, low=1)
+    disjoint: bool = _key(False, "true or false", False)
+    options: dict[str, Any] = _key(dict, "a mapping: settings of another package's reader", False)
 
 
 @dataclass
 class ModelConfig:
-    """The encoder and its retrieval embedding (group `model`)."""
+    """The encoder and its retrieval embeddings (group `model`). A fingerprint over the encoder's files names a run."""
 
-    name: str = _key("tiny", "tiny, minilm or bert_base", choices=("tiny", "minilm", "bert_base"))
-    name_or_path: str | None = _key(None, "null, a directory with a BERT, or a model's name on the hub")
-    revision: str | None = _key(None, "null, or a commit, tag or branch of the hub's model")
-    pooling: str = _key("mean", "pooler, cls or mean", choices=("pooler", "cls", "mean"))
-    max_tokens: int = _key(128, "an integer from 8 to 512", low=8, high=512)
-    retrieval_dim: int | None = _key(128, "null (the pooled output itself), or an integer of 1 or more", low=1)
-    dropout: float | None = _key(None, "null (the checkpoint's own), or a number from 0 to 0.9", low=0, high=0.9)
+    name: str = _key("minilm", "minilm, tiny or bert_base", False, choices=("minilm", "tiny", "bert_base"))
+    name_or_path: str | None = _key(None, "null, a directory with a BERT, or a model's name on the hub", False)
+    revision: str | None = _key(None, "null, or a commit, tag or branch of the hub's model", False)
+    pooling: str = _key("mean", "pooler, cls or mean", True, choices=("pooler", "cls", "mean"))
+    max_tokens: int = _key(128, "an integer from 8 to 512", True, low=8, high=512)
+    towers: str = _key("shared", "shared or separate", True, choices=("shared", "separate"))
+    similarity: str = _key("euclidean", "euclidean or cosine", True, choices=("euclidean", "cosine"))
+    retrieval_dim: int | None = _key(128, "null (the encoder's width), or an integer of 1 or more", True, low=1)
+    projection_init: str = _key("random", "random or identity", True, choices=("random", "identity"))
+    dropout: float | None = _key(None, "null (the checkpoint's own), or a number from 0 to 0.9", True, low=0, high=0.9)
 
 
 @dataclass
 class HeadConfig:
-    """The pair-classification head (group `head`)."""
+    """The pair-classification head (group `head`): a registered class, and the keywords that it takes.
 
-    norm: str = _key("layernorm", "none or layernorm", choices=("none", "layernorm"))
-    activation: str = _key("relu", "none or relu", choices=("none", "relu"))
-    activation_position: str = _key(
-        "after_linear2", "after_linear2 or before_linear2", choices=("after_linear2", "before_linear2")
+    What a head does not take is null; `options` are for the keywords of other packages' heads.
+    """
+
+    name: str = _key("linear", "linear, bilinear, mlp, or a head that an installed package registers", True)
+    norm: str | None = _key(None, "none, layernorm or rmsnorm", True, choices=("none", "layernorm", "rmsnorm"))
+    activation: str | None = _key(None, "none, relu, gelu or tanh", True, choices=("none", "relu", "gelu", "tanh"))
+    activation_position: str | None = _key(
+        None, "after_linear2 or before_linear2", True, choices=("after_linear2", "before_linear2")
     )
+    hidden: int | None = _key(None, "an integer of 1 or more (the width of head=mlp)", True, low=1)
+    options: dict[str, Any] = _key(dict, "the keywords of a head that another package registers", True)
 
 
 @dataclass
 class FusionConfig:
     """Which parts of a pair the head sees (group `fusion`)."""
 
-    name: str = _key("concat", "concat, pooled or retrieval", choices=("concat", "pooled", "retrieval"))
+    name: str = _key("concat", "concat, pooled or retrieval", True, choices=("concat", "pooled", "retrieval"))
 
 
 @dataclass
 class NegativesConfig:
-    """How the share of hard negatives goes over the epochs (group `negatives`)."""
+    """How many negatives a pair gets, how the share of hard ones goes over the epochs, and which are hard (group
+    `negatives`)."""
 
-    schedule: str = _key("constant", "constant or curriculum", choices=("constant", "curriculum"))
-    start: float | None = _key(None, "a number from 0 to 1 (only with negatives=curriculum)", low=0, high=1)
+    schedule: str = _key("constant", "constant or curriculum", True, choices=("constant", "curriculum"))
+    start: float | None = _key(None, "a number from 0 to 1 (only with negatives=curriculum)", True, low=0, high=1)
+    per_pair: int = _key(1, "an integer of 1 or more", True, low=1)
+    skip: int = _key(0, "an integer of 0 or more (so many of the nearest are left out)", True, low=0)
+    depth: int | None = _key(
+        None, "null (the nearest), or an integer of 1 or more (drawn from so many of the nearest)", True, low=1
+    )
+    relative_margin: float | None = _key(
+        None,
+        "null, or a number from 0 to 1 (hard ones are at most 1 - this times as similar as the counter)",
+        True,
+        low=0,
+        high=1,
+    )
 
 
 @dataclass
 class LossConfig:
-    """Weights of the three losses, and the triplet's margin (group `loss`)."""
+    """The training loss (group `loss`): a registered class, and the keywords that it takes.
 
-    triplet: float = _key(1.0, "a number of 0 or more", low=0)
-    positive: float = _key(1.0, "a number of 0 or more", low=0)
-    negative: float = _key(1.0, "a number of 0 or more", low=0)
-    margin: float = _key(1.0, "a number above 0", above=0)
+    What a loss does not take is null; `options` are for the keywords of other packages' losses.
+    """
+
+    name: str = _key("study", "study, contrastive, or a loss that an installed package registers", True)
+    triplet: float | None = _key(None, "a number of 0 or more", True, low=0)
+    positive: float | None = _key(None, "a number of 0 or more", True, low=0)
+    negative: float | None = _key(None, "a number of 0 or more", True, low=0)
+    margin: float | None = _key(None, "a number above 0", True, above=0)
+    temperature: float | None = _key(None, "a number above 0", True, above=0)
+    retrieval: float | None = _key(None, "a number of 0 or more", True, low=0)
+    head: float | None = _key(None, "a number of 0 or more", True, low=0)
+    in_batch_counters: bool | None = _key(None, "true or false", True)
+    in_batch_points: bool | None = _key(None, "true or false", True)
+    in_batch_negatives: bool | None = _key(None, "true or false", True)
+    options: dict[str, Any] = _key(dict, "the keywords of a loss that another package registers", True)
 
 
 @dataclass
 class TrainingConfig:
-    """How the model is trained (group `training`)."""
+    """How the model is trained (group `training`). The precision that `auto` comes to names the run."""
 
-    epochs: int = _key(6, "an integer of 0 or more (0 only evaluates)", low=0)
-    batch_size: int = _key(8, "an integer of 1 or more", low=1)
-    learning_rate: float = _key(2e-5, "a number above 0 (the encoder's)", above=0)
-    head_learning_rate: float = _key(1e-3, "a number above 0 (for linear1 and the head)", above=0)
-    warmup_ratio: float = _key(0.0, "a number from 0 to 1", low=0, high=1)
-    max_grad_norm: float | None = _key(None, "null, or a number above 0", above=0)
-    patience: int | None = _key(None, "null, or an integer of 1 or more", low=1)
-    freeze_encoder: bool = _key(False, "true or false")
-    device: str = _key("auto", "auto, cpu, cuda, cuda:N or mps")
-    precision: str = _key("auto", "auto, fp32 or bf16", choices=("auto", "fp32", "bf16"))
-    save_model: bool = _key(True, "true or false")
-    fast: bool = _key(True, "true or false (false takes the plain encoder path, to compare)")
-    compile: bool = _key(False, "true or false (torch.compile in the encoder: for long runs on a GPU)")
+    epochs: int = _key(6, "an integer of 0 or more (0 only evaluates)", True, low=0)
+    batch_size: int = _key(8, "an integer of 1 or more", True, low=1)
+    learning_rate: float = _key(2e-5, "a number above 0 (the encoder's)", True, above=0)
+    projection_learning_rate: float | None = _key(
+        None, "null (the head's), or a number above 0 (for linear1)", True, above=0
+    )
+    head_learning_rate: float = _key(1e-3, "a number above 0 (for the head)", True, above=0)
+    distinct_pairs: bool = _key(False, "true or false (true: a pair that the split repeats is trained on once)", True)
+    optimizer: str = _key("adam", "adam or adamw", True, choices=("adam", "adamw"))
+    weight_decay: float = _key(0.0, "a number of 0 or more", True, low=0)
+    schedule: str = _key("constant", "constant, linear or cosine", True, choices=("constant", "linear", "cosine"))
+    warmup_ratio: float = _key(0.0, "a number from 0 to 1", True, low=0, high=1)
+    max_grad_norm: float | None = _key(None, "null, or a number above 0", True, above=0)
+    patience: int | None = _key(None, "null, or an integer of 1 or more", True, low=1)
+    freeze_encoder: bool = _key(False, "true or false", True)
+    device: str = _key("auto", "auto, cpu, cuda, cuda:N or mps", False)
+    precision: str = _key("auto", "auto, fp32 or bf16", True, choices=("auto", "fp32", "bf16"))
+    micro_batch: str | None = _key(
+        None,
+        "null, or auto (gradient caching: few texts at a time keep what their gradients need)",
+        False,
+        choices=("auto",),
+    )
+    save_model: bool = _key(True, "true or false", False)
+    fast: bool = _key(True, "true or false (false takes the plain encoder path, to compare)", False)
+    compile: bool = _key(False, "true or false (torch.compile in the encoder: for long runs on a GPU)", False)
 
 
 @dataclass
 class EvaluationConfig:
-    """How a ranking is measured (group `evaluation`)."""
+    """How a ranking is measured, and which figure selects the epoch (group `evaluation`)."""
 
-    rerank: Union[int, str] = _key(10, "an integer of 1 or more, all or none")  # noqa: UP007 (OmegaConf)
-    source: bool = _key(False, "true or false")
+    rerank: Union[int, str] = _key(10, "an integer of 1 or more, all or none", True)  # noqa: UP007 (OmegaConf)
+    select: str = _key("top1_clean", "top1_clean, top1 or mrr", True, choices=("top1_clean", "top1", "mrr"))
+    score: str = _key("head", "head or sum", True, choices=("head", "sum"))
+    source: bool = _key(False, "true or false", True)
 
 
 @dataclass
@@ -131,13 +191,14 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    neg_ratio: float = _key(0.01, "a number from 0 to 1", low=0, high=1)
-    seed: int = _key(0, "an integer from 0 to 4294967295", low=0, high=2**32 - 1)
-    logs_dir: str = _key("logs", "a directory, made if missing")
-    rerun: bool = _key(False, "true or false")
-    plan: bool = _key(False, "true or false")
-    sweep_name: str | None = _key(None, "null, or a name of letters, digits, '.', '_' and '-'")
-    cache_dir: str | None = _key(None, "null (the user's cache directory), or a directory, made if missing")
+    tracker: dict[str, Any] = _key(dict, "by name, a tracker's options", False)
+    neg_ratio: float = _key(0.01, "a number from 0 to 1", True, low=0, high=1)
+    seed: int = _key(0, "an integer from 0 to 4294967295", True, low=0, high=2**32 - 1)
+    logs_dir: str = _key("logs", "a directory, made if missing", False)
+    rerun: bool = _key(False, "true or false", False)
+    plan: bool = _key(False, "true or false", False)
+    sweep_name: str | None = _key(None, "null, or a name of letters, digits, '.', '_' and '-'", False)
+    cache_dir: str | None = _key(None, "null (the user's cache directory), or a directory, made if missing", False)
 
 
 def schema_keys(schema: type = Config, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -154,7 +215,6 @@ def check(config: Config) -> None:
     """Raise ConfigError for the first value out of range or pair of keys that contradict each other."""
     _check_ranges(config, "")
     _check_free_text(config)
-    _check_data(config.data)
     _check_model(config.model)
     _check_contradictions(config)
 
@@ -165,7 +225,7 @@ def _check_ranges(node: Any, prefix: str) -> None:
         if is_dataclass(value):
             _check_ranges(value, f"{key}.")
             continue
-        if value is None:
+        if value is None or isinstance(value, dict):
             continue
         ok = value.strip() != "" if isinstance(value, str) else True
         ok = ok and (not rule["choices"] or value in rule["choices"])
@@ -194,30 +254,6 @@ def _check_free_text(config: Config) -> None:
             raise ConfigError(f"{key}={place}: is a file; must be a directory, made if missing")
 
 
-def _check_data(data: DataConfig) -> None:
-    if data.name == "sample":
-        if data.path is not None:
-            raise ConfigError(
-                f"data.path={data.path}: data=sample ships with the package and takes no path; "
-                "choose data=arguana or data=pairs to read your own"
-            )
-        return
-    what = (
-        "the ArguAna Counterargs corpus, a directory or the zip as published"
-        if data.name == "arguana"
-        else "a csv, tsv or jsonl table with columns point and counter"
-    )
-    if data.path is None:
-        raise ConfigError(f"data.path is missing: data={data.name} needs data.path=…, {what}")
-    path = Path(data.path).expanduser()
-    if not path.exists():
-        raise ConfigError(f"data.path={data.path}: no such file or directory; must be {what}")
-    if data.name == "pairs" and path.suffix.lower() not in (".csv", ".tsv", ".jsonl"):
-        raise ConfigError(f"data.path={data.path}: must be {what}")
-    if data.name == "arguana" and data.split_seed != 0:
-        raise ConfigError(f"data.split_seed={data.split_seed}: data=arguana comes split; leave the key out")
-
-
 def _check_model(model: ModelConfig) -> None:
     name = model.name_or_path
     if name is None and model.name != "tiny":
@@ -235,7 +271,7 @@ def looks_like_path(name: str) -> bool:
 
 
 def _check_contradictions(config: Config) -> None:
-    negatives, loss, training = config.negatives, config.loss, config.training
+    negatives, loss, training, model = config.negatives, config.loss, config.training, config.model
     if negatives.schedule == "constant" and negatives.start is not None:
         raise ConfigError(
             f"negatives.start={negatives.start}: belongs to negatives=curriculum; "
@@ -243,25 +279,63 @@ def _check_contradictions(config: Config) -> None:
         )
     if negatives.schedule == "curriculum" and negatives.start is None:
         raise ConfigError("negatives.start=null: negatives=curriculum needs a number from 0 to 1")
+    if negatives.depth is not None and negatives.depth < negatives.per_pair:
+        raise ConfigError(
+            f"negatives.depth={negatives.depth}: negatives.per_pair={negatives.per_pair} different ones cannot be "
+            f"drawn from so few; must be null, or {negatives.per_pair} or more"
+        )
+    if negatives.relative_margin is not None and model.similarity != "cosine":
+        raise ConfigError(
+            f"negatives.relative_margin={negatives.relative_margin}: compares cosines; needs model.similarity=cosine"
+        )
     if loss.triplet == loss.positive == loss.negative == 0:
         raise ConfigError("loss.triplet=0 loss.positive=0 loss.negative=0: at least one weight must be above 0")
-    if loss.positive == loss.negative == 0 and config.evaluation.rerank != "none" and training.epochs > 0:
+    if loss.retrieval == loss.head == 0:
+        raise ConfigError("loss.retrieval=0 loss.head=0: at least one weight must be above 0")
+    head_weights = {
+        f"loss.{key}": value for key in ("positive", "negative", "head") if (value := getattr(loss, key)) is not None
+    }
+    if head_weights and not any(head_weights.values()) and config.evaluation.rerank != "none" and training.epochs > 0:
         raise ConfigError(
-            f"evaluation.rerank={config.evaluation.rerank}: with loss.positive=0 and "
-            "loss.negative=0 the head stays untrained; must be none"
+            f"evaluation.rerank={config.evaluation.rerank}: with {' and '.join(f'{key}=0' for key in head_weights)} "
+            "the head stays untrained; must be none"
         )
+    if config.evaluation.score == "sum" and loss.name == "study":
+        raise ConfigError(
+            "evaluation.score=sum: loss=study does not train the weight of the similarity; must be head, or loss="
+            "contrastive"
+        )
+    if model.projection_init == "identity" and model.towers == "shared" and model.retrieval_dim is None:
+        raise ConfigError(
+            "model.projection_init=identity: with model.towers=shared and model.retrieval_dim=null there is no "
+            "projection; must be random, or model.towers=separate"
+        )
+    if training.optimizer == "adam" and training.weight_decay > 0:
+        raise ConfigError(f"training.weight_decay={training.weight_decay}: belongs to training.optimizer=adamw")
+    if training.micro_batch is not None and training.freeze_encoder:
+        raise ConfigError("training.micro_batch=auto: has no effect with training.freeze_encoder=true; leave it null")
     if training.compile and not training.fast:
         raise ConfigError("training.compile=true: is part of the fast path; leave out training.fast=false")
-    if training.freeze_encoder and config.model.dropout:
+    if training.freeze_encoder and model.dropout:
         raise ConfigError(
-            f"model.dropout={config.model.dropout}: has no effect with training.freeze_encoder=true; leave it null"
+            f"model.dropout={model.dropout}: has no effect with training.freeze_encoder=true; leave it null"
         )
 
 
 def head_name(head: HeadConfig) -> str:
-    """The variant's name as in the command line: none, layernorm, relu or layernorm_relu."""
-    parts = [part for part in (head.norm, head.activation) if part != "none"]
-    return "_".join(parts) or "none"
+    """The variant's name as in the command line: none, layernorm, relu, layernorm_relu, …; another head's own."""
+    if head.name != "linear":
+        return head.name
+    parts = [part for part in (head.norm, head.activation) if part not in (None, "none")]
+    return "_".join(map(str, parts)) or "none"
+
+
+def keywords(settings: HeadConfig | LossConfig) -> dict[str, Any]:
+    """What a registered head or loss is called with: the keys that are given, and the options."""
+    given = {item.name: getattr(settings, item.name) for item in fields(settings)}
+    options = given.pop("options")
+    del given["name"]
+    return {key: value for key, value in given.items() if value is not None} | options
 
 
 def cache_directory(config: Config) -> Path:

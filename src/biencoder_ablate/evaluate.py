@@ -10,25 +10,33 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from biencoder_ablate.command import add_json_option, answer, print_json
-from biencoder_ablate.trained_run import (
-    ALLOWED,
-    FinishedRun,
-    as_untrained,
-    device_and_precision,
-    hidden_of_corpus,
-    open_run,
-)
+from biencoder_ablate.command import ALLOWED, add_json_option, answer, print_json
+from biencoder_ablate.text import figure, text_table
 
 if TYPE_CHECKING:
     import torch
 
     from biencoder_ablate.data.corpus import Corpus
     from biencoder_ablate.data.index import TextIndex
-    from biencoder_ablate.evaluation.measure import SplitCandidates
-    from biencoder_ablate.runs.log import RunLog
+    from biencoder_ablate.evaluation.candidates import SplitCandidates
+    from biencoder_ablate.runs.records import RunLog
+    from biencoder_ablate.trained_run import TrainedRun
 
 MEASURED = ("val", "test")
+TITLES = {
+    "tfidf_cosine": "TF-IDF cosine",
+    "bm25": "BM25",
+    "untrained_euclidean": "untrained encoder, Euclidean",
+    "untrained_cosine": "untrained encoder, cosine",
+}
+COLUMNS = {
+    "top-1": "top1",
+    "clean": "top1_clean",
+    "stage 1": "top1_stage1",
+    "MRR": "mrr",
+    "nDCG@10": "ndcg@10",
+    "R@10": "recall@10",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,8 +50,6 @@ def _show(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print_json(report)
         return
-    from biencoder_ablate.evaluation.reevaluate import describe
-
     print(f"{describe(report)}\nkept in {path}")
 
 
@@ -73,30 +79,36 @@ def evaluate(
     Returns `own` (the run's figures), `measured` and, where asked, `baselines`, each with figures by split as in
     result.json; `notes` says what a reader must know to compare them.
     """
+    import torch
+
+    from biencoder_ablate.data.index import build_index
+    from biencoder_ablate.data.readers import load_corpus
+    from biencoder_ablate.evaluation.pair_scores import pair_scorer
+    from biencoder_ablate.evaluation.protocols import final_rankings, split_figures, study_top1
+    from biencoder_ablate.files import finite
+    from biencoder_ablate.runs.records import RunLog
+    from biencoder_ablate.trained_run import open_run
+
     run = open_run(run_dir, overrides)
     if not os.access(run.path, os.W_OK):
         raise PermissionError(f"{run_dir}: cannot be written to, and evaluations/ belongs there; copy the run first")
-    from biencoder_ablate.data.index import build_index
-    from biencoder_ablate.data.load import load_corpus
-    from biencoder_ablate.evaluation.fast_scoring import fast_scorer, plain_scorer
-    from biencoder_ablate.evaluation.reevaluate import measured_figures
-    from biencoder_ablate.files import finite
-    from biencoder_ablate.model.restore import restore_biencoder
-    from biencoder_ablate.runs.log import RunLog
-
-    log = RunLog(None, quiet)
+    log, asked = RunLog(None, quiet), run.config.evaluation
     corpus = load_corpus(run.config.data)
-    table = build_index(corpus)
-    splits, notes = _splits(run, corpus, table)
+    index = build_index(corpus)
+    splits, notes = _splits(run, corpus, index)
     started = time.perf_counter()
-    h = hidden_of_corpus(run, table, log)
-    model = restore_biencoder(run.contract).to(h.device)
-    r = model.retrieval(h).detach()
+    h = run.features(index.texts, log)
     seconds = {"encoding": time.perf_counter() - started}
     started = time.perf_counter()
-    asked = run.config.evaluation
-    score = (fast_scorer if run.config.training.fast else plain_scorer)(model, h, r)
-    measured = measured_figures(splits, model, h, r, score, asked.rerank, asked.source)
+    model = run.biencoder()
+    with torch.no_grad():
+        embeddings = model.embed(h)
+    score = pair_scorer(model, embeddings, run.config.training.fast)
+    measured = {}
+    for name, prepared in splits.items():
+        measured[name] = split_figures(final_rankings(prepared, embeddings, score, asked.rerank))
+        if asked.source:
+            measured[name]["source/top1"] = study_top1(prepared, embeddings, score)
     seconds["ranking"] = time.perf_counter() - started
     report: dict[str, Any] = {
         "run": run.path.resolve().name,
@@ -105,30 +117,30 @@ def evaluate(
         "evaluation": vars(asked) | {"max_tokens": run.config.model.max_tokens},
         "data": {"name": corpus.name, "fingerprint": corpus.fingerprint},
         "device": str(h.device),
-        "precision": device_and_precision(run)[1],
+        "precision": run.reading.precision,
         "notes": notes,
         "own": {"rerank": run.trained.evaluation.rerank, **{name: run.result[name] for name in MEASURED}},
         "measured": measured,
     }
     if baselines:
         started = time.perf_counter()
-        report["baselines"] = _baselines(run, table, splits, h, notes, log)
+        report["baselines"] = _baselines(run, index, splits, h, notes, log)
         seconds["baselines"] = time.perf_counter() - started
     return finite(report | {"seconds": seconds})
 
 
-def _splits(run: FinishedRun, corpus: Corpus, table: TextIndex) -> tuple[dict[str, SplitCandidates], list[str]]:
+def _splits(run: TrainedRun, corpus: Corpus, index: TextIndex) -> tuple[dict[str, SplitCandidates], list[str]]:
     """Val and test with their candidates, and what must be said of them.
 
     On another corpus than the run's, clean figures also leave out what the model has seen: for val the training
     split that the run had, for test its val as well.
     """
-    from biencoder_ablate.data.load import load_corpus
-    from biencoder_ablate.evaluation.measure import prepare
-    from biencoder_ablate.evaluation.reevaluate import leave_out_seen
+    from biencoder_ablate.data.readers import load_corpus
+    from biencoder_ablate.evaluation.candidates import prepare
+    from biencoder_ablate.evaluation.protocols import leave_out_seen
 
     notes = list(corpus.notes)
-    arrays = {name: table.splits[name] for name in MEASURED}
+    arrays = {name: index.splits[name] for name in MEASURED}
     if corpus.fingerprint == run.trained_on:
         return {name: prepare(split) for name, split in arrays.items()}, notes
     notes.append("not the corpus, or not the part of it, that the run's own figures are of")
@@ -143,19 +155,19 @@ def _splits(run: FinishedRun, corpus: Corpus, table: TextIndex) -> tuple[dict[st
 
 
 def _baselines(
-    run: FinishedRun,
-    table: TextIndex,
+    run: TrainedRun,
+    index: TextIndex,
     splits: Mapping[str, SplitCandidates],
     h: torch.Tensor,
     notes: list[str],
     log: RunLog,
 ) -> dict[str, Any]:
     """Figures that need no training. Without the untrained encoder its rows are missing, and `notes` says why."""
-    from biencoder_ablate.evaluation.reevaluate import encoder_figures, lexical_figures
+    from biencoder_ablate.evaluation.protocols import encoder_figures, lexical_figures
 
-    found = lexical_figures(table.texts, splits)
+    found = lexical_figures(index.texts, splits)
     try:
-        untrained = hidden_of_corpus(as_untrained(run), table, log) if run.contract.copied else h
+        untrained = run.as_pretrained().features(index.texts, log) if run.contract.copied else h
     except (ValueError, OSError) as error:
         notes.append(f"no figures of the untrained encoder: {error}")
         return found
@@ -174,6 +186,43 @@ def keep(run_dir: str | Path, report: Mapping[str, Any]) -> Path:
     path.parent.mkdir(exist_ok=True)
     write_json(path, report)
     return path
+
+
+def describe(report: Mapping[str, Any]) -> str:
+    """A report as tables for a person, one a split."""
+    epoch = report["best_epoch"]
+    chosen = f"selected epoch {epoch}" if epoch >= 0 else "not trained"
+    lines = [
+        f"{report['run']}, {chosen}, on {report['data']['name']}, {report['device']}, {report['precision']}",
+        *(f"note: {note}" for note in report["notes"]),
+    ]
+    for split, measured in report["measured"].items():
+        rows = [
+            (f"this run, rerank={report['own']['rerank']}", report["own"][split]),
+            (f"measured, rerank={report['evaluation']['rerank']}", measured),
+        ]
+        rows += [(TITLES[name], figures[split]) for name, figures in report.get("baselines", {}).items()]
+        lines += ["", figures_table(split, rows)]
+        if "source/top1" in measured:
+            lines.append(
+                f"source/{split}/top1 {measured['source/top1']:.4f}: to read the source study's logs beside "
+                "ours, not to publish"
+            )
+    took = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report["seconds"].items())
+    return "\n".join([*lines, "", took])
+
+
+def figures_table(split: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    """Figures of one split, a line a row: (name, figures as `protocols.split_figures` gives them)."""
+    from biencoder_ablate.evaluation.candidates import TASKS
+
+    sizes = {(figures["num_points"], figures["num_points_clean"]) for _, figures in rows}
+    over = " or ".join(f"{points} points, {clean} of them clean" for points, clean in sorted(sizes, reverse=True))
+    cells = []
+    for name, figures in rows:
+        values = [figures.get(key) for key in COLUMNS.values()] + [figures["tasks"][task]["top1"] for task in TASKS]
+        cells.append([name, *(figure(value) or "–" for value in values)])
+    return f"{split}: {over}\n" + text_table(["", *COLUMNS, *TASKS], cells)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,25 @@ def whole_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         raise cause from error
 
 
+@contextlib.contextmanager
+def whole_directory(path: Path) -> Iterator[Path]:
+    """A temporary neighbour of `path` to write files into; on leaving without an error it becomes `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART))
+    try:
+        yield partial
+        for file in partial.rglob("*"):
+            if file.is_file():
+                give_usual_rights(file)
+        partial.chmod(0o777 & ~_umask())
+        if path.exists():
+            shutil.rmtree(path)
+        partial.rename(path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
 def _underlying(error: BaseException) -> BaseException:
     """What stopped the writing. torch.save answers a failed write, or a signal during one, with a RuntimeError."""
     cause = error
@@ -79,9 +98,13 @@ def explained(error: OSError) -> str:
 
 def give_usual_rights(path: Path) -> None:
     """Let a file that was made for its owner alone have the rights that the umask leaves to any new file."""
+    os.chmod(path, 0o666 & ~_umask())
+
+
+def _umask() -> int:
     umask = os.umask(0)
     os.umask(umask)
-    os.chmod(path, 0o666 & ~umask)
+    return umask
 
 
 def remove_parts(directory: Path) -> None:

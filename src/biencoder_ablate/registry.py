@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
@@ -28,11 +30,15 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "contrastive": "biencoder_ablate.training.losses:ContrastiveLoss",
     },
     "corpora": {
-        "sample": "biencoder_ablate.data.sample:load_sample",
-        "arguana": "biencoder_ablate.data.arguana:load_arguana",
-        "pairs": "biencoder_ablate.data.table:load_table",
+        "sample": "biencoder_ablate.data.readers:read_sample",
+        "arguana": "biencoder_ablate.data.readers:read_arguana",
+        "pairs": "biencoder_ablate.data.readers:read_pairs",
     },
-    "trackers": {},
+    "trackers": {
+        "tensorboard": "biencoder_ablate.runs.trackers:TensorBoard",
+        "wandb": "biencoder_ablate.runs.trackers:Wandb",
+        "mlflow": "biencoder_ablate.runs.trackers:Mlflow",
+    },
 }
 """By kind and name, where the thing is: MODULE:NAME."""
 
@@ -62,3 +68,17 @@ def find(kind: str, name: str, key: str) -> Any:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"{key}={name}: {place} cannot be imported ({error})") from error
+
+
+def make(kind: str, group: str, name: str, options: Mapping[str, Any], *leading: Any) -> Any:
+    """The registered class called with `leading` and the keywords `options`, which are keys of the config's `group`.
+
+    Raises ConfigError for a name that is not there and for a keyword that the class does not take.
+    """
+    wanted = find(kind, name, f"{group}.name")
+    taken = list(inspect.signature(wanted).parameters)[len(leading) :]
+    for option, value in options.items():
+        if option not in taken:
+            takes = f"takes {', '.join(taken)}" if taken else "takes none"
+            raise ConfigError(f"{group}.{option}={value}: not a key of {group}={name}, which {takes}; must be null")
+    return wanted(*leading, **options)

@@ -7,7 +7,6 @@ import math
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +15,8 @@ from biencoder_ablate.command import add_json_option, answer, print_json
 if TYPE_CHECKING:
     import torch
 
+    from biencoder_ablate.evaluation.ranking import Lists
     from biencoder_ablate.model.biencoder import BiEncoder
-    from biencoder_ablate.runs.log import RunLog
-    from biencoder_ablate.trained_run import FinishedRun
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,10 +65,10 @@ def retrieve(
     """The k best counters to an argument. Raises ValueErrors that name what is wrong.
 
     Candidates are the distinct texts of all splits of the run's corpus, or of the lines of `candidates`, without
-    the argument itself (texts are equal when they are so after folding case, space and punctuation). Stage 1 and
-    the head rank them as in evaluation, to the depth of evaluation.rerank. A result has its text, where it is,
-    its distance in retrieval space and, where the head scored it, logit 1 - logit 0 (`margin`), P(class 1)
-    and whether it is `dead`.
+    the argument itself (texts are equal when they are so after folding case, space and punctuation). They are ranked
+    as in evaluation, to the depth of evaluation.rerank. A result has its text, where it is, its distance in
+    retrieval space and, where stage 2 scored it, the score (`margin`), the score as a probability (that of class 1
+    where evaluation.score=head), and whether a ReLU has left the pair `dead`.
     """
     argument = argument.strip()
     if not argument:
@@ -78,46 +76,82 @@ def retrieve(
     if k < 1:
         raise ValueError(f"-k {k}: must be an integer of 1 or more")
     lines = None if candidates is None else read_lines(Path(candidates))
-    from biencoder_ablate.data.corpus import text_key
-    from biencoder_ablate.model.restore import restore_biencoder
-    from biencoder_ablate.runs.log import RunLog
-    from biencoder_ablate.trained_run import hidden_of_texts, open_encoder, open_run
+    from biencoder_ablate.data.corpus import SPLITS, text_key
+    from biencoder_ablate.data.index import build_index
+    from biencoder_ablate.data.readers import load_corpus
+    from biencoder_ablate.runs.records import RunLog
+    from biencoder_ablate.trained_run import open_run
 
-    log = RunLog(None, quiet=True)
     run = open_run(run_dir, overrides)
-    encoder = open_encoder(run, log)
+    encoder = run.encoder()
     if lines is None:
-        places, h = _corpus_texts(run, log)
+        corpus = load_corpus(run.config.data)
+        strings: Sequence[str] = build_index(corpus).texts  # as training had them: their features are in the cache
+        places = distinct_texts(
+            (text, f"{pair.id}#{kind}")
+            for name in SPLITS
+            for pair in corpus.split(name)
+            for kind, text in (("point", pair.point), ("counter", pair.counter))
+        )
     else:
         places = distinct_texts((line, f"line {number}") for number, line in lines)
-        h = hidden_of_texts(run, [text for text, _ in places], log)
-    kept = [row for row, (text, _) in enumerate(places) if text_key(text) != text_key(argument)]
-    if not kept:
+        strings = list(places)
+    number_of = {text: number for number, text in enumerate(strings)}
+    texts = [text for text in places if text_key(text) != text_key(argument)]
+    if not texts:
         raise ValueError(f"{candidates or run_dir}: no candidate but the argument itself")
-    model = restore_biencoder(run.contract).to(h.device)
-    ranked = rank_texts(model, encoder([argument]), h[kept], run.config.evaluation.rerank)
-    results = [
-        {
-            "rank": rank,
-            "text": places[kept[found.row]][0],
-            "places": places[kept[found.row]][1],
-            "distance": found.distance,
-            "margin": found.margin,
-            "probability": found.probability,
-            "dead": found.dead,
-        }
-        for rank, found in enumerate(ranked[:k], start=1)
-    ]
+    h = run.features(strings, RunLog(None, quiet=True))[[number_of[text] for text in texts]]
+    rerank, fast = run.config.evaluation.rerank, run.config.training.fast
+    ranked = rank_texts(run.biencoder(), encoder([argument]), h, rerank, fast)
+    results = []
+    for rank, row in enumerate(ranked.order[0, :k].tolist()):
+        score = float(ranked.score[0, rank])
+        scored = score > -math.inf
+        results.append(
+            {
+                "rank": rank + 1,
+                "text": texts[row],
+                "places": places[texts[row]],
+                "distance": math.sqrt(ranked.distance[0, rank]),
+                "margin": score if scored else None,
+                "probability": 1.0 / (1.0 + math.exp(-max(-700.0, score))) if scored else None,
+                "dead": bool(ranked.dead[0, rank]) if scored else None,
+            }
+        )
     num_tokens = encoder.num_tokens(argument)
     return {
         "run": run.path.resolve().name,
         "argument": argument,
         "num_tokens": num_tokens,
-        "num_tokens_read": min(num_tokens, encoder.max_tokens),
-        "num_candidates": len(kept),
-        "rerank": run.config.evaluation.rerank,
+        "num_tokens_read": min(num_tokens, encoder.reading.max_tokens),
+        "num_candidates": len(texts),
+        "rerank": rerank,
         "results": results,
     }
+
+
+def rank_texts(
+    model: BiEncoder, h_argument: torch.Tensor, h: torch.Tensor, rerank: int | str, fast: bool = True
+) -> Lists:
+    """All C candidates h (C, H) in their final order for one argument h (1, H), ranked as evaluation does: (1, C).
+
+    Raises ValueError when distances or scores are not finite.
+    """
+    import numpy as np
+    import torch
+
+    from biencoder_ablate.evaluation.candidates import CandidateSet, as_candidates
+    from biencoder_ablate.evaluation.pair_scores import pair_scorer
+    from biencoder_ablate.evaluation.ranking import rerank as rerank_lists
+    from biencoder_ablate.evaluation.ranking import stage1
+
+    with torch.no_grad():
+        embeddings = model.embed(torch.cat([h_argument, h]))
+    nothing, argument = np.empty(0, dtype=np.int64), np.zeros(1, dtype=np.int64)
+    candidates = as_candidates(np.arange(1, len(h) + 1))
+    (found,) = stage1(embeddings, argument, candidates, [CandidateSet(argument, (nothing, nothing))], len(h))
+    depth = {"all": len(h), "none": 0}[rerank] if isinstance(rerank, str) else rerank
+    return rerank_lists(found, depth, argument, candidates, pair_scorer(model, embeddings, fast))
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:
@@ -134,86 +168,15 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
     return lines
 
 
-def distinct_texts(texts: Iterable[tuple[str, str]]) -> list[tuple[str, list[str]]]:
-    """From (text, place): each distinct text as first spelled, with all its places, in order of first appearance."""
+def distinct_texts(texts: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """From (text, place): the places of each distinct text as first spelled, in order of first appearance."""
     from biencoder_ablate.data.corpus import text_key
 
-    found: dict[str, tuple[str, list[str]]] = {}
+    found: dict[str, list[str]] = {}
+    spelled: dict[str, str] = {}
     for text, place in texts:
-        found.setdefault(text_key(text), (text, []))[1].append(place)
-    return list(found.values())
-
-
-def _corpus_texts(run: FinishedRun, log: RunLog) -> tuple[list[tuple[str, list[str]]], torch.Tensor]:
-    """The distinct texts of the run's corpus with their places, and their pooled outputs h (C, H)."""
-    from biencoder_ablate.data.corpus import SPLITS
-    from biencoder_ablate.data.index import build_index
-    from biencoder_ablate.data.load import load_corpus
-    from biencoder_ablate.trained_run import hidden_of_corpus
-
-    corpus = load_corpus(run.config.data)
-    table = build_index(corpus)
-    places = distinct_texts(
-        (text, f"{pair.id}#{kind}")
-        for name in SPLITS
-        for pair in corpus.split(name)
-        for kind, text in (("point", pair.point), ("counter", pair.counter))
-    )
-    rows = {text: row for row, text in enumerate(table.texts)}
-    return places, hidden_of_corpus(run, table, log)[[rows[text] for text, _ in places]]
-
-
-@dataclass(frozen=True)
-class Found:
-    """A candidate in the final list: its row, and its scores (None where the head did not score it)."""
-
-    row: int
-    distance: float
-    margin: float | None
-    dead: bool | None
-    """Whether a ReLU has left both logits at zero: the head then says nothing."""
-
-    @property
-    def probability(self) -> float | None:
-        """P(class 1), the softmax of two logits."""
-        return None if self.margin is None else 1.0 / (1.0 + math.exp(-max(-700.0, self.margin)))
-
-
-def rank_texts(model: BiEncoder, h_argument: torch.Tensor, h: torch.Tensor, rerank: int | str) -> list[Found]:
-    """All C candidates h (C, H) in their final order for one argument (1, H), as design section 2 ranks."""
-    import torch
-
-    from biencoder_ablate.evaluation.all_pairs import all_pair_margins
-    from biencoder_ablate.evaluation.distances import first_k, squared_distances
-    from biencoder_ablate.evaluation.rank_all import head_arguments
-    from biencoder_ablate.model.fusion import PARTS
-
-    with torch.no_grad():
-        # A single pair takes no time anywhere, and the sums in float64 are not to be had on every device.
-        model, h_argument, h = model.cpu(), h_argument.cpu(), h.cpu()
-        r_argument, r = model.retrieval(h_argument), model.retrieval(h)
-        if not bool(r_argument.isfinite().all() and r.isfinite().all()):
-            raise ValueError(
-                "the model's embeddings are not all finite numbers, so nothing can be ranked by them; "
-                "training has diverged, or the weights are damaged"
-            )
-        order, squares = (values[0] for values in first_k(squared_distances(r_argument, r), len(h)))
-        depth = {"all": len(h), "none": 0}[rerank] if isinstance(rerank, str) else min(rerank, len(h))
-        first = order[:depth]
-        margins, dead = torch.empty(0), torch.empty(0)
-        if depth:
-            sides = {"h": (h_argument, h[first]), "r": (r_argument, r[first])}
-            points, candidates = zip(*(sides[part] for part in PARTS[model.fusion]), strict=True)
-            margins, dead = (values[0] for values in all_pair_margins(points, candidates, **head_arguments(model)))
-    by_margin = torch.argsort(-margins, stable=True).tolist()
-    final = [*by_margin, *range(depth, len(order))]
-    distances, rows = squares.sqrt().tolist(), order.tolist()
-    return [
-        Found(rows[place], distances[place], float(margins[place]), bool(dead[place]))
-        if place < depth
-        else Found(rows[place], distances[place], None, None)
-        for place in final
-    ]
+        found.setdefault(spelled.setdefault(text_key(text), text), []).append(place)
+    return found
 
 
 def describe(found: Mapping[str, Any]) -> str:

@@ -1,131 +1,240 @@
 """A sweep: its jobs through Hydra's launcher, failures kept in their job, and the table of all runs.
 
-What is finished is never launched again; the table comes from the runs' own result.json, so that it is the
-same whichever launcher, machine or attempt made them.
+What is finished is never launched again; the table comes from the runs' own result.json, so that it is the same
+whichever launcher, machine or attempt made them. Of a plain sweep all jobs are known, checked and listed before the
+first one starts. Any other sweeper (a search) chooses its jobs as it goes, a batch at a time, and is given the figure
+of each; its jobs go the same way.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
-from hydra.types import HydraContext
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
-from biencoder_ablate.compose import Command, to_config, without_hydra
+from biencoder_ablate.command import Terminated, raise_on_sigterm
+from biencoder_ablate.compose import Command, one_line, to_config, without_hydra
 from biencoder_ablate.config import Config, ConfigError
-from biencoder_ablate.files import explained
 from biencoder_ablate.runs.directory import RunDirectory
-from biencoder_ablate.runs.signals import Terminated, raise_on_sigterm
 from biencoder_ablate.runs.slurm import is_slurm, run_on_cluster
-from biencoder_ablate.runs.sweep_directory import (
-    JobState,
+from biencoder_ablate.runs.status import (
+    RunStatus,
     SweepDirectory,
-    job_states,
+    failure_of,
+    in_words,
+    objective,
+    plan_text,
     progress_line,
     sweep_directory,
-    write_sweep,
+    sweep_text,
+    write_table,
 )
-from biencoder_ablate.runs.sweep_table import plan_text, table_text, write_table
 
 
-def run_sweep(command: Command, configs: list[Config]) -> int:
+def run_sweep(command: Command) -> int:
     """Run what is not finished, print the table of all that the sweep has; returns the exit code.
 
     1 if any run of this command failed; runs that an earlier command put under the same sweep_name only show.
+    Raises ConfigError for settings that no job can have.
     """
+    if command.sweeper != "BasicSweeper":
+        return _search(command)
+    jobs = command.jobs()
+    configs = command.configs(jobs)
+    names = _names(configs)
+    directory = sweep_directory(configs[0].logs_dir, configs[0].sweep_name, command.overrides)
+    if configs[0].plan:
+        print(plan_text(directory.statuses(directory.list_jobs(jobs, names)), configs[0].training.epochs))
+        return 0
+    directory.write(command.overrides, jobs, names)
+    sweep = _Sweep(command, directory, configs[0].rerun)
+    unique = dict(zip(reversed(names), reversed(jobs), strict=True))  # of two jobs that are one run, the first
+    done = len(unique) - len(sweep.left(names))
+    print(f"sweep {directory.path.name}: {len(unique)} runs, {done} finished, {len(unique) - done} to run\n")
+    size = command.base.hydra.sweeper.max_batch_size or len(jobs)
+    for start in range(0, len(jobs), size):
+        sweep.run(jobs[start : start + size], names[start : start + size])
+    return sweep.close()
+
+
+def _search(command: Command) -> int:
+    """A sweeper other than the plain one: Hydra makes it, and it hands its jobs to our launcher."""
+    settings = to_config(command.base, checked=False)
+    if settings.plan:
+        raise ConfigError(f"plan=true: {command.sweeper} chooses its runs as it goes; leave it out")
+    if "hydra.sweeper.direction=minimize" in command.overrides:
+        raise ConfigError("hydra.sweeper.direction=minimize: a run's figure is its top-1 on val; leave it out")
+    if command.base.hydra.sweeper.get("storage"):  # Optuna 2, which Hydra's plugin needs, fails beside SQLAlchemy 2
+        raise ConfigError("hydra.sweeper.storage: leave it out; the same command finds its runs, and goes on")
+    directory = sweep_directory(settings.logs_dir, settings.sweep_name, command.overrides)
+    sweep = _Sweep(command, directory, settings.rerun)
+
+    def launch_batch(jobs: Sequence[Sequence[str]]) -> list[JobReturn]:
+        names = _names(command.configs(jobs))
+        directory.write(command.overrides, jobs, names)
+        for name in set(names) - set(sweep.left(names)):
+            print(f"{name}: finished already")
+        return sweep.run([list(job) for job in jobs], names)
+
+    config = command.in_directory(directory.path)
+    with open_dict(config):
+        config.hydra.launcher = {"_target_": "hydra_plugins.biencoder_ablate.BatchLauncher"}
+        if command.sweeper == "OptunaSweeper":
+            config.hydra.sweeper.direction = "maximize"  # Optuna's own is minimize, of what is a top-1 here
+            if config.hydra.sweeper.sampler.get("seed", 0) is None:
+                config.hydra.sweeper.sampler.seed = 0  # the same command chooses the same values, and goes on
+    try:
+        sweeper = Plugins.instance().instantiate_sweeper(
+            hydra_context=sweep.context, task_function=launch_batch, config=config
+        )
+    except Exception as error:  # whatever the plugin's own settings lead to
+        raise ConfigError(f"{command.sweeper}: {one_line(error)}") from error
+    if not command.base.hydra.verbose:
+        logging.getLogger("optuna").setLevel(logging.WARNING)  # it says of each trial what the table says
+    print(f"sweep {directory.path.name}: {command.sweeper} chooses the runs\n")
+    try:
+        sweeper.sweep(list(command.base.hydra.overrides.task))
+    except (ConfigError, OSError):
+        raise
+    except Exception as error:  # one of its jobs', or its own
+        print(f"error: {command.sweeper} stopped: {one_line(error) or type(error).__name__}", file=sys.stderr)
+        sweep.stopped = True
+    return sweep.close(best=True)
+
+
+def _names(configs: Sequence[Config]) -> list[str]:
+    """The names of the jobs' runs. Raises ConfigError where they could not be one sweep."""
     from biencoder_ablate.training.assemble import plan_runs
 
-    names = [plan.name for plan in plan_runs(configs)]
-    sweep = sweep_directory(configs[0].logs_dir, configs[0].sweep_name, command.overrides)
-    if any(config.plan for config in configs):
-        print(plan_text(job_states(sweep.describe(command.overrides, command.jobs, names)), configs[0].training.epochs))
-        return 0
-    write_sweep(sweep, command.overrides, command.jobs, names)
-    status = {state.name: state.status for state in job_states(sweep.read())}
-    done = {name for name in names if status[name] == "finished" and not configs[0].rerun}
-    jobs = dict(zip(reversed(names), reversed(command.jobs), strict=True))  # of two jobs that are one run, the first
-    todo = {name: jobs[name] for name in names if name not in done}
-    print(f"sweep {sweep.path.name}: {len(jobs)} runs, {len(done)} finished, {len(todo)} to run\n")
-    started = time.time()
-    errors = _run_all(command, sweep, todo)
-    states = job_states(sweep.read(), errors)
-    write_table(sweep.table, states)
-    print(f"\n{table_text(states)}\n{time.time() - started:.1f} s; {sweep.path}")
-    return 0 if all(state.status == "finished" for state in states if state.name in jobs) else 1
+    for key in ("logs_dir", "sweep_name", "rerun", "plan"):
+        values = {getattr(config, key) for config in configs}
+        if len(values) > 1:
+            shown = ",".join(map(str, sorted(values, key=str)))
+            raise ConfigError(f"{key}={shown}: cannot be swept; must be one value")
+    return [plan.name for plan in plan_runs(list(configs))]
 
 
-def _run_all(command: Command, sweep: SweepDirectory, todo: dict[str, list[str]]) -> dict[str, str]:
-    """Launch the jobs. Where a launcher gave all up for one that was killed, the rest again while that gets them on.
+class _FailedJob(JobReturn):
+    """What a sweeper learns of a job that failed. Hydra's own prints lines for everyone who looks at its value."""
 
-    Returns what went wrong, by the job's overrides.
-    """
-    started, reached = time.time(), -1
-    while todo:
-        try:
-            return _launch(command, sweep, todo)
-        except Exception as error:  # joblib's, say, when one worker was killed, as a rule for want of memory
-            why = f"the launcher stopped: {type(error).__name__}: {' '.join(str(error).split())}"
-        print(f"error: {why}", file=sys.stderr)
-        runs = {state.name: state for state in job_states(sweep.read())}
-        before, reached = reached, sum(runs[name].epochs_done for name in runs)
-        left = {name: job for name, job in todo.items() if not _ended_since(started, runs[name])}
-        if reached <= max(before, 0) and len(left) == len(todo):
-            return {" ".join(job): why for job in left.values()}
-        todo = left
-        print(f"going on with the {len(todo)} runs that have not ended", flush=True)
-    return {}
+    @property  # type: ignore[misc]
+    def return_value(self) -> Any:
+        raise RuntimeError("its run failed")
 
 
-def _ended_since(started: float, state: JobState) -> bool:
-    result = state.directory.result
+class _Sweep:
+    """What this command has asked for so far, and what went wrong with it."""
+
+    def __init__(self, command: Command, directory: SweepDirectory, rerun: bool) -> None:
+        self.command = command
+        self.directory = directory
+        self.rerun = rerun
+        self.stopped = False
+        self.context = command.context()
+        self._asked: set[str] = set()
+        self._errors: dict[str, str] = {}
+        self._started = time.time()
+        self._config = command.in_directory(directory.path)
+        self._config_name = command.base.hydra.job.config_name
+        self.context.callbacks.on_multirun_start(config=self._config, config_name=self._config_name)
+
+    def left(self, names: Sequence[str]) -> list[str]:
+        """Those of these runs that are still to do, each once."""
+        finished = {run.name for run in self.directory.statuses() if run.status == "finished"}
+        return [name for name in dict.fromkeys(names) if self.rerun or name not in finished]
+
+    def run(self, jobs: Sequence[list[str]], names: Sequence[str]) -> list[JobReturn]:
+        """Run what of these jobs is not finished; returns for each what a sweeper wants to know.
+
+        Where a launcher gave all up for one job that was killed, the rest is launched again while that gets them on.
+        """
+        started, reached = time.time(), -1
+        by_name = dict(zip(reversed(names), reversed(jobs), strict=True))
+        todo = {name: by_name[name] for name in self.left(names)}
+        self._asked |= set(names)
+        while todo:
+            try:
+                self._launch(todo)
+                break
+            except Exception as error:  # joblib's, say, when one worker was killed, as a rule for want of memory
+                why = f"the launcher stopped: {type(error).__name__}: {' '.join(str(error).split())}"
+            print(f"error: {why}", file=sys.stderr)
+            runs = {run.name: run for run in self.directory.statuses()}
+            before, reached = reached, sum(runs[name].epochs_done for name in runs)
+            left = {name: job for name, job in todo.items() if not _ended_since(started, runs[name])}
+            if reached <= max(before, 0) and len(left) == len(todo):
+                self._errors |= dict.fromkeys(left, why)
+                break
+            todo = left
+            print(f"going on with the {len(todo)} runs that have not ended", flush=True)
+        return [self._returned(name, job) for name, job in zip(names, jobs, strict=True)]
+
+    def _launch(self, todo: dict[str, list[str]]) -> None:
+        """Hand the jobs, by the names of their runs, to Hydra's launcher, and note what went wrong with each.
+
+        Raises what the launcher raises, which other jobs than these may have caused.
+        """
+        from biencoder_ablate.training.summary import finished_line
+
+        launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=self.context, task_function=run_job, config=self._config
+        )
+        names, jobs = list(todo), list(todo.values())
+
+        def ended(number: int, error: str | None) -> None:
+            run = RunDirectory(self.directory.runs / names[number])
+            result = run.read_result() or {}
+            finished = error is None and result.get("status") == "finished"
+            print(finished_line(run, result) if finished else f"{names[number]}: {error}")
+            print(progress_line(self.directory), flush=True)
+
+        if is_slurm(launcher):
+            outcomes = run_on_cluster(launcher, jobs, ended)
+        else:
+            failures = [failure_of(returned) for returned in launcher.launch(jobs, initial_job_idx=0)]
+            outcomes = [None if failure is None else in_words(failure) for failure in failures]
+        self._errors |= {name: error for name, error in zip(names, outcomes, strict=True) if error is not None}
+
+    def _returned(self, name: str, job: list[str]) -> JobReturn:
+        result = RunDirectory(self.directory.runs / name).read_result() or {}
+        if name in self._errors or result.get("status") != "finished":
+            return _FailedJob(overrides=job, status=JobStatus.FAILED)
+        returned = JobReturn(overrides=job, status=JobStatus.COMPLETED)
+        returned.return_value = objective(result)
+        return returned
+
+    def close(self, best: bool = False) -> int:
+        """Print and keep the table, after a search with its best run; returns the exit code."""
+        runs = self.directory.statuses(errors=self._errors)
+        write_table(self.directory.table, runs)
+        print(f"\n{sweep_text(runs)}\n{time.time() - self._started:.1f} s; {self.directory.path}")
+        found = [run for run in runs if run.status == "finished" and run.name in self._asked]
+        if best and found:
+            first = max(found, key=lambda run: objective(run.result))
+            print(f"best by clean top-1 on val: {objective(first.result):.4f}, {' '.join(first.overrides)}")
+        self.context.callbacks.on_multirun_end(config=self._config, config_name=self._config_name)
+        return 0 if len(found) == len(self._asked) and not self.stopped else 1
+
+
+def _ended_since(started: float, run: RunStatus) -> bool:
+    result = run.directory.result
     return result.exists() and result.stat().st_mtime >= started
 
 
-def _launch(command: Command, sweep: SweepDirectory, todo: dict[str, list[str]]) -> dict[str, str]:
-    """Hand the jobs, by the names of their runs, to the launcher. Returns what went wrong, by the job's overrides.
+def run_job(composed: DictConfig) -> float:
+    """One job of a sweep, in whatever process the launcher chose; returns what a search maximises.
 
-    Raises what the launcher raises, which other jobs than these may have caused.
+    An exception marks this job alone as failed.
     """
-    from hydra._internal.callbacks import Callbacks
-
-    from biencoder_ablate.training.summary import finished_line
-
-    base = command.compose_sweep([f"hydra.sweep.dir='{sweep.path}'"])
-    context = HydraContext(config_loader=command.hydra.config_loader, callbacks=Callbacks(base))
-    launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=run_job, config=base)
-    names, jobs = list(todo), list(todo.values())
-
-    def ended(number: int, error: str | None) -> None:
-        run = RunDirectory(sweep.runs / names[number])
-        result = run.read_result() or {}
-        finished = error is None and result.get("status") == "finished"
-        print(finished_line(run, result) if finished else f"{names[number]}: {error}")
-        print(progress_line(sweep), flush=True)
-
-    if is_slurm(launcher):
-        outcomes = run_on_cluster(launcher, jobs, ended)
-    else:
-        outcomes = [_error_of(returned) for returned in launcher.launch(jobs, initial_job_idx=0)]
-    return {" ".join(job): error for job, error in zip(jobs, outcomes, strict=True) if error is not None}
-
-
-def _error_of(returned: JobReturn) -> str | None:
-    return _in_words(returned._return_value) if returned.status == JobStatus.FAILED else None
-
-
-def _in_words(error: Any) -> str:
-    return explained(error) if isinstance(error, OSError) else str(error)
-
-
-def run_job(composed: DictConfig) -> dict[str, Any]:
-    """One job of a sweep, in whatever process the launcher chose. An exception marks this job alone as failed."""
     from biencoder_ablate.runs.workers import take_device
     from biencoder_ablate.training.experiment import run_experiment
     from biencoder_ablate.training.summary import finished_line
@@ -144,7 +253,7 @@ def run_job(composed: DictConfig) -> dict[str, Any]:
         if parallel:
             print(finished_line(outcome.directory, outcome.result))
     except Exception as error:
-        print(f"error: {' '.join(overrides)}: {_in_words(error)}", file=sys.stderr)
+        print(f"error: {' '.join(overrides)}: {in_words(error)}", file=sys.stderr)
         raise
     except Terminated:
         if not parallel:
@@ -152,13 +261,4 @@ def run_job(composed: DictConfig) -> dict[str, Any]:
         raise RuntimeError("stopped by SIGTERM") from None
     finally:
         print(progress_line(sweep), flush=True)
-    return {"name": outcome.directory.name, **asdict(config.head)}
-
-
-def check_same_place(configs: list[Config]) -> None:
-    """A sweep has one logs_dir, sweep_name, rerun and plan. Raises ConfigError."""
-    for key in ("logs_dir", "sweep_name", "rerun", "plan"):
-        values = {getattr(config, key) for config in configs}
-        if len(values) > 1:
-            shown = ",".join(map(str, sorted(values, key=str)))
-            raise ConfigError(f"{key}={shown}: cannot be swept; must be one value")
+    return objective(outcome.result)

@@ -59,30 +59,43 @@ def fingerprint_texts(texts: tuple[str, ...]) -> str:
     return digest.hexdigest()
 
 
+def answers_of(split: SplitArrays) -> tuple[np.ndarray, np.ndarray]:
+    """The right answers of every row: (rows, keys), both (E,), sorted by row, then by key, each key once a row.
+
+    A right answer is a text equal, after folding, to any counter that the row's point has anywhere in the split: in
+    training none of them is ever a negative. (The ArguAna protocols still ask one pair for its own counter.)
+    """
+    pairs = np.unique(np.stack([split.point_key, split.counter_key], axis=1), axis=0)
+    points, firsts, nums = np.unique(pairs[:, 0], return_index=True, return_counts=True)
+    place = np.searchsorted(points, split.point_key)
+    nums = nums[place]
+    starts = np.cumsum(nums) - nums
+    within = np.arange(nums.sum()) - np.repeat(starts, nums)
+    return np.repeat(np.arange(len(split)), nums), pairs[np.repeat(firsts[place], nums) + within, 1]
+
+
 def build_index(corpus: Corpus) -> TextIndex:
     """Number the texts, keys, themes, debates and stances of a corpus."""
-    index: dict[str, int] = {}
+    number_of: dict[str, int] = {}
     for name in SPLITS:
         for pair in corpus.split(name):
             for text in (pair.point, pair.counter):
-                index.setdefault(text, len(index))
-    key_names = [corpus.keys[text] for text in index]
-    key_index = {key: number for number, key in enumerate(dict.fromkeys(key_names))}
-    keys = np.array([key_index[key] for key in key_names], dtype=np.int64)
+                number_of.setdefault(text, len(number_of))
+    keys = _number([corpus.keys[text] for text in number_of])
     earlier: frozenset[str] = frozenset()
     splits = {}
     for name in SPLITS:
-        splits[name] = _split_arrays(name, corpus, index, keys, earlier)
+        splits[name] = _split_arrays(name, corpus, number_of, keys, earlier)
         earlier |= corpus.published[name]
-    return TextIndex(tuple(index), keys, splits)
+    return TextIndex(tuple(number_of), keys, splits)
 
 
 def _split_arrays(
-    name: str, corpus: Corpus, index: dict[str, int], keys: np.ndarray, earlier: frozenset[str]
+    name: str, corpus: Corpus, number_of: dict[str, int], keys: np.ndarray, earlier: frozenset[str]
 ) -> SplitArrays:
     pairs = corpus.split(name)
-    point = np.array([index[pair.point] for pair in pairs], dtype=np.int64)
-    counter = np.array([index[pair.counter] for pair in pairs], dtype=np.int64)
+    point = np.array([number_of[pair.point] for pair in pairs], dtype=np.int64)
+    counter = np.array([number_of[pair.counter] for pair in pairs], dtype=np.int64)
     asked: set[tuple[int, int]] = set()
     clean = np.zeros(len(pairs), dtype=bool)
     for row, pair in enumerate(pairs):
@@ -105,5 +118,6 @@ def _split_arrays(
 
 
 def _number(values: list) -> np.ndarray:
+    """A number for each value (N,), equal ones alike, from 0 in order of first use."""
     numbers = {value: number for number, value in enumerate(dict.fromkeys(values))}
     return np.array([numbers[value] for value in values], dtype=np.int64)

@@ -9,6 +9,8 @@ arguments (a).
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -27,6 +29,77 @@ _TASK_SHAPE = {
 }
 
 
+@dataclass(frozen=True)
+class Candidates:
+    """C candidates, and the D distinct texts among them: what is worked out for a text holds for all its copies.
+
+    text (C,): text index of each candidate; distinct (D,): the distinct ones; place (C,): each candidate's in
+    `distinct`; copies (D,): how many candidates a text is, and which: members[first[t] : first[t] + copies[t]],
+    ascending.
+    """
+
+    text: np.ndarray
+    distinct: np.ndarray
+    place: np.ndarray
+    copies: np.ndarray
+    first: np.ndarray
+    members: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+
+def as_candidates(text: np.ndarray) -> Candidates:
+    """Candidates with the text indices (C,)."""
+    distinct, place, copies = np.unique(text, return_inverse=True, return_counts=True)
+    place = place.reshape(-1)
+    return Candidates(text, distinct, place, copies, np.cumsum(copies) - copies, np.argsort(place, kind="stable"))
+
+
+@dataclass(frozen=True)
+class CandidateSet:
+    """Which points are asked, and who may answer them.
+
+    rows (n,), ascending: the points. `excluded` are (rows, candidates), sorted by row, that are left out;
+    `admitted` gives, for a block of rows (b,), a mask (b, C).
+    """
+
+    rows: np.ndarray
+    excluded: tuple[np.ndarray, np.ndarray]
+    admitted: Callable[[np.ndarray], np.ndarray] | None = None
+
+
+@dataclass(frozen=True)
+class SplitCandidates:
+    """A split with its candidates and exclusions worked out once, for every epoch to use."""
+
+    split: SplitArrays
+    candidates: Candidates
+    official: tuple[np.ndarray, np.ndarray]
+    clean: tuple[np.ndarray, np.ndarray]
+    clean_differs: np.ndarray
+    """Rows whose clean candidates are not the official ones."""
+
+    def sets(self, tasks: Sequence[str] = ()) -> list[CandidateSet]:
+        """Official, clean for the points whose candidates then differ, and one for each of `tasks`."""
+        every = np.arange(len(self.split))
+
+        def admitted_by(task: str) -> Callable[[np.ndarray], np.ndarray]:
+            return lambda rows: task_mask(self.split, task, rows)
+
+        own = [CandidateSet(every, self.official), CandidateSet(self.clean_differs, self.clean)]
+        return own + [CandidateSet(every, self.official, admitted_by(task)) for task in tasks]
+
+
+def prepare(split: SplitArrays) -> SplitCandidates:
+    """Work out the candidates and exclusions of a split."""
+    official, besides = official_exclusions(split), clean_exclusions(split)
+    rows, candidates = (np.concatenate([official[i], besides[i]]) for i in (0, 1))
+    order = np.argsort(rows, kind="stable")
+    clean = rows[order], candidates[order]
+    return SplitCandidates(split, as_candidates(candidate_texts(split)), official, clean, np.unique(besides[0]))
+
+
 def candidate_texts(split: SplitArrays) -> np.ndarray:
     """Text index of each candidate (C,)."""
     return np.concatenate([split.counter, split.point])
@@ -40,33 +113,36 @@ def candidate_id(split: SplitArrays, candidate: int) -> str:
 
 def official_exclusions(split: SplitArrays) -> tuple[np.ndarray, np.ndarray]:
     """(rows, candidates), sorted by row, that `official` leaves out: the point itself, and other counters whose
-    text equals the true counter's."""
+    text is the same string as the true counter's."""
     n = len(split)
-    same = _members(split.counter_key)
+    same = _members(split.counter)
     rows, candidates = [], []
     for row in range(n):
-        others = [j for j in same[split.counter_key[row]] if j != row]
+        others = [j for j in same[split.counter[row]] if j != row]
         rows += [row] * (len(others) + 1)
         candidates += [*others, n + row]
     return np.array(rows, dtype=np.int64), np.array(candidates, dtype=np.int64)
 
 
-def equal_to_point(split: SplitArrays) -> tuple[np.ndarray, np.ndarray]:
-    """(rows, candidates), sorted by row, that the clean protocol leaves out besides: texts equal to the point's."""
+def clean_exclusions(split: SplitArrays) -> tuple[np.ndarray, np.ndarray]:
+    """(rows, candidates), sorted by row, that the clean protocol leaves out besides official's: what is equal, after
+    folding, to the point, and other counters so equal to the true one."""
     n = len(split)
-    same = _members(np.concatenate([split.counter_key, split.point_key]))
+    candidate, key = candidate_texts(split), np.concatenate([split.counter_key, split.point_key])
+    same = _members(key)
     rows, candidates = [], []
     for row in range(n):
-        equal = [j for j in same.get(split.point_key[row], []) if j not in (row, n + row)]
+        equal = {*same[split.point_key[row]], *(j for j in same[split.counter_key[row]] if j < n)}
+        equal -= {n + row, *(j for j in equal if j < n and candidate[j] == split.counter[row])}
         rows += [row] * len(equal)
-        candidates += equal
+        candidates += sorted(equal)
     return np.array(rows, dtype=np.int64), np.array(candidates, dtype=np.int64)
 
 
-def _members(keys: np.ndarray) -> dict[int, list[int]]:
+def _members(values: np.ndarray) -> dict[int, list[int]]:
     members: dict[int, list[int]] = defaultdict(list)
-    for index, key in enumerate(keys.tolist()):
-        members[key].append(index)
+    for index, value in enumerate(values.tolist()):
+        members[value].append(index)
     return members
 
 
@@ -110,7 +186,7 @@ def candidate_totals(split: SplitArrays) -> dict[str, int]:
         debate = split.debate == split.debate[row]
         theme = (split.theme == split.theme[row]) & ~debate
         own = split.stance == split.stance[row]
-        counter = split.counter_key != split.counter_key[row]
+        counter = split.counter != split.counter[row]
         point = np.ones(n, dtype=bool)
         point[row] = False
         for kind, allowed in (("counter", counter), ("point", point)):

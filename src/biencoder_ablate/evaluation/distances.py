@@ -46,9 +46,15 @@ def distances_to(points: torch.Tensor, targets: Targets) -> torch.Tensor:
     return linear(extended, targets.extended).clamp_(min=0.0)
 
 
-def squared_distances(points: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
-    """Squared Euclidean distances (b, T) of points (b, R) to candidates (T, R): see `distances_to`."""
-    return distances_to(points, make_targets(candidates))
+def check_finite(values: torch.Tensor) -> None:
+    """Raise ValueError unless distances or scores (a, b) are all numbers: nothing is smaller than NaN, so every true
+    counter would come first."""
+    # NaN spreads to both ends; a mask of all values would take several times as long.
+    if values.numel() and not bool(torch.stack(torch.aminmax(values)).isfinite().all()):
+        raise ValueError(
+            "the model's embeddings or scores are not all finite numbers, so nothing can be ranked by them; "
+            "training has diverged, or the weights are damaged"
+        )
 
 
 def first_k(distances: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -56,19 +62,23 @@ def first_k(distances: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor
 
     Rows with fewer end in −1 and inf. topk alone would leave ties to chance, so it only finds the k-th distance.
     """
-    b, c = distances.shape
-    kth = torch.topk(distances, min(k, c), dim=1, largest=False, sorted=False).values.amax(dim=1)
-    kept = (distances <= kth[:, None]) & distances.isfinite()
-    rows, columns = kept.nonzero(as_tuple=True)
-    values = distances[rows, columns]
+    kth = torch.topk(distances, min(k, distances.shape[1]), dim=1, largest=False, sorted=False).values.amax(dim=1)
+    rows, columns = ((distances <= kth[:, None]) & distances.isfinite()).nonzero(as_tuple=True)
+    return first_k_of_lists(rows, columns, distances[rows, columns], len(distances), k)
+
+
+def first_k_of_lists(
+    rows: torch.Tensor, columns: torch.Tensor, values: torch.Tensor, num_rows: int, k: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`first_k` of ragged lists: entries (row, column, value), in order of row, then column."""
     by_value = torch.argsort(values, stable=True)
     in_order = by_value[torch.argsort(rows[by_value], stable=True)]
-    rows, columns, values = rows[in_order], columns[in_order], values[in_order]
-    counts = torch.bincount(rows, minlength=b)
+    columns, values = columns[in_order], values[in_order]
+    counts = torch.bincount(rows, minlength=num_rows)
     position = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
     taken = position < k
-    order = torch.full((b, k), -1, dtype=torch.int64, device=distances.device)
-    nearest = torch.full((b, k), torch.inf, dtype=distances.dtype, device=distances.device)
+    order = torch.full((num_rows, k), -1, dtype=torch.int64, device=values.device)
+    nearest = torch.full((num_rows, k), torch.inf, dtype=values.dtype, device=values.device)
     order[rows[taken], position[taken]] = columns[taken]
     nearest[rows[taken], position[taken]] = values[taken]
     return order, nearest
@@ -104,6 +114,11 @@ def rank_of(scores: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
     return before
 
 
+def count_up(counts: np.ndarray) -> np.ndarray:
+    """0 … counts[0] − 1, then 0 … counts[1] − 1, and so on, in one array."""
+    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
 def exclusions_of(block: np.ndarray, excluded: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """(positions in the block, candidates) that the rows `block` (ascending) leave out.
 
@@ -112,9 +127,7 @@ def exclusions_of(block: np.ndarray, excluded: tuple[np.ndarray, np.ndarray]) ->
     rows, candidates = excluded
     low, high = np.searchsorted(rows, block), np.searchsorted(rows, block, side="right")
     counts = high - low
-    position = np.repeat(np.arange(len(block)), counts)
-    flat = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(low, counts)
-    return position, candidates[flat]
+    return np.repeat(np.arange(len(block)), counts), candidates[count_up(counts) + np.repeat(low, counts)]
 
 
 def exclude(scores: torch.Tensor, block: np.ndarray, excluded: tuple[np.ndarray, np.ndarray]) -> None:

@@ -1,20 +1,39 @@
-"""The final ranking: stage 1 as it is, or its first k re-ordered by the head.
+"""Ranks the candidates of points: stage 1 by distance, stage 2 by the head (design §2). No loop over pairs.
 
-n points, k re-ranked candidates, M pairs. Ranks are 0-based; −1 stands for "no candidate".
+Training, `evaluate` and `retrieve` all rank by this: `stage1` and `rerank` to a depth, `rank_matrix` where every
+candidate has a score (evaluation.rerank=all, and baselines), and `rank` by either. Several candidate sets are ranked
+at once.
+
+N points, n of them asked, b of a block, C candidates, D distinct texts among them, k candidates kept, M pairs.
+Ranks are 0-based; −1 stands for "no candidate".
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 
-from biencoder_ablate.evaluation.stage1 import Stage1
+from biencoder_ablate.evaluation.candidates import Candidates, CandidateSet
+from biencoder_ablate.evaluation.distances import (
+    BLOCK,
+    check_finite,
+    count_up,
+    distances_to,
+    exclusions_of,
+    first_k,
+    first_k_of_lists,
+    make_targets,
+    rank_of,
+    smallest,
+)
+from biencoder_ablate.evaluation.pair_scores import PairScorer
+from biencoder_ablate.model.biencoder import Embeddings
 
-LogitsFunction = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
-"""Text indices of points (M,) and of candidates (M,) → (margin (M,) float32, dead (M,) bool)."""
+PIECE = 262_144
+"""So many pairs at a time are scored where all are."""
 
 
 @dataclass(frozen=True)
@@ -30,56 +49,268 @@ class Ranking:
     num_dead: np.ndarray
 
 
-def final_by_distance(found: Stage1, rows: np.ndarray) -> Ranking:
-    """The ranking without a head: stage 1 is final."""
+@dataclass(frozen=True)
+class Stage1:
+    """rank (n,) of the true counter by distance; the first k candidates (n, k) and their squared distances."""
+
+    rank: torch.Tensor
+    order: torch.Tensor
+    distance: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Lists:
+    """The first k candidates of n points in their final order, each (n, k): which, squared distance, the score (−inf
+    where there is none) and whether the pair is dead; and the rank (n,) of the true counter by distance."""
+
+    order: np.ndarray
+    distance: np.ndarray
+    score: np.ndarray
+    dead: np.ndarray
+    stage1_rank: np.ndarray
+
+    def ranking(self, rows: np.ndarray) -> Ranking:
+        """The ranking of the points `rows` (n,), of whose lists at least two candidates should be kept."""
+        hit, scored = self.order == rows[:, None], np.isfinite(self.score)
+        final_rank = np.where(hit.any(axis=1), hit.argmax(axis=1), self.stage1_rank)
+        tied = np.zeros(len(rows), dtype=bool)
+        if self.order.shape[1] > 1:
+            by_score, by_distance = (values[:, 0] == values[:, 1] for values in (self.score, self.distance))
+            tied = (self.order[:, 1] >= 0) & np.where(scored[:, 1], by_score, by_distance)
+        return Ranking(self.stage1_rank, final_rank, self.order[:, 0], tied, scored.sum(1), self.dead.sum(1))
+
+
+def rank(
+    embeddings: Embeddings,
+    point: np.ndarray,
+    candidates: Candidates,
+    sets: Sequence[CandidateSet],
+    score: PairScorer | None,
+    depth: int | str,
+) -> list[Ranking]:
+    """Rank by evaluation.rerank, for each candidate set: to a depth, by distance alone (`none`), or with the head
+    scoring `all`.
+
+    point (N,) are text indices; the true answer of row i is candidate i; the first set must hold the rows of all
+    others. `embeddings` are of all texts, and `score` scores pairs of them (None with `none`). Raises ValueError when
+    a distance or a score is not a finite number.
+    """
+    if depth == "all":
+        assert score is not None
+        return rank_matrix(sets, all_scores(embeddings, point, candidates, score))
+    num = depth if isinstance(depth, int) else 0
+    found = stage1(embeddings, point, candidates, sets, max(2, num))
+    return [
+        rerank(part, num, point[asking.rows], candidates, score).ranking(asking.rows)
+        for part, asking in zip(found, sets, strict=True)
+    ]
+
+
+def stage1(
+    embeddings: Embeddings, point: np.ndarray, candidates: Candidates, sets: Sequence[CandidateSet], k: int
+) -> list[Stage1]:
+    """Rank candidates by distance, for each candidate set.
+
+    Arguments as for `rank`. Distances are worked out once, for the rows of the first set, and between distinct
+    texts, so that equal texts tie exactly. Where a set admits all but a few candidates the work is done by text,
+    else by candidate. Raises ValueError when a distance is not a finite number.
+    """
+    k, device = min(k, len(candidates)), embeddings.candidate.device
+    targets = make_targets(embeddings.candidate[torch.from_numpy(candidates.distinct).to(device)])
+    empty = torch.empty(0, dtype=torch.int64, device=device)
+    found = [[Stage1(empty, empty.reshape(0, k), targets.extended.new_empty(0, k))] for _ in sets]
+    for block, asked in _blocks(sets):
+        distances = distances_to(embeddings.point[torch.from_numpy(point[block]).to(device)], targets)
+        check_finite(distances)
+        # Backwards, since ranking by text changes distances: all but the first set get copies.
+        for number, some in reversed(asked):
+            own = distances.index_select(0, torch.from_numpy(some).to(device)) if number else distances
+            rank = _rank_by_candidate if sets[number].admitted else _rank_by_text
+            found[number].append(rank(own, candidates, block[some], sets[number], k))
+    return [
+        Stage1(*(torch.cat([getattr(part, item.name) for part in parts]) for item in fields(Stage1))) for parts in found
+    ]
+
+
+def _blocks(sets: Sequence[CandidateSet]) -> Iterator[tuple[np.ndarray, list[tuple[int, np.ndarray]]]]:
+    """The rows of the first set a block at a time, and which of them (positions in the block) each set asks."""
+    rows = sets[0].rows
+    for start in range(0, len(rows), BLOCK):
+        block = rows[start : start + BLOCK]
+        asked = [np.flatnonzero(np.isin(block, asking.rows, assume_unique=True)) for asking in sets]
+        yield block, [(number, some) for number, some in enumerate(asked) if len(some)]
+
+
+def _allowed(asking: CandidateSet, rows: np.ndarray, num_candidates: int, device: torch.device) -> torch.Tensor:
+    """Which candidates a set has for the points `rows`, (b, C) bool."""
+    mask = np.ones((len(rows), num_candidates), dtype=bool) if asking.admitted is None else asking.admitted(rows).copy()
+    mask[exclusions_of(rows, asking.excluded)] = False
+    return torch.from_numpy(mask).to(device)
+
+
+def _rank_by_candidate(
+    distances: torch.Tensor, candidates: Candidates, rows: np.ndarray, asking: CandidateSet, k: int
+) -> Stage1:
+    """The plain way: distances (b, D) looked up for every candidate (b, C)."""
+    device = distances.device
+    distances = distances.index_select(1, torch.from_numpy(candidates.place).to(device))
+    distances.masked_fill_(~_allowed(asking, rows, len(candidates), device), torch.inf)
+    return Stage1(rank_of(distances, torch.from_numpy(rows).to(device)), *first_k(distances, k))
+
+
+def _rank_by_text(
+    distances: torch.Tensor, candidates: Candidates, rows: np.ndarray, asking: CandidateSet, k: int
+) -> Stage1:
+    """Ranks from distances to the distinct texts (b, D), which are changed, each counted as often as it is a candidate.
+
+    Rows in which a tie decides are done again by candidate.
+    """
+    device, num_texts, num_candidates = distances.device, len(candidates.copies), len(candidates)
+    left_out = np.unique(np.ravel_multi_index(exclusions_of(rows, asking.excluded), (len(rows), num_candidates)))
+    position, candidate = np.divmod(left_out, num_candidates)
+    where = (torch.from_numpy(position).to(device), torch.from_numpy(candidates.place[candidate]).to(device))
+    # How many candidates come before the true one, and how many not after it. Sums of floats are exact below 2^24
+    # candidates, and several times faster than sums of bools.
+    copies = torch.from_numpy(candidates.copies).to(distances)
+    own = distances.gather(1, torch.from_numpy(candidates.place[rows]).to(device)[:, None])
+    compared = torch.empty_like(distances)
+    before = torch.mv(torch.lt(distances, own, out=compared), copies)
+    not_after = torch.mv(torch.le(distances, own, out=compared), copies)
+    own_of, distance_of = own[where[0], 0], distances[where]
+    before.index_add_(0, where[0], (distance_of < own_of).to(before), alpha=-1)
+    not_after.index_add_(0, where[0], (distance_of <= own_of).to(before), alpha=-1)
+    # The nearest texts of which a candidate is left, then their candidates without those left out.
+    codes, times = np.unique(position * num_texts + candidates.place[candidate], return_counts=True)
+    gone = codes[times == candidates.copies[codes % num_texts]]
+    distances.view(-1)[torch.from_numpy(gone).to(device)] = torch.inf
+    nearest, places = smallest(distances, min(k + 1, num_texts))
+    values, place = nearest[:, :k].cpu().numpy(), places[:, :k].cpu().numpy()
+    row, column = np.nonzero(np.isfinite(values))
+    text = place[row, column]
+    counts = candidates.copies[text]
+    members = candidates.members[np.repeat(candidates.first[text], counts) + count_up(counts)]
+    codes, values = np.repeat(row, counts) * num_candidates + members, np.repeat(values[row, column], counts)
+    kept = ~np.isin(codes, left_out)
+    codes, values = codes[kept], values[kept]
+    in_order = np.argsort(codes)
+    entries = [torch.from_numpy(of[in_order]) for of in (codes // num_candidates, codes % num_candidates, values)]
+    order, distance = first_k_of_lists(entries[0], entries[1], entries[2], len(rows), k)
+    ranked = Stage1(before.long(), order.to(device), distance.to(device))
+    undecided = ~(not_after - before == 1)
+    if nearest.shape[1] > k:
+        undecided |= (nearest[:, k] == nearest[:, k - 1]) & nearest[:, k].isfinite()
+    again = undecided.nonzero()[:, 0]
+    if len(again):
+        redone = _rank_by_candidate(distances[again], candidates, rows[again.cpu().numpy()], asking, k)
+        ranked.rank[again], ranked.order[again], ranked.distance[again] = redone.rank, redone.order, redone.distance
+    return ranked
+
+
+def rerank(found: Stage1, depth: int, point: np.ndarray, candidates: Candidates, score: PairScorer | None) -> Lists:
+    """Re-order the first `depth` candidates of n points by their scores, equal ones keeping stage-1 order; 0 leaves
+    all as they are.
+
+    point (n,) are the points' text indices. Each distinct pair of texts is scored once, so that equal texts get
+    exactly equal scores. Raises ValueError when a score is not a finite number.
+    """
     order, distance = found.order.cpu().numpy(), found.distance.cpu().numpy()
-    rank = found.rank.cpu().numpy()
-    nothing = np.zeros(len(rows), dtype=np.int64)
-    return Ranking(rank, rank, order[:, 0], _first_two_equal(order, distance), nothing, nothing)
+    scores, dead = np.full(order.shape, -np.inf, dtype=np.float32), np.zeros(order.shape, dtype=bool)
+    rows, columns = np.nonzero(order[:, :depth] >= 0)
+    if len(rows):
+        assert score is not None
+        num_texts = int(candidates.distinct[-1]) + 1
+        pairs = point[rows] * num_texts + candidates.text[order[rows, columns]]
+        distinct, back = np.unique(pairs, return_inverse=True)
+        values, flags = score(*map(torch.from_numpy, np.divmod(distinct, num_texts)))
+        check_finite(values)
+        scores[rows, columns], dead[rows, columns] = (of.cpu().numpy()[back.reshape(-1)] for of in (values, flags))
+    by_score = np.argsort(-scores, axis=1, kind="stable")
+    order, distance, scores, dead = (np.take_along_axis(of, by_score, axis=1) for of in (order, distance, scores, dead))
+    return Lists(order, distance, scores, dead, found.rank.cpu().numpy())
 
 
-def _first_two_equal(order: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Whether the first two of lists of candidates (n, k) have equal values (n,)."""
-    if order.shape[1] < 2:
-        return np.zeros(len(order), dtype=bool)
-    return (order[:, 1] >= 0) & (values[:, 0] == values[:, 1])
+@dataclass(frozen=True)
+class Scores:
+    """Of b points to all C candidates, each (b, C): distance (smaller is nearer), and what the head says.
 
-
-def final_by_head(
-    found: Stage1, rows: np.ndarray, k: int, point: np.ndarray, candidate: np.ndarray, score: LogitsFunction
-) -> Ranking:
-    """Re-order the first k by the head's margin, equal margins keeping stage-1 order (design §2, stage 2).
-
-    `found` should hold two candidates even where k is 1, since there distances decide who is first.
+    Without scores the ranking by distance is final.
     """
-    order = found.order[:, :k].cpu().numpy()
-    margins, dead = score_lists(order, point[rows], candidate, score)
-    scored = order >= 0
-    by_margin = np.argsort(-margins, axis=1, kind="stable")
-    final = np.take_along_axis(order, by_margin, axis=1)
-    sorted_margins = np.take_along_axis(margins, by_margin, axis=1)
-    stage1_rank = found.rank.cpu().numpy()
-    hit = final == rows[:, None]
-    final_rank = np.where(hit.any(axis=1), hit.argmax(axis=1), stage1_rank)
-    tied = _first_two_equal(final, sorted_margins) if k > 1 else final_by_distance(found, rows).tied
-    return Ranking(stage1_rank, final_rank, final[:, 0], tied, scored.sum(1), (dead & scored).sum(1))
+
+    distance: torch.Tensor
+    score: torch.Tensor | None = None
+    dead: torch.Tensor | None = None
 
 
-def score_lists(
-    order: np.ndarray, point_text: np.ndarray, candidate: np.ndarray, score: LogitsFunction
-) -> tuple[np.ndarray, np.ndarray]:
-    """Margins and dead flags (n, k) of lists of candidates (n, k); −inf where there is none.
+ScoreRows = Callable[[np.ndarray], Scores]
+"""Rows (b,), ascending → their scores."""
 
-    Each distinct pair of texts is scored once, so that equal texts get exactly equal margins.
+
+def all_scores(embeddings: Embeddings, point: np.ndarray, candidates: Candidates, score: PairScorer) -> ScoreRows:
+    """Distance and head score of every candidate; each distinct pair of a block's texts is scored once.
+
+    Memory: some 40 bytes for each of BLOCK × C pairs and 32 for PIECE more; nothing grows with N × C.
     """
-    rows, columns = np.nonzero(order >= 0)
-    points, answers = point_text[rows], candidate[order[rows, columns]]
-    width = int(candidate.max()) + 1 if len(candidate) else 1
-    distinct, back = np.unique(points * width + answers, return_inverse=True)
-    margins = np.full(order.shape, -np.inf, dtype=np.float32)
-    dead = np.zeros(order.shape, dtype=bool)
-    if len(distinct):
-        values, flags = score(torch.from_numpy(distinct // width), torch.from_numpy(distinct % width))
-        margins[rows, columns] = values.cpu().numpy()[back.reshape(-1)]
-        dead[rows, columns] = flags.cpu().numpy()[back.reshape(-1)]
-    return margins, dead
+    device = embeddings.candidate.device
+    distinct, places = (torch.from_numpy(of).to(device) for of in (candidates.distinct, candidates.place))
+    targets = make_targets(embeddings.candidate[distinct])
+
+    def score_rows(rows: np.ndarray) -> Scores:
+        points = torch.from_numpy(point[rows]).to(device)
+        texts, back = torch.unique(points, return_inverse=True)
+        scored = [
+            score(some.repeat_interleave(len(distinct)), distinct.repeat(len(some)))
+            for some in texts.split(max(1, PIECE // len(distinct)))
+        ]
+        scores, dead = (torch.cat(parts).view(len(texts), -1) for parts in zip(*scored, strict=True))
+        each = (distances_to(embeddings.point[points], targets), scores[back], dead[back])
+        return Scores(*(values.index_select(1, places) for values in each))
+
+    return score_rows
+
+
+def rank_matrix(sets: Sequence[CandidateSet], score_rows: ScoreRows) -> list[Ranking]:
+    """Rank where all candidates have scores, for each candidate set: by score, then by distance, then in order.
+
+    Scores are asked for once, a block of the first set's rows at a time. Raises ValueError when one that there is
+    is not a finite number.
+    """
+    nothing = np.empty(0, dtype=np.int64)
+    found = [[Ranking(nothing, nothing, nothing, nothing.astype(bool), nothing, nothing)] for _ in sets]
+    for block, asked in _blocks(sets):
+        scores = score_rows(block)
+        for values in (scores.distance, scores.score):
+            if values is not None:
+                check_finite(values)
+        for number, some in asked:
+            own = torch.from_numpy(some).to(scores.distance.device)
+            found[number].append(_rank_rows(scores, own, block[some], sets[number]))
+    return [
+        Ranking(*(np.concatenate([getattr(part, item.name) for part in parts]) for item in fields(Ranking)))
+        for parts in found
+    ]
+
+
+def _rank_rows(scores: Scores, some: torch.Tensor, rows: np.ndarray, asking: CandidateSet) -> Ranking:
+    """The ranking of the points `rows`, whose scores are those at `some`."""
+    true = torch.from_numpy(rows).to(some.device)
+    distance = scores.distance[some]
+    allowed = _allowed(asking, rows, distance.shape[1], distance.device)
+    distance.masked_fill_(~allowed, torch.inf)
+    stage1_rank = final_rank = rank_of(distance, true)
+    best, num_scored, num_dead = allowed, torch.zeros_like(true), torch.zeros_like(true)
+    if scores.score is not None:
+        score = scores.score[some].masked_fill_(~allowed, -torch.inf)
+        own = score.gather(1, true[:, None])
+        # Among equal scores stage-1 order decides: the same count as in stage 1, over fewer candidates.
+        final_rank = (score > own).sum(1) + rank_of(distance.masked_fill(score != own, torch.inf), true)
+        best, num_scored = score == score.amax(1, keepdim=True), allowed.sum(1)
+        if scores.dead is not None:
+            num_dead = (scores.dead[some] & allowed).sum(1)
+    distance.masked_fill_(~best, torch.inf)
+    first = distance == distance.amin(1, keepdim=True)
+    tied = (best if scores.score is not None else first).sum(1) > 1
+    # argmax of a mask: torch promises the first of equal values to no one, numpy does.
+    columns = (stage1_rank, final_rank, first, tied, num_scored, num_dead)
+    arrays = [column.cpu().numpy() for column in columns]
+    arrays[2] = arrays[2].argmax(axis=1)
+    return Ranking(*arrays)

@@ -1,57 +1,165 @@
-"""The bi-encoder: one BERT for points and counters, a retrieval embedding, and a head over pairs.
+"""The bi-encoder: one BERT for points and counters, retrieval embeddings, and a head over pairs.
 
-B texts or pairs, L tokens, H pooled width, R retrieval width.
+B texts or pairs, L tokens, H pooled width, R retrieval width, F features of a pair.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from biencoder_ablate.model.fusion import fuse, num_features
-from biencoder_ablate.model.heads import PairHead
+from biencoder_ablate import registry
+from biencoder_ablate.config import ConfigError
+from biencoder_ablate.model.heads import head_score
 from biencoder_ablate.seeding import derive_seed
+
+FUSION_PARTS = {"concat": ("r", "h"), "pooled": ("h",), "retrieval": ("r",)}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a bi-encoder is made of beside its encoder, in plain values (design §2); goes into biencoder.json.
+
+    `head_options` are the keyword arguments of the registered head `head`.
+    """
+
+    pooled_dim: int
+    retrieval_dim: int | None = None
+    towers: str = "shared"
+    similarity: str = "euclidean"
+    projection_init: str = "random"
+    fusion: str = "concat"
+    head: str = "linear"
+    head_options: Mapping[str, Any] = field(default_factory=dict)
+    score: str = "head"
+
+    @property
+    def retrieval_width(self) -> int:
+        """R; as wide as h where no retrieval_dim is given."""
+        return self.retrieval_dim or self.pooled_dim
+
+    @property
+    def feature_widths(self) -> tuple[int, ...]:
+        """The widths of the parts that the head sees of each text, in their order."""
+        widths = {"r": self.retrieval_width, "h": self.pooled_dim}
+        return tuple(widths[part] for part in FUSION_PARTS[self.fusion])
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Of B texts: pooled outputs h (B, H), and retrieval embeddings (B, R) as a point, which asks, and as a
+    candidate, which is ranked. With shared towers the two are one tensor."""
+
+    h: torch.Tensor
+    point: torch.Tensor
+    candidate: torch.Tensor
 
 
 class BiEncoder(nn.Module):
-    """encoder: texts → h (B, H); linear1: h → r (B, R), or r = h where retrieval_dim is None; head: pairs → logits.
+    """encoder: texts → h (B, H); linear1: h → r (B, R); head: pairs → logits.
 
-    The encoder is a plain BertModel held as a submodule, or None where it is frozen and h comes from a cache.
-    linear1 and linear2 each draw their initial weights from a stream of their own, so that they are equal
-    across head variants for a seed.
+    The encoder is a plain model of transformers held as a submodule, or None where it is frozen and h comes from a
+    cache. With `towers=shared` there is one linear1, none where retrieval_dim is None; with `separate` a text that is
+    ranked has one of its own, linear1_candidate. Each projection and the head draw their initial weights from a
+    stream of their own, so that they are equal across head variants for a seed. With `score=sum` stage 2 adds the
+    similarity, its weight a parameter that begins at `similarity_weight`. Raises ConfigError for a head's
+    unknown options, and for an identity projection between different widths.
     """
 
     def __init__(
         self,
-        encoder: Any | None,
-        pooled_dim: int,
-        retrieval_dim: int | None,
-        fusion: str,
-        norm: str,
-        activation: str,
-        activation_position: str,
-        seed: int,
+        architecture: Architecture,
+        encoder: Any | None = None,
+        seed: int = 0,
+        similarity_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        assert encoder is None or encoder.config.hidden_size == pooled_dim
-        self.fusion = fusion
+        assert encoder is None or encoder.config.hidden_size == architecture.pooled_dim
+        self.architecture = architecture
         self.encoder = encoder
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(seed, "weights", "linear1"))
-            self.linear1 = nn.Linear(pooled_dim, retrieval_dim) if retrieval_dim is not None else nn.Identity()
+            self.linear1 = self._projection(seed, "linear1")
+            self.linear1_candidate = (
+                self._projection(seed, "linear1_candidate") if architecture.towers == "separate" else None
+            )
             torch.manual_seed(derive_seed(seed, "weights", "head"))
-            width = num_features(fusion, pooled_dim, retrieval_dim or pooled_dim)
-            self.head = PairHead(width, norm, activation, activation_position)
+            self.head = registry.make(
+                "heads", "head", architecture.head, architecture.head_options, architecture.feature_widths
+            )
+        if architecture.score == "sum":
+            self.similarity_weight = nn.Parameter(torch.tensor(similarity_weight))
 
-    def retrieval(self, h: torch.Tensor) -> torch.Tensor:
-        """h (B, H) → retrieval embeddings r (B, R)."""
-        return self.linear1(h)
+    def _projection(self, seed: int, name: str) -> nn.Module:
+        shape = self.architecture
+        if shape.retrieval_dim is None and shape.towers == "shared":
+            return nn.Identity()
+        torch.manual_seed(derive_seed(seed, "weights", name))
+        projection = nn.Linear(shape.pooled_dim, shape.retrieval_width)
+        if shape.projection_init == "identity":
+            if shape.retrieval_width != shape.pooled_dim:
+                raise ConfigError(
+                    f"model.retrieval_dim={shape.retrieval_dim}: model.projection_init=identity needs the encoder's "
+                    f"own width; must be null or {shape.pooled_dim}"
+                )
+            nn.init.eye_(projection.weight)
+            nn.init.zeros_(projection.bias)
+        return projection
+
+    def embed(self, h: torch.Tensor) -> Embeddings:
+        """h (B, H) → the texts' retrieval embeddings in both roles."""
+        candidate = self.as_candidates(h)
+        return Embeddings(h, candidate if self.linear1_candidate is None else self.as_points(h), candidate)
+
+    def as_points(self, h: torch.Tensor) -> torch.Tensor:
+        """h (…, H) → r (…, R) of texts that ask; of unit length where similarity is cosine."""
+        return self._scaled(self.linear1(h))
+
+    def as_candidates(self, h: torch.Tensor) -> torch.Tensor:
+        """h (…, H) → r (…, R) of texts that are ranked; of unit length where similarity is cosine."""
+        return self._scaled((self.linear1_candidate or self.linear1)(h))
+
+    def _scaled(self, r: torch.Tensor) -> torch.Tensor:
+        return F.normalize(r, dim=-1) if self.architecture.similarity == "cosine" else r
+
+    def similarity(self, point: torch.Tensor, candidate: torch.Tensor) -> torch.Tensor:
+        """Of embeddings (…, R), a point by a candidate: their cosine, or minus their Euclidean distance (…,)."""
+        if self.architecture.similarity == "cosine":
+            return (point * candidate).sum(-1)
+        return -(point - candidate).square().sum(-1).clamp_min(1e-12).sqrt()
+
+    def all_similarities(self, points: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+        """Of every one of points (B, R) to every one of candidates (C, R): (B, C)."""
+        if self.architecture.similarity == "cosine":
+            return points @ candidates.T
+        centre = candidates.detach().mean(dim=0)  # a large common part would cost the digits of small distances
+        return -torch.cdist(points - centre, candidates - centre)
+
+    def pair_score(self, logits: torch.Tensor, point: torch.Tensor, candidate: torch.Tensor) -> torch.Tensor:
+        """What stage 2 ranks by (…,), float32: the head's score, and with score=sum the similarity with it."""
+        score = head_score(logits)
+        if self.architecture.score == "sum":
+            score = score + self.similarity_weight * self.similarity(point, candidate)
+        return score
 
     def logits(self, h_a: torch.Tensor, r_a: torch.Tensor, h_b: torch.Tensor, r_b: torch.Tensor) -> torch.Tensor:
-        """Pairs given by h and r of both texts (…, H), (…, R) → logits (…, 2)."""
-        return self.head(fuse(self.fusion, h_a, r_a, h_b, r_b))
+        """Pairs (a asks, b is ranked) given by h and r of both (…, H), (…, R) → logits (…, 2)."""
+        return self.head(fuse(self.architecture.fusion, h_a, r_a, h_b, r_b))
+
+
+def fuse(fusion: str, h_a: torch.Tensor, r_a: torch.Tensor, h_b: torch.Tensor, r_b: torch.Tensor) -> torch.Tensor:
+    """Features (…, F) of pairs. concat: [r_a, r_b, |r_a−r_b|, h_a, h_b, |h_a−h_b|]; pooled and retrieval: the h and
+    the r parts."""
+    of = {"r": (r_a, r_b), "h": (h_a, h_b)}
+    pieces = []
+    for part in FUSION_PARTS[fusion]:
+        a, b = of[part]
+        pieces += [a, b, (a - b).abs()]
+    return torch.cat(pieces, dim=-1)
 
 
 def encode(encoder: Any, pooling: str, input_ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:

@@ -1,31 +1,92 @@
-"""The pair-classification head: what the ablation is about. Features (…, F) → two logits (…, 2).
+"""The pair-classification heads: what the ablation is about. Features (…, F) → two logits (…, 2).
 
-Class 1 means "b is the counter of a" (design §2).
+Class 1 means "b is the counter of a" (design §2). The features of a pair are [a, b, |a − b|] of each part of its
+fusion, one part after another; a head is told the widths of the parts. A head of one's own is a subclass of
+PairHead under the entry point group `biencoder_ablate.heads` (docs/extending.md).
+
+F features, D = F / 3: the parts of one text end to end.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
 import torch
 from torch import nn
 
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "none": lambda width: nn.Identity(),
+    "layernorm": nn.LayerNorm,
+    "rmsnorm": lambda width: nn.RMSNorm(width, eps=1e-6),
+}
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "none": nn.Identity,
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "tanh": nn.Tanh,
+}
+
+
+@dataclass(frozen=True)
+class Separable:
+    """A head whose logits come apart into a term of each text and sums over max(a, b), so that listed pairs need no
+    features built (evaluation/pair_scores.py).
+
+    The logits are finish(s (W x − m W 1) + bias) of the features x, or of max(x, 0) where `rectified`: m is the mean
+    of x where `centred`, else 0; s is 1/√(mean of (x − m)² + eps), or 1 where eps is None. W = weight (2, F).
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    rectified: bool = False
+    centred: bool = False
+    eps: float | None = None
+    finish: Callable[[torch.Tensor], torch.Tensor] = field(default_factory=nn.Identity)
+
+    def __post_init__(self) -> None:
+        assert not (self.rectified and self.eps is not None), "the mean of max(x, 0) does not come apart"
+        assert not self.centred or self.eps is not None
+
 
 class PairHead(nn.Module):
+    """The base of all heads: `widths` of the parts, and the features' number F = 3 Σ widths."""
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.widths = tuple(widths)
+        self.num_features = 3 * sum(widths)
+
+    def separable(self) -> Separable | None:
+        """How the logits come apart, or None: then every pair is scored by `forward`."""
+        return None
+
+    def describe(self) -> str:
+        """The head in words, for the first lines of a run."""
+        return type(self).__name__
+
+
+class LinearHead(PairHead):
     """norm → [activation] → linear2 → [activation], by the variant.
 
-    norm: "none" or "layernorm" over the features; activation: "none" or "relu"; activation_position:
-    "after_linear2" (the source study's place, the default) or "before_linear2". Modules are torch's own, with
-    torch's own initialisation; the features are never changed in place.
+    norm: none, layernorm (Ba et al. 2016) or rmsnorm (Zhang and Sennrich 2019) over the features; activation: none,
+    relu, gelu or tanh; activation_position: after_linear2 (the source study's place) or before_linear2. Modules are
+    torch's own, with torch's own initialisation; the features are never changed in place.
     """
 
     def __init__(
-        self, num_features: int, norm: str, activation: str, activation_position: str = "after_linear2"
+        self,
+        widths: Sequence[int],
+        norm: str = "none",
+        activation: str = "none",
+        activation_position: str = "after_linear2",
     ) -> None:
-        super().__init__()
-        assert norm in ("none", "layernorm") and activation in ("none", "relu")
+        super().__init__(widths)
         assert activation_position in ("after_linear2", "before_linear2")
-        self.linear2 = nn.Linear(num_features, 2)
-        self.norm = nn.LayerNorm(num_features) if norm == "layernorm" else nn.Identity()
-        self.activation = nn.ReLU() if activation == "relu" else nn.Identity()
+        self.linear2 = nn.Linear(self.num_features, 2)
+        self.norm = NORMS[norm](self.num_features)
+        self.activation = ACTIVATIONS[activation]()
         self.activation_position = activation_position
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
@@ -34,8 +95,83 @@ class PairHead(nn.Module):
             return self.linear2(self.activation(features))
         return self.activation(self.linear2(features))
 
+    def separable(self) -> Separable | None:
+        norm, linear2 = self.norm, self.linear2
+        if type(linear2) is not nn.Linear or linear2.bias is None:
+            return None  # another module put in its place: not what the algebra below says
+        plain = type(norm) is nn.Identity
+        before = self.activation_position == "before_linear2" and type(self.activation) is not nn.Identity
+        if before:
+            rectified = plain and type(self.activation) is nn.ReLU
+            return Separable(linear2.weight, linear2.bias, rectified=True) if rectified else None
+        if plain:
+            return Separable(linear2.weight, linear2.bias, finish=self.activation)
+        if type(norm) is nn.LayerNorm and norm.bias is not None:
+            bias = linear2.bias.double() + linear2.weight.double() @ norm.bias.double()
+            weight = linear2.weight.double() * norm.weight.double()
+            return Separable(weight, bias, centred=True, eps=norm.eps, finish=self.activation)
+        if type(norm) is nn.RMSNorm and norm.weight is not None and norm.eps is not None:
+            weight = linear2.weight.double() * norm.weight.double()
+            return Separable(weight, linear2.bias, eps=norm.eps, finish=self.activation)
+        return None
 
-def margin(logits: torch.Tensor) -> torch.Tensor:
+    def describe(self) -> str:
+        norm, activation = (
+            [] if isinstance(module, nn.Identity) else [type(module).__name__]
+            for module in (self.norm, self.activation)
+        )
+        before = self.activation_position == "before_linear2"
+        return " → ".join([*norm, *(activation if before else []), "linear2", *([] if before else activation)])
+
+
+class BilinearHead(PairHead):
+    """logit_c = aᵀ W_c b + bias_c over the parts of a and b end to end, W (2, D, D), started as torch's Bilinear."""
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__(widths)
+        width = sum(self.widths)
+        bound = 1 / math.sqrt(width)
+        self.weight = nn.Parameter(torch.empty(2, width, width).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(2).uniform_(-bound, bound))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        parts = features.split([width for width in self.widths for _ in range(3)], dim=-1)
+        a, b = torch.cat(parts[0::3], dim=-1), torch.cat(parts[1::3], dim=-1)
+        return torch.stack([((a @ weight) * b).sum(-1) for weight in self.weight], dim=-1) + self.bias
+
+    def describe(self) -> str:
+        return "aᵀ W b"
+
+
+class MlpHead(PairHead):
+    """norm → hidden layer of `hidden` units → activation → linear2."""
+
+    def __init__(self, widths: Sequence[int], hidden: int = 256, norm: str = "none", activation: str = "gelu") -> None:
+        super().__init__(widths)
+        self.norm = NORMS[norm](self.num_features)
+        self.hidden = nn.Linear(self.num_features, hidden)
+        self.activation = ACTIVATIONS[activation]()
+        self.linear2 = nn.Linear(hidden, 2)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.linear2(self.activation(self.hidden(self.norm(features))))
+
+    def describe(self) -> str:
+        norm = [] if isinstance(self.norm, nn.Identity) else [type(self.norm).__name__]
+        hidden = f"{self.hidden.out_features} hidden units"
+        return " → ".join([*norm, hidden, type(self.activation).__name__, "linear2"])
+
+
+def separable_of(head: nn.Module) -> Separable | None:
+    """`head.separable()`, but None where the class that says how the logits come apart is not the one whose
+    `forward` is run: a subclass with a forward of its own must say so itself."""
+    says, runs = (
+        next((kind for kind in type(head).__mro__ if name in vars(kind)), None) for name in ("separable", "forward")
+    )
+    return head.separable() if isinstance(head, PairHead) and says is runs else None
+
+
+def head_score(logits: torch.Tensor) -> torch.Tensor:
     """logit₁ − logit₀ in float32 (…,): orders pairs as P(class 1) does, without its false ties at 1.0."""
     return logits[..., 1].float() - logits[..., 0].float()
 

@@ -1,13 +1,15 @@
-"""Where the pooled outputs of texts come from: an encoder that is being trained, or a cache of a frozen one.
+"""From texts to pooled outputs h: an encoder and how it reads, groups of texts under a token budget, cached features.
 
-T texts of a corpus, B of them at a time, H pooled width.
+Grouping changes no result beyond float rounding: every text sees only itself. T texts of a corpus, B of them at a
+time, H pooled width.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,13 +17,90 @@ import numpy as np
 import torch
 from torch import nn
 
-from biencoder_ablate.data.tokens import Tokens
+from biencoder_ablate.data.index import fingerprint_texts
+from biencoder_ablate.data.tokens import Tokens, cached_tokens, length_groups, pad, tokenize
 from biencoder_ablate.files import whole_file
-from biencoder_ablate.model.encoding import EncodeFunction, back_in_order, encode_rows
+from biencoder_ablate.model.biencoder import encode
+from biencoder_ablate.model.encoder import ModelSource, load_encoder, load_tokenizer
 from biencoder_ablate.model.flops import forward_flops
+from biencoder_ablate.model.packed import encode_packed, finish_layer, pack
 from biencoder_ablate.model.threads import TwoThreads, halves
 
+TRAIN_TOKEN_BUDGET = {"cpu": 2048, "cuda": 65536, "mps": 8192}
+EVAL_TOKEN_BUDGET = {"cpu": 4096, "cuda": 131072, "mps": 16384}
+"""Tokens of one pass through the encoder, padding included, by device: what its caches or its memory hold."""
+
 Advance = Callable[[int], None]
+EncodeFunction = Callable[..., torch.Tensor]
+"""Tokens, some texts of them by number (b,) and a device → h (b, H) in one pass through an encoder. Dropout draws
+from torch's generator; the fast path's takes another as `generator`."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How an encoder reads texts: pooling, the most tokens of one, where and in which precision, and whether by the
+    fast path (and that through torch.compile)."""
+
+    pooling: str
+    max_tokens: int
+    device: torch.device
+    precision: str = "fp32"
+    fast: bool = True
+    compiled: bool = False
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """An encoder with its tokenizer, and how it reads."""
+
+    module: Any
+    tokenizer: Any
+    source: ModelSource
+    reading: Reading
+
+    def tokens(self, texts: Sequence[str], cache: Path | None = None) -> Tokens:
+        """The texts as token ids, kept in `cache` where one is given."""
+        if cache is None:
+            return tokenize(self.tokenizer, texts, self.reading.max_tokens)
+        fingerprint = fingerprint_texts(tuple(texts))
+        return cached_tokens(
+            self.tokenizer, self.source.fingerprint, texts, fingerprint, self.reading.max_tokens, cache
+        )
+
+    def over(self, tokens: Tokens) -> EncodedTexts:
+        """The texts of these tokens, to be encoded by number."""
+        reading, kind = self.reading, self.reading.device.type
+        encode_group = (
+            packed_encoder(self.module, reading.pooling, reading.compiled)
+            if reading.fast
+            else plain_encoder(self.module, reading.pooling)
+        )
+        threads = TwoThreads() if reading.fast and not reading.compiled and kind == "cpu" else None
+        return EncodedTexts(
+            self.module,
+            encode_group,
+            tokens,
+            reading.device,
+            reading.precision,
+            TRAIN_TOKEN_BUDGET[kind],
+            EVAL_TOKEN_BUDGET[kind],
+            threads,
+        )
+
+    def __call__(self, texts: Sequence[str], advance: Advance | None = None) -> torch.Tensor:
+        """Pooled outputs h (B, H) of any texts, in eval mode; `advance` is told how many more are done."""
+        return self.over(self.tokens(texts)).all_hidden(advance)
+
+    def num_tokens(self, text: str) -> int:
+        """Length of a text in tokens before it is cut, [CLS] and [SEP] included."""
+        return int(self.tokens([text]).full_lengths[0])
+
+
+def open_encoder(source: ModelSource, reading: Reading, dropout: float | None = None) -> TextEncoder:
+    """The encoder in `source`, loaded and moved to its device. Raises ConfigError."""
+    module = load_encoder(source.directory, reading.pooling, reading.max_tokens, dropout)
+    tokenizer = load_tokenizer(source.directory, reading.max_tokens)
+    return TextEncoder(module.to(reading.device), tokenizer, source, reading)
 
 
 class TextSource(Protocol):
@@ -29,6 +108,11 @@ class TextSource(Protocol):
 
     def hidden(self, rows: np.ndarray) -> torch.Tensor:
         """h (B, H) of the texts `rows`, which may repeat, with gradients where the encoder is trained."""
+
+    def hidden_in_turns(self, rows: np.ndarray) -> tuple[torch.Tensor, Callable[[], None]]:
+        """The same h (B, H), equal draws of dropout included, without holding what its gradients need; and what hands
+        h's gradients on to the encoder, once h has them, a group of texts at a time (Gao et al. 2021, "Scaling Deep
+        Contrastive Learning Batch Size under Memory Limited Setup", §3.2)."""
 
     def all_hidden(self, advance: Advance | None = None) -> torch.Tensor:
         """h (T, H) of every text, in eval mode and without gradients."""
@@ -72,6 +156,44 @@ class EncodedTexts:
             where = back[where]
         return h.index_select(0, torch.from_numpy(where).to(h.device))
 
+    def hidden_in_turns(self, rows: np.ndarray) -> tuple[torch.Tensor, Callable[[], None]]:
+        distinct, where = np.unique(rows, return_inverse=True)
+        parts, generators = self._parts_and_generators(distinct)
+        turns: list[tuple[np.ndarray, torch.Generator | None, torch.Tensor]] = []
+        pieces = []
+        with torch.no_grad():
+            for part, generator in zip(parts, generators, strict=True):
+                for group in length_groups(self.tokens.lengths[distinct[part]], self.train_token_budget):
+                    turns.append((part[group], generator, _random_state(generator, self.device)))
+                    pieces.append(self._one_group(distinct[part[group]], generator))
+        back = back_in_order([group for group, _, _ in turns])
+        flat = torch.cat(pieces).requires_grad_()
+        h = flat.index_select(0, torch.from_numpy(back[where]).to(flat.device))
+
+        def spread() -> None:
+            assert flat.grad is not None
+            gradients = flat.grad.split([len(group) for group, _, _ in turns])
+            after = [_random_state(generator, self.device) for generator in generators]
+            for (group, generator, state), gradient in zip(turns, gradients, strict=True):
+                _set_random_state(generator, self.device, state)
+                torch.autograd.backward(self._one_group(distinct[group], generator), gradient)
+            for generator, state in zip(generators, after, strict=True):
+                _set_random_state(generator, self.device, state)
+
+        return h, spread
+
+    def _one_group(self, rows: np.ndarray, generator: torch.Generator | None) -> torch.Tensor:
+        more = {} if generator is None else {"generator": generator}
+        return self._encode_group(self.tokens, rows, self.device, **more)
+
+    def _parts_and_generators(self, rows: np.ndarray) -> tuple[Sequence[np.ndarray], Sequence[torch.Generator | None]]:
+        """Positions of `rows` (b,) in one part, or in two of which each draws its dropout from a generator of its own,
+        seeded from torch's, so that no draw depends on timing."""
+        if self.threads is None or len(rows) < 2:
+            return [np.arange(len(rows))], [None]
+        parts = halves(forward_flops(self.module.config, self.tokens.lengths[rows]))
+        return parts, [torch.Generator().manual_seed(seed) for seed in torch.randint(2**62, (len(parts),)).tolist()]
+
     def _encode(self, rows: np.ndarray, generator: torch.Generator | None = None) -> torch.Tensor:
         group = self._encode_group if generator is None else functools.partial(self._encode_group, generator=generator)
         return encode_rows(group, self.tokens, rows, self.train_token_budget, self.device)
@@ -84,15 +206,11 @@ class EncodedTexts:
             return self.encode_group(*tokens_rows_device, **generator).float()
 
     def _encode_halves(self, threads: TwoThreads, rows: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
-        """h of texts in two halves at a time, and where each text lies in it (both of length b).
-
-        Each half's dropout has a generator of its own, seeded from torch's, so that no draw depends on timing.
-        """
-        parts = halves(forward_flops(self.module.config, self.tokens.lengths[rows]))
-        seeds = torch.randint(2**62, (len(parts),)).tolist()
+        """h of texts in two halves at a time, and where each text lies in it (both of length b)."""
+        parts, generators = self._parts_and_generators(rows)
         jobs = [
-            functools.partial(self._encode, rows[part], torch.Generator().manual_seed(seed))
-            for part, seed in zip(parts, seeds, strict=True)
+            functools.partial(self._encode, rows[part], generator)
+            for part, generator in zip(parts, generators, strict=True)
         ]
         return threads.both_with_gradients(*jobs), back_in_order(parts)
 
@@ -126,6 +244,9 @@ class CachedTexts:
     def hidden(self, rows: np.ndarray) -> torch.Tensor:
         return self.features.index_select(0, torch.from_numpy(rows).to(self.features.device))
 
+    def hidden_in_turns(self, rows: np.ndarray) -> tuple[torch.Tensor, Callable[[], None]]:
+        return self.hidden(rows), lambda: None
+
     def all_hidden(self, advance: Advance | None = None) -> torch.Tensor:
         return self.features
 
@@ -133,10 +254,85 @@ class CachedTexts:
         return 0, 0.0
 
 
-def features_path(directory: Path, *determined_by: str | int) -> Path:
-    """The file in the cache directory that holds features determined by these values."""
-    text = " ".join(map(str, ("features-1", *determined_by)))
-    return directory / "features" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npy"
+def _random_state(generator: torch.Generator | None, device: torch.device) -> torch.Tensor:
+    """The state of what dropout draws from: a generator, or torch's own for the device."""
+    if generator is not None:
+        return generator.get_state()
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def _set_random_state(generator: torch.Generator | None, device: torch.device, state: torch.Tensor) -> None:
+    if generator is not None:
+        generator.set_state(state)
+    elif device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)
+
+
+def encode_rows(
+    encode_group: EncodeFunction,
+    tokens: Tokens,
+    rows: np.ndarray,
+    token_budget: int,
+    device: torch.device,
+    advance: Callable[[int], None] | None = None,
+    run: Callable[..., Iterable[torch.Tensor]] = map,
+) -> torch.Tensor:
+    """Pooled outputs h (B, H) of the texts `rows`, in their order; gradients flow where they are on.
+
+    Texts of similar length go through `encode_group` together, so many that they would hold `token_budget`
+    tokens if padded; `run` maps the groups, and `advance` is told the number of texts done after each.
+    """
+    groups, pieces = length_groups(tokens.lengths[rows], token_budget), []
+    for group, piece in zip(groups, run(lambda group: encode_group(tokens, rows[group], device), groups), strict=True):
+        pieces.append(piece)
+        if advance is not None:
+            advance(len(group))
+    return torch.cat(pieces).index_select(0, torch.from_numpy(back_in_order(groups)).to(device))
+
+
+def back_in_order(groups: Sequence[np.ndarray]) -> np.ndarray:
+    """Where each of n positions lies when the groups that share them out (together (n,)) are laid end to end."""
+    order = np.concatenate(groups)
+    back = np.empty(len(order), dtype=np.int64)
+    back[order] = np.arange(len(order))
+    return back
+
+
+def plain_encoder(encoder: torch.nn.Module, pooling: str) -> EncodeFunction:
+    """The plain path: each group padded to its longest text, through transformers' own forward."""
+    return lambda tokens, rows, device: encode(encoder, pooling, *pad(tokens, rows, device))
+
+
+def packed_encoder(encoder: torch.nn.Module, pooling: str, compiled: bool = False) -> EncodeFunction:
+    """The fast path: the same without padding (model/packed.py).
+
+    `compiled` runs what lies between attentions through torch.compile: fewer passes over a GPU's memory, for
+    tens of seconds of compiling.
+    """
+    finish = torch.compile(finish_layer, dynamic=True) if compiled else finish_layer
+
+    def encode_group(
+        tokens: Tokens, rows: np.ndarray, device: torch.device, generator: torch.Generator | None = None
+    ) -> torch.Tensor:
+        return encode_packed(encoder, pooling, pack(tokens, rows, device), finish, generator)
+
+    return encode_group
+
+
+def features_path(cache: Path, source: ModelSource, reading: Reading, texts: Sequence[str]) -> Path:
+    """The file in the cache directory that holds the pooled outputs of these texts by this encoder."""
+    determined_by = (
+        source.fingerprint,
+        fingerprint_texts(tuple(texts)),
+        reading.pooling,
+        reading.max_tokens,
+        reading.precision,
+        int(reading.fast) + int(reading.compiled),
+    )
+    text = " ".join(map(str, ("features-2", *determined_by)))
+    return cache / "features" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npy"
 
 
 def load_features(path: Path) -> np.ndarray | None:

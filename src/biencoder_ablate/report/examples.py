@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from biencoder_ablate.config import DataConfig
-from biencoder_ablate.data.load import load_corpus
+from biencoder_ablate.data.readers import load_corpus
 from biencoder_ablate.report.contrasts import every_pair
 from biencoder_ablate.report.questions import Analysis
 from biencoder_ablate.report.read import Protocol

@@ -8,47 +8,41 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
+
 from biencoder_ablate.files import read_json
 from biencoder_ablate.runs.directory import RunDirectory, locked
-from biencoder_ablate.runs.sweep_directory import JobState, SweepDirectory, job_states, run_state
-from biencoder_ablate.runs.sweep_table import directory_bytes, format_table
-
-_COLUMNS = ("run", "status", "epochs", "best", "val", "test", "test clean", "MB")
+from biencoder_ablate.runs.status import STATUSES, RunStatus, SweepDirectory, directory_bytes, run_status
+from biencoder_ablate.text import figure, text_table
 
 
-def list_runs(logs_dir: Path) -> list[JobState]:
+def list_runs(logs_dir: Path) -> list[RunStatus]:
     """Every run below logs_dir, by name."""
     folder = logs_dir / "runs"
-    if not folder.is_dir():
-        return []
-    return [
-        run_state(RunDirectory(path))
-        for path in sorted(folder.iterdir())
-        if path.is_dir() and not path.name.startswith(".")
-    ]
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [run_status(RunDirectory(path)) for path in found if path.is_dir() and not path.name.startswith(".")]
 
 
-def describe_runs(states: Sequence[JobState]) -> str:
+def describe_runs(runs: Sequence[RunStatus]) -> str:
     """One aligned line a run."""
     rows = []
-    for state in states:
-        result = state.result if state.status == "finished" else {}
-        figures = (
-            result.get("val", {}).get("top1"),
-            result.get("test", {}).get("top1"),
-            result.get("test", {}).get("top1_clean"),
-        )
-        rows.append(
-            [
-                state.name,
-                state.status,
-                str(state.epochs_done),
-                str(result.get("best_epoch", "")),
-                *(f"{value:.4f}" if value is not None else "" for value in figures),
-                f"{directory_bytes(state.directory.path) / 1e6:.1f}",
-            ]
-        )
-    return format_table(_COLUMNS, rows)
+    for run in runs:
+        result = run.result if run.status == "finished" else {}
+        top1 = [figure(result.get(split, {}).get("top1")) for split in ("val", "test")]
+        size = figure(directory_bytes(run.directory.path) / 1e6, 1)
+        rows.append([run.name, run.status, *_data_and_model(run.directory), str(run.epochs_done), *top1, size])
+    return text_table(["run", "status", "data", "model", "epochs", "val", "test", "MB"], rows, left=4)
+
+
+def _data_and_model(run: RunDirectory) -> tuple[str, str]:
+    """By their names, or those of their files; empty where the config cannot be read."""
+    try:
+        config = yaml.safe_load((run.path / ".hydra" / "config.yaml").read_text("utf-8"))
+        data, model = config["data"], config["model"]
+        file = Path(data["path"] or "").name if data["name"] == "pairs" else ""
+        return file or data["name"], Path(model["name_or_path"] or model["name"]).name
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return "", ""
 
 
 def describe_sweeps(logs_dir: Path) -> str:
@@ -59,27 +53,27 @@ def describe_sweeps(logs_dir: Path) -> str:
         if read_json(path) is None:
             lines.append(f"{path.parent.name}: runs.json cannot be read")
             continue
-        statuses = [state.status for state in job_states(sweep.read())]
-        counted = ", ".join(
-            f"{statuses.count(status)} {status}"
-            for status in ("finished", "running", "interrupted", "failed", "new")
-            if status in statuses
-        )
-        lines.append(f"{path.parent.name}: {len(statuses)} runs: {counted}")
+        statuses = [run.status for run in sweep.statuses()]
+        counted = ", ".join(f"{statuses.count(status)} {status}" for status in STATUSES if status in statuses)
+        lines.append(f"{path.parent.name}: {_runs(len(statuses))}: {counted}")
     return "\n".join(lines)
 
 
-def prune(states: Sequence[JobState], statuses: Sequence[str], yes: bool) -> str:
+def _runs(number: int) -> str:
+    return f"{number} run{'s' * (number != 1)}"
+
+
+def prune(runs: Sequence[RunStatus], statuses: Sequence[str], yes: bool) -> str:
     """Delete the runs with these statuses, or say which would go."""
-    chosen = [state for state in states if state.status in statuses]
-    size = sum(directory_bytes(state.directory.path) for state in chosen) / 1e6
+    chosen = [run for run in runs if run.status in statuses]
+    size = sum(directory_bytes(run.directory.path) for run in chosen) / 1e6
     if not yes:
-        names = "".join(f"\n  {state.name} ({state.status})" for state in chosen)
-        return f"would delete {len(chosen)} runs, {size:.1f} MB; add --yes to do so{names}"
-    for state in chosen:
-        with locked(state.directory.path):
-            shutil.rmtree(state.directory.path)
-    return f"deleted {len(chosen)} runs, {size:.1f} MB"
+        names = "".join(f"\n  {run.name} ({run.status})" for run in chosen)
+        return f"would delete {_runs(len(chosen))}, {size:.1f} MB; add --yes to do so{names}"
+    for run in chosen:
+        with locked(run.directory.path):
+            shutil.rmtree(run.directory.path)
+    return f"deleted {_runs(len(chosen))}, {size:.1f} MB"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -92,24 +86,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--prune",
         metavar="STATUS",
         nargs="+",
-        choices=("failed", "interrupted", "finished"),
-        help="delete runs with these statuses (failed, interrupted, finished); says which without --yes",
+        choices=("failed", "interrupted", "damaged", "finished"),
+        help="delete runs with these statuses (failed, interrupted, damaged, finished); says which without --yes",
     )
     parser.add_argument("--yes", action="store_true", help="really delete")
     arguments = parser.parse_args(argv)
-    states = list_runs(arguments.logs_dir)
-    if not states:
+    runs = list_runs(arguments.logs_dir)
+    if not runs:
         print(f"error: {arguments.logs_dir}: no runs here; must be a logs_dir, with runs/ in it", file=sys.stderr)
         return 1
     if arguments.prune:
         try:
-            print(prune(states, arguments.prune, arguments.yes))
+            print(prune(runs, arguments.prune, arguments.yes))
         except (OSError, RuntimeError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
         return 0
     sweeps = describe_sweeps(arguments.logs_dir)
-    print(describe_runs(states) + (f"\n\nsweeps\n{sweeps}" if sweeps else ""))
+    print(describe_runs(runs) + (f"\n\nsweeps\n{sweeps}" if sweeps else ""))
     return 0
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import socket
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from biencoder_ablate.files import read_json
 
@@ -63,59 +63,49 @@ class RunDirectory:
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock of the run directory `path`; raises RunBusy, saying who holds it.
 
-    The kernel's file lock goes with its process, so that a killed run leaves none behind. The lock file lies
-    beside the directory, which `rerun=true` moves.
+    The kernel's file lock goes with its process, so that a killed run leaves none behind. Its file, and the one that
+    says who holds it, lie beside the directory, which `rerun=true` moves; both go with the lock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.with_name(f".{path.name}.lock")
-    with _open_locked(path, lock) as file:
-        file.seek(0)
-        file.truncate()
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                lock.unlink()
-
-
-def _open_locked(path: Path, lock: Path) -> IO[str]:
-    """The lock file, opened and locked; its holder unlinks it when done, so what was locked must still be it.
-
-    A shared lock of `holder`, who only looks, lasts an instant: it is waited for before giving up.
-    """
-    deadline = time.monotonic() + _LOOKING_SECONDS
-    while True:
-        file = lock.open("a+", encoding="utf-8")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat()):
-                return file
-        except FileNotFoundError:
-            pass
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                file.seek(0)
-                holder = file.read().strip() or "another process"
-                file.close()
-                raise RunBusy(f"{path}: {holder} is working in this run; wait for it, or stop it") from None
-            time.sleep(_LOOKING_SECONDS / 10)
-        file.close()
+    lock, told = _lock_files(path)
+    held = FileLock(lock, timeout=_LOOKING_SECONDS, poll_interval=_LOOKING_SECONDS / 10)
+    try:
+        held.acquire()
+    except Timeout:
+        raise RunBusy(f"{path}: {_told_by(told)} is working in this run; wait for it, or stop it") from None
+    try:
+        told.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            told.unlink(missing_ok=True)
+            lock.unlink()  # while it is held: whoever waits for it notices, and makes a new one
+        held.release()
 
 
 def holder(path: Path) -> str | None:
     """Who works in the run directory `path` right now, or None."""
-    lock = path.with_name(f".{path.name}.lock")
+    lock, told = _lock_files(path)
+    if not lock.exists():
+        return None
     try:
-        with lock.open("r", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return file.read().strip() or "another process"
-    except FileNotFoundError:
-        pass
-    return None
+        with FileLock(lock, timeout=_LOOKING_SECONDS / 4, poll_interval=_LOOKING_SECONDS / 20):
+            return None
+    except Timeout:
+        return _told_by(told)
+    except OSError:  # a disk that cannot be written to: nobody works there
+        return None
+
+
+def _lock_files(path: Path) -> tuple[Path, Path]:
+    return path.with_name(f".{path.name}.lock"), path.with_name(f".{path.name}.holder")
+
+
+def _told_by(told: Path) -> str:
+    try:
+        return told.read_text("utf-8") or "another process"
+    except OSError:
+        return "another process"
 
 
 def start_over(run: RunDirectory) -> None:

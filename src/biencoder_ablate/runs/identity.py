@@ -1,53 +1,51 @@
-"""A run is named by what determines its results, and by nothing else (design §3)."""
+"""A run is named by what determines its results, and by nothing else (design §3).
+
+Which settings those are, the schema's fields say themselves (config.py, names_run). Data and encoder are named by
+fingerprints over what was read.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from biencoder_ablate.config import Config, head_name
 
-RESULTS_VERSION = 3
+RESULTS_VERSION = 4
 """Raised when a change to the code alters figures, so that old and new runs never share a name."""
 
 
 def identity(config: Config, data_fingerprint: str, model_fingerprint: str, precision: str) -> dict[str, Any]:
-    """Everything that determines a run's results. Settings without effect are left out or made alike."""
-    head, negatives, training = config.head, config.negatives, config.training
-    frozen = training.freeze_encoder
-    return {
-        "results_version": RESULTS_VERSION,
-        "data": data_fingerprint,
-        "model": {
-            "fingerprint": model_fingerprint,
-            "pooling": config.model.pooling,
-            "max_tokens": config.model.max_tokens,
-            "retrieval_dim": config.model.retrieval_dim,
-            "dropout": None if frozen else config.model.dropout,
-        },
-        "head": {
-            "norm": head.norm,
-            "activation": head.activation,
-            "activation_position": head.activation_position if head.activation != "none" else None,
-        },
-        "fusion": config.fusion.name,
-        "negatives": {"schedule": negatives.schedule, "start": negatives.start, "ratio": config.neg_ratio},
-        "loss": vars(config.loss),
-        "training": {
-            "epochs": training.epochs,
-            "batch_size": training.batch_size,
-            "learning_rate": None if frozen else training.learning_rate,
-            "head_learning_rate": training.head_learning_rate,
-            "warmup_ratio": training.warmup_ratio,
-            "max_grad_norm": training.max_grad_norm,
-            "patience": training.patience,
-            "freeze_encoder": frozen,
-            "precision": precision,
-        },
-        "evaluation": {"rerank": config.evaluation.rerank, "source": config.evaluation.source},
-        "seed": config.seed,
-    }
+    """Everything that determines a run's results; `precision` is what training.precision came to."""
+    named = _naming_settings(_without_idle_settings(config))
+    named["data"] = data_fingerprint
+    named["model"]["fingerprint"] = model_fingerprint
+    named["training"]["precision"] = precision
+    return {"results_version": RESULTS_VERSION, **named}
+
+
+def _naming_settings(settings: Any) -> dict[str, Any]:
+    """The fields that name a run, group by group."""
+    values = {}
+    for item in fields(settings):
+        value = getattr(settings, item.name)
+        if is_dataclass(value):
+            values[item.name] = _naming_settings(value)
+        elif item.metadata["names_run"]:
+            values[item.name] = value
+    return values
+
+
+def _without_idle_settings(config: Config) -> Config:
+    """The config with settings that have no effect beside the others made alike, so that they name nothing."""
+    head, model, training = config.head, config.model, config.training
+    if head.name == "linear" and head.activation in (None, "none"):  # another head's null may mean what it likes
+        head = replace(head, activation_position=None)
+    if training.freeze_encoder:
+        model, training = replace(model, dropout=None), replace(training, learning_rate=0.0)
+    return replace(config, head=head, model=model, training=training)
 
 
 def run_name(config: Config, determined_by: dict[str, Any]) -> str:

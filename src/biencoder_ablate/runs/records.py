@@ -1,13 +1,21 @@
-"""The records of a run, one per epoch, as metrics.jsonl and top1.csv; and as one aligned line for a person."""
+"""What a run leaves for people and programs to read: its manifest, the records of its epochs, its log."""
 
 from __future__ import annotations
 
 import json
+import platform
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from biencoder_ablate.files import finite, write_text
+from tqdm import tqdm
+
+import biencoder_ablate
+from biencoder_ablate.files import finite, naming, write_text
 
 Record = dict[str, Any]
 HEADER = " epoch     loss    train      val     test   val clean  test clean   hard   dead  seconds"
@@ -50,3 +58,88 @@ def epoch_line(record: Record) -> str:
 
 def _figure(value: float | None) -> str:
     return f"{value:8.4f}" if value is not None and value == value else "       –"
+
+
+class RunLog:
+    """Writes lines to the screen and to train.log; the file gets the time and survives restarts."""
+
+    def __init__(self, path: Path | None, quiet: bool = False) -> None:
+        self.path = path
+        self.quiet = quiet
+
+    def say(self, text: str = "") -> None:
+        """One or more lines, for the screen and the file."""
+        if not self.quiet:
+            tqdm.write(text, file=sys.stdout)
+            sys.stdout.flush()
+        self.note(text)
+
+    def note(self, text: str) -> None:
+        """For the file only. Raises OSError naming it."""
+        if self.path is None:
+            return
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.writelines(f"{stamp}  {line}\n" for line in text.splitlines() or [""])
+        except OSError as error:
+            raise naming(error, self.path) from error
+
+
+def progress_bar(description: str, total: int, unit: str, quiet: bool) -> tqdm:
+    """A bar of one phase, on standard error, gone when the phase is over, and silent where nobody watches."""
+    return tqdm(
+        desc=description,
+        total=total,
+        unit=unit,
+        leave=False,
+        dynamic_ncols=True,
+        disable=True if quiet else None,
+        mininterval=0.2,
+    )
+
+
+_LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "hydra-core", "omegaconf", "numpy")
+
+
+def build_manifest(
+    name: str, device: str, precision: str, num_threads: int, determined_by: dict[str, Any]
+) -> dict[str, Any]:
+    """The manifest of a run; `determined_by` is its identity, fingerprints included."""
+    return {
+        "name": name,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "biencoder_ablate": biencoder_ablate.__version__,
+        "git_commit": git_commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "libraries": {library: _version(library) for library in _LIBRARIES},
+        "device": device,
+        "precision": precision,
+        "num_threads": num_threads,
+        "determined_by": determined_by,
+    }
+
+
+def _version(library: str) -> str | None:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def git_commit() -> str | None:
+    """The commit of the source tree this package runs from, with "+" when it is modified; None elsewhere."""
+    root = Path(__file__).resolve().parents[3]
+    if not (root / ".git").exists():
+        return None
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=5
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

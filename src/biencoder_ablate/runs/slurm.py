@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from biencoder_ablate.runs.status import failure_of
+
 POLL_SECONDS = (2.0, 30.0)
 """Between two looks at the queue: at first, and after a while."""
 FILE_SECONDS = 20.0
@@ -103,15 +105,14 @@ def _outer(ids: Sequence[str]) -> list[str]:
 
 def _what_went_wrong(job: Any) -> str | None:
     """Why a job that is over did not do its work, or None."""
-    from hydra.core.utils import JobStatus
-
     if not job.paths.result_pickle.exists():
         return f"Slurm job {job.job_id} {_state(job.job_id)}; see {job.paths.stderr}"
     try:
         outcome = job.result()
     except Exception as error:  # submitit hands on whatever the job raised outside our own code
         return f"Slurm job {job.job_id}: {str(error).strip().splitlines()[-1]}; see {job.paths.stderr}"
-    return str(outcome._return_value) if outcome.status == JobStatus.FAILED else None
+    failure = failure_of(outcome)
+    return None if failure is None else str(failure)
 
 
 def _state(job_id: str) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 from collections.abc import Iterator
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 
 @contextlib.contextmanager
@@ -23,17 +24,16 @@ def take_device(directory: Path, asked: str, parallel: bool) -> Iterator[str]:
 def take_first_free(directory: Path, count: int) -> Iterator[int]:
     """Hold the first free number below `count` while in use; waits for number 0 when all are taken."""
     directory.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
-        for number in range(count):
-            file = stack.enter_context((directory / f".gpu{number}.lock").open("w"))
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
+    locks = [FileLock(directory / f".gpu{number}.lock") for number in range(count)]
+    for number, lock in enumerate(locks):
+        try:
+            held = lock.acquire(timeout=0)
+        except Timeout:
+            continue
+        with held:
             yield number
-            return
-        file = stack.enter_context((directory / ".gpu0.lock").open("w"))
-        fcntl.flock(file, fcntl.LOCK_EX)
+        return
+    with locks[0]:
         yield 0
 
 

@@ -20,7 +20,7 @@ from biencoder_ablate.runs.records import Record
 
 
 @dataclass
-class Progress:
+class RunState:
     """How far a run has come. `best_epoch` is None before the first epoch."""
 
     records: list[Record] = field(default_factory=list)
@@ -41,31 +41,31 @@ def save_checkpoint(
     directory: Path,
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer | None,
-    progress: Progress,
+    reached: RunState,
     best_state: dict[str, torch.Tensor] | None,
 ) -> None:
     """Commit an epoch. `best_state` is given when this epoch is the best so far. Raises OSError naming the file."""
     directory.mkdir(exist_ok=True)  # not its parents: a run's directory that has vanished is not made again, half
     if best_state is not None:
-        with whole_file(_best_path(directory, progress), "wb") as file:
+        with whole_file(_best_path(directory, reached), "wb") as file:
             torch.save(best_state, file)
     state = {
         "model": trained_state(model),
         "optimizer": optimizer.state_dict() if optimizer else None,
-        "records": progress.records,
-        "best_epoch": progress.best_epoch,
-        "step": progress.step,
+        "records": reached.records,
+        "best_epoch": reached.best_epoch,
+        "step": reached.step,
     }
     with whole_file(directory / "last.pt", "wb") as file:
         torch.save(state, file)
     for old in directory.glob("best-*.pt"):
-        if progress.best_epoch is None or old != _best_path(directory, progress):
+        if reached.best_epoch is None or old != _best_path(directory, reached):
             old.unlink()
 
 
 def load_checkpoint(
     directory: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer | None
-) -> Progress | None:
+) -> RunState | None:
     """Put the last finished epoch into model and optimizer and return how far it is; None without a checkpoint."""
     path = directory / "last.pt"
     if not path.exists():
@@ -74,12 +74,12 @@ def load_checkpoint(
     model.load_state_dict(state["model"])
     if optimizer is not None and state["optimizer"] is not None:
         optimizer.load_state_dict(state["optimizer"])
-    return Progress(state["records"], state["best_epoch"], state["step"])
+    return RunState(state["records"], state["best_epoch"], state["step"])
 
 
-def load_best(directory: Path, progress: Progress, model: torch.nn.Module) -> None:
+def load_best(directory: Path, reached: RunState, model: torch.nn.Module) -> None:
     """Put the selected epoch's weights into the model."""
-    model.load_state_dict(torch.load(_best_path(directory, progress), map_location="cpu", weights_only=True))
+    model.load_state_dict(torch.load(_best_path(directory, reached), map_location="cpu", weights_only=True))
 
 
 def remove_checkpoint(directory: Path) -> None:
@@ -88,5 +88,5 @@ def remove_checkpoint(directory: Path) -> None:
         shutil.rmtree(directory)
 
 
-def _best_path(directory: Path, progress: Progress) -> Path:
-    return directory / f"best-{progress.best_epoch}.pt"
+def _best_path(directory: Path, reached: RunState) -> Path:
+    return directory / f"best-{reached.best_epoch}.pt"

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import shutil
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
 from biencoder_ablate.config import Config
-from biencoder_ablate.evaluation import records as evaluation_records
-from biencoder_ablate.evaluation.reevaluate import final_rankings
+from biencoder_ablate.evaluation.protocols import final_rankings, measure_split, point_records, split_figures
 from biencoder_ablate.files import explained, remove_parts, write_json, write_text, yaml_string
-from biencoder_ablate.model.save import save_model
+from biencoder_ablate.model.biencoder import Embeddings
+from biencoder_ablate.model.saved import Contract, save_model
 from biencoder_ablate.runs import directory as run_files
 from biencoder_ablate.runs.directory import RunDirectory
-from biencoder_ablate.runs.log import RunLog
-from biencoder_ablate.runs.manifest import build_manifest
-from biencoder_ablate.runs.records import HEADER, Record, epoch_line, write_metrics
+from biencoder_ablate.runs.records import HEADER, Record, RunLog, build_manifest, epoch_line, write_metrics
+from biencoder_ablate.runs.trackers import TrackedRun, Trackers, choose_trackers
 from biencoder_ablate.training import summary
 from biencoder_ablate.training.assemble import Parts, Plan, build_parts, make_plan
 from biencoder_ablate.training.checkpoint import (
-    Progress,
+    RunState,
     load_best,
     load_checkpoint,
     remove_checkpoint,
@@ -33,12 +33,11 @@ from biencoder_ablate.training.checkpoint import (
     trained_state,
 )
 from biencoder_ablate.training.loop import (
-    Embeddings,
-    check_finite,
+    check_trained,
     embed,
     make_optimizer,
     measure_all,
-    pair_scorer,
+    scorer_of,
     train_epoch,
 )
 from biencoder_ablate.training.processes import World, joined, world_from_environment
@@ -70,6 +69,7 @@ def _run_as(world: World, plan: Plan, composed: str, overrides: list[str], quiet
     """The run of one process of the world; rank 0 alone locks and writes."""
     config = plan.config
     run = RunDirectory(plan.directory)
+    trackers = choose_trackers(config.tracker) if world.is_main else Trackers()
     done = world.agree(run.read_result())
     if done is not None and done.get("status") == "finished" and (not config.rerun):
         RunLog(None, quiet).say(summary.finished_already(run, done))
@@ -77,13 +77,13 @@ def _run_as(world: World, plan: Plan, composed: str, overrides: list[str], quiet
             _drop_leftovers(run)
         return Outcome(run, done, skipped=True)
     if not world.is_main:
-        return Outcome(run, _train(plan, run, RunLog(None, quiet), world), skipped=False)
+        return Outcome(run, _train(plan, run, RunLog(None, quiet), world, trackers), skipped=False)
     with run_files.locked(run.path):
         if config.rerun:
             run_files.start_over(run)
         log = _open_run(plan, run, composed, overrides, quiet)
         try:
-            result = _train(plan, run, log, world)
+            result = _train(plan, run, log, world, trackers)
         except Exception as error:
             _note_failure(run, log, error)
             raise
@@ -91,6 +91,8 @@ def _run_as(world: World, plan: Plan, composed: str, overrides: list[str], quiet
             with contextlib.suppress(OSError):
                 log.note("interrupted; the same command goes on from the last finished epoch")
             raise
+        finally:
+            trackers.finish(None)  # nothing where the run has finished
         run_files.forget_old(run)
     return Outcome(run, result, skipped=False)
 
@@ -127,135 +129,150 @@ def _open_run(plan: Plan, run: RunDirectory, composed: str, overrides: list[str]
     return log
 
 
-def _train(plan: Plan, run: RunDirectory, log: RunLog, world: World) -> dict[str, Any]:
+def _train(plan: Plan, run: RunDirectory, log: RunLog, world: World, trackers: Trackers) -> dict[str, Any]:
     """The epochs, then the selected one measured and written. Returns the result (on rank 0)."""
     started = time.perf_counter()
     world.agree(None)  # rank 0 has locked and opened the directory
     parts = build_parts(plan, log, world)
-    log.say(summary.before_training(parts))
-    task, recipe = parts.task, parts.recipe
-    optimizer = make_optimizer(task.model, recipe, plan.config.training.fast) if recipe.epochs > 0 else None
-    found = load_checkpoint(run.checkpoint, task.model, optimizer)
+    log.say(summary.before_training(parts, plan.config))
+    trainee, training = parts.trainee, plan.config.training
+    optimizer = make_optimizer(trainee.model, plan.config) if training.epochs > 0 else None
+    found = load_checkpoint(run.checkpoint, trainee.model, optimizer)
     world.agree(None)  # every process has read the checkpoint before rank 0 writes the next
-    progress = found or Progress()
+    reached = found or RunState()
     if found is not None:
-        log.say(f"going on after epoch {progress.next_epoch - 1}, the last finished one")
+        log.say(f"going on after epoch {reached.next_epoch - 1}, the last finished one")
         if world.is_main:
-            write_metrics(run.path, progress.records)
+            write_metrics(run.path, reached.records)
+    trackers.start(TrackedRun(run.name, run.path, asdict(plan.config), reached.step, found is not None), log.say)
     log.say(HEADER)
-    is_untrained = progress.next_epoch <= 0
-    embeddings = embed(task, parts.untrained() if is_untrained and parts.untrained is not None else None)
-    if progress.next_epoch < 0:
-        record = _measured(parts, embeddings, -1, {})
-        _commit(run, log, parts, optimizer, progress, record)
-    while progress.next_epoch < recipe.epochs and not _out_of_patience(progress, recipe.patience):
+
+    def commit(embeddings: Embeddings, epoch: int, trained: Record, steps: list[tuple[int, Record]]) -> None:
+        """An epoch is finished once its checkpoint is on disk; the metrics files and trackers follow from it."""
+        started = time.perf_counter()
+        values = world.agree(_measured(parts, embeddings, epoch) if world.is_main else None)
+        record = {"epoch": epoch, **trained, **values, "eval_seconds": time.perf_counter() - started}
+        is_best = epoch >= 0 and selects(record, reached, plan.config.evaluation.select)
+        if is_best:
+            reached.best_epoch = epoch
+        reached.records.append(record)
+        if not world.is_main:
+            return
+        if optimizer is not None:
+            state = trained_state(trainee.model) if is_best else None
+            save_checkpoint(run.checkpoint, trainee.model, optimizer, reached, state)
+        write_metrics(run.path, reached.records)
+        log.say(epoch_line(record))
+        for step, figures in steps:
+            trackers.step(step, figures)
+        trackers.epoch(reached.step, record)
+
+    embeddings = embed(trainee, parts.pretrained() if reached.next_epoch <= 0 else None)
+    if reached.next_epoch < 0:
+        commit(embeddings, -1, {}, [])
+    while reached.next_epoch < training.epochs and not _out_of_patience(reached, training.patience):
         assert optimizer is not None
-        epoch = progress.next_epoch
-        trained, progress.step = train_epoch(task, recipe, optimizer, epoch, progress.step, embeddings)
-        embeddings = embed(task)
-        check_finite(embeddings, epoch)
-        _commit(run, log, parts, optimizer, progress, _measured(parts, embeddings, epoch, trained))
-    if progress.best_epoch is not None and progress.best_epoch != progress.next_epoch - 1:
-        load_best(run.checkpoint, progress, task.model)
-        embeddings = embed(task)
+        epoch = reached.next_epoch
+        trained = train_epoch(trainee, optimizer, epoch, reached.step, embeddings)
+        reached.step = trained.step
+        embeddings = embed(trainee)
+        check_trained(embeddings, epoch)
+        commit(embeddings, epoch, trained.record, trained.steps)
+    if reached.best_epoch is not None and reached.best_epoch != reached.next_epoch - 1:
+        load_best(run.checkpoint, reached, trainee.model)
+        embeddings = embed(trainee)
     world.agree(None)  # every process has read the best weights before rank 0 drops the checkpoint
     if not world.is_main:
         return {}
-    return _finish(plan, run, log, parts, progress, embeddings, time.perf_counter() - started)
+    result = _finish(plan, run, log, parts, reached, embeddings, time.perf_counter() - started)
+    trackers.finish(result)
+    return result
 
 
-def _measured(parts: Parts, embeddings: Embeddings, epoch: int, trained: Record) -> Record:
-    started = time.perf_counter()
-    world = parts.task.world
-    values = world.agree(measure_all(parts.task, parts.recipe, embeddings) if world.is_main else None)
-    return {"epoch": epoch, **trained, **values, "eval_seconds": time.perf_counter() - started}
+def _measured(parts: Parts, embeddings: Embeddings, epoch: int) -> Record:
+    """The figures after an epoch; before training also those of the encoder's own cosine, to read the others beside."""
+    values = measure_all(parts.trainee, embeddings)
+    if epoch < 0:
+        unit = torch.nn.functional.normalize(embeddings.h, dim=1)  # by distance they are in the order of the cosine
+        score = scorer_of(parts.trainee, embeddings)  # not asked for: stage 1 is final
+        for name in ("val", "test"):
+            cosine = measure_split(parts.trainee.splits[name], Embeddings(embeddings.h, unit, unit), score, "none")
+            values |= {f"pretrained/{name}/{key}": cosine[key] for key in ("top1", "top1_clean", "recall@10")}
+    return values
 
 
-def _commit(
-    run: RunDirectory,
-    log: RunLog,
-    parts: Parts,
-    optimizer: torch.optim.Optimizer | None,
-    progress: Progress,
-    record: Record,
-) -> None:
-    """An epoch is finished once its checkpoint is on disk; the metrics files follow from it."""
-    best = progress.best_epoch
-    best_top1 = next((row["val/top1"] for row in progress.records if row["epoch"] == best), -1.0)
-    is_best = record["epoch"] >= 0 and record["val/top1"] > best_top1
-    if is_best:
-        progress.best_epoch = record["epoch"]
-    progress.records.append(record)
-    if not parts.task.world.is_main:
-        return
-    if parts.recipe.epochs > 0:
-        state = trained_state(parts.task.model) if is_best else None
-        save_checkpoint(run.checkpoint, parts.task.model, optimizer, progress, state)
-    write_metrics(run.path, progress.records)
-    log.say(epoch_line(record))
+def selects(record: Record, reached: RunState, select: str) -> bool:
+    """Whether a new epoch's record has the best val figure so far; the first stays on a tie.
+
+    Without points that count in clean figures, the official one decides.
+    """
+
+    def figure(of: Record) -> float:
+        value = of[f"val/{select}"]
+        return of["val/top1"] if value is None or math.isnan(value) else value
+
+    best = next((row for row in reached.records if row["epoch"] == reached.best_epoch), None)
+    return best is None or figure(record) > figure(best)
 
 
-def _out_of_patience(progress: Progress, patience: int | None) -> bool:
-    if patience is None or progress.best_epoch is None:
+def _out_of_patience(reached: RunState, patience: int | None) -> bool:
+    if patience is None or reached.best_epoch is None:
         return False
-    return progress.next_epoch - 1 - progress.best_epoch >= patience
+    return reached.next_epoch - 1 - reached.best_epoch >= patience
 
 
 def _finish(
-    plan: Plan, run: RunDirectory, log: RunLog, parts: Parts, progress: Progress, embeddings: Embeddings, seconds: float
+    plan: Plan, run: RunDirectory, log: RunLog, parts: Parts, reached: RunState, embeddings: Embeddings, seconds: float
 ) -> dict[str, Any]:
     """Measure the selected epoch in full, write records, model and result, and drop the checkpoint."""
     figures = write_rankings(run, parts, embeddings, plan.config.evaluation.rerank)
-    best = progress.best_epoch if progress.best_epoch is not None else -1
-    by_epoch = {record["epoch"]: record for record in progress.records}
+    best = reached.best_epoch if reached.best_epoch is not None else -1
+    by_epoch = {record["epoch"]: record for record in reached.records}
     result = {
         "status": "finished",
         "name": run.name,
         "best_epoch": best,
         "selected": by_epoch[best],
-        "final": progress.records[-1],
+        "final": reached.records[-1],
         "initial": by_epoch[-1],
         "val": figures["val"],
         "test": figures["test"],
         "seconds": seconds,
     }
     if plan.config.training.save_model:
-        task = parts.task
-        contract = contract_of(plan.config, plan.source.name, plan.source.fingerprint, parts.pooled_dim)
-        save_model(run.model, trained_state(task.model), parts.encoder, parts.tokenizer, contract)
+        state, encoder = trained_state(parts.trainee.model), parts.encoder
+        save_model(
+            run.model, contract_of(plan, parts), state, encoder and encoder.module, encoder and encoder.tokenizer
+        )
     else:
         shutil.rmtree(run.model, ignore_errors=True)
-    log.say(summary.last_lines(run, result))
+    log.say(summary.last_lines(run, result, plan.config, reached.records))
     write_json(run.result, result)
     remove_checkpoint(run.checkpoint)
     return result
 
 
-def contract_of(config: Config, model_name: str, model_fingerprint: str, pooled_dim: int) -> dict[str, Any]:
-    """What a user of the weights must know: the encoder, its pooling and lengths, the shapes and the head."""
-    return {
-        "encoder": {
-            "name": model_name,
-            "fingerprint": model_fingerprint,
-            "copied": not config.training.freeze_encoder,
-            "pooling": config.model.pooling,
-            "max_tokens": config.model.max_tokens,
-            "width": pooled_dim,
-        },
-        "retrieval_dim": config.model.retrieval_dim,
-        "fusion": config.fusion.name,
-        "head": vars(config.head),
-    }
+def contract_of(plan: Plan, parts: Parts) -> Contract:
+    """What a user of the weights must know: the encoder, its pooling and lengths, and what is built on it."""
+    model, source = plan.config.model, plan.source
+    return Contract(
+        source.name,
+        source.fingerprint,
+        parts.encoder is not None,
+        model.pooling,
+        model.max_tokens,
+        parts.trainee.model.architecture,
+    )
 
 
 def write_rankings(run: RunDirectory, parts: Parts, embeddings: Embeddings, rerank: int | str) -> dict[str, Any]:
     """Rank val and test under every candidate set, write rankings.jsonl, and return the figures by split."""
-    task = parts.task
+    trainee = parts.trainee
     lines, figures = [], {}
-    score = pair_scorer(task, embeddings)
+    score = scorer_of(trainee, embeddings)
     for name in ("val", "test"):
-        rankings = final_rankings(task.splits[name], task.model, embeddings.h, embeddings.r, score, rerank)
-        figures[name] = evaluation_records.split_figures(rankings)
-        lines += [json.dumps(record, ensure_ascii=False) for record in evaluation_records.point_records(rankings)]
+        rankings = final_rankings(trainee.splits[name], embeddings, score, rerank)
+        figures[name] = split_figures(rankings)
+        lines += [json.dumps(record, ensure_ascii=False) for record in point_records(rankings)]
     write_text(run.path / "rankings.jsonl", "".join(f"{line}\n" for line in lines))
     return figures

@@ -1,34 +1,34 @@
 """The training loop: an epoch of steps, then every split measured. Reads top to bottom.
 
-N pairs, B of a batch, T texts of the corpus.
+N pairs of the split, B of a batch, K negatives a pair, T texts of the corpus.
 """
 
 from __future__ import annotations
 
 import math
+import operator
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 
+from biencoder_ablate.config import Config
 from biencoder_ablate.data.corpus import SPLITS
 from biencoder_ablate.data.index import TextIndex
-from biencoder_ablate.evaluation import measure
-from biencoder_ablate.evaluation.fast_scoring import fast_scorer, plain_scorer
-from biencoder_ablate.evaluation.measure import SplitCandidates
-from biencoder_ablate.evaluation.ranking import LogitsFunction
-from biencoder_ablate.model.biencoder import BiEncoder
+from biencoder_ablate.evaluation.candidates import SplitCandidates
+from biencoder_ablate.evaluation.pair_scores import PairScorer, pair_scorer
+from biencoder_ablate.evaluation.protocols import measure_split, study_top1
+from biencoder_ablate.model.biencoder import BiEncoder, Embeddings
 from biencoder_ablate.model.flops import TRAINING_FACTOR
 from biencoder_ablate.model.texts import TextSource
-from biencoder_ablate.runs.log import progress_bar
-from biencoder_ablate.runs.records import Record
+from biencoder_ablate.runs.records import Record, progress_bar
 from biencoder_ablate.seeding import derive_seed, generator
-from biencoder_ablate.training.losses import Losses, LossWeights, batch_losses
-from biencoder_ablate.training.negatives import NegativePool, draw_negatives
+from biencoder_ablate.training.losses import Batch, Loss
+from biencoder_ablate.training.negatives import Mining, NegativePool, draw_negatives, hard_share
 from biencoder_ablate.training.processes import World
-from biencoder_ablate.training.schedule import hard_share, warmup_factor
 
 _WHAT_TO_TRY = (
     "try a lower training.learning_rate or training.head_learning_rate, training.warmup_ratio=0.1, or "
@@ -41,190 +41,236 @@ class TrainingDiverged(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What determines a training, in plain values."""
+class Trainee:
+    """What is trained, on what, and how: the model, its texts, the splits, the pool of negatives, the loss."""
 
-    seed: int
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    head_learning_rate: float
-    warmup_ratio: float
-    max_grad_norm: float | None
-    patience: int | None
-    schedule: str
-    start: float | None
-    ratio: float
-    weights: LossWeights
-    rerank: int | None
-    """Depth of stage 2 in each epoch's figures; None ranks by distance alone."""
-    source: bool
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is trained and measured: the model, its texts, the splits and the pool of negatives."""
-
+    config: Config
     model: BiEncoder
     texts: TextSource
     index: TextIndex
     splits: dict[str, SplitCandidates]
     pool: NegativePool
+    loss: Loss
     device: torch.device
     world: World = field(default_factory=World)
-    fast: bool = True
     quiet: bool = False
     peak_flops: float | None = None
     """Operations a second that the device can do at best, where known."""
 
 
 @dataclass(frozen=True)
-class Embeddings:
-    """Of every text, in eval mode: pooled outputs h (T, H) and retrieval embeddings r (T, R)."""
+class Pairs:
+    """Pairs of a step: their rows (B,) in the training split, and as text indices their points and counters (B,) and
+    negatives (B, K)."""
 
-    h: torch.Tensor
-    r: torch.Tensor
+    rows: np.ndarray
+    point: np.ndarray
+    counter: np.ndarray
+    negative: np.ndarray
 
-
-def make_optimizer(model: BiEncoder, recipe: Recipe, fused: bool) -> torch.optim.Optimizer:
-    """Adam, the encoder at one rate, linear1 and the head at another."""
-    groups = [{"params": [*model.linear1.parameters(), *model.head.parameters()], "lr": recipe.head_learning_rate}]
-    if model.encoder is not None:
-        groups.append({"params": list(model.encoder.parameters()), "lr": recipe.learning_rate})
-    for group in groups:
-        group["initial_lr"] = group["lr"]
-    return torch.optim.Adam(groups, fused=fused)
+    def map(self, part: Callable[[np.ndarray], np.ndarray]) -> Pairs:
+        return Pairs(part(self.rows), part(self.point), part(self.counter), part(self.negative))
 
 
-def embed(task: Task, h: torch.Tensor | None = None) -> Embeddings:
+def make_optimizer(model: BiEncoder, config: Config) -> torch.optim.Optimizer:
+    """Adam or AdamW, with a rate each for the encoder, the projections, and the head. Weights decay, biases and
+    norms' gains do not (Loshchilov and Hutter 2019; the exception is BERT's own training's)."""
+    training = config.training
+    rates = {
+        "head": training.head_learning_rate,
+        "projection": training.projection_learning_rate or training.head_learning_rate,
+        "encoder": training.learning_rate,
+    }
+    groups: list[dict[str, Any]] = []
+    for part, rate in rates.items():
+        parameters = [value for name, value in model.named_parameters() if _part_of(name) == part]
+        steady = [parameter for parameter in parameters if training.weight_decay and parameter.dim() < 2]
+        decaying = [parameter for parameter in parameters if not training.weight_decay or parameter.dim() >= 2]
+        for members, decay in ((decaying, training.weight_decay), (steady, 0.0)):
+            if members:
+                group = {"params": members, "lr": rate, "initial_lr": rate, "weight_decay": decay, "part": part}
+                groups.append(group)
+    kind = torch.optim.AdamW if training.optimizer == "adamw" else torch.optim.Adam
+    return kind(groups, fused=training.fast)
+
+
+def _part_of(parameter: str) -> str:
+    """Which part of a bi-encoder a parameter belongs to, by its name."""
+    first = parameter.split(".")[0]
+    return {"encoder": "encoder", "linear1": "projection", "linear1_candidate": "projection"}.get(first, "head")
+
+
+def rate_factor(step: int, num_warmup: int, num_steps: int, schedule: str) -> float:
+    """What the learning rates are multiplied by at optimizer step `step` (from 0) of `num_steps`: linear from 1/n to
+    1 over the warm-up, then 1, or down to 0 on a line, or on half a cosine (Loshchilov and Hutter 2017)."""
+    if step < num_warmup:
+        return (step + 1) / num_warmup
+    if schedule == "constant":
+        return 1.0
+    done = (step - num_warmup) / max(1, num_steps - num_warmup)
+    return 1.0 - done if schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+def embed(trainee: Trainee, h: torch.Tensor | None = None) -> Embeddings:
     """Embed every text of the corpus once; mining, evaluation and the next epoch's negatives share the result.
 
     `h` (T, H) are the pooled outputs where they are known already.
     """
     with torch.no_grad():
-        task.model.eval()
+        trainee.model.eval()
         if h is None:
-            with progress_bar("encoding", len(task.index.texts), "text", task.quiet) as bar:
-                h = task.texts.all_hidden(bar.update)
-        return Embeddings(h, task.model.retrieval(h))
+            with progress_bar("encoding", len(trainee.index.texts), "text", trainee.quiet) as bar:
+                h = trainee.texts.all_hidden(bar.update)
+        return trainee.model.embed(h)
 
 
-def check_finite(embeddings: Embeddings, epoch: int) -> None:
+def check_trained(embeddings: Embeddings, epoch: int) -> None:
     """Raise TrainingDiverged when an epoch has left the model unable to place texts: no figure would mean anything."""
-    if not bool(embeddings.h.isfinite().all() and embeddings.r.isfinite().all()):
+    if not all(bool(part.isfinite().all()) for part in (embeddings.h, embeddings.point, embeddings.candidate)):
         raise TrainingDiverged(f"the model's embeddings are not finite after epoch {epoch}; {_WHAT_TO_TRY}")
 
 
-def train_epoch(
-    task: Task, recipe: Recipe, optimizer: torch.optim.Optimizer, epoch: int, step: int, before: Embeddings
-) -> tuple[Record, int]:
-    """One pass over the training pairs. Returns the epoch's training record and the step reached.
+@dataclass(frozen=True)
+class Trained:
+    """An epoch of training: its figures, the step reached, and the figures of every step, for trackers."""
 
-    `before` are the embeddings before the epoch, from which hard negatives are mined. Raises
-    TrainingDiverged on a loss that is not finite.
-    """
-    train = task.splits["train"].split
-    share = hard_share(recipe.schedule, epoch, recipe.ratio, recipe.start)
+    record: Record
+    step: int
+    steps: list[tuple[int, Record]]
+
+
+def train_epoch(
+    trainee: Trainee, optimizer: torch.optim.Optimizer, epoch: int, step: int, before: Embeddings
+) -> Trained:
+    """One pass over the training pairs. `before` are the embeddings before the epoch, from which hard negatives are
+    mined. Raises TrainingDiverged on a loss that is not finite."""
+    config, training, world = trainee.config, trainee.config.training, trainee.world
+    train = trainee.splits["train"].split
+    settings = config.negatives
+    share = hard_share(settings.schedule, epoch, config.neg_ratio, settings.start)
+    mining = Mining(settings.per_pair, settings.skip, settings.depth, settings.relative_margin)
     started = time.perf_counter()
-    negative, hard = draw_negatives(task.pool, share, recipe.seed, epoch, before.r, train.point)
-    order = generator(recipe.seed, "shuffle", epoch).permutation(len(train))
-    torch.manual_seed(derive_seed(recipe.seed, "dropout", epoch, task.world.rank))
-    num_steps = math.ceil(len(train) / recipe.batch_size)
-    num_warmup = round(recipe.warmup_ratio * num_steps * recipe.epochs)
-    sums, waiting = torch.zeros(4, dtype=torch.float64), None
+    negative, hard = draw_negatives(trainee.pool, share, config.seed, epoch, before, train, mining)
+    pairs = Pairs(np.arange(len(train)), train.point, train.counter, negative)
+    # What counts in clean figures of the training split is the first asking of each distinct pair.
+    rows = np.flatnonzero(train.clean) if training.distinct_pairs else np.arange(len(train))
+    order = rows[generator(config.seed, "shuffle", epoch).permutation(len(rows))]
+    torch.manual_seed(derive_seed(config.seed, "dropout", epoch, world.rank))
+    num_steps = math.ceil(len(rows) / training.batch_size) * training.epochs
+    num_warmup = round(training.warmup_ratio * num_steps)
+    names = ("loss", *(f"loss/{part}" for part in trainee.loss.parts))
+    sums, steps = torch.zeros(len(names), dtype=torch.float64), []
+    waiting: tuple[torch.Tensor, int, dict[str, float]] | None = None
     work = torch.zeros(2, dtype=torch.float64)
-    task.model.train()
-    with progress_bar(f"epoch {epoch}", len(train), "pair", task.quiet) as bar:
-        for batch in _batches(order, recipe.batch_size):
-            for group in optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * warmup_factor(step, num_warmup)
-            losses, done = train_step(
-                task, recipe, optimizer, train.point[batch], train.counter[batch], negative[batch]
-            )
+
+    def read(losses: torch.Tensor, size: int, rates: dict[str, float]) -> None:
+        """Losses are read one step late, so that a GPU computes while the next batch is made ready."""
+        found = _finite(losses, names, epoch, step - 1)
+        sums.add_(found)
+        means = {f"step/{name}": value for name, value in zip(names, (found / size).tolist(), strict=True)}
+        steps.append((step, means | rates))
+        bar.set_postfix(loss=f"{means['step/loss']:.4f}", refresh=False)
+
+    trainee.model.train()
+    with progress_bar(f"epoch {epoch}", len(rows), "pair", trainee.quiet) as bar:
+        for batch in _batches(order, training.batch_size):
+            factor = rate_factor(step, num_warmup, num_steps, training.schedule)
+            losses, done = train_step(trainee, optimizer, pairs.map(operator.itemgetter(batch)), factor)
             work += torch.tensor(done, dtype=torch.float64)
-            # Losses are read one step late, so that a GPU computes while the next batch is made ready.
             if waiting is not None:
-                sums += _finite(waiting, epoch, step - 1)
-                bar.set_postfix(loss=f"{waiting[0] / recipe.batch_size:.4f}", refresh=False)
-            waiting = losses
+                read(*waiting)
+            waiting = (
+                losses,
+                len(batch),
+                {f"step/rate/{group['part']}": group["lr"] for group in optimizer.param_groups},
+            )
             step += 1
             bar.update(len(batch))
         assert waiting is not None
-        sums += _finite(waiting, epoch, step - 1)
+        read(*waiting)
     seconds = time.perf_counter() - started
-    means = (sums / len(train)).tolist()
-    num_tokens, flops = task.world.sum(work).tolist()
-    record: Record = {
-        "loss": means[0],
-        "loss/triplet": means[1],
-        "loss/positive": means[2],
-        "loss/negative": means[3],
+    num_tokens, flops = world.sum(work).tolist()
+    record: Record = dict(zip(names, (sums / len(rows)).tolist(), strict=True)) | {
         "hard_share": share,
-        "num_hard": int(hard.sum()),
+        "num_hard": int(hard[rows].sum()),
         "train_seconds": seconds,
-        "pairs_per_second": len(train) / seconds,
+        "pairs_per_second": len(rows) / seconds,
     }
     if num_tokens:
         record["tokens_per_second"] = num_tokens / seconds
-    if flops and task.peak_flops is not None:
-        record["flop_utilisation"] = TRAINING_FACTOR * flops / seconds / (task.peak_flops * task.world.size)
-    return record, step
+    if flops and trainee.peak_flops is not None:
+        record["flop_utilisation"] = TRAINING_FACTOR * flops / seconds / (trainee.peak_flops * world.size)
+    return Trained(record, step, steps)
 
 
 def train_step(
-    task: Task,
-    recipe: Recipe,
-    optimizer: torch.optim.Optimizer,
-    point: np.ndarray,
-    counter: np.ndarray,
-    negative: np.ndarray,
+    trainee: Trainee, optimizer: torch.optim.Optimizer, pairs: Pairs, rate: float = 1.0
 ) -> tuple[torch.Tensor, tuple[int, float]]:
-    """One optimizer step on B triplets of text indices (B,). Returns loss sums (4,) and this process's work.
+    """One optimizer step on B pairs, learning rates times `rate`. Returns loss sums and this process's work.
 
-    The sums are the total, triplet, positive and negative losses; the work is the tokens encoded and the operations
-    of their forward pass. With several processes each takes its share of the triplets; gradients and sums are those
-    of all of them.
+    The sums (1 + P,) are the total and the loss's P parts; the work is the tokens encoded and the operations of
+    their forward pass. With several processes each takes its share of the pairs; gradients and sums are those of all
+    of them.
     """
-    batch_size = len(point)
-    point, counter, negative = (task.world.share(rows) for rows in (point, counter, negative))
+    training, model = trainee.config.training, trainee.model
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * rate
+    own = pairs.map(trainee.world.share)
+    texts = np.concatenate([own.point, own.counter, own.negative.T.reshape(-1)])
     optimizer.zero_grad(set_to_none=True)
-    sums, work = torch.zeros(4, device=task.device), (0, 0.0)
-    if len(point):
-        losses, work = _share_losses(task, recipe, point, counter, negative)
-        (losses.total / batch_size).backward()
-        sums = torch.stack([losses.total, losses.triplet, losses.positive, losses.negative]).detach()
-    task.world.sum_gradients(task.model.parameters())
-    if recipe.max_grad_norm is not None:
-        torch.nn.utils.clip_grad_norm_(task.model.parameters(), recipe.max_grad_norm)
+    spread = None
+    if not len(texts):  # fewer pairs than processes: this one still takes part in what is gathered
+        trained = model.encoder is not None  # then the others wait for its part of the backward pass as well
+        h = torch.zeros(0, model.architecture.pooled_dim, device=trainee.device, requires_grad=trained)
+    elif training.micro_batch is not None:
+        h, spread = trainee.texts.hidden_in_turns(texts)
+    else:
+        h = trainee.texts.hidden(texts)
+    losses = trainee.loss(_as_batch(trainee, pairs, own, h))
+    (losses["total"] / len(pairs.rows)).backward()
+    if spread is not None:
+        spread()
+    trainee.world.sum_gradients(model.parameters())
+    if training.max_grad_norm is not None:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), training.max_grad_norm)
     optimizer.step()
-    return task.world.sum(sums), work
+    sums = torch.stack([losses[name].detach().float() for name in ("total", *trainee.loss.parts)])
+    return trainee.world.sum(sums), trainee.texts.work(texts)
 
 
-def _share_losses(
-    task: Task, recipe: Recipe, point: np.ndarray, counter: np.ndarray, negative: np.ndarray
-) -> tuple[Losses, tuple[int, float]]:
-    """Losses of triplets of text indices (B,), and the work of encoding them."""
-    rows = np.concatenate([point, counter, negative])
-    h = task.texts.hidden(rows)
-    h_p, h_cn = _points_and_others(h)
-    r_p, r_cn = _points_and_others(task.model.retrieval(h))
-    # Counters and negatives go through the head in one call: small batches cost calls rather than products.
-    logits = task.model.logits(h_p.expand_as(h_cn), r_p.expand_as(r_cn), h_cn, r_cn)
-    losses = batch_losses(r_p, r_cn[0], r_cn[1], logits[0], logits[1], recipe.weights)
-    return losses, task.texts.work(rows)
+def _as_batch(trainee: Trainee, pairs: Pairs, own: Pairs, h: torch.Tensor) -> Batch:
+    """What the loss needs of this process's `own` pairs, whose points, counters and negatives lie end to end in h."""
+    model, pool, world = trainee.model, trainee.pool, trainee.world
+    h = h.unflatten(0, (2 + own.negative.shape[1], len(own.rows)))
+    candidate = model.as_candidates(h)
+    point = candidate[0] if model.linear1_candidate is None else model.as_points(h[0])
+
+    def gather(values: torch.Tensor) -> torch.Tensor:
+        return world.gather(values, [len(world.share_of(pairs.rows, rank)) for rank in range(world.size)])
+
+    def forbidden(kind: str) -> torch.Tensor:
+        positions = {
+            "counters": lambda: pool.counter[pairs.rows],
+            "points": lambda: pool.point[pairs.rows],
+            "negatives": lambda: pool.positions_of(pairs.negative),
+        }[kind]()
+        gathered = [world.share_of(positions, rank).reshape(-1) for rank in range(world.size)]
+        mask = pool.are_forbidden(own.rows, np.concatenate(gathered))
+        return torch.from_numpy(mask).to(trainee.device, non_blocking=True)
+
+    return Batch(
+        model,
+        Embeddings(h[0], point, candidate[0]),
+        Embeddings(h[1:], candidate[1:], candidate[1:]),
+        gather,
+        forbidden,
+    )
 
 
-def _points_and_others(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Points, counters and negatives end to end (3B, W) → points (B, W); counters and negatives (2, B, W)."""
-    points, others = x.unflatten(0, (3, -1)).split([1, 2])
-    return points[0], others
-
-
-def _finite(losses: torch.Tensor, epoch: int, step: int) -> torch.Tensor:
-    """Loss sums (4,) as float64 on the CPU. Raises TrainingDiverged when their total is no number."""
+def _finite(losses: torch.Tensor, names: tuple[str, ...], epoch: int, step: int) -> torch.Tensor:
+    """Loss sums as float64 on the CPU. Raises TrainingDiverged when their total is no number."""
     sums = losses.to("cpu").double()
     if not bool(torch.isfinite(sums[0])):
-        names = ("total", "triplet", "positive", "negative")
         shown = ", ".join(f"{name} {value:.4g}" for name, value in zip(names, sums.tolist(), strict=True))
         raise TrainingDiverged(f"the loss is not finite at epoch {epoch}, step {step} ({shown}); {_WHAT_TO_TRY}")
     return sums
@@ -235,26 +281,26 @@ def _batches(order: np.ndarray, size: int) -> Iterable[np.ndarray]:
         yield order[start : start + size]
 
 
-def measure_all(task: Task, recipe: Recipe, embeddings: Embeddings) -> Record:
-    """Official and clean figures of the three splits, keys like `val/top1`; `source` ones where asked."""
+def measure_all(trainee: Trainee, embeddings: Embeddings) -> Record:
+    """Official and clean figures of the three splits, keys like `val/top1`; the study's own where asked.
+
+    With evaluation.rerank=all an epoch's figures are of depth 10 (docs/evaluation.md).
+    """
     record: Record = {}
     scored = dead = 0
-    score = pair_scorer(task, embeddings)
+    rerank = trainee.config.evaluation.rerank
+    score = scorer_of(trainee, embeddings)
     with torch.no_grad():
         for name in SPLITS:
-            prepared = task.splits[name]
-            official, clean = measure.rank_both(prepared, embeddings.r, score, recipe.rerank)
-            values = measure.figures(official, clean, prepared.split.clean)
-            record |= {f"{name}/{key}": value for key, value in values.items()}
-            scored, dead = scored + int(official.num_scored.sum()), dead + int(official.num_dead.sum())
-            if recipe.source:
-                ranks = measure.rank_source(prepared, embeddings.r, score).final_rank
-                record[f"source/{name}/top1"] = float((ranks == 0).mean())
+            figures = measure_split(trainee.splits[name], embeddings, score, rerank)
+            scored, dead = scored + figures.pop("num_scored"), dead + figures.pop("num_dead")
+            record |= {f"{name}/{key}": value for key, value in figures.items()}
+            if trainee.config.evaluation.source:
+                record[f"source/{name}/top1"] = study_top1(trainee.splits[name], embeddings, score)
     record["dead_pairs"] = dead / scored if scored else 0.0
     return record
 
 
-def pair_scorer(task: Task, embeddings: Embeddings) -> LogitsFunction:
-    """Scores pairs of texts with the head: text indices (M,), (M,) → margins (M,) and dead flags (M,)."""
-    scorer = fast_scorer if task.fast else plain_scorer
-    return scorer(task.model, embeddings.h, embeddings.r)
+def scorer_of(trainee: Trainee, embeddings: Embeddings) -> PairScorer:
+    """Scores pairs of the corpus's texts with the head, the fast way where the run takes it."""
+    return pair_scorer(trainee.model, embeddings, trainee.config.training.fast)

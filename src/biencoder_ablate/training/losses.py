@@ -1,51 +1,153 @@
-"""The training loss of design §2: a triplet loss in retrieval space and two cross-entropies on the head.
+"""The training losses: what a step hands them, and the two that ship. A loss of one's own: docs/extending.md.
 
-B pairs of a batch, R retrieval width.
+A loss is a class registered under `biencoder_ablate.losses`. It is called with a Batch and returns sums over this
+process's pairs: `total`, which is trained, and the parts that are logged, unweighted.
+
+B pairs of a batch (this process's share), N negatives a pair, C candidates of a kind, R retrieval width.
 """
 
 from __future__ import annotations
 
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
 
-
-@dataclass(frozen=True)
-class LossWeights:
-    triplet: float = 1.0
-    positive: float = 1.0
-    negative: float = 1.0
-    margin: float = 1.0
+from biencoder_ablate.model.biencoder import BiEncoder, Embeddings
 
 
-@dataclass(frozen=True)
-class Losses:
-    """Sums over the batch, each unweighted, and their weighted total; divide by B for means."""
+@dataclass
+class Batch:
+    """The pairs of one step, embedded.
 
-    total: torch.Tensor
-    triplet: torch.Tensor
-    positive: torch.Tensor
-    negative: torch.Tensor
+    point: Embeddings of B texts. other: Embeddings (1 + N, B, …) of what the points are paired with: row 0 holds the
+    counters, the others the negatives.
+    gather: lays this process's tensor (B, …) end to end with those of the other processes, gradients included.
+    forbidden: of "counters", "points" or "negatives", which of all processes' texts of that kind, (B, C) bool in the
+    order of `gather`, must not be a pair's negative: its point and every counter of its point's text (design §2).
+    """
+
+    model: BiEncoder
+    point: Embeddings
+    other: Embeddings
+    gather: Callable[[torch.Tensor], torch.Tensor]
+    forbidden: Callable[[str], torch.Tensor]
+
+    @functools.cached_property
+    def logits(self) -> torch.Tensor:
+        """The head's logits (1 + N, B, 2) of each point with its counter and its negatives, in one call: small
+        batches cost calls rather than products."""
+        point, other = self.point, self.other
+        h, r = point.h.expand_as(other.h), point.point.expand_as(other.candidate)
+        return self.model.logits(h, r, other.h, other.candidate)
+
+    @functools.cached_property
+    def scores(self) -> torch.Tensor:
+        """What stage 2 ranks by, (1 + N, B): the head's score, with the similarity where evaluation.score=sum."""
+        return self.model.pair_score(
+            self.logits, self.point.point.expand_as(self.other.candidate), self.other.candidate
+        )
+
+    @property
+    def similarities(self) -> torch.Tensor:
+        """Of each point to its counter and its negatives in retrieval space, (1 + N, B)."""
+        return self.model.similarity(self.point.point, self.other.candidate)
+
+    def similarities_to_all(self, kind: str) -> torch.Tensor:
+        """Of each point to all processes' texts of a kind, (B, C); −inf where they must not be its negative."""
+        texts = {
+            "counters": self.other.candidate[0],
+            "points": self.point.candidate,
+            "negatives": self.other.candidate[1:].transpose(0, 1),
+        }[kind]
+        similarities = self.model.all_similarities(self.point.point, self.gather(texts).flatten(0, -2))
+        return similarities.masked_fill(self.forbidden(kind), -torch.inf)
 
 
-def batch_losses(
-    r_point: torch.Tensor,
-    r_counter: torch.Tensor,
-    r_negative: torch.Tensor,
-    positive_logits: torch.Tensor,
-    negative_logits: torch.Tensor,
-    weights: LossWeights,
-) -> Losses:
-    """Losses of B triplets (B, R) and their logits (B, 2).
+class Loss(ABC):
+    """`parts`: the names of what `__call__` returns beside `total`, as they stand in the log."""
+
+    parts: tuple[str, ...] = ()
+
+    @abstractmethod
+    def __call__(self, batch: Batch) -> Mapping[str, torch.Tensor]:
+        """Sums over the B pairs: `total` and every one of `parts`."""
+
+
+class StudyLoss(Loss):
+    """The source study's: a triplet loss in retrieval space and two cross-entropies on the head (design §2).
 
     triplet: max(0, ‖p − c‖ − ‖p − n‖ + margin) with p = 2, as torch's TripletMarginLoss (Balntas et al. 2016);
-    positive and negative: cross-entropy of (point, counter) to class 1 and of (point, negative) to class 0.
+    positive and negative: cross-entropy of (point, counter) to class 1 and of (point, negative) to class 0. With
+    several negatives a pair, their mean.
     """
-    num = len(r_point)
-    triplet = F.triplet_margin_loss(r_point, r_counter, r_negative, margin=weights.margin, p=2, reduction="sum")
-    ones = torch.ones(num, dtype=torch.int64, device=r_point.device)
-    positive = F.cross_entropy(positive_logits, ones, reduction="sum")
-    negative = F.cross_entropy(negative_logits, torch.zeros_like(ones), reduction="sum")
-    total = weights.triplet * triplet + weights.positive * positive + weights.negative * negative
-    return Losses(total, triplet, positive, negative)
+
+    parts = ("triplet", "positive", "negative")
+
+    def __init__(self, triplet: float = 1.0, positive: float = 1.0, negative: float = 1.0, margin: float = 1.0) -> None:
+        self.weights = {"triplet": triplet, "positive": positive, "negative": negative}
+        self.margin = margin
+
+    def __call__(self, batch: Batch) -> Mapping[str, torch.Tensor]:
+        point, counter, negatives = batch.point.point, batch.other.candidate[0], batch.other.candidate[1:]
+        num = len(negatives)
+        triplet = F.triplet_margin_loss(
+            point.expand_as(negatives), counter.expand_as(negatives), negatives, margin=self.margin, reduction="sum"
+        )
+        positive, negative = batch.logits[0], batch.logits[1:].flatten(0, 1)
+        ones, zeros = (torch.full((len(x),), c, device=x.device) for x, c in ((positive, 1), (negative, 0)))
+        sums = {
+            "triplet": triplet / num,
+            "positive": F.cross_entropy(positive, ones, reduction="sum"),
+            "negative": F.cross_entropy(negative, zeros, reduction="sum") / num,
+        }
+        return {"total": _weighted(self.weights, sums), **sums}
+
+
+class ContrastiveLoss(Loss):
+    """What the field would do today: a softmax over the batch in retrieval space, and one on the head (design §2).
+
+    retrieval: for each point the cross-entropy of its counter in a softmax of similarity / temperature over the
+    counter, its own negatives, and, by switches, all counters, points and others' negatives of the batch (InfoNCE,
+    van den Oord et al. 2018; with in-batch counters, Henderson et al. 2017). Without texts that must never be the
+    pair's negatives. head: the cross-entropy of the counter in a softmax of stage 2's score over the counter and the
+    pair's own negatives.
+    """
+
+    parts = ("retrieval", "head")
+
+    def __init__(
+        self,
+        temperature: float = 0.05,
+        retrieval: float = 1.0,
+        head: float = 1.0,
+        in_batch_counters: bool = True,
+        in_batch_points: bool = True,
+        in_batch_negatives: bool = True,
+    ) -> None:
+        self.temperature = temperature
+        self.weights = {"retrieval": retrieval, "head": head}
+        switches = {"counters": in_batch_counters, "points": in_batch_points, "negatives": in_batch_negatives}
+        self.in_batch = [kind for kind, wanted in switches.items() if wanted]
+
+    def __call__(self, batch: Batch) -> Mapping[str, torch.Tensor]:
+        similarities = batch.similarities.T
+        own = similarities[:, :1] if "negatives" in self.in_batch else similarities
+        rows = torch.cat([own, *(batch.similarities_to_all(kind) for kind in self.in_batch)], dim=1)
+        sums = {"retrieval": _first_among(rows / self.temperature)}
+        scores = batch.scores if self.weights["head"] > 0 else batch.scores.detach()
+        sums["head"] = _first_among(scores.T)
+        return {"total": _weighted(self.weights, sums), **sums}
+
+
+def _weighted(weights: Mapping[str, float], sums: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    first, *others = (weights[name] * value for name, value in sums.items())
+    return functools.reduce(torch.add, others, first)
+
+
+def _first_among(rows: torch.Tensor) -> torch.Tensor:
+    """The cross-entropy of the first of each row (B, C), summed."""
+    return F.cross_entropy(rows, torch.zeros(len(rows), dtype=torch.int64, device=rows.device), reduction="sum")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,19 @@ class World:
 
     def share(self, rows: np.ndarray) -> np.ndarray:
         """This process's part of the rows: every size-th, starting at its rank."""
-        return rows[self.rank :: self.size]
+        return self.share_of(rows, self.rank)
+
+    def share_of(self, rows: np.ndarray, rank: int) -> np.ndarray:
+        """The part of the rows that the process `rank` has."""
+        return rows[rank :: self.size]
+
+    def gather(self, values: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+        """The rows (size of a process, R) of all processes end to end, gradients flowing back to where they are from.
+
+        Every process must call it, in the same order; `sizes` says how many rows each of them has.
+        """
+        assert len(values) == sizes[self.rank]
+        return values if self.size == 1 else _Gather.apply(values, self.rank, list(sizes))
 
     def agree(self, value: Any) -> Any:
         """Rank 0's value, on every process."""
@@ -58,6 +70,24 @@ class World:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             dist.all_reduce(parameter.grad)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor, rank: int, sizes: list[int]) -> torch.Tensor:
+        ctx.begin, ctx.end = sum(sizes[:rank]), sum(sizes[: rank + 1])
+        padded = values.new_zeros((max(sizes), *values.shape[1:]))
+        padded[: len(values)] = values
+        parts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        # Every process's loss looks at every row, so a row's gradient is the sum of what they all found.
+        gradient = gradients[0].clone(memory_format=torch.contiguous_format)  # the original may be others' as well
+        dist.all_reduce(gradient)
+        return gradient[ctx.begin : ctx.end], None, None
 
 
 def world_from_environment() -> World:
@@ -90,6 +120,9 @@ class SharedTexts:
 
     def hidden(self, rows: np.ndarray) -> torch.Tensor:
         return self.inner.hidden(rows)
+
+    def hidden_in_turns(self, rows: np.ndarray) -> tuple[torch.Tensor, Callable[[], None]]:
+        return self.inner.hidden_in_turns(rows)
 
     def work(self, rows: np.ndarray) -> tuple[int, float]:
         return self.inner.work(rows)

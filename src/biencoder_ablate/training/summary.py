@@ -1,8 +1,9 @@
-"""A run in words: what will happen, what happened, what it means."""
+"""A run in words: what will happen, what happened, what it means, and what looks wrong."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,38 +11,46 @@ import torch
 import biencoder_ablate
 from biencoder_ablate.config import Config, head_name
 from biencoder_ablate.data.corpus import SPLITS, Corpus, pair_keys
-from biencoder_ablate.evaluation.candidates import TASKS
-from biencoder_ablate.model.device import describe_device
+from biencoder_ablate.model.encoder import describe_device
 from biencoder_ablate.runs.directory import RunDirectory
+from biencoder_ablate.runs.records import Record
 from biencoder_ablate.training.assemble import Parts, Plan
-from biencoder_ablate.training.schedule import describe_hard_share
 
 _MEGABYTE = 1e6
 
 
 def first_lines(plan: Plan, run: RunDirectory) -> str:
-    """What will happen, a line each: data, model, head, negatives, training, device, place."""
-    config, training = plan.config, plan.config.training
+    """What will happen, a line each: data, model, head, negatives, loss, training, device, place."""
+    config, training, model, negatives = plan.config, plan.config.training, plan.config.model, plan.config.negatives
     lines = [f"biencoder-ablate {biencoder_ablate.__version__}: {run.name}"]
     lines += [f"data       {line}" for line in _data_lines(config, plan.corpus)]
-    dim = config.model.retrieval_dim
+    width = model.retrieval_dim if model.retrieval_dim is not None else "of the encoder"
     lines.append(
-        f"model      {_model_words(config)}, {config.model.pooling} pooling, up to {config.model.max_tokens} "
-        f"tokens, retrieval width {dim if dim is not None else 'of the pooled output'}"
-        + (", encoder frozen" if training.freeze_encoder else "")
+        f"model      {model.name_or_path or 'tiny: a small BERT with random weights'}, {model.pooling} pooling, up to "
+        f"{model.max_tokens} tokens" + (", encoder frozen" if training.freeze_encoder else "")
     )
-    lines.append(f"head       {_head_words(config)}")
-    share = describe_hard_share(config.negatives.schedule, config.neg_ratio, config.negatives.start)
-    lines.append(f"negatives  hard negatives: {share}")
+    lines.append(f"retrieval  {model.towers} towers, width {width}, {model.similarity}, {model.projection_init} start")
+    several = f"{negatives.per_pair} a pair; " if negatives.per_pair > 1 else ""
+    share = describe_hard_share(negatives.schedule, config.neg_ratio, negatives.start)
+    lines.append(f"negatives  {several}hard negatives: {share}")
+    steps = math.ceil(len(plan.corpus.train) / training.batch_size)
     lines.append(
-        f"training   {training.epochs} epochs of {math.ceil(len(plan.corpus.train) / training.batch_size)} "
-        f"batches of {training.batch_size} pairs, seed {config.seed}"
+        f"training   loss {config.loss.name}, {training.epochs} epochs of {steps} batches of {training.batch_size} "
+        f"pairs, {training.optimizer}, seed {config.seed}"
         if training.epochs
         else "training   none: only evaluating"
     )
     lines.append(f"device     {describe_device(plan.device)}, {plan.precision}, {torch.get_num_threads()} threads")
     lines.append(f"writes     {run.path}")
     return "\n".join(lines)
+
+
+def describe_hard_share(schedule: str, ratio: float, start: float | None) -> str:
+    """The schedule in words."""
+    if schedule == "constant":
+        return f"{100 * ratio:.3g}% of each epoch's"
+    assert start is not None
+    return f"{100 * start:.3g}% of the first epoch's, {100 * ratio:.3g} points more each epoch, at most all"
 
 
 def _data_lines(config: Config, corpus: Corpus) -> list[str]:
@@ -60,38 +69,28 @@ def _data_lines(config: Config, corpus: Corpus) -> list[str]:
                 f"warning: {len(shared)} of {len(keys)} distinct {name} texts are also in train; "
                 "see top1_clean, or data.disjoint=true"
             )
-    if config.data.name == "sample" and config.model.name == "tiny":
+    if config.data.name == "sample":
         lines.append(
-            "this is the demonstration: short debates and a tiny random BERT. For real figures: "
-            "experiment=arguana model=minilm data.path=…"
+            "this is the demonstration, on thirty short debates; for real figures: experiment=arguana data.path=…, "
+            "or your own pairs: data=pairs data.path=…"
         )
+    if config.model.name_or_path is None:
+        lines.append("model=tiny knows no language: it is for trying the program; for real figures: model=minilm")
     return lines
 
 
-def _model_words(config: Config) -> str:
-    if config.model.name_or_path is None:
-        return "tiny: a small BERT with random weights"
-    return f"{config.model.name_or_path}"
-
-
-def _head_words(config: Config) -> str:
-    head = config.head
-    steps = ["LayerNorm"] if head.norm == "layernorm" else []
-    steps += (
-        ["ReLU", "linear2"]
-        if head.activation == "relu" and head.activation_position == "before_linear2"
-        else ["linear2"] + (["ReLU"] if head.activation == "relu" else [])
-    )
-    return f"{head_name(head)}: {' → '.join(steps)} over {config.fusion.name} features"
-
-
-def before_training(parts: Parts) -> str:
-    """Sizes known once the model is built: features, trained weights, cut texts, and the disk a run needs."""
-    weights = sum(value.numel() for value in parts.task.model.parameters())
-    lines = [f"sizes      {parts.task.model.head.linear2.in_features} features a pair, {weights:,} trained weights"]
+def before_training(parts: Parts, config: Config) -> str:
+    """What is known once the model is built: the head, trained weights, cut texts, and the disk a run needs."""
+    model = parts.trainee.model
+    weights = sum(value.numel() for value in model.parameters())
+    head = model.head.describe() if hasattr(model.head, "describe") else type(model.head).__name__
+    lines = [
+        f"head       {head_name(config.head)}: {head} over {config.fusion.name} features",
+        f"sizes      {3 * sum(model.architecture.feature_widths)} features a pair, {weights:,} trained weights",
+    ]
     if parts.tokens is not None:
         cut = (parts.tokens.full_lengths > parts.tokens.lengths).mean()
-        lines[0] += f", {100 * cut:.1f}% of texts cut"
+        lines[-1] += f", {100 * cut:.1f}% of texts cut"
     # while training: weights, two Adam moments and the best weights, twice while an epoch replaces the one before it
     lines.append(
         f"disk       up to {2 * 4 * 4 * weights / _MEGABYTE + 2:.0f} MB while training, "
@@ -100,25 +99,81 @@ def before_training(parts: Parts) -> str:
     return "\n".join(lines)
 
 
-def last_lines(run: RunDirectory, result: dict[str, Any]) -> str:
-    """The selected epoch's figures, the eight tasks, and where everything is."""
-    best, val, test = result["best_epoch"], result["val"], result["test"]
+def last_lines(run: RunDirectory, result: dict[str, Any], config: Config, records: Sequence[Record]) -> str:
+    """The selected epoch's figures beside those of no training, what they mean, what looks wrong, what to type next."""
+    best, initial = result["best_epoch"], result["initial"]
+    select = {"top1": "top-1", "top1_clean": "clean top-1", "mrr": "MRR"}[config.evaluation.select]
     lines = [
-        f"selected epoch {best} by val top-1" if best >= 0 else "no epoch trained: figures of the initial model",
-        f"top-1      val {val['top1']:.4f} ({val['num_points']} points)   test {test['top1']:.4f} "
-        f"({test['num_points']} points)",
-        f"clean      val {_shown(val['top1_clean'])} ({val['num_points_clean']} points)   test "
-        f"{_shown(test['top1_clean'])} ({test['num_points_clean']} points)",
-        "tasks      " + "".join(f"{task:>8}" for task in TASKS),
+        f"selected epoch {best} by val {select}" if best >= 0 else "no epoch trained: figures of the initial model"
     ]
-    for name, figures in (("val", val), ("test", test)):
-        lines.append(f"{name:<11}" + "".join(f"{figures['tasks'][task]['top1']:8.4f}" for task in TASKS))
+    lines.append(f"{'':11}{'pretrained':>12}{'by distance':>13}{'after head':>12}{'points':>9}")
+    for name in ("val", "test"):
+        figures = result[name]
+        for title, key, points in (("", "top1", "num_points"), (" clean", "top1_clean", "num_points_clean")):
+            stage1 = figures["top1_stage1" + key.removeprefix("top1")]
+            lines.append(
+                f"{name + title:<11}{_shown(initial[f'pretrained/{name}/{key}']):>12}{_shown(stage1):>13}"
+                f"{_shown(figures[key]):>12}{figures[points]:>9}"
+            )
+    lines.append("pretrained: top-1 by the cosine of the encoder as it was before training, without a head")
+    lines += [f"warning: {warning}" for warning in warnings(result, records)]
+    if best >= 0:
+        lines.append(meaning(result))
     lines.append(f"done in {result['seconds']:.1f} s: {run.path}")
+    lines.append(
+        f'next: python -m biencoder_ablate.retrieve {run.path} "an argument"   or the four heads as a sweep: '
+        "-m head=none,layernorm,relu,layernorm_relu seed=0,1,2"
+    )
     return "\n".join(lines)
 
 
-def _shown(value: float) -> str:
-    return f"{value:.4f}" if math.isfinite(value) else "–"
+def meaning(result: dict[str, Any]) -> str:
+    """One sentence: what training has changed on clean test points, in points of the split."""
+    test, before = result["test"], result["initial"]["pretrained/test/top1_clean"]
+    after, num = test["top1_clean"], test["num_points_clean"]
+    if not num or before is None or math.isnan(before):
+        return "no test point counts in clean figures: every one was seen in an earlier split"
+    change = round((after - before) * num)
+    how = f"{abs(change)} {'more' if change > 0 else 'fewer'}" if change else "as many"
+    head = round((after - test["top1_stage1_clean"]) * num)
+    part = f"{abs(head)} {'more' if head > 0 else 'fewer'}" if head else "no more and no fewer"
+    return (
+        f"learned: {round(after * num)} of {num} clean test points find their counter first, {how} "
+        f"{'as' if not change else 'than'} without training; the head finds {part} than distance alone"
+    )
+
+
+def warnings(result: dict[str, Any], records: Sequence[Record]) -> list[str]:
+    """What looks wrong with a finished run, each with what to try."""
+    found = []
+    val, test, initial = result["val"], result["test"], result["initial"]
+    if val["dead_pairs"] >= 0.5:
+        found.append(
+            f"the head says nothing of {100 * val['dead_pairs']:.0f}% of val pairs: a ReLU has left both logits at 0, "
+            "and distance alone ranks them; try head.activation_position=before_linear2 or a lower "
+            "training.head_learning_rate"
+        )
+    if val["tied_first"] >= 0.5 and val["dead_pairs"] < 0.5:
+        found.append(
+            f"for {100 * val['tied_first']:.0f}% of val points several candidates tie for the first place: texts are "
+            "embedded alike; try a lower training.learning_rate"
+        )
+    trained = [record["val/top1"] for record in records]
+    if len(trained) > 2 and len(set(trained)) == 1:
+        found.append("val top-1 has not moved in any epoch; try a higher training.head_learning_rate, or more epochs")
+    for name, figures in (("val", val), ("test", test)):
+        for title, key in (("", "top1"), ("clean ", "top1_clean")):
+            before, after = initial[f"pretrained/{name}/{key}"], figures[key]
+            if before is not None and after is not None and after < before:
+                found.append(
+                    f"{title}{name} top-1 {after:.4f} is below the pretrained encoder's own cosine ({before:.4f}): "
+                    "this training has cost more than it brought; try recipe=contrastive"
+                )
+    return found
+
+
+def _shown(value: float | None) -> str:
+    return f"{value:.4f}" if value is not None and math.isfinite(value) else "–"
 
 
 def finished_already(run: RunDirectory, result: dict[str, Any]) -> str:

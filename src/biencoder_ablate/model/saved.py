@@ -1,0 +1,114 @@
+"""A selected model on disk and back: weights, and the contract that goes with them (pooling, lengths, shapes).
+
+model/biencoder.json says what it is; model/biencoder.safetensors holds the projections and the head; model/encoder/
+the trained encoder and its tokenizer as transformers saves them. A frozen encoder is referred to by name and
+fingerprint, not copied. What is loaded is never executed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from biencoder_ablate.config import ConfigError, ModelConfig
+from biencoder_ablate.files import read_json, whole_directory, write_json
+from biencoder_ablate.model.biencoder import Architecture, BiEncoder
+from biencoder_ablate.model.encoder import ModelSource, find_model, fingerprint_directory, quiet_transformers
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What biencoder.json says of the weights beside it."""
+
+    encoder_name: str
+    encoder_fingerprint: str
+    copied: bool
+    """Whether the encoder's weights lie beside it, in encoder/; else it was frozen, and is found by its name."""
+    pooling: str
+    max_tokens: int
+    architecture: Architecture
+
+
+def save_model(
+    directory: Path, contract: Contract, state: Mapping[str, Any], encoder: Any | None, tokenizer: Any | None
+) -> None:
+    """Write the model into `directory`, which appears whole or not at all. Raises OSError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    own = {name: value.contiguous() for name, value in state.items() if not name.startswith("encoder.")}
+    with whole_directory(directory) as partial:
+        try:
+            save_file(own, partial / "biencoder.safetensors")
+            if encoder is not None:
+                assert tokenizer is not None
+                with quiet_transformers():
+                    encoder.save_pretrained(partial / "encoder")
+                    tokenizer.save_pretrained(partial / "encoder")
+        except SafetensorError as error:  # says "… (os error 28)", and is no OSError
+            raise _as_os_error(error, directory) from error
+        write_json(partial / "biencoder.json", asdict(contract))
+
+
+def _as_os_error(error: Exception, directory: Path) -> OSError:
+    number = re.search(r"os error (\d+)", str(error))
+    code = int(number[1]) if number else errno.EIO
+    return OSError(code, os.strerror(code) if number else str(error), str(directory))
+
+
+def read_contract(directory: Path) -> Contract:
+    """The contract in `directory`. Raises ConfigError where there is none, or not one of ours."""
+    path = directory / "biencoder.json"
+    found = read_json(path)
+    if found is None:
+        what = "cannot be read as JSON" if path.exists() else "no such file"
+        raise ConfigError(f"{path}: {what}; must be the model of a finished run (training.save_model=true)")
+    try:
+        return Contract(**(found | {"architecture": Architecture(**found["architecture"])}))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{path}: not a contract that this version knows ({type(error).__name__}: {error}); "
+            "train the run again with rerun=true"
+        ) from error
+
+
+def restore_biencoder(directory: Path, contract: Contract) -> BiEncoder:
+    """The projections and the head with the selected weights, on the CPU, in eval mode, without the encoder.
+
+    Raises ConfigError for weights that are missing, damaged or of another shape.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    model = BiEncoder(contract.architecture)
+    path = directory / "biencoder.safetensors"
+    try:
+        model.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(f"{path}: cannot be loaded ({reason}); train the run again with rerun=true") from error
+    return model.eval()
+
+
+def encoder_source(directory: Path, contract: Contract, settings: ModelConfig, cache: Path) -> ModelSource:
+    """Where the encoder's files are: the run's own copy, or those of the frozen encoder, found again by its name.
+
+    settings.name_or_path: where to look for a frozen encoder instead, as after its directory has moved. Raises
+    ConfigError when what is found is not what the run was trained with.
+    """
+    if contract.copied:
+        copy = directory / "encoder"
+        return ModelSource(contract.encoder_name, copy, fingerprint_directory(copy))
+    source = find_model(settings, cache)
+    if source.fingerprint != contract.encoder_fingerprint:
+        raise ConfigError(
+            f"model.name_or_path={settings.name_or_path or 'null'}: not the encoder that the run was trained with "
+            f"(fingerprint {source.fingerprint[:12]}, the run's is {contract.encoder_fingerprint[:12]}); "
+            "give the directory or name of the one that was, or train the run again"
+        )
+    return source

@@ -1,0 +1,257 @@
+"""How a run is, and how a sweep: the one answer, from what lies on disk, for lists, tables, plans and reports.
+
+It comes from the runs' own files, so that it is the same whichever launcher, machine or attempt made them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import os
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from biencoder_ablate.files import explained, read_json, write_json, write_text
+from biencoder_ablate.runs.directory import RunDirectory, holder
+from biencoder_ablate.runs.identity import short_hash
+from biencoder_ablate.runs.records import read_metrics
+from biencoder_ablate.text import figure, show_seconds, text_table
+
+STATUSES = ("finished", "running", "interrupted", "failed", "damaged", "new")
+
+_NOT_PART_OF_THE_NAME = (
+    "logs_dir=",
+    "rerun=",
+    "plan=",
+    "sweep_name=",
+    "cache_dir=",
+    "hydra",
+    "training.device=",
+    "tracker",
+)
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """A run as its directory tells it: one of STATUSES, why it is not finished, and what its result.json says.
+
+    `overrides` are those of its job, where a sweep tells them.
+    """
+
+    directory: RunDirectory
+    status: str
+    why: str = ""
+    result: Mapping[str, Any] = field(default_factory=dict)
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.directory.name
+
+    @cached_property
+    def epochs_done(self) -> int:
+        return sum(record["epoch"] >= 0 for record in read_metrics(self.directory.path))
+
+
+def run_status(run: RunDirectory, overrides: Sequence[str] = (), error: str | None = None) -> RunStatus:
+    """How far a run is, from its files and its lock; `error` says why its job ended without a result."""
+    found = read_json(run.result)
+    result = found if isinstance(found, dict) else {}
+    here = RunStatus(run, str(result.get("status")), "", result, tuple(overrides))
+    if holder(run.path) is not None:
+        why = f"{_epochs(here)} done; {error or 'another process is working in it'}"
+        return replace(here, status="running", why=why)
+    if here.status == "finished":
+        return here
+    if here.status == "failed":
+        return replace(here, why=" ".join(str(result.get("error") or "see its train.log").split()))
+    if run.result.exists():
+        return replace(here, status="damaged", why="result.json cannot be read")
+    if run.path.exists():
+        why = f"{_epochs(here)} done; the same command goes on from there" + (f" ({error})" if error else "")
+        return replace(here, status="interrupted", why=why)
+    return replace(here, status="failed", why=error) if error else replace(here, status="new", why="not started yet")
+
+
+def _epochs(run: RunStatus) -> str:
+    return f"{run.epochs_done} epoch{'s' * (run.epochs_done != 1)}"
+
+
+def objective(result: Mapping[str, Any]) -> float:
+    """What a search maximises: clean top-1 on val at the selected epoch, or the official one where none is clean."""
+    clean = result["val"].get("top1_clean")
+    return float(result["val"]["top1"] if clean is None else clean)
+
+
+def failure_of(returned: Any) -> Exception | None:
+    """Why a job that Hydra ran failed. Asked for the value of such a job, Hydra prints lines of its own."""
+    from hydra.core.utils import JobStatus
+
+    if returned.status == JobStatus.FAILED:
+        with contextlib.redirect_stderr(io.StringIO()):
+            try:
+                returned.return_value  # noqa: B018
+            except Exception as error:
+                return error
+    return None
+
+
+def in_words(error: Exception) -> str:
+    """A failure in one line."""
+    return explained(error) if isinstance(error, OSError) else str(error)
+
+
+@dataclass(frozen=True)
+class SweepDirectory:
+    """<logs_dir>/sweeps/NAME: runs.json, the list of its runs, and the table once there is one."""
+
+    path: Path
+
+    @property
+    def runs_list(self) -> Path:
+        return self.path / "runs.json"
+
+    @property
+    def runs(self) -> Path:
+        """Where all runs of this logs_dir are."""
+        return self.path.parent.parent / "runs"
+
+    @property
+    def table(self) -> Path:
+        return self.path / "table.csv"
+
+    def list_jobs(self, jobs: Sequence[Sequence[str]], names: Sequence[str]) -> list[dict[str, Any]]:
+        """Jobs as runs.json has them: where their runs are, relative to this directory."""
+        runs = os.path.relpath(self.runs, self.path)
+        return [
+            {"overrides": list(job), "name": name, "directory": f"{runs}/{name}"}
+            for job, name in zip(jobs, names, strict=True)
+        ]
+
+    def write(self, overrides: Sequence[str], jobs: Sequence[Sequence[str]], names: Sequence[str]) -> None:
+        """Write the list of runs. Under one sweep_name, runs of earlier calls stay listed, before new ones."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        listed = {job["name"]: job for job in [*self.read()["jobs"], *self.list_jobs(jobs, names)]}
+        described = {"name": self.path.name, "overrides": list(overrides), "started": time.time()}
+        write_json(self.runs_list, described | {"jobs": list(listed.values())})
+
+    def read(self) -> dict[str, Any]:
+        """What runs.json says; no jobs where there is none."""
+        found = read_json(self.runs_list)
+        return found if isinstance(found, dict) else {"jobs": [], "started": time.time()}
+
+    def statuses(
+        self, jobs: Iterable[Mapping[str, Any]] | None = None, errors: Mapping[str, str] | None = None
+    ) -> list[RunStatus]:
+        """How every job is: of these, or of all that runs.json lists. `errors`, by name: why one has no result."""
+        errors = errors or {}
+        return [
+            run_status(RunDirectory(self.run_of(job)), job["overrides"], errors.get(job["name"]))
+            for job in (self.read()["jobs"] if jobs is None else jobs)
+        ]
+
+    def run_of(self, job: Mapping[str, Any]) -> Path:
+        """The directory of a job's run."""
+        return Path(os.path.normpath(self.path / job["directory"]))
+
+
+def sweep_directory(logs_dir: str, name: str | None, overrides: Sequence[str]) -> SweepDirectory:
+    """The directory of a sweep: by its name, or a hash of the overrides that choose its runs."""
+    chosen = sorted(item for item in overrides if not item.startswith(_NOT_PART_OF_THE_NAME))
+    return SweepDirectory(Path(logs_dir).expanduser() / "sweeps" / (name or short_hash(chosen)))
+
+
+def progress_line(sweep: SweepDirectory) -> str:
+    """How far the sweep is, and about how long it will take at the pace since it started."""
+    runs, started = sweep.statuses(), sweep.read()["started"]
+    statuses = [run.status for run in runs]
+    done, failed = statuses.count("finished"), statuses.count("failed")
+    fresh = sum(bool(run.result) and run.directory.result.stat().st_mtime >= started for run in runs)
+    left = len(runs) - done - failed
+    line = f"sweep: {done} of {len(runs)} finished" + (f", {failed} failed" if failed else "")
+    return line + (f", about {show_seconds((time.time() - started) / fresh * left)} left" if left and fresh else "")
+
+
+def differing(runs: Sequence[RunStatus]) -> list[str]:
+    """What sets each job apart: its overrides without those that all jobs share; the run's name where nothing does."""
+    shared = set.intersection(*(set(run.overrides) for run in runs)) if runs else set()
+    return [" ".join(_short(item) for item in run.overrides if item not in shared) or run.name for run in runs]
+
+
+def _short(override: str) -> str:
+    """An override whose number has no more than four digits, which is enough to know a trial of a search by."""
+    return re.sub(r"=(-?\d+\.\d{6,}(e-?\d+)?)$", lambda found: f"={float(found[1]):.4g}", override)
+
+
+def _figures(run: RunStatus) -> list[str]:
+    """Best epoch; official and clean top-1 of val, then of test; seconds. Empty where the run is not finished."""
+    result = run.result if run.status == "finished" else {}
+    top1 = [figure(result.get(split, {}).get(key)) for split in ("val", "test") for key in ("top1", "top1_clean")]
+    return [str(result.get("best_epoch", "")), *top1, figure(result.get("seconds"), 1)]
+
+
+def sweep_text(runs: Sequence[RunStatus]) -> str:
+    """The table of a sweep, and why the others did not finish. Clean figures have columns where any differs."""
+    labels = differing(runs)
+    rows = [[label, run.status, *_figures(run)] for label, run in zip(labels, runs, strict=True)]
+    columns = ["run", "status", "epoch", "val", "clean", "test", "clean", "s"]
+    if all(row[3] == row[4] and row[5] == row[6] for row in rows):
+        columns, *rows = [[cell for place, cell in enumerate(row) if place not in (4, 6)] for row in [columns, *rows]]
+    lines = [text_table(columns, rows, left=2)]
+    lines += [
+        f"{run.status}: {label}: {run.why}"
+        for label, run in zip(labels, runs, strict=True)
+        if run.status not in ("finished", "new")
+    ]
+    return "\n".join(lines)
+
+
+def write_table(path: Path, runs: Sequence[RunStatus]) -> None:
+    """The table of a sweep as csv, with the run's name as its last column."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["run", "status", "best epoch", "val", "test", "val clean", "test clean", "seconds", "name"])
+    for label, run in zip(differing(runs), runs, strict=True):
+        best, val, val_clean, test, test_clean, seconds = _figures(run)
+        writer.writerow([label, run.status, best, val, test, val_clean, test_clean, seconds, run.name])
+    write_text(path, file.getvalue())
+
+
+def plan_text(runs: Sequence[RunStatus], num_epochs: int) -> str:
+    """What a command would run, what is done, and about how long and how much disk the rest takes."""
+    rows = [[label, _plan(run), run.name] for label, run in zip(differing(runs), runs, strict=True)]
+    if all(label == name for label, _, name in rows):
+        rows = [row[1:] for row in rows]
+    lines = [text_table(rows[0], rows[1:], left=len(rows[0]))]
+    done = [run for run in runs if run.status == "finished"]
+    left = [run for run in runs if run.status != "finished"]
+    lines.append(f"\n{len(done)} finished, {len(left)} to run")
+    if left and not done:
+        lines.append("none of these has finished yet: nothing to estimate hours and disk from")
+    elif left:
+        seconds = sum(run.result["seconds"] for run in done) / len(done)
+        share = sum(1 - run.epochs_done / num_epochs if num_epochs else 1.0 for run in left)
+        disk = sum(directory_bytes(run.directory.path) for run in done) / len(done)
+        lines.append(
+            f"about {show_seconds(seconds * share)} one after another and {disk * len(left) / 1e6:.0f} MB, "
+            f"going by the {len(done)} finished"
+        )
+    return "\n".join(lines)
+
+
+def _plan(run: RunStatus) -> str:
+    if run.status == "interrupted":
+        return f"goes on after {_epochs(run)}"
+    told = {"failed": "failed, tried again", "damaged": "damaged, tried again", "running": "running now"}
+    return told.get(run.status, run.status)
+
+
+def directory_bytes(path: Path) -> int:
+    """Bytes of all files below a directory."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

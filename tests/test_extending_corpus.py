@@ -1,0 +1,91 @@
+"""The corpus reader of docs/extending.md, from a package that is not ours: found, checked, trained on, audited."""
+
+import json
+import re
+import tomllib
+
+import pytest
+from helpers import PACKAGE, REPOSITORY, only_error, run_program, run_python
+
+WALL = [
+    {
+        "topic": f"topic {number % 2}",
+        "motion": f"motion {number}",
+        "claims": [
+            {"side": side, "text": f"Claim {side} of motion {number}.", "reply": f"No, {side} of {number} is wrong."}
+            for side in ("pro", "con")
+        ]
+        + [{"side": "pro", "text": "Too short.", "reply": "Left out by min_words."}]
+        + [{"side": "con", "text": "Nobody ever answered this.", "reply": ""}],
+    }
+    for number in range(6)
+]
+
+
+def shown_files(heading):
+    """The files that a section of docs/extending.md shows in full: name → content."""
+    text = (REPOSITORY / "docs" / "extending.md").read_text("utf-8")
+    section = text.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return dict(re.findall(r"```\w+\n# (\S+)\n(.*?)```", section, flags=re.DOTALL))
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The package as pip would leave it: its module, and a dist-info with its entry points."""
+    site = tmp_path_factory.mktemp("site")
+    for name, content in shown_files("A corpus").items():
+        (site / name).parent.mkdir(parents=True, exist_ok=True)
+        (site / name).write_text(content, "utf-8")
+    project = tomllib.loads((site / "pyproject.toml").read_text("utf-8"))["project"]
+    info = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    lines = [
+        line
+        for group, points in project["entry-points"].items()
+        for line in (f"[{group}]", *(f"{name} = {place}" for name, place in points.items()))
+    ]
+    (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    (site / "wall.json").write_text(json.dumps(WALL))
+    return site
+
+
+@pytest.fixture
+def arguments(installed):
+    return ["--config-dir", str(installed / "conf"), "data=debate_wall", f"data.path={installed / 'wall.json'}"]
+
+
+def test_a_foreign_corpus_is_trained_on_and_audited(installed, arguments, tmp_path):
+    frozen = ["model=minilm", "training.freeze_encoder=true", "training.epochs=1", "training.batch_size=4"]
+    ended = run_program([*arguments, *frozen], tmp_path, PYTHONPATH=path_with(installed))
+    assert ended.returncode == 0, ended.stderr
+    (run,) = (path for path in (tmp_path / "logs" / "runs").iterdir() if not path.name.startswith("."))
+    result = json.loads((run / "result.json").read_text())
+    assert result["best_epoch"] >= -1 and result["test"]["num_points"] == 2
+    asked = ["data.name=debate_wall", f"data.path={installed / 'wall.json'}", "--json"]
+    ended = run_python(
+        ["-m", "biencoder_ablate.audit", *asked, "+data.options.min_words=2"],
+        tmp_path,
+        PYTHONPATH=path_with(installed),
+    )
+    report = json.loads(ended.stdout)
+    assert report["name"] == "debate_wall"
+    assert [report["splits"][name]["num_pairs"] for name in ("train", "val", "test")] == [12, 3, 3]
+    assert report["splits"]["train"]["num_incomplete"] == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (["data.path=gone.json"], ["data.path=gone.json: no such file"]),
+        (["data.options.minwords=5"], ["data.options.minwords=5", "minwords"]),
+        (["data.options.min_words=99"], ["no complete pair in split"]),
+    ],
+)
+def test_a_foreign_reader_refuses_in_one_line(change, said, installed, arguments, tmp_path):
+    ended = run_program([*arguments, *change], tmp_path, PYTHONPATH=path_with(installed))
+    assert all(part in only_error(ended, tmp_path) for part in said)
+
+
+def path_with(site):
+    return f"{PACKAGE.parent}:{site}"
