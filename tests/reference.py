@@ -17,7 +17,7 @@ from hypothesis import assume
 from hypothesis import strategies as st
 
 from biencoder_ablate.data.corpus import SPLITS, Corpus, DataError, Pair, build_corpus, limit_debates, make_disjoint
-from biencoder_ablate.model.heads import is_dead, margin
+from biencoder_ablate.model.heads import head_score, is_dead
 
 Embeddings = Mapping[str, tuple[int, ...]]
 Score = Callable[[str, str], tuple[float, float]]
@@ -313,4 +313,4 @@ class ToyModel:
     def head(self, points: torch.Tensor, candidates: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The same logits as the program asks for them: text numbers (M,), (M,) → margins, dead flags."""
         logits = torch.from_numpy(self.logits).float()[points, candidates]
-        return margin(logits), is_dead(logits)
+        return head_score(logits), is_dead(logits)

@@ -438,6 +438,9 @@ def test_the_wheel_holds_what_the_program_needs(installed):
     conf = {f"biencoder_ablate/conf/{name}" for name in files_below(REPOSITORY / "conf")}
     assert conf <= names
     assert len([name for name in names if name.endswith(".toml")]) >= 24, "the sample debates"
+    for template in ("page.html.j2", "page.css", "page.js", "report.md.j2", "table.tex.j2", "declared.txt.j2"):
+        assert f"biencoder_ablate/report/templates/{template}" in names
+    assert "biencoder_ablate/report/templates/figures.mplstyle" in names
     assert not [name for name in names if name.startswith(("tests/", "logs/", "src/"))]
     scripts = next(name for name in names if name.endswith("entry_points.txt"))
     assert "biencoder-ablate" in zipfile.ZipFile(installed[0]).read(scripts).decode()

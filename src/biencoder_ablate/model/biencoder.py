@@ -136,7 +136,8 @@ class BiEncoder(nn.Module):
         """Of every one of points (B, R) to every one of candidates (C, R): (B, C)."""
         if self.architecture.similarity == "cosine":
             return points @ candidates.T
-        return -torch.cdist(points, candidates)
+        centre = candidates.detach().mean(dim=0)  # a large common part would cost the digits of small distances
+        return -torch.cdist(points - centre, candidates - centre)
 
     def pair_score(self, logits: torch.Tensor, point: torch.Tensor, candidate: torch.Tensor) -> torch.Tensor:
         """What stage 2 ranks by (…,), float32: the head's score, and with score=sum the similarity with it."""

@@ -220,7 +220,8 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     spread = None
     if not len(texts):  # fewer pairs than processes: this one still takes part in what is gathered
-        h = torch.zeros(0, model.architecture.pooled_dim, device=trainee.device)
+        trained = model.encoder is not None  # then the others wait for its part of the backward pass as well
+        h = torch.zeros(0, model.architecture.pooled_dim, device=trainee.device, requires_grad=trained)
     elif training.micro_batch is not None:
         h, spread = trainee.texts.hidden_in_turns(texts)
     else:
@@ -245,8 +246,7 @@ def _as_batch(trainee: Trainee, pairs: Pairs, own: Pairs, h: torch.Tensor) -> Ba
     point = candidate[0] if model.linear1_candidate is None else model.as_points(h[0])
 
     def gather(values: torch.Tensor) -> torch.Tensor:
-        each = len(values) // max(1, len(own.rows))
-        return world.gather(values, [each * len(world.share_of(pairs.rows, rank)) for rank in range(world.size)])
+        return world.gather(values, [len(world.share_of(pairs.rows, rank)) for rank in range(world.size)])
 
     def forbidden(kind: str) -> torch.Tensor:
         positions = {
