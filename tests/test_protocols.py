@@ -215,3 +215,37 @@ def test_equal_texts_tie_exactly_with_real_embeddings():
     found = final_rankings(prepare(split), in_both_roles(retrieval), score, 10).official
     assert_equal(found, expected, 60)
     assert found.tied.any()
+
+
+def test_the_worked_example_of_the_docs():
+    """docs/evaluation.md: six pairs on a line, all ranks worked out there by hand."""
+    rows = [
+        ("train", "t0", "a", "pro", "t", "v"),
+        ("val", "t0", "b", "pro", "w", "x"),
+        ("test", "t1", "d1", "con", "g", "h"),
+        ("test", "t1", "d1", "pro", "p", "c"),
+        ("test", "t2", "d2", "pro", "P!", "c"),
+        ("test", "t2", "d3", "con", "q", "t."),
+    ]
+    table = build_index(build_corpus("docs", [Pair(*row[:4], 1, *row[4:]) for row in rows]))
+    place = {"p": 0.0, "g": 1.0, "h": 2.0, "c": 3.0, "t": 9.0, "q": 10.0}
+    line = 7 * torch.tensor(
+        [place.get(reference.fold(text), 99.0) for text in table.texts]
+    )  # whole, and their mean too
+    prepared, embeddings = prepare(table.splits["test"]), in_both_roles(line[:, None])
+    found = final_rankings(prepared, embeddings, None, "none")
+    assert found.official.final_rank.tolist() == [0, 3, 3, 0]
+    assert found.official.tied.tolist() == [True, False, False, False]
+    assert prepared.split.clean.tolist() == [True, True, False, False]
+    assert found.clean.final_rank[:2].tolist() == [0, 2]
+    assert [found.tasks[task].final_rank[1] + 1 for task in TASKS] == [1, 2, 2, 3, 2, 3, 2, 4]
+    values = split_figures(found)
+    assert (values["top1"], values["mrr"], values["tied_first"]) == (0.5, 0.625, 0.25)
+    assert (values["top1_clean"], values["mrr_clean"]) == (0.5, pytest.approx(2 / 3))
+    assert values["ndcg@10"] == pytest.approx(0.715, abs=5e-4)
+
+    head = {"c": 0.9, "g": 0.2, "h": 0.2, "p": -0.3}
+    scores = torch.tensor([head.get(reference.fold(text), -1.0) for text in table.texts])
+    again = final_rankings(prepared, embeddings, lambda _, texts: (scores[texts], scores[texts] == 0), "all")
+    assert again.official.final_rank[1] == 0
+    assert again.official.num_scored.tolist() == [7, 6, 6, 7]

@@ -18,7 +18,7 @@ from reference import fold
 
 from biencoder_ablate import retrieve as command
 from biencoder_ablate.data.corpus import SPLITS
-from biencoder_ablate.model.biencoder import BiEncoder, encode
+from biencoder_ablate.model.biencoder import Architecture, BiEncoder, encode
 from biencoder_ablate.retrieve import describe, distinct_texts, rank_texts
 
 LINES = ["Zoos are cruel.", "", "  Buses should be free.", "ZOOS ARE CRUEL!", "Nobody reads any more.", "Ban cars."]
@@ -166,25 +166,28 @@ def test_what_a_person_reads(runs, lines):
 
 def test_distinct_texts_keep_the_first_spelling():
     found = distinct_texts([("A b.", "1"), ("c", "2"), ("a B", "3"), ("A b.", "4")])
-    assert found == [("A b.", ["1", "3", "4"]), ("c", ["2"])]
+    assert list(found.items()) == [("A b.", ["1", "3", "4"]), ("c", ["2"])]
     assert fold("A b.") == fold("a B")
 
 
+def one_dimensional(**head):
+    return BiEncoder(Architecture(1, None, fusion="pooled", head_options=head))
+
+
 def test_ties_go_to_the_nearer_then_to_the_earlier():
-    """A head that says 0 to everything: all margins tie, so stage 1 decides; equal distances keep the order."""
-    model = BiEncoder(None, 1, None, "pooled", "none", "relu", "after_linear2", seed=0)
+    """A head that says 0 to everything: all scores tie, so stage 1 decides; equal distances keep the order."""
+    model = one_dimensional(activation="relu")
     with torch.no_grad():
         model.head.linear2.weight.zero_()
         model.head.linear2.bias.fill_(-1.0)
-    h = torch.tensor([[4.0], [1.0], [-1.0], [1.0]])
+    h = torch.tensor([[4.0], [1.0], [-1.0], [1.0], [-5.0]])  # their mean is whole, so that distances are exact
     found = rank_texts(model, torch.tensor([[0.0]]), h, "all")
-    assert [candidate.row for candidate in found] == [1, 2, 3, 0]
-    assert {candidate.margin for candidate in found} == {0.0}
-    assert found[0].probability == 0.5
-    assert all(candidate.dead for candidate in found)
-    assert {
-        (candidate.margin, candidate.dead) for candidate in rank_texts(model, torch.tensor([[0.0]]), h, "none")
-    } == {(None, None)}
+    assert found.order.tolist() == [[1, 2, 3, 0, 4]]
+    assert found.distance.tolist() == [[1, 1, 1, 16, 25]]
+    assert found.score.tolist() == [[0.0] * 5] and found.dead.all()
+    unscored = rank_texts(model, torch.tensor([[0.0]]), h, "none")
+    assert unscored.order.tolist() == found.order.tolist()
+    assert unscored.score.tolist() == [[-math.inf] * 5] and not unscored.dead.any()
 
 
 def test_a_dead_pair_is_no_probability_to_a_person():
@@ -196,7 +199,7 @@ def test_a_dead_pair_is_no_probability_to_a_person():
 
 
 def test_a_diverged_model_finds_nothing():
-    model = BiEncoder(None, 1, None, "pooled", "none", "none", "after_linear2", seed=0)
+    model = one_dimensional()
     with pytest.raises(ValueError, match="finite"):
         rank_texts(model, torch.tensor([[0.0]]), torch.tensor([[1.0], [float("nan")]]), 10)
 
