@@ -13,7 +13,7 @@ import numpy as np
 from biencoder_ablate.config import Config, DataConfig, ModelConfig, TrainingConfig
 from biencoder_ablate.data.index import TextIndex, build_index
 from biencoder_ablate.data.readers import load_corpus
-from biencoder_ablate.model.source import MINILM_NAME, find_model
+from biencoder_ablate.model.encoder import MINILM_NAME, find_model
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def save_random_bert(directory: Path, shape: dict[str, int]) -> Path:
     from transformers import BertConfig, BertModel
 
     from biencoder_ablate.config import ModelConfig
-    from biencoder_ablate.model.source import MINILM_NAME, find_model
+    from biencoder_ablate.model.encoder import MINILM_NAME, find_model
 
     source = find_model(ModelConfig("minilm", MINILM_NAME)).directory
     assert source is not None

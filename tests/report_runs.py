@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
@@ -36,6 +36,29 @@ def config_of(head: str = "none", seed: int = 0, **changes: Any) -> Config:
     return replace(config, **changes)
 
 
+def manifest_settings(corpus: str, encoder: str, **changes: Any) -> dict[str, Any]:
+    """`determined_by` of a manifest in full, with `changes` group by group: head={"norm": "rmsnorm"}, seed=1."""
+    settings: dict[str, Any] = {
+        "results_version": 4, "data": corpus, "seed": 0, "neg_ratio": 0.01,
+        "model": {
+            "fingerprint": encoder, "pooling": "mean", "max_tokens": 128, "retrieval_dim": 128, "dropout": None,
+            "towers": "shared", "similarity": "euclidean",
+        },
+        "head": {
+            "name": "linear", "norm": "none", "activation": "none", "activation_position": None, "hidden": None,
+            "options": {},
+        },
+        "fusion": {"name": "concat"},
+        "negatives": {"schedule": "constant", "start": None, "per_pair": 1, "skip": 0, "depth": None},
+        "loss": {"name": "study", "triplet": 1.0, "positive": 1.0, "negative": 1.0, "margin": 1.0, "options": {}},
+        "training": {"epochs": 6, "batch_size": 8, "precision": "fp32"},
+        "evaluation": {"rerank": 10, "select": "top1_clean", "score": "head"},
+    }  # fmt: skip
+    for key, value in changes.items():
+        settings[key] = {**settings[key], **value} if isinstance(value, Mapping) else value
+    return settings
+
+
 def made_up_points(num_debates: int, per_debate: int = 6) -> list[tuple[str, str]]:
     """(id, debate) of test points whose texts nobody has."""
     return [
@@ -60,14 +83,20 @@ def write_run(
     encoder: str = "tiny-1",
     epochs: int = 4,
     overrides: Sequence[str] = (),
+    right_clean: Sequence[float] | None = None,
+    determined_by: Mapping[str, Any] | None = None,
 ) -> Path:
     """One finished run whose test points `right` (N,) have their counter first; points `leaked` are not clean.
 
-    Its curves rise to the final figure; its dead pairs grow where the head has a ReLU after linear2.
+    `right_clean` are those that have it first among the clean candidates, `right` unless given. Its curves rise to
+    the final figure; its dead pairs grow where the head has a ReLU after linear2. `determined_by` stands in the
+    manifest in place of what the config says, over `manifest_settings`.
     """
     points = sample_points() if points is None else points
     corpus = _sample_corpus().fingerprint if fingerprint is None else fingerprint
     determined = identity(config, corpus, encoder, "fp32")
+    if determined_by is not None:
+        determined = manifest_settings(corpus, encoder, **determined_by)
     directory = runs / run_name(config, determined)
     (directory / ".hydra").mkdir(parents=True)
     (directory / ".hydra" / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(asdict(config))), "utf-8")
@@ -76,13 +105,15 @@ def write_run(
     manifest = {**_versions(), "name": directory.name, "determined_by": determined}
     (directory / "manifest.json").write_text(json.dumps(manifest), "utf-8")
     right = np.asarray(right, dtype=bool)
+    right_clean = right if right_clean is None else np.asarray(right_clean, dtype=bool)
     clean = np.ones(len(points), dtype=bool)
     clean[list(leaked)] = False
     lines = [
         {
             "id": point, "split": "test", "theme": point.split("/")[1], "debate": debate,
             "stance": "con" if "/con" in point else "pro", "stage1_rank": 1, "rank": 1 if right[k] else 4,
-            "clean_stage1_rank": 1 if clean[k] else None, "clean_rank": (1 if right[k] else 4) if clean[k] else None,
+            "clean_stage1_rank": 1 if clean[k] else None,
+            "clean_rank": (1 if right_clean[k] else 3) if clean[k] else None,
             "stage1_ranks": dict.fromkeys(TASKS, 1), "ranks": dict.fromkeys(TASKS, 1), "tied": False,
             "num_scored": 10, "num_dead": 0, "first": f"{points[k if right[k] else k - 1][0]}#counter",
         }
@@ -90,7 +121,7 @@ def write_run(
     ]  # fmt: skip
     val = {**lines[0], "id": "val/theme/debate/con01", "split": "val"}
     (directory / "rankings.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in [val, *lines]), "utf-8")
-    top1, top1_clean = float(right.mean()), float(right[clean].mean()) if clean.any() else float("nan")
+    top1, top1_clean = float(right.mean()), float(right_clean[clean].mean()) if clean.any() else float("nan")
     rng = np.random.default_rng(config.seed)
     after_relu = config.head.activation == "relu" and config.head.activation_position == "after_linear2"
     records = [
@@ -150,7 +181,10 @@ def write_study(
     change: Callable[[Config], Config] = lambda config: config,
     **more: Any,
 ) -> list[Path]:
-    """A run of each head, seed and ratio. Points differ in ease, seeds a little in luck; heads in `means`."""
+    """A run of each head, seed and ratio. Points differ in ease, seeds a little in luck; heads in `means`.
+
+    Every tenth point is right among the clean candidates only.
+    """
     points = made_up_points(30) if points is None else points
     fingerprint = more.pop("fingerprint", None)
     if fingerprint is None and points != sample_points():
@@ -168,6 +202,11 @@ def write_study(
                 config = change(config_of(head, seed, neg_ratio=ratio))
                 if fingerprint is not None and config.data.name == "sample" and points != sample_points():
                     config = replace(config, data=DataConfig(name="arguana", path="gone.zip"))
-                right = rng.random(len(points)) < chance
-                written.append(write_run(runs, config, right, points, fingerprint=fingerprint, **more))
+                right_clean = rng.random(len(points)) < chance
+                right = right_clean & (
+                    np.arange(len(points)) % 10 != 4
+                )  # the rest: a text equal to the point's is first
+                written.append(
+                    write_run(runs, config, right, points, fingerprint=fingerprint, right_clean=right_clean, **more)
+                )
     return written

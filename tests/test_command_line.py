@@ -353,8 +353,8 @@ def test_callbacks_are_called_as_hydra_calls_them(asked, called, tmp_path, monke
 def test_choices_of_ones_own_directory_come_before_the_programs_and_for_that_command_alone(tmp_path):
     (tmp_path / "mine" / "head").mkdir(parents=True)
     (tmp_path / "mine" / "head" / "bare.yaml").write_text((conf_directory() / "head" / "none.yaml").read_text())
-    relu = (conf_directory() / "head" / "relu.yaml").read_text()
-    (tmp_path / "mine" / "head" / "relu.yaml").write_text(relu.replace("after_linear2", "before_linear2"))
+    relu = "norm: none\nactivation: relu\nactivation_position: before_linear2\n"
+    (tmp_path / "mine" / "head" / "relu.yaml").write_text(relu)
     own = ["--config-dir", str(tmp_path / "mine")]
     with understood(parse_arguments([*own, "-m", "head=bare,relu"])) as command:
         bare, changed = (config.head for config in command.configs(command.jobs()))
@@ -438,6 +438,9 @@ def test_the_wheel_holds_what_the_program_needs(installed):
     conf = {f"biencoder_ablate/conf/{name}" for name in files_below(REPOSITORY / "conf")}
     assert conf <= names
     assert len([name for name in names if name.endswith(".toml")]) >= 24, "the sample debates"
+    for template in ("page.html.j2", "page.css", "page.js", "report.md.j2", "table.tex.j2", "declared.txt.j2"):
+        assert f"biencoder_ablate/report/templates/{template}" in names
+    assert "biencoder_ablate/report/templates/figures.mplstyle" in names
     assert not [name for name in names if name.startswith(("tests/", "logs/", "src/"))]
     scripts = next(name for name in names if name.endswith("entry_points.txt"))
     assert "biencoder-ablate" in zipfile.ZipFile(installed[0]).read(scripts).decode()

@@ -95,7 +95,18 @@ def test_model_evaluation_loss_and_negatives_never_see_the_config():
                 assert {alias.name for alias in node.names} <= allowed, path
 
 
-HEAVY = ("torch", "transformers", "tokenizers", "scipy", "matplotlib", "pandas", "joblib")
+HEAVY = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "scipy",
+    "matplotlib",
+    "pandas",
+    "joblib",
+    "tensorboard",
+    "wandb",
+    "mlflow",
+)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +116,7 @@ HEAVY = ("torch", "transformers", "tokenizers", "scipy", "matplotlib", "pandas",
         ["data.corpus", "data.readers", "data.index"],
         ["cli", "compose"],
         ["model.source"],
-        ["runs.directory", "runs.identity", "runs.records"],
+        ["runs.directory", "runs.identity", "runs.records", "runs.trackers"],
     ],
     ids=lambda modules: modules[0],
 )

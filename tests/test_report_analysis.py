@@ -11,14 +11,13 @@ from helpers import load_sample
 from report_runs import CURRICULUM, HEADS, config_of, made_up_points, sample_points, write_run, write_study
 
 from biencoder_ablate.config import DataConfig, FusionConfig
-from biencoder_ablate.report import words
-from biencoder_ablate.report.analysis import Analysis, analyse
-from biencoder_ablate.report.balance import arms_of, outcomes
-from biencoder_ablate.report.collect import collect
-from biencoder_ablate.report.grouping import Study, make_studies
-from biencoder_ablate.report.statistics import compare, factorial_effects
+from biencoder_ablate.report import sentences
+from biencoder_ablate.report.contrasts import compare, factorial_effects
+from biencoder_ablate.report.examples import load_texts, side_by_side
+from biencoder_ablate.report.questions import Analysis, Kind, analyse
+from biencoder_ablate.report.read import Protocol, collect
+from biencoder_ablate.report.study import Study, arms_of, make_studies
 from biencoder_ablate.report.tables import groups_table, leakage_table, missing_table, overview_table, runs_table
-from biencoder_ablate.report.wins import all_wins, load_texts
 
 EQUAL = dict.fromkeys(HEADS, 0.5)
 CLEAR = {"none": 0.3, "layernorm": 0.35, "relu": 0.3, "layernorm_relu": 0.7}
@@ -49,19 +48,19 @@ def test_a_clear_winner_is_named_first(clear):
     assert clear.verdict.winner == "layernorm_relu"
     assert clear.headline.startswith("“layernorm_relu” wins: mean 0.")
     assert clear.primary == "clean"
-    assert clear.num_points == {"clean": 120, "official": 180}
+    assert clear.num_points == {Protocol.CLEAN: 120, Protocol.OFFICIAL: 180}
 
 
 def test_the_families_are_those_declared(clear):
     assert [(family.kind, len(family.primary), len(family.beside)) for family in clear.families] == [
-        ("effects", 3, 3),
-        ("pairs", 6, 6),
-        ("interaction", 3, 3),
-        ("setting", 6, 6),
-        ("setting", 6, 6),
-        ("axis", 1, 1),
+        (Kind.EFFECTS, 3, 3),
+        (Kind.PAIRS, 6, 6),
+        (Kind.INTERACTION, 3, 3),
+        (Kind.SETTING, 6, 6),
+        (Kind.SETTING, 6, 6),
+        (Kind.AXIS, 1, 1),
     ]
-    pairs = clear.family("pairs")
+    pairs = clear.family(Kind.PAIRS)
     assert pairs is not None
     assert pairs.arms.settings == ("neg 0.01", "neg 0.2")
     assert {result.num_tests for result in pairs.primary} == {6}
@@ -71,13 +70,13 @@ def test_the_families_are_those_declared(clear):
 def test_figures_are_those_of_the_statistics_on_the_same_outcomes(clear):
     """The effects by hand: average each head over its two cells, compare on clean points by debate."""
     run = clear.study.runs[0]
-    counts = ~np.isnan(run.outcomes.clean)
+    counts = ~np.isnan(run.outcomes.correct[Protocol.CLEAN])
     debates = np.array(run.outcomes.debates)[counts]
-    arms = arms_of(clear.study, [(head, {0: head}) for head in HEADS])
-    expected = compare(arms.groups("clean"), debates, factorial_effects())
-    assert clear.family("effects").primary == expected
+    arms = arms_of(clear.study, [(level.label, {0: level}) for level in clear.study.axes[0].levels])
+    expected = compare(arms.groups(Protocol.CLEAN), debates, factorial_effects(*HEADS))
+    assert clear.family(Kind.EFFECTS).primary == expected
     cell = clear.study.cells[0]
-    group = outcomes(cell, "clean")
+    group = cell.outcomes(Protocol.CLEAN)
     assert group.correct.mean() == pytest.approx(
         np.mean([run.result["test"]["top1_clean"] for run in cell.runs.values()])
     )
@@ -100,13 +99,13 @@ def test_too_few_seeds_are_said_with_how_many_are_needed(tmp_path):
 def test_two_heads_are_one_pair_and_no_effects(tmp_path):
     write_study(tmp_path, {"none": 0.3, "relu": 0.6}, seeds=range(6))
     analysis = analysis_of(tmp_path)
-    assert [(family.kind, len(family.primary)) for family in analysis.families] == [("pairs", 1)]
+    assert [(family.kind, len(family.primary)) for family in analysis.families] == [(Kind.PAIRS, 1)]
     assert analysis.verdict.winner == "relu"
 
 
 def test_three_heads_still_interact_with_the_ratio(tmp_path):
     write_study(tmp_path, {"none": 0.3, "relu": 0.6, "layernorm": 0.4}, seeds=range(3), ratios=(0.01, 0.5))
-    interaction = analysis_of(tmp_path).family("interaction")
+    interaction = analysis_of(tmp_path).family(Kind.INTERACTION)
     assert len(interaction.primary) == 3
     assert interaction.primary[0].contrast.name == "none − layernorm: neg 0.5 − neg 0.01"
 
@@ -114,7 +113,8 @@ def test_three_heads_still_interact_with_the_ratio(tmp_path):
 def test_one_configuration_is_described_and_not_judged(tmp_path):
     write_study(tmp_path, {"none": 0.3}, seeds=range(3))
     analysis = analysis_of(tmp_path)
-    assert (analysis.families, analysis.main, analysis.leakage) == ((), None, None)
+    assert (analysis.families, analysis.leakage) == ((), None)
+    assert analysis.main.names == ("the only configuration",)
     mean = analysis.summaries[analysis.study.cells[0].name]["clean"].mean
     assert "Nothing to compare" in analysis.headline and f"clean test top-1 is {mean:.3f} (95% " in analysis.headline
     assert analysis.headline.endswith("over 3 seeds.")
@@ -126,9 +126,9 @@ def test_without_clean_points_the_official_figure_decides_and_says_so(tmp_path):
     analysis = analysis_of(tmp_path)
     assert analysis.primary == "official"
     assert analysis.verdict.winner == "layernorm_relu"
-    assert analysis.family("pairs").beside == ()
+    assert analysis.family(Kind.PAIRS).beside == ()
     assert analysis.leakage is None
-    assert "leakage is not excluded" in words.declared(analysis)[0]
+    assert "leakage is not excluded" in sentences.declared(analysis)[0]
 
 
 # --- which settings are averaged ---
@@ -138,19 +138,19 @@ def test_a_setting_that_lacks_a_head_is_left_out_of_the_average_but_not_lost(tmp
     write_study(tmp_path, CLEAR, seeds=range(8))
     write_study(tmp_path, {"none": 0.3, "relu": 0.3}, seeds=range(8), ratios=(0.5,))
     analysis = analysis_of(tmp_path)
-    pairs = analysis.family("pairs")
+    pairs = analysis.family(Kind.PAIRS)
     assert pairs.arms.settings == ("neg 0.01",)
     assert pairs.arms.left_out == ("neg 0.5 (no finished run of layernorm, layernorm_relu)",)
-    within = [family for family in analysis.families if family.subject == "neg 0.5" and family.kind == "setting"]
+    within = [family for family in analysis.families if family.subject == "neg 0.5" and family.kind is Kind.SETTING]
     assert [len(family.primary) for family in within] == [1], "compared pairwise with what is there"
     said = "The verdict is for neg 0.01 alone. Not in it: neg 0.5 (no finished run of layernorm, layernorm_relu)."
-    assert said in words.findings(analysis)
+    assert said in sentences.findings(analysis)
 
 
 def test_a_trial_with_one_seed_does_not_cost_the_others_theirs(tmp_path):
     write_study(tmp_path, CLEAR, seeds=range(8))
     write_study(tmp_path, CLEAR, seeds=(0,), ratios=(0.5,))
-    pairs = analysis_of(tmp_path).family("pairs")
+    pairs = analysis_of(tmp_path).family(Kind.PAIRS)
     assert pairs.arms.seeds == tuple(range(8))
     assert pairs.arms.left_out == ("neg 0.5 (too few seeds in common with the other settings)",)
 
@@ -159,7 +159,7 @@ def test_one_failed_seed_costs_that_seed_only(tmp_path):
     written = write_study(tmp_path, CLEAR, seeds=range(8), ratios=(0.01, 0.5))
     (written[3] / "result.json").unlink()
     analysis = analysis_of(tmp_path)
-    pairs = analysis.family("pairs")
+    pairs = analysis.family(Kind.PAIRS)
     assert pairs.arms.settings == ("neg 0.01", "neg 0.5")
     assert pairs.arms.seeds == (0, 1, 2, 4, 5, 6, 7)
     assert [len(result.seeds) for result in pairs.primary] == [7, 7, 7, 8, 8, 8]
@@ -182,7 +182,7 @@ def test_heads_that_never_met_are_compared_configuration_by_configuration(tmp_pa
         )
     analysis = analysis_of(tmp_path)
     assert [(family.kind, family.subject, len(family.primary)) for family in analysis.families] == [
-        ("pairs", "configuration", 6)
+        (Kind.PAIRS, "configuration", 6)
     ]
     assert "Heads are not compared over settings: no setting has finished runs of all." in analysis.notes
 
@@ -195,11 +195,11 @@ def test_the_relu_before_linear2_is_a_question_of_its_own(tmp_path):
     write_study(tmp_path, {"relu": 0.5, "layernorm_relu": 0.5}, seeds=range(3), change=before)
     analysis = analysis_of(tmp_path)
     kinds = {family.kind: family for family in analysis.families}
-    assert len(kinds["pairs"].primary) == 6
-    assert kinds["pairs"].arms.settings == ("neg 0.01", "neg 0.5"), "the four heads keep both settings"
-    assert len(kinds["variants"].primary) == 15
-    assert kinds["variants"].arms.settings == ("neg 0.01",)
-    assert dict(kinds["effects before"].primary[0].contrast.weights) == {
+    assert len(kinds[Kind.PAIRS].primary) == 6
+    assert kinds[Kind.PAIRS].arms.settings == ("neg 0.01", "neg 0.5"), "the four heads keep both settings"
+    assert len(kinds[Kind.VARIANTS].primary) == 15
+    assert kinds[Kind.VARIANTS].arms.settings == ("neg 0.01",)
+    assert dict(kinds[Kind.EFFECTS_BEFORE].primary[0].contrast.weights) == {
         "none": -0.5,
         "layernorm": 0.5,
         "relu before linear2": -0.5,
@@ -246,7 +246,7 @@ def test_leakage_that_changes_who_is_best_is_found(tmp_path):
     assert shift.swaps
     assert shift.test.p == 2 / 2**8
     assert "“layernorm” and “relu” change places; they can be told apart" in analysis.leakage.sentence
-    assert leakage_table(analysis).rows[0][-1] is True
+    assert leakage_table(analysis.leakage).rows[0][-1] is True
     assert analysis.verdict.winner == "layernorm", "the clean figure decides"
 
 
@@ -274,7 +274,7 @@ def test_the_overview_marks_nothing_with_too_few_seeds(tmp_path):
 
 
 def test_findings_say_what_was_averaged_and_group_equal_answers(clear):
-    said = words.findings(clear)
+    said = sentences.findings(clear)
     assert said[0] == "Averaged over 2 settings: negatives (neg 0.01, neg 0.2)."
     assert said[1].startswith("LayerNorm changes clean test top-1 by +0.")
     assert said[2].startswith("By the official figure: “layernorm_relu” wins")
@@ -285,8 +285,8 @@ def test_findings_say_what_was_averaged_and_group_equal_answers(clear):
 
 
 def test_what_each_part_of_the_head_does_is_said_with_its_interval(clear):
-    (said,) = words.effects(clear)
-    for result in clear.family("effects").primary:
+    (said,) = sentences.effects(clear)
+    for result in clear.family(Kind.EFFECTS).primary:
         low, high = (f"{end:+.3f}".replace("-", "−") for end in (result.interval.low, result.interval.high))
         estimate = f"{result.estimate:+.3f}".replace("-", "−")
         assert f"by {estimate} (95% interval {low} to {high}; Holm p 0.023)" in said
@@ -296,7 +296,7 @@ def test_what_each_part_of_the_head_does_is_said_with_its_interval(clear):
 def test_effects_that_too_few_seeds_cannot_tell_are_said_to_be_so(tmp_path):
     """Three tests need seven seeds, twelve nine: 3·2/2⁷ and 12·2/2⁹ are below 0.05."""
     write_study(tmp_path, EQUAL, seeds=range(6), ratios=(0.01, 0.1, 0.2, 0.3, 0.5))
-    said = words.findings(analysis_of(tmp_path))
+    said = sentences.findings(analysis_of(tmp_path))
     assert said[1].endswith("Too few seeds to tell any of it apart from 0: 6 in common, 7 are needed for 3 tests.")
     few = (
         "Too few seeds to tell whether what the head does depends on negatives: 6 in common, 9 are needed for 12 tests."
@@ -310,7 +310,7 @@ def test_effects_over_seeds_that_no_two_heads_share_are_not_made_up(tmp_path):
     analysis = analysis_of(tmp_path)
     assert "with no seed in common, the sign-flip test cannot reach" in analysis.headline
     assert ", each group over its own seeds)" in analysis.headline
-    (said,) = words.effects(analysis)
+    (said,) = sentences.effects(analysis)
     assert said.count("an unknown amount (no seed in common)") == 3
     assert "none in common, 7 are needed" in said
 
@@ -318,7 +318,7 @@ def test_effects_over_seeds_that_no_two_heads_share_are_not_made_up(tmp_path):
 def test_an_interaction_that_is_there_is_found(tmp_path):
     write_study(tmp_path, CLEAR, seeds=range(8))
     write_study(tmp_path, EQUAL, seeds=range(8), ratios=(0.5,))
-    said = words.findings(analysis_of(tmp_path))
+    said = sentences.findings(analysis_of(tmp_path))
     (found,) = [sentence for sentence in said if sentence.startswith("What the head does depends on negatives: ")]
     assert "LayerNorm × ReLU: neg 0.5 − neg 0.01 (−0." in found
 
@@ -334,7 +334,8 @@ def test_a_head_s_name_is_no_word_of_the_sentence(tmp_path):
 def test_notes_say_which_comparisons_they_are_on(tmp_path):
     written = write_study(tmp_path, {"none": 0.3, "relu": 0.3, "layernorm": 0.3}, seeds=range(3))
     (written[0] / "result.json").unlink()
-    assert words.notes(analysis_of(tmp_path).family("pairs")) == [
+    analysis = analysis_of(tmp_path)
+    assert sentences.about(analysis.study, analysis.family(Kind.PAIRS))[1:] == [
         "Note on none − layernorm; none − relu: seeds not in all of its groups, left out: 0."
     ]
 
@@ -363,13 +364,13 @@ def two_heads(tmp_path) -> Analysis:
 
 
 def test_debates_are_told_by_who_leads(two_heads):
-    (wins,) = all_wins(two_heads)
+    (pair,) = side_by_side(two_heads)
     debates = [debate for _, debate in sample_points()]
-    assert (wins.a, wins.b, wins.num_runs) == ("none", "relu", 2)
-    assert (wins.debates[0].debate, wins.debates[0].a, wins.debates[0].b) == (debates[0], 1.0, 0.5)
-    assert (wins.debates[-1].debate, wins.debates[-1].a, wins.debates[-1].b) == (debates[-1], 0.0, 1.0)
-    assert sum(debate.num_points for debate in wins.debates) == len(debates)
-    (example,) = wins.for_a
+    assert (pair.a, pair.b, pair.num_runs) == ("none", "relu", 2)
+    assert pair.debates[0] == (debates[0], debates.count(debates[0]), 1.0, 0.5)
+    assert pair.debates[-1] == (debates[-1], debates.count(debates[-1]), 0.0, 1.0)
+    assert sum(num_points for _, num_points, _, _ in pair.debates) == len(debates)
+    (example,) = pair.for_a
     assert (example.point, example.instead_runs, example.num_wrong) == (sample_points()[0][0], 1, 1)
     assert example.instead == f"{sample_points()[-1][0]}#counter"
 
@@ -377,8 +378,8 @@ def test_debates_are_told_by_who_leads(two_heads):
 def test_the_texts_are_the_corpus_s(two_heads):
     texts = load_texts(two_heads.study)
     pair = load_sample().test[0]
-    assert texts.get(f"{pair.id}#point") == pair.point
-    assert texts.get(f"{pair.id}#counter") == pair.counter
+    assert texts.by_name[f"{pair.id}#point"] == pair.point
+    assert texts.by_name[f"{pair.id}#counter"] == pair.counter
     assert texts.problem == ""
 
 
@@ -402,4 +403,52 @@ def test_a_relative_corpus_is_found_beside_the_logs(tmp_path, monkeypatch):
     config = config_of(data=DataConfig(name="pairs", path="pairs.csv"))
     write_run(runs, config, [1] * len(points), points, fingerprint=corpus.fingerprint)
     monkeypatch.chdir(tmp_path)
-    assert load_texts(study_of(runs)).get(f"{points[0][0]}#point") == corpus.test[0].point
+    assert load_texts(study_of(runs)).by_name[f"{points[0][0]}#point"] == corpus.test[0].point
+
+
+# --- any heads ---
+
+
+def write_heads(runs: Path, heads: list[dict], seeds=range(3), **more) -> None:
+    points = made_up_points(10)
+    for k, head in enumerate(heads):
+        for seed in seeds:
+            right = np.random.default_rng(10 * k + seed).random(len(points)) < 0.3 + 0.1 * k
+            settings = {"head": head, "seed": seed, **more}
+            write_run(runs, config_of(seed=seed), right, points, fingerprint="f" * 64, determined_by=settings)
+
+
+FOUR = [{"norm": norm, "activation": activation} for activation in ("none", "relu") for norm in ("none", "layernorm")]
+OTHERS = [{"norm": "rmsnorm", "activation": "gelu"}, {"name": "bilinear", "norm": None}]
+
+
+def test_effects_are_asked_where_the_four_heads_are_there_among_others(tmp_path):
+    write_heads(tmp_path, [*FOUR, *OTHERS])
+    analysis = analysis_of(tmp_path)
+    assert [(family.kind, len(family.primary)) for family in analysis.families] == [
+        (Kind.EFFECTS, 3),
+        (Kind.PAIRS, 15),
+    ]
+    assert analysis.main.names == (*HEADS, "bilinear", "rmsnorm_gelu")
+
+
+def test_heads_that_are_not_the_four_are_compared_without_effects(tmp_path):
+    write_heads(tmp_path, [FOUR[3], *OTHERS])
+    write_heads(tmp_path, [FOUR[3], *OTHERS], fusion={"name": "pooled"})
+    analysis = analysis_of(tmp_path)
+    assert analysis.family(Kind.EFFECTS) is None
+    assert len(analysis.family(Kind.PAIRS).primary) == 3
+    assert [result.contrast.name for result in analysis.family(Kind.INTERACTION).primary] == [
+        "layernorm_relu − bilinear: fusion=pooled − fusion=concat",
+        "layernorm_relu − rmsnorm_gelu: fusion=pooled − fusion=concat",
+        "bilinear − rmsnorm_gelu: fusion=pooled − fusion=concat",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("select", "words"),
+    [("top1_clean", "best clean val top-1 "), ("top1", "best official val top-1 "), ("mrr", "best val mrr ")],
+)
+def test_the_figure_that_chose_the_epoch_is_named_as_the_runs_say(tmp_path, select, words):
+    write_heads(tmp_path, FOUR[:2], evaluation={"select": select})
+    assert words in sentences.declared(analysis_of(tmp_path))[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,8 @@ from report_runs import CURRICULUM, HEADS, config_of, made_up_points, sample_poi
 
 from biencoder_ablate.config import DataConfig, EvaluationConfig, FusionConfig, ModelConfig, TrainingConfig
 from biencoder_ablate.files import write_json
-from biencoder_ablate.report.collect import collect, read_overrides
-from biencoder_ablate.report.grouping import make_studies
+from biencoder_ablate.report.read import Protocol, collect, read_overrides
+from biencoder_ablate.report.study import make_studies
 from biencoder_ablate.runs.directory import locked
 
 NUM_SAMPLE_POINTS = len(sample_points())
@@ -105,6 +106,18 @@ def test_a_damaged_list_of_a_sweep_is_refused(logs):
         collect([sweep])
 
 
+def test_who_is_right_is_read_under_each_protocol_by_its_own_rank(tmp_path):
+    """A point can be right among the clean candidates alone, where a text equal to it came first officially."""
+    right, right_clean = [1, 0, 0, 1, 0, 0], [1, 1, 0, 1, 1, 1]
+    write_run(tmp_path, config_of(), right, made_up_points(1), leaked=(5,), right_clean=right_clean, fingerprint="f")
+    outcomes = collect([tmp_path]).runs[0].outcomes
+    assert outcomes.correct[Protocol.OFFICIAL].tolist() == right
+    clean = outcomes.correct[Protocol.CLEAN]
+    assert clean[:5].tolist() == right_clean[:5]
+    assert math.isnan(clean[5])
+    assert outcomes.debates_of(Protocol.CLEAN) == ["debate-000"] * 5
+
+
 # --- what is wrong with a run ---
 
 
@@ -150,7 +163,7 @@ def test_a_run_that_someone_works_in_is_running(logs):
     path = write_run(logs / "runs", config_of(seed=5), [1] * NUM_SAMPLE_POINTS)
     with locked(path):
         program = (
-            "from pathlib import Path; from biencoder_ablate.report.collect import read_run; import sys; "
+            "from pathlib import Path; from biencoder_ablate.report.read import read_run; import sys; "
             "print(read_run(Path(sys.argv[1])).status)"
         )
         assert run_python(["-c", program, path], logs).stdout.strip() == "running"
@@ -178,6 +191,10 @@ def test_overrides_may_be_quoted_as_yaml(tmp_path, line):
 # --- what sets configs apart ---
 
 
+def labels(axis) -> tuple[str, ...]:
+    return tuple(level.label for level in axis.levels)
+
+
 def study_of(runs: Path):
     (study,) = make_studies(collect([runs]).runs)
     return study
@@ -193,7 +210,7 @@ def test_heads_ratios_and_seeds_are_found(tmp_path):
         change=lambda config: replace(config, negatives=CURRICULUM),
     )
     study = study_of(tmp_path)
-    assert [(axis.name, axis.levels) for axis in study.axes] == [
+    assert [(axis.name, labels(axis)) for axis in study.axes] == [
         ("head", ("none", "layernorm", "relu", "layernorm_relu")),
         ("negatives", ("neg 0.01", "neg 0.2", "curr 0.01")),
     ]
@@ -217,7 +234,7 @@ def test_where_the_relu_stands_sets_apart_only_heads_that_have_one(tmp_path):
             config = replace(config, head=replace(config.head, activation_position=f"{position}_linear2"))
             write_run(tmp_path, config, [1] * NUM_SAMPLE_POINTS)
     (axis,) = study_of(tmp_path).axes
-    assert axis.levels == (*HEADS, "relu before linear2", "layernorm_relu before linear2")
+    assert labels(axis) == (*HEADS, "relu before linear2", "layernorm_relu before linear2")
 
 
 def test_what_always_changes_together_is_one_axis(tmp_path):
@@ -226,10 +243,8 @@ def test_what_always_changes_together_is_one_axis(tmp_path):
         write_run(tmp_path, config_of(seed=seed), [1] * NUM_SAMPLE_POINTS)
         write_run(tmp_path, config_of(seed=seed, model=minilm), [1] * NUM_SAMPLE_POINTS, encoder="a" * 64)
     (axis,) = study_of(tmp_path).axes
-    assert (axis.name, axis.levels) == ("encoder", ("all-MiniLM-L6-v2", "tiny"))
-    assert axis.with_it == ("model.max_tokens (tiny: 128, all-MiniLM-L6-v2: 256)",) or axis.with_it == (
-        "model.max_tokens (all-MiniLM-L6-v2: 256, tiny: 128)",
-    )
+    assert (axis.name, labels(axis)) == ("encoder", ("all-MiniLM-L6-v2", "tiny"))
+    assert axis.with_it == ("model.max_tokens (all-MiniLM-L6-v2: 256, tiny: 128)",)
 
 
 def test_any_other_setting_is_an_axis_by_its_key(tmp_path):
@@ -238,7 +253,7 @@ def test_any_other_setting_is_an_axis_by_its_key(tmp_path):
             config = config_of(fusion=FusionConfig(fusion), training=TrainingConfig(batch_size=batch_size))
             write_run(tmp_path, config, [1] * NUM_SAMPLE_POINTS)
     study = study_of(tmp_path)
-    assert [(axis.name, axis.levels) for axis in study.axes] == [
+    assert [(axis.name, labels(axis)) for axis in study.axes] == [
         ("fusion", ("concat", "pooled")),
         ("training.batch_size", ("8", "16", "128")),
     ]
@@ -256,7 +271,7 @@ def test_paths_and_places_set_nothing_apart(tmp_path):
 def test_null_is_a_level_and_comes_last(tmp_path):
     for dim in (None, 128, 32):
         write_run(tmp_path, config_of(model=ModelConfig(retrieval_dim=dim)), [1] * NUM_SAMPLE_POINTS)
-    assert study_of(tmp_path).axes[0].levels == ("32", "128", "null")
+    assert labels(study_of(tmp_path).axes[0]) == ("32", "128", "null")
 
 
 def test_different_corpora_are_kept_apart(tmp_path):
@@ -285,4 +300,85 @@ def test_other_points_under_one_fingerprint_are_refused(tmp_path):
 def test_runs_that_only_measure_differently_are_told_apart(tmp_path):
     for rerank in (10, "all"):
         write_run(tmp_path, config_of(evaluation=EvaluationConfig(rerank=rerank)), [1] * NUM_SAMPLE_POINTS)
-    assert study_of(tmp_path).axes[0].levels == ("10", "all")
+    assert labels(study_of(tmp_path).axes[0]) == ("10", "all")
+
+
+# --- any heads, any settings ---
+
+FOUR = [{"norm": norm, "activation": activation} for activation in ("none", "relu") for norm in ("none", "layernorm")]
+OTHERS = [
+    {"norm": "rmsnorm", "activation": "gelu", "activation_position": "after_linear2"},
+    {"name": "bilinear", "norm": None, "activation": None},
+    {"name": "mlp", "norm": None, "activation": None, "hidden": 64},
+    {"name": "elsewhere.gated", "norm": None, "activation": None, "options": {"width": 8, "deep": True}},
+]
+
+
+def write_settings(runs: Path, *changes: dict, seeds=range(2)) -> None:
+    """A run of each set of changes to the settings, and seed; points that nobody knows."""
+    points = made_up_points(4)
+    for k, some in enumerate(changes):
+        for seed in seeds:
+            right = [(i + k + seed) % 3 == 0 for i in range(len(points))]
+            settings = {**some, "seed": seed}
+            write_run(runs, config_of(seed=seed), right, points, fingerprint="f" * 64, determined_by=settings)
+
+
+def test_heads_of_every_kind_have_a_name_and_unknown_ones_come_last(tmp_path):
+    write_settings(tmp_path, *({"head": head} for head in [*OTHERS, *FOUR]))
+    (axis,) = study_of(tmp_path).axes
+    assert axis.name == "head"
+    assert labels(axis) == (*HEADS, "bilinear", "elsewhere.gated width=8 deep=true", "mlp", "rmsnorm_gelu")
+
+
+def test_heads_of_one_name_are_told_apart_by_what_differs(tmp_path):
+    write_settings(tmp_path, *({"head": {"name": "mlp", "hidden": hidden, "norm": None}} for hidden in (64, 8)))
+    write_settings(tmp_path, *({"head": {"name": "mine", "norm": norm}} for norm in ("layernorm", "rmsnorm")))
+    write_settings(tmp_path, *({"head": {"name": "mine", "norm": "none", "options": {"depth": n}}} for n in (1, 2)))
+    write_settings(
+        tmp_path,
+        *({"head": {"activation": "gelu", "activation_position": f"{w}_linear2"}} for w in ("after", "before")),
+    )
+    (axis,) = study_of(tmp_path).axes
+    assert set(labels(axis)) == {
+        "mlp hidden=8", "mlp hidden=64", "mine norm=layernorm", "mine norm=rmsnorm", "mine depth=1", "mine depth=2",
+        "gelu", "gelu before linear2",
+    }  # fmt: skip
+
+
+def test_settings_that_the_report_has_never_heard_of_are_axes_too(tmp_path):
+    write_settings(
+        tmp_path,
+        *(
+            {"model": {"towers": towers}, "training": {"ema": ema}}
+            for towers in ("shared", "separate")
+            for ema in (0.9, None, 0.99)
+        ),
+        seeds=(0,),
+    )
+    assert [(axis.name, labels(axis)) for axis in study_of(tmp_path).axes] == [
+        ("model.towers", ("separate", "shared")),
+        ("training.ema", ("0.9", "0.99", "null")),
+    ]
+
+
+def test_what_a_change_of_loss_brings_with_it_is_one_axis(tmp_path):
+    contrastive = {"name": "contrastive", "triplet": None, "temperature": 0.05, "options": {"hard": 2}}
+    write_settings(tmp_path, {}, {"loss": contrastive})
+    (axis,) = study_of(tmp_path).axes
+    assert (axis.name, labels(axis)) == ("loss", ("contrastive", "study"))
+    assert "loss.options.hard (contrastive: 2, study: null)" in axis.with_it
+
+
+def test_the_number_of_negatives_is_an_axis_beside_their_schedule(tmp_path):
+    some = [{"negatives": {"per_pair": n}, "neg_ratio": ratio} for n in (1, 4) for ratio in (0.1, 0.02)]
+    write_settings(tmp_path, *some, {"negatives": {"schedule": "curriculum", "start": 0.2}, "neg_ratio": 0.02})
+    assert [(axis.name, labels(axis)) for axis in study_of(tmp_path).axes] == [
+        ("negatives", ("neg 0.02", "neg 0.1", "curr 0.02")),
+        ("negatives.per_pair", ("1", "4")),
+    ]
+
+
+def test_numbers_that_differ_in_a_late_digit_are_two_levels(tmp_path):
+    write_settings(tmp_path, *({"training": {"rate": rate}} for rate in (0.12345671, 0.12345672)))
+    assert labels(study_of(tmp_path).axes[0]) == ("0.12345671", "0.12345672")

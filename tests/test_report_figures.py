@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
@@ -15,25 +14,22 @@ import pytest
 from report_runs import CURRICULUM, HEADS, config_of, made_up_points, write_run, write_study
 
 from biencoder_ablate.config import DataConfig, FusionConfig, TrainingConfig
-from biencoder_ablate.report.analysis import Analysis, analyse
-from biencoder_ablate.report.beside_source import beside_source
-from biencoder_ablate.report.collect import collect
-from biencoder_ablate.report.figures import all_arms, draw
-from biencoder_ablate.report.forest import _forest_page
-from biencoder_ablate.report.grouping import make_studies
-from biencoder_ablate.report.plotting import (
+from biencoder_ablate.report import style
+from biencoder_ablate.report.plots import draw, forest_page
+from biencoder_ablate.report.questions import Analysis, Kind, analyse
+from biencoder_ablate.report.read import Protocol, collect
+from biencoder_ablate.report.study import make_studies
+from biencoder_ablate.report.style import (
+    applied,
     curves,
     epoch_axis,
     key_legend,
     legend,
     new_figure,
-    picture,
     plot_curves,
     seeds_text,
-    style,
     styles,
 )
-from biencoder_ablate.report.source_log import parse_source_log
 from biencoder_ablate.report.tables import tasks_table
 
 MEANS = {"none": 0.4, "layernorm": 0.5, "relu": 0.45, "layernorm_relu": 0.6}
@@ -91,7 +87,7 @@ def test_figures_hold_no_date_version_or_link(pictures):
 
 def test_drawing_leaves_matplotlib_s_settings_alone():
     with matplotlib.rc_context({"font.size": 33.0, "svg.hashsalt": "mine"}):
-        with style():
+        with applied():
             assert matplotlib.rcParams["font.size"] != 33.0
         assert matplotlib.rcParams["font.size"] == 33.0
         assert matplotlib.rcParams["svg.hashsalt"] == "mine"
@@ -112,7 +108,7 @@ def test_drawing_leaves_matplotlib_s_settings_alone():
     ids=str,
 )
 def test_the_epochs_begin_with_the_start(epochs, labels):
-    with style():
+    with applied():
         _, axes = new_figure(2.0, 1, 3)
         epoch_axis(axes[0, 0], list(epochs))
     assert [label.get_text() for label in axes[0, 0].get_xticklabels()] == labels
@@ -130,7 +126,7 @@ def overlaps(figure) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("num", [1, 4, 5, 12])
 @pytest.mark.parametrize("name", ["relu", "layernorm_relu before linear2, curr 0.02", "none, neg 0.01, fusion=pooled"])
 def test_a_legend_has_room_for_its_names(num, name):
-    with style():
+    with applied():
         figure, axes = new_figure(4.0, 1, 1)
         for k in range(num):
             axes[0, 0].plot([0, 1], label=f"{name} {k}")
@@ -141,7 +137,7 @@ def test_a_legend_has_room_for_its_names(num, name):
 
 def test_bands_of_shares_stay_shares():
     """Two seeds, 0 and 1: Student's t would reach from −5.9 to 6.9."""
-    with style():
+    with applied():
         _, axes = new_figure(2.0, 1, 1)
         plot_curves(axes[0, 0], [0, 1], np.array([[0.0, 1.0], [1.0, 0.0]]), styles(["a"])["a"], "a")
     (band,) = axes[0, 0].collections
@@ -165,18 +161,18 @@ def test_lines_beyond_what_can_be_told_apart_are_left_out_and_that_is_said(tmp_p
     ratios = [round(0.02 * k, 2) for k in range(14)]
     write_study(tmp_path, {"none": 0.4}, seeds=(0,), ratios=ratios, points=made_up_points(2))
     analysis = analysis_of(tmp_path)
-    assert len(all_arms(analysis).names) == 14
+    assert len(analysis.main.names) == 14
     for found in draw(analysis):
         few = "Shown are the first 12 of 14; the tables have all." in found.caption
         assert few == (found.name in ("learning_curves", "tasks")), found.name
-    assert len(tasks_table(all_arms(analysis)).rows) == 14
+    assert len(tasks_table(analysis.main).rows) == 14
 
 
 def test_seeds_are_counted_where_they_differ(tmp_path):
     write_study(tmp_path, {"none": 0.4}, seeds=range(3))
     write_study(tmp_path, {"relu": 0.4}, seeds=range(5))
     analysis = analysis_of(tmp_path)
-    assert seeds_text(all_arms(analysis)) == "3 to 5 seeds"
+    assert seeds_text(analysis.main) == "3 to 5 seeds"
     for found in draw(analysis):
         if found.name != "forest":
             assert "3 to 5 seeds" in found.caption, found.name
@@ -193,9 +189,9 @@ def test_long_names_leave_room_for_the_plot(tmp_path):
         change = lambda c, f=fusion: replace(c, fusion=FusionConfig(f), negatives=CURRICULUM)  # noqa: E731
         write_study(tmp_path, {head: 0.4}, seeds=range(2), ratios=(ratio,), change=change)
     analysis = analysis_of(tmp_path)
-    assert max(len(result.contrast.name) for result in analysis.family("pairs").primary) > 60
-    with style():
-        figure = _forest_page(analysis.families, "clean", "official")
+    assert max(len(result.contrast.name) for result in analysis.family(Kind.PAIRS).primary) > 60
+    with applied():
+        figure = forest_page(analysis.families, Protocol.CLEAN)
         figure.draw_without_rendering()
     assert figure.axes[0].get_position().width > 0.5
 
@@ -224,6 +220,11 @@ def test_a_head_looks_the_same_whichever_others_there_are():
     assert styles(["layernorm", "relu"])["relu"] == styles(list(HEADS))["relu"]
 
 
+def test_heads_that_have_no_look_of_their_own_take_those_that_are_left():
+    names = ["none", "relu", "relu before linear2", "rmsnorm_gelu"]
+    assert len({look.marker for look in styles(names).values()}) == 4
+
+
 def test_twelve_levels_all_look_different():
     looks = styles([f"level {k}" for k in range(12)]).values()
     assert len({(look.color, str(look.dashes), look.marker) for look in looks}) == 12
@@ -233,7 +234,7 @@ def test_twelve_levels_all_look_different():
 
 
 def test_curves_are_means_over_settings_for_each_seed(analysis):
-    cells = all_arms(analysis).cells["relu"]
+    cells = analysis.main.cells["relu"]
     epochs, values = curves(cells, "test/top1")
     assert epochs == [-1, 0, 1, 2, 3]
     expected = np.mean([cell.runs[2].metrics[-1]["test/top1"] for cell in cells])
@@ -262,58 +263,14 @@ def test_one_run_alone_can_be_drawn(tmp_path):
 
 @pytest.mark.parametrize("name", ["$x_1$ \\alpha", "$\\frac{$", "</text><script>", "头 🤯", "a\nb", "_private"])
 def test_any_name_can_be_a_label(name, recwarn):
-    with style():
+    with applied():
         figure, axes = new_figure(1.0, 1, 1)
         axes[0, 0].plot([0, 1], label=name)
         axes[0, 0].set_title(name)
-        found = picture(figure, "odd", name, name)
+        (found,) = style.pictures([figure], "odd", name, name)
     ET.fromstring(found.svg)
     assert b"<script" not in found.svg
     assert [str(warning.message) for warning in recwarn] == []
-
-
-# --- beside the source study ---
-
-LOG = """开始第0个epoch的训练
-训练集top1 accuracy为0.25
-验证集top1 accuracy为0.5
-测试集top1 accuracy为0.375
-damaged
-开始第1个epoch的训练
-训练集top1 accuracy为0.5
-验证集top1 accuracy为0.4
-测试集top1 accuracy为0.75
-"""
-
-
-@pytest.fixture
-def logs(tmp_path):
-    (tmp_path / "old.txt").write_text(LOG, "utf-8")
-    return {"old": parse_source_log(tmp_path / "old.txt")}
-
-
-def test_logs_alone_are_shown_and_the_want_of_ours_is_said(analysis, logs):
-    found = beside_source(logs, [analysis])
-    assert "evaluation.source=true" in found.problem
-    assert found.table.rows == (("old (log)", 0, 0.25, 0.5, 0.375, 1, 0.5, 0.4, 0.75, 1, 0, 0),)
-    assert [shown.name for shown in found.pictures] == ["source"]
-
-
-def test_our_source_figures_stand_beside_the_logs_and_no_others_do(tmp_path, logs):
-    runs = tmp_path / "runs"
-    for path in write_study(runs, {"none": 0.4, "relu": 0.5}, seeds=range(2)):
-        records = [json.loads(line) for line in (path / "metrics.jsonl").read_text("utf-8").splitlines()]
-        for record in records:
-            record |= {f"source/{split}/top1": 0.875 for split in ("train", "val", "test")}
-        (path / "metrics.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records), "utf-8")
-        result = json.loads((path / "result.json").read_text("utf-8"))
-        (path / "result.json").write_text(
-            json.dumps({**result, "selected": records[-1], "final": records[-1]}), "utf-8"
-        )
-    found = beside_source(logs, [analysis_of(runs)])
-    assert found.problem == ""
-    assert [row[0] for row in found.table.rows] == ["old (log)", "none (ours)", "relu (ours)"]
-    assert found.table.rows[1][1:9] == (3.0, 0.875, 0.875, 0.875, 3.0, 0.875, 0.875, 0.875)
 
 
 def test_a_run_of_no_epochs_can_be_drawn(tmp_path):

@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import norm
+from scipy.stats import norm, t
 
-from biencoder_ablate.report import bootstrap
-from biencoder_ablate.report import statistics as stats
-from biencoder_ablate.report.sign_flip import (
+from biencoder_ablate.report import contrasts, significance
+from biencoder_ablate.report.contrasts import HEADS, Contrast, Group, compare, every_pair, factorial_effects
+from biencoder_ablate.report.questions import verdict
+from biencoder_ablate.report.significance import (
     MAX_EXACT_SEEDS,
     SignFlip,
+    crossed_interval,
     holm,
     seeds_needed,
     sign_flip_test,
     smallest_p,
 )
-from biencoder_ablate.report.statistics import HEADS, Contrast, Group, compare, head_pairs
-from biencoder_ablate.report.verdict import verdict
 
 differences = st.lists(st.integers(-5, 5).map(lambda n: n / 10), min_size=1, max_size=9)
 p_values = st.lists(st.floats(0, 1), min_size=1, max_size=8)
@@ -42,42 +42,23 @@ def estimate_of(contrast: Contrast, means: dict[str, float]) -> float:
 
 
 def test_summary_by_hand():
-    summary = stats.summarise(group("relu", [0.5, 0.6, 0.7]))
+    summary = contrasts.summarise(group("relu", [0.5, 0.6, 0.7]))
     assert summary.mean == pytest.approx(0.6)
     assert summary.standard_deviation == pytest.approx(0.1)
     half = 4.302653 * 0.1 / math.sqrt(3)  # t of 2 degrees of freedom at 0.975
     assert (summary.low, summary.high) == pytest.approx((0.6 - half, 0.6 + half), abs=1e-6)
-    assert "t over seeds" in summary.method
 
 
 def test_one_seed_has_a_mean_and_no_spread():
-    summary = stats.summarise(group("relu", [0.5]))
+    summary = contrasts.summarise(group("relu", [0.5]))
     assert summary.mean == 0.5
     assert all(math.isnan(x) for x in (summary.standard_deviation, summary.low, summary.high))
 
 
 def test_pool_averages_on_the_seeds_all_share():
-    pooled = stats.pool("relu", [group("a", [0.2, 0.4], seeds=(3, 1)), group("b", [0.8, 0.6], seeds=(1, 2))])
+    pooled = contrasts.pool("relu", [group("a", [0.2, 0.4], seeds=(3, 1)), group("b", [0.8, 0.6], seeds=(1, 2))])
     assert pooled.seeds == (1,)
     assert pooled.correct.mean() == pytest.approx((0.4 + 0.8) / 2)
-    with pytest.raises(ValueError, match="no seed in common"):
-        stats.pool("relu", [group("a", [0.2], seeds=(1,)), group("b", [0.8], seeds=(2,))])
-
-
-@pytest.mark.parametrize(
-    ("seeds", "correct", "message"),
-    [
-        ((0, 1), np.ones((1, 3)), "one row for each of the 2 seeds"),
-        ((0,), np.ones(3), "must be"),
-        ((), np.ones((0, 3)), "at least one"),
-        ((0, 0), np.ones((2, 3)), "comes twice"),
-        ((0,), np.array([[0.0, 2.0]]), "0, 1 or shares"),
-        ((0,), np.array([[0.0, math.nan]]), "0, 1 or shares"),
-    ],
-)
-def test_groups_that_cannot_be_are_refused(seeds, correct, message):
-    with pytest.raises(ValueError, match=message):
-        Group("relu", seeds, correct)
 
 
 # --- contrasts ---
@@ -85,27 +66,23 @@ def test_groups_that_cannot_be_are_refused(seeds, correct, message):
 
 def test_factorial_effects_by_hand():
     means = {"none": 0.1, "layernorm": 0.3, "relu": 0.2, "layernorm_relu": 0.6}
-    effects = [estimate_of(contrast, means) for contrast in stats.factorial_effects()]
+    effects = [estimate_of(contrast, means) for contrast in factorial_effects(*HEADS)]
     assert effects == pytest.approx([0.3, 0.2, 0.2])
-    with pytest.raises(ValueError, match="missing: relu"):
-        stats.factorial_effects({head: head for head in HEADS if head != "relu"})
 
 
 def test_six_pairs_of_heads():
-    pairs = head_pairs()
+    pairs = every_pair(HEADS)
     assert len(pairs) == len({contrast.name for contrast in pairs}) == 6
     assert estimate_of(pairs[0], {"none": 0.3, "layernorm": 0.5}) == pytest.approx(-0.2)
 
 
 def test_interactions_with_the_ratio_by_hand():
-    ratios = {ratio: stats.factorial_effects({head: f"{head} {ratio}" for head in HEADS}) for ratio in ("0.01", "0.2")}
-    contrasts = stats.setting_interactions(ratios)
-    assert contrasts[0].name == "LayerNorm: 0.2 − 0.01"
+    ratios = {ratio: factorial_effects(*(f"{head} {ratio}" for head in HEADS)) for ratio in ("0.01", "0.2")}
+    interactions = contrasts.setting_interactions(ratios)
+    assert interactions[0].name == "LayerNorm: 0.2 − 0.01"
     means = {f"{head} {ratio}": 0.3 for head in HEADS for ratio in ratios} | {"layernorm 0.2": 0.5}
-    assert [estimate_of(contrast, means) for contrast in contrasts] == pytest.approx([0.1, -0.1, -0.2])
-    assert all(sum(weight for _, weight in contrast.weights) == 0 for contrast in contrasts)
-    with pytest.raises(ValueError, match="two settings"):
-        stats.setting_interactions({"0.01": ratios["0.01"]})
+    assert [estimate_of(contrast, means) for contrast in interactions] == pytest.approx([0.1, -0.1, -0.2])
+    assert all(sum(weight for _, weight in contrast.weights) == 0 for contrast in interactions)
 
 
 # --- the sign-flip test ---
@@ -140,7 +117,7 @@ def test_sign_flips_against_every_pattern_one_by_one(values):
     assert sign_flip_test([-value for value in values]).p == test.p
 
 
-def test_beyond_20_seeds_signs_are_drawn_and_the_result_says_so():
+def test_beyond_so_many_seeds_signs_are_drawn_and_the_result_says_so():
     values = np.r_[np.full(14, 0.01), np.full(8, -0.01)]
     test = sign_flip_test(values, np.random.default_rng(0))
     assert not test.exact
@@ -148,14 +125,6 @@ def test_beyond_20_seeds_signs_are_drawn_and_the_result_says_so():
     exact = sum(math.comb(22, k) for k in range(23) if abs(22 - 2 * k) >= 6) / 2**22
     assert test.p == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / test.num_patterns))
     assert sign_flip_test(np.ones(30), np.random.default_rng(0)).p == smallest_p(30) == 1e-5
-    with pytest.raises(ValueError, match="give a Generator"):
-        sign_flip_test(values)
-
-
-@pytest.mark.parametrize("values", [[], [[0.1]], [0.1, math.nan]])
-def test_sign_flips_want_one_number_per_seed(values):
-    with pytest.raises(ValueError, match="one finite difference per seed"):
-        sign_flip_test(values)
 
 
 @given(st.lists(st.floats(0.01, 1), min_size=1, max_size=MAX_EXACT_SEEDS // 2))
@@ -170,8 +139,6 @@ def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.5, 0.9]) == pytest.approx([1, 1])
     assert holm([]).shape == (0,)
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        holm([0.2, 1.2])
 
 
 @given(p_values, st.floats(0.001, 0.999))
@@ -200,47 +167,24 @@ def test_seeds_needed_is_where_a_winner_comes_within_reach(num_tests, needed):
     assert seeds_needed(num_tests) == needed
     assert holm([smallest_p(needed)] * num_tests).max() < 0.05
     assert holm([smallest_p(needed - 1)] * num_tests).min() >= 0.05
-    with pytest.raises(ValueError, match="at least one test"):
-        seeds_needed(0)
 
 
-# --- the hierarchical bootstrap ---
+# --- the interval ---
 
 
-def test_the_bootstrap_against_points_gathered_one_by_one():
-    """The same draws of seeds and debates, each resample's points collected and averaged the plain way."""
-    rng = np.random.default_rng(3)
-    debates = np.array(["b", "a", "a", "c", "b", "a", "d"])
-    values = rng.integers(-1, 2, (3, 7)).astype(float)
-    num_resamples, names = 200, np.unique(debates)
-    draws = np.random.default_rng(5)
-    seed_draws = draws.integers(0, 3, (num_resamples, 3))
-    debate_draws = draws.integers(0, len(names), (num_resamples, len(names)))
-    means = []
-    for seeds, drawn in zip(seed_draws, debate_draws, strict=True):
-        points = [values[seed, i] for seed in seeds for d in drawn for i in range(7) if debates[i] == names[d]]
-        means.append(sum(points) / len(points))
-    interval = bootstrap.bootstrap_interval(values, debates, np.random.default_rng(5), num_resamples)
-    assert (interval.plain_low, interval.plain_high) == pytest.approx(np.quantile(means, [0.025, 0.975]))
-    assert interval.estimate == pytest.approx(values.mean())
-
-
-def test_resamples_are_the_same_in_blocks_of_any_table():
-    """Contrasts taken together see the resamples that each sees alone."""
-    rng = np.random.default_rng(0)
-    tables = [bootstrap.per_debate(rng.random((4, 30)), np.arange(30) // 5) for _ in range(2)]
-    sums, counts = np.stack([sums for sums, _ in tables]), tables[0][1]
-    together = bootstrap._resampled_means(sums, counts, 500, np.random.default_rng(1))
-    alone = [bootstrap._resampled_means(table[None], counts, 500, np.random.default_rng(1))[0] for table in sums]
-    assert together == pytest.approx(np.array(alone))
+def variance_of(interval) -> float:
+    """Back from the interval's ends, which lie t·√V from the estimate."""
+    above, below = interval.high - interval.estimate, interval.estimate - interval.low
+    assert above == pytest.approx(below)
+    return (above / t.ppf(0.975, interval.degrees_of_freedom)) ** 2
 
 
 def test_variance_by_hand():
     """Seeds 0, 0.1, 0.2 and debates −0.3, 0.3 of one size, adding up without noise."""
     values = np.array([[seed + debate for debate in (-0.3, 0.3)] for seed in (0, 0.1, 0.2)])
-    estimate, variance, _ = bootstrap._variance(*bootstrap.per_debate(values, ["a", "b"]))
-    assert estimate == pytest.approx(0.1)
-    assert variance == pytest.approx(0.01 / 3 + 0.18 / 2)
+    interval = crossed_interval(values, ["a", "b"])
+    assert interval.estimate == pytest.approx(0.1)
+    assert variance_of(interval) == pytest.approx(0.01 / 3 + 0.18 / 2)
 
 
 def test_variance_takes_the_noise_off_once():
@@ -250,51 +194,67 @@ def test_variance_takes_the_noise_off_once():
     seeds = 5 * rows.var(ddof=1)
     debates = 4 * columns.var(ddof=1)
     rest = ((values - rows - columns + values.mean()) ** 2).sum() / (3 * 4)
-    _, variance, freedom = bootstrap._variance(*bootstrap.per_debate(values, range(5)))
-    assert variance == pytest.approx((seeds + debates - rest) / 20)
+    interval = crossed_interval(values, range(5))
+    assert variance_of(interval) == pytest.approx((seeds + debates - rest) / 20)
     expected = (seeds + debates - rest) ** 2 / (seeds**2 / 3 + debates**2 / 4 + rest**2 / 12)
-    assert freedom == pytest.approx(expected)
-    interval = bootstrap.bootstrap_interval(values, range(5), np.random.default_rng(0), 1000)
-    half = bootstrap.t_quantile(freedom, 0.95) * math.sqrt(variance)
-    assert (interval.high - interval.low) / 2 == pytest.approx(half)
+    assert interval.degrees_of_freedom == pytest.approx(expected)
+
+
+def test_variance_of_debates_of_unequal_size_against_a_point_by_point_reference():
+    """Cochran's ratio estimator: what each point adds to or takes from the mean, summed by debate, seed and both."""
+    debates = ["a", "b", "b", "c", "c", "c", "c", "d", "d"]
+    values = (
+        np.random.default_rng(4).random((3, 9))
+        + np.arange(3)[:, None] / 4
+        + np.array([list("abcd").index(d) for d in debates]) / 3
+    )
+    num_seeds, num_points = values.shape
+    mean, per_seed, per_point = values.mean(), values.mean(axis=1), values.mean(axis=0)
+    by_debate, rest = dict.fromkeys("abcd", 0.0), {}
+    for i, debate in enumerate(debates):
+        by_debate[debate] += per_point[i] - mean
+        for s in range(num_seeds):
+            alone = values[s, i] - per_seed[s] - per_point[i] + mean
+            rest[s, debate] = rest.get((s, debate), 0.0) + alone
+    seeds = sum((x - mean) ** 2 for x in per_seed) / (2 * 3)
+    of_debates = sum(x**2 for x in by_debate.values()) / num_points**2 * 4 / 3
+    noise = sum(x**2 for x in rest.values()) / (num_seeds * num_points) ** 2 * 12 / 6
+    interval = crossed_interval(values, debates)
+    assert interval.estimate == pytest.approx(mean)
+    assert variance_of(interval) == pytest.approx(seeds + of_debates - noise)
+    assert interval.degrees_of_freedom == pytest.approx(
+        (seeds + of_debates - noise) ** 2 / (seeds**2 / 2 + of_debates**2 / 3 + noise**2 / 6)
+    )
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.25])
 def test_identical_groups_differ_by_exactly_nothing(scale):
     correct = np.full((8, 6), scale)
-    results = compare([Group("a", range(8), correct), Group("b", range(8), correct)], range(6), head_pairs("ab"))
+    results = compare([Group("a", range(8), correct), Group("b", range(8), correct)], range(6), every_pair("ab"))
     assert (results[0].interval.low, results[0].interval.high, results[0].test.p) == (0, 0, 1)
     assert not results[0].told_apart()
 
 
 def test_rounding_is_no_difference():
     parts = [Group(str(share), range(8), np.full((8, 6), share)) for share in (0.1, 0.2, 0.3)]
-    pooled = stats.pool("pooled", parts)
+    pooled = contrasts.pool("pooled", parts)
     assert pooled.correct[0, 0] != 0.2
-    (result,) = compare([pooled, parts[1]], range(6), head_pairs(["pooled", "0.2"]))
+    (result,) = compare([pooled, parts[1]], range(6), every_pair(["pooled", "0.2"]))
     assert (result.interval.low, result.interval.high, result.test.p) == (0, 0, 1)
 
 
 def test_a_lone_seed_or_debate_is_confessed():
     rng = np.random.default_rng(0)
     values = rng.random((4, 20))
-    several = bootstrap.bootstrap_interval(values, np.arange(20) // 4, rng)
-    one_seed = bootstrap.bootstrap_interval(values[0], np.arange(20) // 4, rng)
-    one_debate = bootstrap.bootstrap_interval(values, ["a"] * 20, rng)
-    neither = bootstrap.bootstrap_interval(values[0], ["a"] * 20, rng)
-    assert (several.note, one_seed.note, one_debate.note) == ("", bootstrap.ONE_SEED, bootstrap.ONE_DEBATE)
+    several = crossed_interval(values, np.arange(20) // 4)
+    one_seed = crossed_interval(values[0], np.arange(20) // 4)
+    one_debate = crossed_interval(values, ["a"] * 20)
+    neither = crossed_interval(values[0], ["a"] * 20)
+    assert (several.note, one_seed.note, one_debate.note) == ("", significance.ONE_SEED, significance.ONE_DEBATE)
     assert one_seed.low < values[0].mean() < one_seed.high
     assert one_debate.low < values.mean() < one_debate.high
     assert math.isnan(neither.low)
     assert math.isnan(neither.high)
-
-
-def test_bootstrap_refuses_what_cannot_be():
-    rng = np.random.default_rng(0)
-    with pytest.raises(ValueError, match="each of the 3 points needs one debate"):
-        bootstrap.bootstrap_interval(np.ones((2, 3)), ["a", "b"], rng)
-    with pytest.raises(ValueError, match="100 or more"):
-        bootstrap.bootstrap_interval(np.ones((2, 2)), ["a", "b"], rng, num_resamples=10)
 
 
 @settings(max_examples=30, deadline=None)
@@ -302,8 +262,8 @@ def test_bootstrap_refuses_what_cannot_be():
 def test_an_interval_turns_over_with_its_contrast(num_seeds, num_debates, seed):
     values = np.random.default_rng(seed).integers(-1, 2, (num_seeds, 3 * num_debates)) / 1
     debates = np.arange(3 * num_debates) % num_debates
-    there = bootstrap.bootstrap_interval(values, debates, np.random.default_rng(0), 200)
-    back = bootstrap.bootstrap_interval(-values, debates, np.random.default_rng(0), 200)
+    there = crossed_interval(values, debates)
+    back = crossed_interval(-values, debates)
     assert (there.low, there.high) == pytest.approx((-back.high, -back.low))
     assert there.low - 1e-12 <= there.high
     assert there.degrees_of_freedom >= min(num_seeds, num_debates) - 1
@@ -326,8 +286,8 @@ DEBATES = [f"debate {i // 3}" for i in range(60)]
 
 def test_compare_gives_a_whole_family():
     groups = heads(0.2, 0.8, 0.2, 0.2)
-    results = compare(groups, DEBATES, head_pairs())
-    assert results == compare(groups, DEBATES, head_pairs())  # the same seed, the same draws
+    results = compare(groups, DEBATES, every_pair(HEADS))
+    assert results == compare(groups, DEBATES, every_pair(HEADS))  # the same seed, the same draws
     means = {head.name: head.correct.mean() for head in groups}
     for result in results:
         assert result.estimate == pytest.approx(estimate_of(result.contrast, means))
@@ -340,43 +300,31 @@ def test_compare_gives_a_whole_family():
 
 def test_compare_pairs_the_seeds_that_all_its_groups_have():
     a, b = group("a", [0.1, 0.9, 0.5], seeds=(7, 1, 64)), group("b", [0.2, 0.2], seeds=(64, 1))
-    (result,) = compare([a, b], range(10), head_pairs("ab"))
+    (result,) = compare([a, b], range(10), every_pair("ab"))
     assert result.seeds == (1, 64)
     assert result.seed_estimates == pytest.approx((0.7, 0.3))
     assert result.notes == ("seeds not in all of its groups, left out: 7",)
-    (result,) = compare([a, group("b", [0.2], seeds=(9,))], range(10), head_pairs("ab"))
+    (result,) = compare([a, group("b", [0.2], seeds=(9,))], range(10), every_pair("ab"))
     assert math.isnan(result.estimate)
     assert result.p_holm == 1
-    assert stats.NO_COMMON_SEED in result.notes
-    (result,) = compare([a, group("b", [0.2], seeds=(64,))], range(10), head_pairs("ab"))
-    assert bootstrap.ONE_SEED in result.notes
+    assert contrasts.NO_COMMON_SEED in result.notes
+    (result,) = compare([a, group("b", [0.2], seeds=(64,))], range(10), every_pair("ab"))
+    assert significance.ONE_SEED in result.notes
 
 
 def test_a_difference_in_one_debate_only_is_not_told_apart():
     """Every seed agrees, on these debates; other debates might not hold the one that matters."""
     a, b = np.zeros((10, 12)), np.zeros((10, 12))
     a[:, :3] = 1
-    (result,) = compare([Group("a", range(10), a), Group("b", range(10), b)], np.arange(12) // 3, head_pairs("ab"))
+    (result,) = compare([Group("a", range(10), a), Group("b", range(10), b)], np.arange(12) // 3, every_pair("ab"))
     assert result.p_holm == 2 / 2**10
     assert result.interval.low < 0 < result.interval.high
     assert not result.told_apart()
 
 
-def test_compare_refuses_what_cannot_be_compared():
-    a, b = group("a", [0.5]), group("b", [0.5], num_points=20)
-    with pytest.raises(ValueError, match="same points"):
-        compare([a, b], range(10), head_pairs("ab"))
-    with pytest.raises(ValueError, match="no group is called c; there are a"):
-        compare([a], range(10), head_pairs("ac"))
-    with pytest.raises(ValueError, match="same name"):
-        compare([a, a], range(10), head_pairs("ab"))
-    with pytest.raises(ValueError, match="must sum to 0, not 1"):
-        compare([a], range(10), [Contrast("a", (("a", 1.0),))])
-
-
 def test_a_clear_winner_is_named():
     groups = heads(0.2, 0.3, 0.3, 0.8)
-    answer = verdict(groups, compare(groups, DEBATES, head_pairs()))
+    answer = verdict(groups, compare(groups, DEBATES, every_pair(HEADS)))
     assert (answer.status, answer.winner) == ("winner", "layernorm_relu")
     assert answer.not_told_apart == ("layernorm_relu",)
     assert answer.sentence.startswith("“layernorm_relu” wins: mean 0.8")
@@ -384,7 +332,7 @@ def test_a_clear_winner_is_named():
 
 def test_no_clear_winner_names_all_that_may_be_best():
     groups = heads(0.2, 0.8, 0.2, 0.8)
-    answer = verdict(groups, compare(groups, DEBATES, head_pairs()))
+    answer = verdict(groups, compare(groups, DEBATES, every_pair(HEADS)))
     assert (answer.status, answer.winner) == ("no_clear_winner", None)
     assert set(answer.not_told_apart) == {"layernorm", "layernorm_relu"}
     assert answer.not_told_apart[0] == answer.best
@@ -393,7 +341,7 @@ def test_no_clear_winner_names_all_that_may_be_best():
 
 def test_too_few_seeds_however_large_the_difference():
     groups = heads(0.0, 0.0, 0.0, 1.0, num_seeds=7)
-    answer = verdict(groups, compare(groups, DEBATES, head_pairs()))
+    answer = verdict(groups, compare(groups, DEBATES, every_pair(HEADS)))
     assert (answer.status, answer.winner, answer.best) == ("too_few_seeds", None, "layernorm_relu")
     assert (answer.num_seeds, answer.seeds_needed) == (7, 8)
     assert set(answer.not_told_apart) == set(HEADS)
@@ -403,29 +351,21 @@ def test_too_few_seeds_however_large_the_difference():
 def test_one_head_short_of_seeds_keeps_its_place_among_the_possible():
     groups = heads(0.2, 0.2, 0.2, 0.8)
     groups[1] = Group("layernorm", (0, 1, 2), groups[1].correct[:3])
-    answer = verdict(groups, compare(groups, DEBATES, head_pairs()))
+    answer = verdict(groups, compare(groups, DEBATES, every_pair(HEADS)))
     assert (answer.status, answer.not_told_apart) == ("too_few_seeds", ("layernorm_relu", "layernorm"))
     groups[1] = Group("layernorm", (99,), groups[1].correct[:1])
-    assert verdict(groups, compare(groups, DEBATES, head_pairs())).num_seeds == 0
+    assert verdict(groups, compare(groups, DEBATES, every_pair(HEADS))).num_seeds == 0
 
 
 def test_a_group_that_loses_on_further_seeds_is_no_winner():
     """b leads on the seeds all have, but a leads it, beyond doubt, on those the two share."""
     a, b = [0.9] * 10 + [0.5] * 10, [0.1] * 10 + [0.6] * 10
     groups = [group("a", a), group("b", b), group("c", [0.0] * 10, seeds=tuple(range(10, 20)))]
-    results = compare(groups, range(10), head_pairs("abc"))
+    results = compare(groups, range(10), every_pair("abc"))
     assert results[0].estimate == pytest.approx(0.35)
     assert results[0].told_apart(alpha=0.5)
     answer = verdict(groups, results, alpha=0.5)
     assert (answer.best, answer.winner, answer.not_told_apart) == ("b", None, ("b", "a"))
-
-
-def test_a_verdict_wants_every_pair():
-    groups = heads(0.2, 0.2, 0.2, 0.8)
-    with pytest.raises(ValueError, match="no comparison of layernorm_relu and none"):
-        verdict(groups, compare(groups, DEBATES, stats.factorial_effects()))
-    with pytest.raises(ValueError, match="at least two"):
-        verdict(groups[:1], [])
 
 
 # --- simulated studies ---
@@ -461,7 +401,7 @@ def coverage(scenario, num_seeds, num_debates, num_studies):
     covered = 0
     for _ in range(num_studies):
         (a, b), debates, true = simulate(rng, *SCENARIOS[scenario], num_seeds, num_debates)
-        interval = bootstrap.bootstrap_interval(b - a, debates, rng, num_resamples=400)
+        interval = crossed_interval(b - a, debates)
         covered += interval.low <= true[1] - true[0] <= interval.high
     return covered / num_studies
 
@@ -473,7 +413,7 @@ def false_findings(num_studies, num_seeds, num_debates):
     for _ in range(num_studies):
         outcomes, debates, _ = simulate(rng, [0.0] * 4, 0.0, 0.2, num_seeds, num_debates)
         groups = [Group(head, range(num_seeds), right) for head, right in zip(HEADS, outcomes, strict=True)]
-        results = compare(groups, debates, head_pairs(), num_resamples=100)
+        results = compare(groups, debates, every_pair(HEADS))
         winners += verdict(groups, results).winner is not None
         told_apart += any(result.told_apart() for result in results)
     return winners / num_studies, told_apart / num_studies
@@ -516,5 +456,5 @@ def test_a_head_that_is_better_is_found():
     for _ in range(20):
         outcomes, debates, _ = simulate(rng, [0.0, 0.0, 0.0, 0.4], 0.1, 0.1, 10, 60)
         groups = [Group(head, range(10), right) for head, right in zip(HEADS, outcomes, strict=True)]
-        won += verdict(groups, compare(groups, debates, head_pairs(), num_resamples=200)).winner == HEADS[3]
+        won += verdict(groups, compare(groups, debates, every_pair(HEADS))).winner == HEADS[3]
     assert won >= 16

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from biencoder_ablate.evaluation.records import recompute
 from biencoder_ablate.model.encoding import plain_encoder
 from transformers import BertConfig, BertModel
 
@@ -21,7 +22,6 @@ from biencoder_ablate.config import (
     TrainingConfig,
 )
 from biencoder_ablate.data.tokens import Tokens
-from biencoder_ablate.evaluation.records import recompute
 from biencoder_ablate.files import finite
 from biencoder_ablate.model.biencoder import BiEncoder
 from biencoder_ablate.model.texts import EncodedTexts

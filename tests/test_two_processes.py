@@ -1,25 +1,68 @@
-"""Two processes against one, as design §2 defines equal: loss and gradients of twenty steps, to float tolerance."""
+"""Two processes against one, as design §2 defines equal: losses and gradients, to float tolerance."""
 
 from __future__ import annotations
 
+import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import run_python
+import torch
+from helpers import PACKAGE, run_python
+from test_losses import gradients, make_batch, make_model, make_texts
 
-STEPS = Path(__file__).with_name("twenty_steps.py")
+from biencoder_ablate.training.losses import ContrastiveLoss
+
+HERE = Path(__file__).parent
+SHARES = [
+    [[0, 2, 4], [1, 3, 5]],
+    [[0, 2, 4], [1, 3]],  # uneven
+    [[5], []],  # one process has no pair
+    [[], [3, 1]],
+]
+
+
+def test_the_contrastive_loss_of_two_processes_is_that_of_one(tmp_path):
+    """Values and every gradient of the whole batch, texts of the other process included, in float64."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, HERE / "gathered_losses.py", tmp_path / "found.pt", json.dumps(SHARES)]
+    environment = os.environ | common | {"PYTHONPATH": str(PACKAGE.parent)}
+    processes = [
+        subprocess.Popen(command, env=environment | {"RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    try:
+        said = [process.communicate(timeout=120)[1] for process in processes]
+        assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
+    finally:
+        for process in processes:
+            process.kill()
+    for shares, found in zip(SHARES, torch.load(tmp_path / "found.pt"), strict=True):
+        model, h = make_model(score="sum"), make_texts().requires_grad_()
+        losses = ContrastiveLoss(0.3)(make_batch(model, h, [row for share in shares for row in share]))
+        expected = losses | gradients(model, h, losses["total"])
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value.detach(), rtol=1e-6, atol=1e-7, msg=f"{shares} {name}")
 
 
 @pytest.mark.slow
-def test_loss_and_gradients_of_twenty_steps_equal_those_of_one_process(tmp_path):
+@pytest.mark.parametrize("recipe", ["study", "contrastive"])
+def test_loss_and_gradients_of_twenty_steps_equal_those_of_one_process(recipe, tmp_path):
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2"]
     for name, launcher in (("one", []), ("two", torchrun)):
-        ended = run_python([*launcher, STEPS, f"{name}.npz"], tmp_path, timeout=300)
+        ended = run_python([*launcher, HERE / "twenty_steps.py", recipe, f"{name}.npz"], tmp_path, timeout=300)
         assert ended.returncode == 0, ended.stderr
     one, two = (np.load(tmp_path / f"{name}.npz") for name in ("one", "two"))
     assert (int(one["size"]), int(two["size"])) == (1, 2)
-    assert one["losses"].shape == (20, 4) and np.ptp(one["losses"][:, 0]) > 0.1
+    assert len(one["losses"]) == 20 and np.ptp(one["losses"][:, 0]) > 0.1
     loss_error = np.abs(two["losses"] - one["losses"]).max()
     off = np.linalg.norm(two["gradients"] - one["gradients"], axis=1) / np.linalg.norm(one["gradients"], axis=1)
     print(f"\nlargest difference over 20 steps: loss {loss_error:.1e}, gradients {off.max():.1e} of their length")

@@ -80,30 +80,17 @@ def token_lengths(config: Config, index: TextIndex) -> tuple[np.ndarray | None, 
 
     None, with the reason, where the model has no files here: an audit is of the data, and goes on without.
     """
-    import numpy as np
-
     from biencoder_ablate.config import ConfigError, cache_directory
-    from biencoder_ablate.data.tokens import cached_tokens, tokenize
-    from biencoder_ablate.model.load import learn_tokenizer, load_tokenizer
-    from biencoder_ablate.model.source import find_model
+    from biencoder_ablate.data.tokens import cached_tokens
+    from biencoder_ablate.model.encoder import find_model, load_tokenizer
 
-    limit = config.model.max_tokens
+    limit, cache = config.model.max_tokens, cache_directory(config)
     try:
-        source = find_model(config.model)
-        if source.directory is None:
-            train = index.splits["train"]
-            rows = dict.fromkeys(np.stack([train.point, train.counter], axis=1).reshape(-1).tolist())
-            tokenizer = learn_tokenizer([index.texts[row] for row in rows], limit)
-            return tokenize(tokenizer, index.texts, limit).full_lengths, (
-                "of model=tiny, whose vocabulary is learned from the training texts; model=minilm or another model "
-                "counts as that model does"
-            )
+        source = find_model(config.model, cache)
         tokenizer = load_tokenizer(source.directory, limit)
     except ConfigError as error:
         return None, f"none, for lack of a tokenizer ({error})"
-    tokens = cached_tokens(
-        tokenizer, source.fingerprint, index.texts, index.fingerprint, limit, cache_directory(config)
-    )
+    tokens = cached_tokens(tokenizer, source.fingerprint, index.texts, index.fingerprint, limit, cache)
     return tokens.full_lengths, f"of {source.name}, cut at {limit}"
 
 

@@ -71,9 +71,9 @@ def _run_one(command: Any) -> int:
         print(plan_text([run_status(run)], config.training.epochs))
         return 0
 
-    def train(composed: DictConfig) -> float:
+    def train(composed: DictConfig) -> float | None:
         outcome = run_experiment(config, without_hydra(command.base), command.overrides)
-        return objective(outcome.result)
+        return objective(outcome.result) if outcome.result else None  # of several processes the first has it
 
     context, name = command.context(), command.base.hydra.job.config_name
     context.callbacks.on_run_start(config=command.base, config_name=name)

@@ -34,6 +34,7 @@ from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseExceptio
 from biencoder_ablate.command import refuse_in_one_line
 from biencoder_ablate.config import Config, ConfigError, check, schema_keys
 from biencoder_ablate.data.readers import check_corpus
+from biencoder_ablate.runs.trackers import check_option, choose_trackers
 
 CONFIG_NAME = "config"
 SCHEMA_NAME = "biencoder_ablate_schema"
@@ -265,6 +266,7 @@ def to_config(composed: DictConfig, checked: bool = True) -> Config:
     if checked:
         check(config)
         check_corpus(config.data)
+        choose_trackers(config.tracker)
     return config
 
 
@@ -346,9 +348,12 @@ def _check_overrides(loader: ConfigLoader, overrides: list[Override]) -> None:
         if override.is_delete() and not key.startswith("hydra/"):
             options = f"one of {', '.join(loader.get_group_options(key))}" if key in groups else "a value"
             raise ConfigError(f"{line}: {key} cannot be left out; give it {options} instead")
-        open_keys = ("head.options.", "loss.options.", "data.options.", "tracker.")
+        open_keys = ("head.options.", "loss.options.", "data.options.")
         if key in groups or (key.startswith("hydra/") and not override.is_delete()):
             _check_choice(loader, key, override)
+        elif key.startswith("tracker."):
+            _, name, option = f"{key}..".split(".")[:3]
+            check_option(name, option, line)
         elif key not in keys and not key.startswith(open_keys) and not any(name.startswith(f"{key}.") for name in keys):
             near = [name for name in keys if name.rpartition(".")[2] == key.rpartition(".")[2]]
             near = near or difflib.get_close_matches(key, [*keys, *groups], n=3, cutoff=0.5)
@@ -413,5 +418,9 @@ def _explained(error: BaseException, overrides: Sequence[str]) -> ConfigError:
         asked = next((line for line in overrides if line.lstrip("+~").startswith(f"{key}=")), None)
         if valid is not None:
             return ConfigError(f"{asked or key}: must be {valid}")
+        if str(key).startswith("tracker."):
+            name = str(key).split(".")[1]
+            asked = next((line for line in overrides if line.startswith(f"tracker.{name}")), f"tracker.{name}")
+            return ConfigError(f"{asked}: that tracker is not chosen; choose it with tracker={name}")
         return ConfigError(f"{asked or key}: {str(cause).splitlines()[0]}; see --cfg job for all keys")
     return ConfigError(one_line(error))

@@ -144,7 +144,11 @@ class TrainingConfig:
     epochs: int = _key(6, "an integer of 0 or more (0 only evaluates)", True, low=0)
     batch_size: int = _key(8, "an integer of 1 or more", True, low=1)
     learning_rate: float = _key(2e-5, "a number above 0 (the encoder's)", True, above=0)
-    head_learning_rate: float = _key(1e-3, "a number above 0 (for the projections and the head)", True, above=0)
+    projection_learning_rate: float | None = _key(
+        None, "null (the head's), or a number above 0 (for linear1)", True, above=0
+    )
+    head_learning_rate: float = _key(1e-3, "a number above 0 (for the head)", True, above=0)
+    distinct_pairs: bool = _key(False, "true or false (true: a pair that the split repeats is trained on once)", True)
     optimizer: str = _key("adam", "adam or adamw", True, choices=("adam", "adamw"))
     weight_decay: float = _key(0.0, "a number of 0 or more", True, low=0)
     schedule: str = _key("constant", "constant, linear or cosine", True, choices=("constant", "linear", "cosine"))

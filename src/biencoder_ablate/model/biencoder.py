@@ -66,11 +66,18 @@ class BiEncoder(nn.Module):
     The encoder is a plain model of transformers held as a submodule, or None where it is frozen and h comes from a
     cache. With `towers=shared` there is one linear1, none where retrieval_dim is None; with `separate` a text that is
     ranked has one of its own, linear1_candidate. Each projection and the head draw their initial weights from a
-    stream of their own, so that they are equal across head variants for a seed. Raises ConfigError for a head's
+    stream of their own, so that they are equal across head variants for a seed. With `score=sum` stage 2 adds the
+    similarity, its weight a parameter that begins at `similarity_weight`. Raises ConfigError for a head's
     unknown options, and for an identity projection between different widths.
     """
 
-    def __init__(self, architecture: Architecture, encoder: Any | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        architecture: Architecture,
+        encoder: Any | None = None,
+        seed: int = 0,
+        similarity_weight: float = 1.0,
+    ) -> None:
         super().__init__()
         assert encoder is None or encoder.config.hidden_size == architecture.pooled_dim
         self.architecture = architecture
@@ -85,7 +92,7 @@ class BiEncoder(nn.Module):
                 "heads", "head", architecture.head, architecture.head_options, architecture.feature_widths
             )
         if architecture.score == "sum":
-            self.similarity_weight = nn.Parameter(torch.ones(()))
+            self.similarity_weight = nn.Parameter(torch.tensor(similarity_weight))
 
     def _projection(self, seed: int, name: str) -> nn.Module:
         shape = self.architecture
@@ -129,7 +136,8 @@ class BiEncoder(nn.Module):
         """Of every one of points (B, R) to every one of candidates (C, R): (B, C)."""
         if self.architecture.similarity == "cosine":
             return points @ candidates.T
-        return -torch.cdist(points, candidates)
+        centre = candidates.detach().mean(dim=0)  # a large common part would cost the digits of small distances
+        return -torch.cdist(points - centre, candidates - centre)
 
     def pair_score(self, logits: torch.Tensor, point: torch.Tensor, candidate: torch.Tensor) -> torch.Tensor:
         """What stage 2 ranks by (…,), float32: the head's score, and with score=sum the similarity with it."""

@@ -9,38 +9,26 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-NEEDED = ("scipy", "matplotlib")
+from biencoder_ablate.command import answer
+
+NEEDED = ("scipy", "matplotlib", "jinja2")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the report; exit code 0, or 1 with one message."""
-    arguments = _parser().parse_args(argv)
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        print(
-            f"error: a report needs {' and '.join(missing)}; install the `report` extra: "
-            "pip install 'biencoder-ablate[report]'",
-            file=sys.stderr,
-        )
-        return 1
-    from biencoder_ablate.report.write import write_report
+    command = shlex.join(["python", "-m", "biencoder_ablate.report", *(sys.argv[1:] if argv is None else argv)])
 
-    command = ["python", "-m", "biencoder_ablate.report", *(sys.argv[1:] if argv is None else argv)]
-    try:
-        logs = _source_logs(arguments.source_log)
-        write_report(
-            [Path(place) for place in arguments.directories], Path(arguments.output), logs, shlex.join(command)
-        )
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: nothing of the report is half-written", file=sys.stderr)
-        return 130
-    return 0
+    def carry_out(arguments: argparse.Namespace) -> None:
+        missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+        if missing:
+            raise ValueError(
+                f"a report needs {' and '.join(missing)}; install the `report` extra: "
+                "pip install 'biencoder-ablate[report]'"
+            )
+        from biencoder_ablate.report.write import write_report
 
+        write_report([Path(place) for place in arguments.directories], Path(arguments.output), command)
 
-def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m biencoder_ablate.report",
         description="One page that answers: which head, at which negative ratio, by how much, how sure? "
@@ -51,23 +39,7 @@ def _parser() -> argparse.ArgumentParser:
         "directories", nargs="+", metavar="DIR", help="run directories, sweeps (logs/sweeps/NAME), or a logs directory"
     )
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="where to write; made if missing")
-    parser.add_argument(
-        "--source-log", action="append", default=[], metavar="NAME=FILE",
-        help="a text log of the source study, shown beside our `source` figures; may be given again",
-    )  # fmt: skip
-    return parser
-
-
-def _source_logs(given: Sequence[str]) -> dict[str, Path]:
-    logs: dict[str, Path] = {}
-    for item in given:
-        name, equals, file = item.partition("=")
-        if not (name and equals and file):
-            raise ValueError(f"--source-log {item}: must be NAME=FILE, such as --source-log none=none.txt")
-        if name in logs:
-            raise ValueError(f"--source-log {item}: there are two logs called {name}; give each its own name")
-        logs[name] = Path(file).expanduser()
-    return logs
+    return answer(parser, argv, carry_out)
 
 
 if __name__ == "__main__":

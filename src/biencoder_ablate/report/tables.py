@@ -1,4 +1,4 @@
-"""The report's tables as plain values; formats.py and page.py write them down.
+"""The report's tables as plain values; the templates and export.py write them down.
 
 A table keeps its raw values; how many decimals are shown is its columns' business.
 """
@@ -8,18 +8,17 @@ from __future__ import annotations
 import math
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from biencoder_ablate.evaluation.candidates import TASKS
-from biencoder_ablate.report.analysis import ALPHA, Analysis, Family
-from biencoder_ablate.report.balance import Arms, task_values
-from biencoder_ablate.report.collect import FINISHED, Run, Sweep
-from biencoder_ablate.report.grouping import Study, show
-from biencoder_ablate.report.statistics import ContrastResult
-from biencoder_ablate.report.verdict import Verdict
+from biencoder_ablate.report.contrasts import ContrastResult
+from biencoder_ablate.report.examples import SideBySide
+from biencoder_ablate.report.questions import ALPHA, Analysis, Family, Kind, Leakage, Verdict
+from biencoder_ablate.report.read import FINISHED, Protocol, Run, Sweep
+from biencoder_ablate.report.study import Arms, Study, show, task_values
 
 Value = str | float | int | bool | None
 MINUS = "−"
@@ -99,28 +98,21 @@ def effect_text(result: ContrastResult) -> str:
     return f"{estimate} (95% interval {low} to {high}; Holm p {p_text(result.p_holm)})"
 
 
-# --- the tables ---
-
-
 def groups_table(analysis: Analysis) -> Table:
     """One row a configuration: its figures over seeds."""
-    axes = analysis.study.axes
-    protocols = [p for p in (analysis.primary, "official", "clean") if analysis.num_points[p]]
-    protocols = list(dict.fromkeys(protocols))
-    columns = [Column(axis.name) for axis in axes] + [Column("seeds", 0)]
-    for protocol in protocols:
+    columns = [*(Column(axis.name) for axis in analysis.study.axes), Column("seeds", 0)]
+    for protocol in analysis.protocols:
         columns += [Column(f"{protocol} test", 3), Column("sd", 3), Column("95% interval")]
     columns += [Column("before training", 3), Column("official val", 3), Column("recall@10", 3), Column("epoch", 1)]
     rows = []
     for cell in analysis.study.cells:
-        row: list[Value] = [*cell.levels, len(cell.runs)]
-        for protocol in protocols:
+        row: list[Value] = [*(level.label for level in cell.levels), len(cell.runs)]
+        for protocol in analysis.protocols:
             summary = analysis.summaries[cell.name][protocol]
             row += [summary.mean, summary.standard_deviation, interval_text(summary.low, summary.high)]
-        suffix = "_clean" if analysis.primary == "clean" else ""
         runs = list(cell.runs.values())
         row += [
-            _mean(run.result["initial"].get(f"test/top1{suffix}") for run in runs),
+            _mean(run.result["initial"].get(f"test/{analysis.primary.top1}") for run in runs),
             _mean(run.result["val"].get("top1") for run in runs),
             _mean(run.result["test"].get("recall@10") for run in runs),
             _mean(run.result["best_epoch"] for run in runs),
@@ -135,16 +127,16 @@ def groups_table(analysis: Analysis) -> Table:
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    found = [value for value in values if value is not None and math.isfinite(value)]
-    return float(np.mean(found)) if found else None
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return float(np.mean(known)) if known else None
 
 
 def overview_table(analysis: Analysis) -> Table | None:
     """The main arms by setting: means, and which cannot be told apart from the setting's best."""
     arms = analysis.main
-    if arms is None or len(arms.settings) < 2:
+    if len(arms.settings) < 2:
         return None
-    verdicts = {family.subject: family.verdict for family in analysis.families if family.kind == "setting"}
+    verdicts = {family.subject: family.verdict for family in analysis.of(Kind.SETTING)}
     means = {group.name: float(group.at(arms.seeds or group.seeds).mean()) for group in arms.groups(analysis.primary)}
     columns = [Column("setting"), *(Column(name, 3) for name in arms.names)]
     rows = []
@@ -163,49 +155,39 @@ def overview_table(analysis: Analysis) -> Table | None:
 
 def _marked(names: Sequence[str], figures: Sequence[float], verdict: Verdict | None) -> list[str]:
     """Figures with a dot at those that may be the best."""
-    decided = verdict is not None and verdict.status != "too_few_seeds"
-    best = verdict.not_told_apart if verdict is not None and decided else ()
+    best = verdict.not_told_apart if verdict is not None and verdict.status != "too_few_seeds" else ()
     return [f"{'• ' if name in best else ''}{x:.3f}" for name, x in zip(names, figures, strict=True)]
 
 
-def family_table(family: Family, primary: str, key: str) -> Table:
+def family_table(family: Family, primary: Protocol, key: str) -> Table:
     """A family's comparisons: difference, interval, p and Holm's p; the other figure beside."""
-    other = "official" if primary == "clean" else "clean"
     columns = [
         Column("comparison"), Column("seeds", 0), Column(primary, 3, signed=True), Column("95% interval"),
         Column("p", p=True), Column("Holm p", p=True), Column("told apart"),
     ]  # fmt: skip
     if family.beside:
-        columns += [Column(other, 3, signed=True), Column("95% interval"), Column("Holm p", p=True)]
+        columns += [Column(primary.other, 3, signed=True), Column("95% interval"), Column("Holm p", p=True)]
     rows = []
     for k, result in enumerate(family.primary):
-        row: list[Value] = [
-            result.contrast.name, len(result.seeds), result.estimate, _interval(result), result.test.p,
-            result.p_holm, result.told_apart(ALPHA),
-        ]  # fmt: skip
-        if family.beside:
-            beside = family.beside[k]
-            row += [beside.estimate, _interval(beside), beside.p_holm]
+        interval = interval_text(result.interval.low, result.interval.high, signed=True)
+        row: list[Value] = [result.contrast.name, len(result.seeds), result.estimate, interval]
+        row += [result.test.p, result.p_holm, result.told_apart(ALPHA)]
+        for beside in family.beside[k : k + 1]:
+            interval = interval_text(beside.interval.low, beside.interval.high, signed=True)
+            row += [beside.estimate, interval, beside.p_holm]
         rows.append(tuple(row))
     return Table(key, family.title, tuple(columns), tuple(rows))
 
 
-def _interval(result: ContrastResult) -> str:
-    return interval_text(result.interval.low, result.interval.high, signed=True)
-
-
-def leakage_table(analysis: Analysis) -> Table | None:
+def leakage_table(leakage: Leakage) -> Table:
     """Each pair's difference under both figures, and the sign-flip test of what changes."""
-    if analysis.leakage is None:
-        return None
     columns = (
-        Column("comparison"), Column("clean", 3, signed=True), Column("official", 3, signed=True),
+        Column("comparison"), Column(Protocol.CLEAN, 3, signed=True), Column(Protocol.OFFICIAL, 3, signed=True),
         Column("official − clean", 3, signed=True), Column("p", p=True), Column("Holm p", p=True),
         Column("change places"),
     )  # fmt: skip
     rows = tuple(
-        (s.name, s.clean, s.official, s.official - s.clean, s.test.p, s.p_holm, s.swaps)
-        for s in analysis.leakage.shifts
+        (s.name, s.clean, s.official, s.official - s.clean, s.test.p, s.p_holm, s.swaps) for s in leakage.shifts
     )
     caption = "What leakage does to each difference. The test is over seeds, on these points; Holm over the rows."
     return Table("leakage-pairs", caption, columns, rows)
@@ -220,6 +202,21 @@ def tasks_table(arms: Arms) -> Table:
     return Table("task-figures", caption, (Column(""), *(Column(task, 3) for task in TASKS)), rows)
 
 
+def debates_table(pair: SideBySide, key: str) -> Table:
+    """One row a debate: the shares that two arms get right."""
+    columns = (
+        Column("debate"), Column("points", 0), Column(pair.a, 2), Column(pair.b, 2),
+        Column("difference", 2, signed=True),
+    )  # fmt: skip
+    rows = tuple((debate, num, a, b, a - b) for debate, num, a, b in pair.debates)
+    ahead, behind = sum(row[4] > 0 for row in rows), sum(row[4] < 0 for row in rows)
+    caption = (
+        f"Share of a debate's points right at top 1, over {pair.num_runs} runs each: {pair.a} leads in {ahead} "
+        f"debates, {pair.b} in {behind}, {len(rows) - ahead - behind} are even."
+    )
+    return Table(key, caption, columns, rows)
+
+
 def runs_table(study: Study) -> Table:
     """One row a finished run, with the command that makes it again."""
     columns = [Column(axis.name) for axis in study.axes] + [
@@ -229,26 +226,18 @@ def runs_table(study: Study) -> Table:
     rows = []
     for cell in study.cells:
         for seed, run in cell.runs.items():
-            test, selected = run.result["test"], run.result.get("selected") or {}
-            rows.append(
-                (
-                    *cell.levels, seed, run.result["best_epoch"], run.result["val"].get("top1"), test.get("top1"),
-                    test.get("top1_clean"), selected.get("dead_pairs"), run.result["seconds"] / 60, command_of(run),
-                    run.name,
-                )
-            )  # fmt: skip
+            result, test = run.result, run.result["test"]
+            row = [*(level.label for level in cell.levels), seed, result["best_epoch"], result["val"].get("top1")]
+            row += [test.get("top1"), test.get("top1_clean"), (result.get("selected") or {}).get("dead_pairs")]
+            rows.append((*row, result["seconds"] / 60, command(run), run.name))
     caption = "Every finished run at its val-selected epoch, and the command that makes it again."
     return Table("runs", caption, tuple(columns), tuple(rows))
 
 
-def command_of(run: Run) -> str:
-    """The command line that makes the run again."""
-    return shlex.join(["python", "-m", "biencoder_ablate", *run.overrides])
-
-
-def sweep_command(sweep: Sweep) -> str:
-    """The command line that goes on with a sweep, as it was last started."""
-    return shlex.join(["python", "-m", "biencoder_ablate", "-m", *sweep.overrides])
+def command(run_or_sweep: Run | Sweep) -> str:
+    """The command line that makes a run again, or goes on with a sweep as it was last started."""
+    multirun = ["-m"] if isinstance(run_or_sweep, Sweep) else []
+    return shlex.join(["python", "-m", "biencoder_ablate", *multirun, *run_or_sweep.overrides])
 
 
 def missing_table(runs: Sequence[Run], studies: Sequence[Study], sweeps: Sequence[Sweep] = ()) -> Table:
@@ -259,8 +248,8 @@ def missing_table(runs: Sequence[Run], studies: Sequence[Study], sweeps: Sequenc
         done = len(finished.intersection(sweep.names))
         if done < len(sweep.names):
             state = f"{done} of {len(sweep.names)} runs finished"
-            rows.append((f"sweep {sweep.path.name}", state, "its command goes on with the rest", sweep_command(sweep)))
-    rows += [(run.name, run.status, run.why, command_of(run)) for run in runs if run.status != FINISHED]
+            rows.append((f"sweep {sweep.path.name}", state, "its command goes on with the rest", command(sweep)))
+    rows += [(run.name, run.status, run.why, command(run)) for run in runs if run.status != FINISHED]
     for study in studies:
         for cell in study.cells:
             lacking = [seed for seed in study.seeds if seed not in cell.runs]
@@ -283,21 +272,15 @@ def constants_table(study: Study) -> Table:
 
 def versions_table(study: Study) -> Table:
     """What the runs were made with; where they differ, each value with its number of runs."""
-    asked: dict[str, Callable[[Run], object]] = {
-        "biencoder-ablate": lambda run: run.manifest.get("biencoder_ablate"),
-        "commit": lambda run: run.manifest.get("git_commit"),
-        "python": lambda run: run.manifest.get("python"),
-        "platform": lambda run: run.manifest.get("platform"),
-        "device": lambda run: run.manifest.get("device"),
-        "precision": lambda run: run.manifest.get("precision"),
-        "threads": lambda run: run.manifest.get("num_threads"),
-    }
-    libraries = dict.fromkeys(name for run in study.runs for name in run.manifest.get("libraries") or {})
-    for name in libraries:
-        asked[name] = lambda run, name=name: (run.manifest.get("libraries") or {}).get(name)  # type: ignore[misc]
+    named = {"biencoder-ablate": "biencoder_ablate", "commit": "git_commit"}
+    named |= {key: key for key in ("python", "platform", "device", "precision")} | {"threads": "num_threads"}
+    by_run = [
+        {name: run.manifest.get(key) for name, key in named.items()} | (run.manifest.get("libraries") or {})
+        for run in study.runs
+    ]
     rows = []
-    for what, get in asked.items():
-        counts = Counter(show(get(run)) for run in study.runs)
+    for what in dict.fromkeys(name for versions in by_run for name in versions):
+        counts = Counter(show(versions.get(what)) for versions in by_run)
         listed = [value if len(counts) == 1 else f"{value} ({num} runs)" for value, num in counts.most_common()]
         rows.append((what, "; ".join(listed).replace("null", "not known")))
     rows.append(("corpus fingerprint", study.fingerprint))

@@ -41,7 +41,7 @@ def _naming_settings(settings: Any) -> dict[str, Any]:
 def _without_idle_settings(config: Config) -> Config:
     """The config with settings that have no effect beside the others made alike, so that they name nothing."""
     head, model, training = config.head, config.model, config.training
-    if head.activation in (None, "none"):
+    if head.name == "linear" and head.activation in (None, "none"):  # another head's null may mean what it likes
         head = replace(head, activation_position=None)
     if training.freeze_encoder:
         model, training = replace(model, dropout=None), replace(training, learning_rate=0.0)

@@ -25,7 +25,16 @@ from biencoder_ablate.text import figure, show_seconds, text_table
 
 STATUSES = ("finished", "running", "interrupted", "failed", "damaged", "new")
 
-_NOT_PART_OF_THE_NAME = ("logs_dir=", "rerun=", "plan=", "sweep_name=", "cache_dir=", "hydra", "training.device=")
+_NOT_PART_OF_THE_NAME = (
+    "logs_dir=",
+    "rerun=",
+    "plan=",
+    "sweep_name=",
+    "cache_dir=",
+    "hydra",
+    "training.device=",
+    "tracker",
+)
 
 
 @dataclass(frozen=True)

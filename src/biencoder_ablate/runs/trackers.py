@@ -9,6 +9,7 @@ starts that asks for it.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 import time
@@ -72,7 +73,7 @@ class Trackers:
         self._trackers = dict(chosen or {})
         self._steps: list[tuple[int, Values]] = []
         self._step = 0
-        self._say: Callable[[str], None] = print
+        self._say: Callable[[str], None] | None = None
 
     def __bool__(self) -> bool:
         return bool(self._trackers)
@@ -92,7 +93,12 @@ class Trackers:
         self._each(lambda tracker: tracker.epoch(step, numbers(record), steps))
 
     def finish(self, result: Mapping[str, Any] | None) -> None:
-        """The run has ended, with result.json written, or without (None). A second call does nothing."""
+        """The run has ended, with result.json written, or without (None).
+
+        A second call does nothing, nor does one before `start`.
+        """
+        if self._say is None:
+            return
         values = None
         if result is not None:
             values = {"best_epoch": float(result["best_epoch"])}
@@ -107,7 +113,9 @@ class Trackers:
             except Exception as error:
                 del self._trackers[name]
                 why = " ".join(f"{type(error).__name__}: {error}".split())
-                self._say(f"warning: tracker={name} failed and gets nothing more of this run ({why})")
+                assert self._say is not None, "start comes first"
+                with contextlib.suppress(OSError):  # the disk with train.log on it may be full: the run will find out
+                    self._say(f"warning: tracker={name} failed and gets nothing more of this run ({why})")
 
 
 def choose_trackers(options: Mapping[str, Any]) -> Trackers:
@@ -132,7 +140,7 @@ def choose_trackers(options: Mapping[str, Any]) -> Trackers:
     return Trackers(chosen)
 
 
-def check_option(name: str, option: str | None = None, line: str = "") -> None:
+def check_option(name: str, option: str, line: str) -> None:
     """Refuse an option, given in `line`, that the tracker does not have. Raises ConfigError."""
     known = inspect.signature(registry.find("trackers", name, "tracker")).parameters
     if option not in known:
@@ -229,7 +237,8 @@ class Wandb(Tracker):
             allow_val_change=True,
             resume="allow",
             reinit="create_new",
-            settings=wandb.Settings(console="off"),
+            # Its process would else keep up to 15 seconds of figures in memory, which a kill of this one loses.
+            settings=wandb.Settings(console="off", x_transaction_log_flush_interval=0.5),
         )
 
     def epoch(self, step: int, record: Values, steps: Steps) -> None:
@@ -267,15 +276,12 @@ class Mlflow(Tracker):
             self.run_id = known.read_text("utf-8")
             self.client.update_run(self.run_id, "RUNNING")
             return
+        if self.client.get_experiment_by_name(self.experiment) is None:
+            with contextlib.suppress(MlflowException):  # another run of the sweep may be faster
+                self.client.create_experiment(self.experiment)
         experiment = self.client.get_experiment_by_name(self.experiment)
-        if experiment is None:
-            try:
-                identifier = self.client.create_experiment(self.experiment)
-            except MlflowException:  # another run of the sweep was faster
-                identifier = self.client.get_experiment_by_name(self.experiment).experiment_id
-        else:
-            identifier = experiment.experiment_id
-        self.run_id = self.client.create_run(identifier, run_name=run.name).info.run_id
+        assert experiment is not None
+        self.run_id = self.client.create_run(experiment.experiment_id, run_name=run.name).info.run_id
         write_text(known, self.run_id)
         params = [Param(key, str(value)) for key, value in flat(run.config).items()]
         self.client.log_batch(self.run_id, params=params[:100])

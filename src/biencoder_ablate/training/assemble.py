@@ -173,7 +173,10 @@ def build_parts(plan: Plan, log: RunLog, world: World) -> Parts:
     def pretrained() -> torch.Tensor:
         return source.all_hidden() if encoder is None else features_of(plan.source, reading, texts, cache, log, world)
 
-    model = BiEncoder(architecture_of(config, pooled_dim), encoder and encoder.module, config.seed).to(plan.device)
+    # Where the head says nothing yet, stage 2 then is the softmax that stage 1 is trained by.
+    weight = 1.0 / (config.loss.temperature or 1.0)
+    model = BiEncoder(architecture_of(config, pooled_dim), encoder and encoder.module, config.seed, weight)
+    model.to(plan.device)
     trainee = Trainee(
         config,
         model,

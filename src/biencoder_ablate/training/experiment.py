@@ -194,8 +194,9 @@ def _measured(parts: Parts, embeddings: Embeddings, epoch: int) -> Record:
     values = measure_all(parts.trainee, embeddings)
     if epoch < 0:
         unit = torch.nn.functional.normalize(embeddings.h, dim=1)  # by distance they are in the order of the cosine
+        score = scorer_of(parts.trainee, embeddings)  # not asked for: stage 1 is final
         for name in ("val", "test"):
-            cosine = measure_split(parts.trainee.splits[name], Embeddings(embeddings.h, unit, unit), None, "none")
+            cosine = measure_split(parts.trainee.splits[name], Embeddings(embeddings.h, unit, unit), score, "none")
             values |= {f"pretrained/{name}/{key}": cosine[key] for key in ("top1", "top1_clean", "recall@10")}
     return values
 

@@ -73,20 +73,31 @@ class Pairs:
 
 
 def make_optimizer(model: BiEncoder, config: Config) -> torch.optim.Optimizer:
-    """Adam or AdamW, the encoder at one rate, projections and head at another. Weights decay, biases and norms'
-    gains do not (Loshchilov and Hutter 2019; the exception is BERT's own training's)."""
+    """Adam or AdamW, with a rate each for the encoder, the projections, and the head. Weights decay, biases and
+    norms' gains do not (Loshchilov and Hutter 2019; the exception is BERT's own training's)."""
     training = config.training
-    rates: dict[bool, float] = {False: training.head_learning_rate, True: training.learning_rate}
+    rates = {
+        "head": training.head_learning_rate,
+        "projection": training.projection_learning_rate or training.head_learning_rate,
+        "encoder": training.learning_rate,
+    }
     groups: list[dict[str, Any]] = []
-    for of_encoder, rate in rates.items():
-        parameters = [value for name, value in model.named_parameters() if name.startswith("encoder.") == of_encoder]
-        decaying = [parameter for parameter in parameters if parameter.dim() > 1 or not training.weight_decay]
-        steady = [parameter for parameter in parameters if not (parameter.dim() > 1 or not training.weight_decay)]
+    for part, rate in rates.items():
+        parameters = [value for name, value in model.named_parameters() if _part_of(name) == part]
+        steady = [parameter for parameter in parameters if training.weight_decay and parameter.dim() < 2]
+        decaying = [parameter for parameter in parameters if not training.weight_decay or parameter.dim() >= 2]
         for members, decay in ((decaying, training.weight_decay), (steady, 0.0)):
             if members:
-                groups.append({"params": members, "lr": rate, "initial_lr": rate, "weight_decay": decay})
+                group = {"params": members, "lr": rate, "initial_lr": rate, "weight_decay": decay, "part": part}
+                groups.append(group)
     kind = torch.optim.AdamW if training.optimizer == "adamw" else torch.optim.Adam
     return kind(groups, fused=training.fast)
+
+
+def _part_of(parameter: str) -> str:
+    """Which part of a bi-encoder a parameter belongs to, by its name."""
+    first = parameter.split(".")[0]
+    return {"encoder": "encoder", "linear1": "projection", "linear1_candidate": "projection"}.get(first, "head")
 
 
 def rate_factor(step: int, num_warmup: int, num_steps: int, schedule: str) -> float:
@@ -141,9 +152,11 @@ def train_epoch(
     started = time.perf_counter()
     negative, hard = draw_negatives(trainee.pool, share, config.seed, epoch, before, train, mining)
     pairs = Pairs(np.arange(len(train)), train.point, train.counter, negative)
-    order = generator(config.seed, "shuffle", epoch).permutation(len(train))
+    # What counts in clean figures of the training split is the first asking of each distinct pair.
+    rows = np.flatnonzero(train.clean) if training.distinct_pairs else np.arange(len(train))
+    order = rows[generator(config.seed, "shuffle", epoch).permutation(len(rows))]
     torch.manual_seed(derive_seed(config.seed, "dropout", epoch, world.rank))
-    num_steps = math.ceil(len(train) / training.batch_size) * training.epochs
+    num_steps = math.ceil(len(rows) / training.batch_size) * training.epochs
     num_warmup = round(training.warmup_ratio * num_steps)
     names = ("loss", *(f"loss/{part}" for part in trainee.loss.parts))
     sums, steps = torch.zeros(len(names), dtype=torch.float64), []
@@ -159,39 +172,35 @@ def train_epoch(
         bar.set_postfix(loss=f"{means['step/loss']:.4f}", refresh=False)
 
     trainee.model.train()
-    with progress_bar(f"epoch {epoch}", len(train), "pair", trainee.quiet) as bar:
+    with progress_bar(f"epoch {epoch}", len(rows), "pair", trainee.quiet) as bar:
         for batch in _batches(order, training.batch_size):
             factor = rate_factor(step, num_warmup, num_steps, training.schedule)
             losses, done = train_step(trainee, optimizer, pairs.map(operator.itemgetter(batch)), factor)
             work += torch.tensor(done, dtype=torch.float64)
             if waiting is not None:
                 read(*waiting)
-            waiting = (losses, len(batch), _rates(optimizer, trainee.model))
+            waiting = (
+                losses,
+                len(batch),
+                {f"step/rate/{group['part']}": group["lr"] for group in optimizer.param_groups},
+            )
             step += 1
             bar.update(len(batch))
         assert waiting is not None
         read(*waiting)
     seconds = time.perf_counter() - started
     num_tokens, flops = world.sum(work).tolist()
-    record: Record = dict(zip(names, (sums / len(train)).tolist(), strict=True)) | {
+    record: Record = dict(zip(names, (sums / len(rows)).tolist(), strict=True)) | {
         "hard_share": share,
-        "num_hard": int(hard.sum()),
+        "num_hard": int(hard[rows].sum()),
         "train_seconds": seconds,
-        "pairs_per_second": len(train) / seconds,
+        "pairs_per_second": len(rows) / seconds,
     }
     if num_tokens:
         record["tokens_per_second"] = num_tokens / seconds
     if flops and trainee.peak_flops is not None:
         record["flop_utilisation"] = TRAINING_FACTOR * flops / seconds / (trainee.peak_flops * world.size)
     return Trained(record, step, steps)
-
-
-def _rates(optimizer: torch.optim.Optimizer, model: BiEncoder) -> dict[str, float]:
-    """The learning rates of the head and of a trained encoder, named as trackers get them."""
-    rates = {"step/rate/head": optimizer.param_groups[0]["lr"]}
-    if model.encoder is not None:
-        rates["step/rate/encoder"] = optimizer.param_groups[-1]["lr"]
-    return rates
 
 
 def train_step(
@@ -211,7 +220,8 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     spread = None
     if not len(texts):  # fewer pairs than processes: this one still takes part in what is gathered
-        h = torch.zeros(0, model.architecture.pooled_dim, device=trainee.device)
+        trained = model.encoder is not None  # then the others wait for its part of the backward pass as well
+        h = torch.zeros(0, model.architecture.pooled_dim, device=trainee.device, requires_grad=trained)
     elif training.micro_batch is not None:
         h, spread = trainee.texts.hidden_in_turns(texts)
     else:
@@ -236,8 +246,7 @@ def _as_batch(trainee: Trainee, pairs: Pairs, own: Pairs, h: torch.Tensor) -> Ba
     point = candidate[0] if model.linear1_candidate is None else model.as_points(h[0])
 
     def gather(values: torch.Tensor) -> torch.Tensor:
-        each = len(values) // max(1, len(own.rows))
-        return world.gather(values, [each * len(world.share_of(pairs.rows, rank)) for rank in range(world.size)])
+        return world.gather(values, [len(world.share_of(pairs.rows, rank)) for rank in range(world.size)])
 
     def forbidden(kind: str) -> torch.Tensor:
         positions = {

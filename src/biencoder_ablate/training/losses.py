@@ -61,9 +61,9 @@ class Batch:
         texts = {
             "counters": self.other.candidate[0],
             "points": self.point.candidate,
-            "negatives": self.other.candidate[1:].transpose(0, 1).flatten(0, 1),
+            "negatives": self.other.candidate[1:].transpose(0, 1),
         }[kind]
-        similarities = self.model.all_similarities(self.point.point, self.gather(texts))
+        similarities = self.model.all_similarities(self.point.point, self.gather(texts).flatten(0, -2))
         return similarities.masked_fill(self.forbidden(kind), -torch.inf)
 
 

@@ -91,7 +91,7 @@ def hard_share(schedule: str, epoch: int, ratio: float, start: float | None) -> 
 @dataclass(frozen=True)
 class Mining:
     """How many negatives a pair gets, and which are hard: the nearest after `skip`, or drawn from `depth` after them;
-    with `relative_margin` m only those whose cosine is at most 1 − m times that of the counter."""
+    with `relative_margin` m only those whose cosine is at most that of the counter, c, less m |c|."""
 
     per_pair: int = 1
     skip: int = 0
@@ -200,7 +200,8 @@ def mine_nearest(
         exclude(distances, block, pool.forbidden)
         if relative_margin is not None:
             counters = embeddings.candidate[torch.from_numpy(train.counter[block]).to(device)]
-            limit = (1 - relative_margin) * (points * counters).sum(1, keepdim=True)
+            cosine = (points * counters).sum(1, keepdim=True)
+            limit = cosine - relative_margin * cosine.abs()
             distances[1 - distances / 2 > limit] = torch.inf  # of unit vectors: |a − b|² = 2 − 2 cos
         nearest.append(_first(distances, min(k, distances.shape[1])).cpu().numpy())
     return np.concatenate(nearest)

@@ -85,7 +85,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         # Every process's loss looks at every row, so a row's gradient is the sum of what they all found.
-        gradient = gradients[0].contiguous()
+        gradient = gradients[0].clone(memory_format=torch.contiguous_format)  # the original may be others' as well
         dist.all_reduce(gradient)
         return gradient[ctx.begin : ctx.end], None, None
 

@@ -1,16 +1,23 @@
-"""The source study's logs: small ones by hand, damaged in every way seen, and the two real ones if there."""
+"""The source study's logs: small ones by hand, damaged in every way seen, and the two real ones if there; and ours."""
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import random
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from report_runs import write_study
 
-from biencoder_ablate.report.source_log import SPLITS, SourceLogRow, parse_source_log
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts" / "source_study"))
+
+from beside_source import main
+from source_log import SPLITS, SourceLogRow, parse_source_log
 
 REAL_LOGS = Path(
     os.environ.get("BIENCODER_SOURCE_LOGS")
@@ -187,3 +194,64 @@ def test_the_real_logs_give_the_figures_quoted_from_them(name, figures):
     for epoch, (train, val, test) in figures.items():
         row = log.rows[epoch]
         assert (row.train, row.val, row.test) == pytest.approx((train, val, test), abs=5e-5)
+
+
+# --- beside ours ---
+
+
+@pytest.fixture
+def log(tmp_path) -> Path:
+    lines = [*epoch_lines(0, 0.25, 0.5, 0.375), "damaged", *epoch_lines(1, 0.5, 0.4, 0.75)]
+    (tmp_path / "old.txt").write_bytes(text_of(lines))
+    return tmp_path / "old.txt"
+
+
+def test_logs_alone_are_shown_and_the_want_of_ours_is_said(tmp_path, log, capsys):
+    write_study(tmp_path / "runs", {"none": 0.4}, seeds=(0,))
+    out = tmp_path / "out"
+    assert main([str(tmp_path / "runs"), "-o", str(out), "--source-log", f"old={log}"]) == 0
+    assert "evaluation.source=true" in capsys.readouterr().out
+    rows = list(csv.reader((out / "source.csv").open(encoding="utf-8")))
+    assert rows[1:] == [["old (log)", *["0", "0.25", "0.5", "0.375", "1", "0.5", "0.4", "0.75", "1", "0", "0"]]]
+    assert (out / "source.svg").is_file() and (out / "source.png").is_file()
+
+
+def test_our_source_figures_stand_beside_the_logs_and_no_others_do(tmp_path, log):
+    for path in write_study(tmp_path / "runs", {"none": 0.4, "relu": 0.5}, seeds=range(2)):
+        records = [json.loads(line) for line in (path / "metrics.jsonl").read_text("utf-8").splitlines()]
+        for record in records:
+            record |= {f"source/{split}/top1": 0.875 for split in ("train", "val", "test")}
+        (path / "metrics.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records), "utf-8")
+        result = json.loads((path / "result.json").read_text("utf-8"))
+        (path / "result.json").write_text(
+            json.dumps({**result, "selected": records[-1], "final": records[-1]}), "utf-8"
+        )
+    out = tmp_path / "out"
+    assert main([str(tmp_path / "runs"), "-o", str(out), "--source-log", f"old={log}"]) == 0
+    rows = list(csv.reader((out / "source.csv").open(encoding="utf-8")))
+    assert [row[0] for row in rows] == ["what", "old (log)", "none (ours)", "relu (ours)"]
+    assert rows[2][1:9] == ["3.0", "0.875", "0.875", "0.875", "3.0", "0.875", "0.875", "0.875"]
+    assert (out / "source.svg").is_file()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["old.txt"], "must be NAME=FILE"),
+        (["a=gone.txt"], "there is no such source log"),
+        (["a={log}", "a={log}"], "two logs called a"),
+    ],
+)
+def test_a_log_that_will_not_do_ends_in_one_message(tmp_path, log, capsys, given, message):
+    write_study(tmp_path / "runs", {"none": 0.4}, seeds=(0,))
+    options = [part for item in given for part in ("--source-log", item.format(log=log))]
+    assert main([str(tmp_path / "runs"), "-o", str(tmp_path / "out"), *options]) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_the_package_knows_nothing_of_it():
+    from helpers import PACKAGE
+
+    for path in PACKAGE.rglob("*.py"):
+        assert "source_log" not in path.read_text("utf-8"), path

@@ -1,28 +1,30 @@
 """How the report's figures look: readable in grey and by the colour-blind, the same bytes every time.
 
-Colours are Okabe and Ito's (2008, "Color Universal Design"), chosen to differ in lightness as well; every
-line also has its own dashes and marker. S seeds, E epochs.
+Colours are Okabe and Ito's (2008, "Color Universal Design"), chosen to differ in lightness as well; every line also has
+its own dashes and marker. S seeds, E epochs.
 """
 
 from __future__ import annotations
 
 import io
+import itertools
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from importlib import resources
+from typing import Any
 
+import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
-from biencoder_ablate.report.balance import Arms
-from biencoder_ablate.report.bootstrap import FloatArray, t_quantile
-from biencoder_ablate.report.grouping import Cell
-from biencoder_ablate.report.statistics import HEADS
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from biencoder_ablate.report.contrasts import HEADS
+from biencoder_ablate.report.significance import FloatArray, t_quantile
+from biencoder_ablate.report.study import Arms, Cell
 
 WIDTH = 8.0  # inches, the width of a page's text
 GREY = "#777777"
@@ -52,72 +54,59 @@ class Style:
 
 
 @contextmanager
-def style() -> Iterator[None]:
-    """Matplotlib's settings for all figures, and nothing left behind."""
-    import matplotlib
-
-    settings: Any = {
-        "font.family": ["DejaVu Sans"], "font.size": 8.5, "axes.titlesize": 9, "axes.titlelocation": "left",
-        "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#444444",
-        "axes.linewidth": 0.6, "axes.grid": True, "grid.color": "#e4e4e4", "grid.linewidth": 0.6,
-        "axes.axisbelow": True, "xtick.color": "#444444", "ytick.color": "#444444", "xtick.major.width": 0.6,
-        "ytick.major.width": 0.6, "lines.linewidth": 1.5, "legend.frameon": False, "legend.handlelength": 3.2,
-        "figure.facecolor": "white", "savefig.facecolor": "white", "svg.hashsalt": "biencoder-ablate",
-        "svg.fonttype": "path", "text.parse_math": False, "axes.unicode_minus": True, "figure.dpi": 100,
-    }  # fmt: skip
-    with matplotlib.rc_context():
+def applied() -> Iterator[None]:
+    """Matplotlib's settings for all figures (templates/figures.mplstyle), and nothing left behind."""
+    with matplotlib.rc_context(), resources.as_file(resources.files("biencoder_ablate.report")) as package:
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(settings)
+        matplotlib.rc_file(package / "templates" / "figures.mplstyle")
         yield
 
 
-def picture(figure: Figure, name: str, title: str, caption: str) -> Picture:
-    """Save a figure in both formats, without dates or versions in them."""
-    svg, png = io.BytesIO(), io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*Glyph.*missing.*")  # a name in a script the font lacks
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # laid out now: not once more for each format, which takes half the time
-        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-        figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
-    width, height = (round(96 * inches) for inches in figure.get_size_inches())
-    return Picture(name, title, caption, width, height, svg.getvalue(), png.getvalue())
+def pictures(figures: Sequence[Figure], name: str, title: str, caption: str) -> list[Picture]:
+    """Save figures in both formats, without dates or versions in them; of several, name and title get a number."""
+    saved = []
+    for page, figure in enumerate(figures, start=1):
+        svg, png = io.BytesIO(), io.BytesIO()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*Glyph.*missing.*")  # a name in a script the font lacks
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")  # laid out now: not once more for each format, which takes half the time
+            figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+            figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
+        several = len(figures) > 1
+        names = (f"{name}_{page}", f"{title} ({page} of {len(figures)})") if several else (name, title)
+        width, height = (round(96 * inches) for inches in figure.get_size_inches())
+        saved.append(Picture(*names, caption, width, height, svg.getvalue(), png.getvalue()))
+    return saved
 
 
 def new_figure(height: float, rows: int, columns: int, **more: Any) -> tuple[Figure, Any]:
     """A figure of the page's width with a grid of axes (rows, columns)."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, **more)
-    return figure, axes
+    return figure, figure.subplots(rows, columns, squeeze=False, **more)
 
 
 def styles(names: Sequence[str]) -> dict[str, Style]:
-    """A colour, dashes and marker for each name: a head's own, else by place."""
-    places = {head: k for k, head in enumerate(HEADS)}
+    """A colour, dashes and marker for each name: a head of the 2×2 design has its own, others those that are left."""
+    places = {name: HEADS.index(name) for name in names if name in HEADS}
+    free = (place for place in itertools.count() if place not in places.values())
+    places |= {name: next(free) for name in names if name not in places}
     return {
-        name: Style(
-            _COLOURS[place % len(_COLOURS)],
-            _DASHES[place % len(_DASHES)],
-            _MARKERS[place % len(_MARKERS)],
-        )
-        for place, name in ((places.get(name, k), name) for k, name in enumerate(names))
+        name: Style(*(choices[place % len(choices)] for choices in (_COLOURS, _DASHES, _MARKERS)))
+        for name, place in places.items()
     }
 
 
 def curves(cells: Sequence[Cell], key: str) -> tuple[list[int], FloatArray]:
     """Epochs (E,) that all runs have, and the figure `key` there for each seed (S, E), averaged over cells."""
     seeds = sorted(set.intersection(*(set(cell.runs) for cell in cells)))
-    by_run = [[_by_epoch(cell, seed, key) for cell in cells] for seed in seeds]
-    epochs = sorted(set.intersection(*(set(found) for row in by_run for found in row))) if by_run else []
-    values = [[np.mean([found[epoch] for found in row]) for epoch in epochs] for row in by_run]
+    by_run = [
+        [{r["epoch"]: r[key] for r in cell.runs[seed].metrics if r.get(key) is not None} for cell in cells]
+        for seed in seeds
+    ]
+    epochs = sorted(set.intersection(*(set(by_epoch) for row in by_run for by_epoch in row))) if by_run else []
+    values = [[np.mean([by_epoch[epoch] for by_epoch in row]) for epoch in epochs] for row in by_run]
     return epochs, np.array(values, dtype=np.float64).reshape(len(seeds), len(epochs))
-
-
-def _by_epoch(cell: Cell, seed: int, key: str) -> dict[int, float]:
-    records = cell.runs[seed].metrics
-    return {record["epoch"]: record[key] for record in records if record.get(key) is not None}
 
 
 def plot_curves(axes: Axes, epochs: Sequence[int], values: FloatArray, look: Style, label: str) -> None:
@@ -140,8 +129,6 @@ def plot_curves(axes: Axes, epochs: Sequence[int], values: FloatArray, look: Sty
 
 def epoch_axis(axes: Axes, epochs: Sequence[int]) -> None:
     """Whole epochs; before the first, at −1, "start", and no number so close that the two would touch."""
-    from matplotlib.ticker import MaxNLocator
-
     if not epochs:
         return
     first, last = min(epochs), max(epochs)
@@ -155,16 +142,9 @@ def epoch_axis(axes: Axes, epochs: Sequence[int]) -> None:
 
 def seeds_text(arms: Arms) -> str:
     """How many seeds the arms' means are over: "10 seeds", or "3 to 10 seeds"."""
-    found = [len(set.intersection(*(set(cell.runs) for cell in cells))) for cells in arms.cells.values()]
-    low, high = min(found), max(found)
+    counts = [len(set.intersection(*(set(cell.runs) for cell in cells))) for cells in arms.cells.values()]
+    low, high = min(counts), max(counts)
     return f"{low} to {high} seeds" if low < high else "one seed" if high == 1 else f"{high} seeds"
-
-
-def numbered(name: str, title: str, page: int, num_pages: int) -> tuple[str, str]:
-    """File name and title of one of several figures, page counted from 0; of one alone, as they are."""
-    if num_pages == 1:
-        return name, title
-    return f"{name}_{page + 1}", f"{title} ({page + 1} of {num_pages})"
 
 
 def legend(figure: Figure, axes: Axes) -> None:
@@ -175,10 +155,8 @@ def legend(figure: Figure, axes: Axes) -> None:
 
 def key_legend(figure: Figure, keys: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
     """What marks mean that belong to no one line: (words, the mark's Line2D settings)."""
-    from matplotlib.lines import Line2D
-
-    handles = [Line2D([], [], **look) for _, look in keys]
-    labels = [words for words, _ in keys]
+    labels, looks = zip(*keys, strict=True)
+    handles = [Line2D([], [], **look) for look in looks]
     figure.legend(handles, labels, loc="outside upper left", ncols=_columns(labels), handlelength=2.2, fontsize=8)
 
 

@@ -1,0 +1,397 @@
+"""The questions that a report asks of its runs, each as one family of comparisons, and the answers.
+
+Which questions are asked depends on what was varied and which runs there are, never on their figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+import numpy as np
+
+from biencoder_ablate.report import contrasts
+from biencoder_ablate.report.contrasts import HEADS, Contrast, ContrastResult, Group, every_pair, factorial_effects
+from biencoder_ablate.report.read import Protocol
+from biencoder_ablate.report.significance import SignFlip, holm, seeds_needed, sign_flip_test, smallest_p
+from biencoder_ablate.report.study import Arms, Axis, Level, Study, arms_of
+from biencoder_ablate.seeding import generator
+
+ALPHA = 0.05
+MOST_CELLS = 12  # configurations compared each with each where no axis can be: 66 pairs
+MOST_NAMED = 3  # pairs in a sentence; the table has all
+
+
+class Kind(Enum):
+    """What a family of comparisons asks."""
+
+    EFFECTS = auto()  # LayerNorm, ReLU and their interaction
+    PAIRS = auto()  # every pair of the main axis's levels: the verdict
+    EFFECTS_BEFORE = auto()  # the effects with the ReLU before linear2
+    VARIANTS = auto()  # every pair of heads, those with the ReLU before linear2 too
+    INTERACTION = auto()  # does what the main axis does depend on another?
+    AXIS = auto()  # every pair of another axis's levels
+    SETTING = auto()  # every pair of the main axis's levels within one setting
+
+
+# --- the verdict ---
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`status` is winner, no_clear_winner or too_few_seeds; `best` has the highest mean, whatever that means.
+
+    `not_told_apart` names `best` and every group that cannot be told apart from it. `seeds_needed` is the number at
+    which the family's tests could name a winner at all.
+    """
+
+    status: str
+    best: str
+    winner: str | None
+    not_told_apart: tuple[str, ...]
+    num_seeds: int
+    seeds_needed: int
+    sentence: str
+
+
+def verdict(groups: Sequence[Group], results: Sequence[ContrastResult], alpha: float = ALPHA) -> Verdict:
+    """Which group wins, if any: `results` are compare()'s, a family that holds every pair of the groups.
+
+    A winner is higher than each other group with Holm p < alpha and an interval that excludes 0. Otherwise the best is
+    named with all that cannot be told apart from it, which is not to say that they are equal. If its comparisons could
+    not reach Holm p < alpha whatever the figures (p is at least 2/2^S), the verdict is too_few_seeds. The best is by
+    mean over the seeds that all groups share, or, where there are none, over each group's own.
+    """
+    shared = contrasts.common_seeds(groups)
+    means = {group.name: float(group.at(shared or group.seeds).mean()) for group in groups}
+    best = max(means, key=lambda name: means[name])
+    reachable = holm([smallest_p(len(result.seeds)) for result in results])
+    pairs: dict[
+        str, tuple[int, float]
+    ] = {}  # other group → index of the result, and the sign that makes it best minus other
+    for k, weights in enumerate(dict(result.contrast.weights) for result in results):
+        pairs |= {other: (k, weights[best]) for other in weights if best in weights and other != best}
+    assert set(pairs) == set(means) - {best}, "every pair of the groups must have been compared"
+    num_tests = results[0].num_tests
+    tests = "one test" if num_tests == 1 else f"{num_tests} tests"
+    num_seeds = min(len(results[k].seeds) for k, _ in pairs.values())
+    needed = seeds_needed(num_tests, alpha)
+    leads = {other: sign * results[k].estimate for other, (k, sign) in pairs.items()}
+    others = tuple(other for other, (k, _) in pairs.items() if not (results[k].told_apart(alpha) and leads[other] > 0))
+    if any(reachable[k] >= alpha for k, _ in pairs.values()):
+        status = "too_few_seeds"
+        own = "" if shared else ", each group over its own seeds"
+        sentence = (
+            f"Too few seeds to name a winner: with {num_seeds or 'no seed in common'}, the sign-flip test cannot reach "
+            f"Holm p < {alpha:g} over {tests}; {needed} are needed. "
+            f"The highest mean so far is that of {quoted(best)} ({means[best]:.3f}{own})."
+        )
+    elif others:
+        status = "no_clear_winner"
+        sentence = (
+            f"No clear winner: {quoted(best)} has the highest mean ({means[best]:.3f}), but over {num_seeds} seeds "
+            f"it cannot be told apart from {quoted(*others)}."
+        )
+    else:
+        status = "winner"
+        than = "each of the others by at least" if len(pairs) > 1 else f"{quoted(*pairs)} by"
+        sentence = (
+            f"{quoted(best)} wins: mean {means[best]:.3f}, higher than {than} {min(leads.values()):.3f} "
+            f"(Holm p < {alpha:g} over {tests}, intervals exclude 0; {num_seeds} seeds)."
+        )
+    return Verdict(status, best, best if status == "winner" else None, (best, *others), num_seeds, needed, sentence)
+
+
+def quoted(*names: str) -> str:
+    """Names of groups in a sentence: without quotes, "none wins" would say that there is no winner."""
+    marked = [f"“{name}”" for name in names]
+    return " and ".join([", ".join(marked[:-1]), marked[-1]] if len(marked) > 1 else marked)
+
+
+# --- leakage ---
+
+
+@dataclass(frozen=True)
+class Shift:
+    """How one pair's difference changes from the clean to the official figure, over seeds."""
+
+    name: str
+    clean: float
+    official: float
+    test: SignFlip
+    p_holm: float
+
+    @property
+    def swaps(self) -> bool:
+        """Whether the two change places."""
+        return self.clean * self.official < 0
+
+
+@dataclass(frozen=True)
+class Leakage:
+    """Do texts shared between the splits change who is best? Orders are from the best down."""
+
+    clean_order: tuple[str, ...]
+    official_order: tuple[str, ...]
+    shifts: tuple[Shift, ...]
+    sentence: str
+
+
+def leakage(arms: Arms, clean: Sequence[ContrastResult], official: Sequence[ContrastResult]) -> Leakage | None:
+    """The order of the arms under both figures, and how the same pairs' differences shift between them.
+
+    Over the seeds that all arms share; None where there are none.
+    """
+    if not arms.seeds:
+        return None
+    orders = {}
+    for protocol in Protocol:
+        means = {group.name: float(group.at(arms.seeds).mean()) for group in arms.groups(protocol)}
+        orders[protocol] = tuple(sorted(means, key=lambda name: -means[name]))
+    tests = [
+        sign_flip_test(np.round(np.subtract(b.seed_estimates, a.seed_estimates), 12), generator(0, "report", "leakage"))
+        if a.seeds
+        else SignFlip(1.0, True, 0)
+        for a, b in zip(clean, official, strict=True)
+    ]
+    shifts = tuple(
+        Shift(a.contrast.name, a.estimate, b.estimate, test, p)
+        for a, b, test, p in zip(clean, official, tests, holm([test.p for test in tests]).tolist(), strict=True)
+    )
+    pairs = [quoted(*(name for name, _ in result.contrast.weights)) for result in clean]
+    swapped = [k for k, shift in enumerate(shifts) if shift.swaps]
+    sure = [pairs[k] for k in swapped if clean[k].told_apart(ALPHA) or official[k].told_apart(ALPHA)]
+    clean_order, official_order = (" > ".join(orders[protocol]) for protocol in (Protocol.CLEAN, Protocol.OFFICIAL))
+    sentence = (
+        "Texts shared between the splits do not change the order: under the official figure and the clean "
+        f"one it is {clean_order}."
+    )
+    if swapped:
+        of_all = f"All {len(pairs)}" if len(swapped) == len(pairs) else f"{len(swapped)} of the {len(pairs)}"
+        few = len(swapped) <= MOST_NAMED
+        which = "; ".join(pairs[k] for k in swapped) if few else f"{of_all} pairs"
+        if not sure:
+            tail = "neither figure can tell any of them apart, so that this may be chance"
+        elif len(sure) == len(swapped):
+            tail = f"{'each can' if len(sure) > 1 else 'they can'} be told apart under at least one figure"
+        else:
+            tail = f"of these, {'; '.join(sure)} can be told apart under at least one figure"
+        sentence = (
+            f"Texts shared between the splits change the order: it is {official_order} by the official "
+            f"figure and {clean_order} by the clean one. {which} change places; {tail}."
+        )
+    return Leakage(orders[Protocol.CLEAN], orders[Protocol.OFFICIAL], shifts, sentence)
+
+
+# --- the questions ---
+
+
+@dataclass(frozen=True, eq=False)
+class Family:
+    """One family of tests: `primary` decides, `beside` are the same comparisons of the other figure.
+
+    `subject` is what varies: an axis, or the setting that all comparisons are within.
+    """
+
+    kind: Kind
+    subject: str
+    title: str
+    arms: Arms
+    primary: tuple[ContrastResult, ...]
+    beside: tuple[ContrastResult, ...]
+    verdict: Verdict | None
+    verdict_beside: Verdict | None
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """All answers on one study. `primary` is clean, or official where no test point counts as clean.
+
+    `num_points` and `num_debates` are of the points that count. `summaries` hold a cell's figures under both protocols,
+    by its name. `main` are the arms that the verdict is about: the levels of the main axis averaged over settings, or
+    the cells themselves where there is no setting that all levels ran in. `notes` name questions that cannot be asked.
+    """
+
+    study: Study
+    primary: Protocol
+    num_points: dict[Protocol, int]
+    num_debates: dict[Protocol, int]
+    summaries: dict[str, dict[Protocol, contrasts.GroupSummary]]
+    main: Arms
+    families: tuple[Family, ...]
+    leakage: Leakage | None
+    notes: tuple[str, ...]
+
+    def of(self, *kinds: Kind) -> list[Family]:
+        """The families of these kinds, kind by kind."""
+        return [family for kind in kinds for family in self.families if family.kind is kind]
+
+    def family(self, kind: Kind) -> Family | None:
+        """The first family of a kind."""
+        return next(iter(self.of(kind)), None)
+
+    @property
+    def protocols(self) -> list[Protocol]:
+        """Those that some test point counts under, the primary first."""
+        return [protocol for protocol in (self.primary, self.primary.other) if self.num_points[protocol]]
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """The verdict on the main axis."""
+        pairs = self.family(Kind.PAIRS)
+        return pairs.verdict if pairs else None
+
+    @property
+    def headline(self) -> str:
+        """The verdict as a sentence, or why there is none."""
+        if self.verdict is not None:
+            return self.verdict.sentence
+        if len(self.study.cells) > 1:
+            axis = self.study.axes[0].name
+            return f"No verdict over all settings: no setting has finished runs of every {axis}."
+        only = self.summaries[self.study.cells[0].name][self.primary]
+        sure = f" (95% interval {only.low:.3f} to {only.high:.3f})" if only.num_seeds > 1 else ""
+        seeds = f"{only.num_seeds} seeds" if only.num_seeds > 1 else "one seed, which says nothing of others"
+        return (
+            "Nothing to compare: all finished runs are of one configuration. "
+            f"Its {self.primary} test top-1 is {only.mean:.3f}{sure}, over {seeds}."
+        )
+
+
+def analyse(study: Study) -> Analysis:
+    """Ask everything that the study's runs can answer."""
+    debates = {protocol: study.runs[0].outcomes.debates_of(protocol) for protocol in Protocol}
+    primary = Protocol.CLEAN if debates[Protocol.CLEAN] else Protocol.OFFICIAL
+    asker = _Asker(study, primary, debates)
+    if len(study.cells) > 1:
+        asker.ask_all()
+    pairs = next((family for family in asker.families if family.kind is Kind.PAIRS), None)
+    return Analysis(
+        study,
+        primary,
+        {protocol: len(names) for protocol, names in debates.items()},
+        {protocol: len(set(names)) for protocol, names in debates.items()},
+        {
+            cell.name: {
+                protocol: contrasts.summarise(cell.outcomes(protocol)) for protocol in Protocol if debates[protocol]
+            }
+            for cell in study.cells
+        },
+        pairs.arms if pairs else _each_cell(study),
+        tuple(asker.families),
+        leakage(pairs.arms, pairs.primary, pairs.beside) if pairs and primary is Protocol.CLEAN else None,
+        tuple(asker.notes),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Asker:
+    """Asks one question after the other; `families` and `notes` grow."""
+
+    study: Study
+    primary: Protocol
+    debates: dict[Protocol, list[str]]
+    families: list[Family] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def ask_all(self) -> None:
+        study = self.study
+        main, *others = study.axes
+        standard = tuple(level for level in main.levels if level.key == level.label)
+        if len(standard) < 2:
+            standard = main.levels
+        self._over_settings(0, standard, Kind.PAIRS)
+        for k in range(1, len(study.axes)):
+            self._interaction(standard, k)
+        if others or not self.families:
+            self._setting_by_setting(standard)
+        if len(standard) < len(main.levels):
+            self._over_settings(0, main.levels, Kind.VARIANTS)
+        for k, axis in enumerate(others, start=1):
+            self._over_settings(k, axis.levels, Kind.AXIS)
+        if not self.families and len(study.cells) <= MOST_CELLS:  # no axis's levels meet under otherwise equal settings
+            self._ask(Kind.PAIRS, "configuration", "Every pair of configurations", _each_cell(study))
+
+    def _ask(self, kind: Kind, subject: str, title: str, arms: Arms, asked: Sequence[Contrast] | None = None) -> None:
+        """Compare under both protocols; without `asked` every pair of the arms, with a verdict."""
+        results: dict[Protocol, tuple[ContrastResult, ...]] = {protocol: () for protocol in Protocol}
+        verdicts: dict[Protocol, Verdict] = {}
+        for protocol, debates in self.debates.items():
+            if debates:
+                groups = arms.groups(protocol)
+                results[protocol] = contrasts.compare(groups, debates, asked or every_pair(arms.names))
+                if asked is None:
+                    verdicts[protocol] = verdict(groups, results[protocol])
+        first, second = (self.primary, self.primary.other)
+        answers = results[first], results[second], verdicts.get(first), verdicts.get(second)
+        self.families.append(Family(kind, subject, title, arms, *answers))
+
+    def _over_settings(self, k: int, levels: Sequence[Level], kind: Kind) -> None:
+        """All pairs of an axis's levels, averaged over settings; for heads, the 2×2 effects before them."""
+        axis = self.study.axes[k]
+        arms = arms_of(self.study, [(axis.in_words(level), {k: level}) for level in levels])
+        plural = "heads" if axis.name == "head" else f"levels of {axis.name}"
+        if arms is None:
+            self.notes.append(
+                f"{plural.capitalize()} are not compared over settings: no setting has finished runs of all."
+            )
+            return
+        before = kind is Kind.VARIANTS
+        if kind is not Kind.AXIS and (four := _four_heads(axis, levels, before)):
+            title = "The same with the ReLU before linear2" if before else "LayerNorm, ReLU, and their interaction"
+            effects = factorial_effects(*(level.label for level in four))
+            self._ask(Kind.EFFECTS_BEFORE if before else Kind.EFFECTS, axis.name, title, arms, effects)
+        title = {
+            Kind.PAIRS: f"Every pair of {plural}",
+            Kind.VARIANTS: "Every pair of heads, with those that have the ReLU before linear2",
+            Kind.AXIS: f"{axis.name.capitalize()}: every pair of levels",
+        }[kind]
+        self._ask(kind, axis.name, title, arms)
+
+    def _interaction(self, levels: Sequence[Level], k: int) -> None:
+        """Does what the main axis does depend on another axis? Against that axis's first usable level."""
+        main, axis = self.study.axes[0], self.study.axes[k]
+        usable = [other for other in axis.levels if arms_of(self.study, [("", {0: lv, k: other}) for lv in levels])]
+        names = {other: {lv: f"{lv.label}, {axis.in_words(other)}" for lv in levels} for other in usable}
+        chosen = [(name, {0: lv, k: other}) for other in usable for lv, name in names[other].items()]
+        arms = arms_of(self.study, chosen) if len(usable) > 1 else None
+        if arms is None:
+            self.notes.append(
+                f"Whether {main.name} and {axis.name} interact is not asked: it needs two levels of {axis.name} "
+                f"with finished runs of every {main.name}, all else equal."
+            )
+            return
+        four = _four_heads(main, levels)
+        effects: dict[str, Sequence[Contrast]] = {}
+        for other in usable:
+            pairs = every_pair(list(names[other].values()), [level.label for level in levels])
+            effects[axis.in_words(other)] = factorial_effects(*(names[other][lv] for lv in four)) if four else pairs
+        title = f"Does what the {main.name} does depend on {axis.name}?"
+        self._ask(Kind.INTERACTION, axis.name, title, arms, contrasts.setting_interactions(effects))
+
+    def _setting_by_setting(self, levels: Sequence[Level]) -> None:
+        """All pairs of the main axis's levels within each setting, each setting a family of its own."""
+        main, *others = self.study.axes
+        for setting in dict.fromkeys(cell.levels[1:] for cell in self.study.cells):
+            cells = {cell.levels[0]: cell for cell in self.study.cells if cell.levels[1:] == setting}
+            here = {main.in_words(level): (cells[level],) for level in levels if level in cells}
+            if len(here) > 1:
+                seeds = set.intersection(*(set(cell.runs) for (cell,) in here.values()))
+                words = ", ".join(axis.in_words(level) for axis, level in zip(others, setting, strict=True))
+                self._ask(Kind.SETTING, words, words, Arms(tuple(here), (words,), here, tuple(sorted(seeds))))
+
+
+def _each_cell(study: Study) -> Arms:
+    """Every configuration by itself."""
+    cells = {cell.name: (cell,) for cell in study.cells}
+    return Arms(tuple(cells), (), cells, tuple(sorted(set.intersection(*(set(cell.runs) for cell in study.cells)))))
+
+
+def _four_heads(axis: Axis, levels: Sequence[Level], before: bool = False) -> list[Level]:
+    """The levels of the 2×2 design, where the axis has all four; `before` where its ReLUs are before linear2."""
+    if axis.name != "head":
+        return []
+    by_head = {(level.key, level.key != level.label): level for level in levels}
+    wanted = [(head, before and "relu" in head) for head in HEADS]
+    return [by_head[head] for head in wanted] if set(wanted) <= set(by_head) else []

@@ -1,0 +1,262 @@
+"""From paths to runs: finds run directories and sweeps, and reads what each run left behind. N test points."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from omegaconf import OmegaConf
+
+from biencoder_ablate.files import read_json
+from biencoder_ablate.runs.directory import RunDirectory
+from biencoder_ablate.runs.records import Record, read_metrics
+from biencoder_ablate.runs.sweep_directory import run_state
+
+FINISHED = "finished"
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class Protocol(StrEnum):
+    """Which test points count, among which candidates: the figure that decides, and the published one beside it."""
+
+    CLEAN = "clean"
+    OFFICIAL = "official"
+
+    @property
+    def other(self) -> Protocol:
+        return Protocol.OFFICIAL if self is Protocol.CLEAN else Protocol.CLEAN
+
+    @property
+    def top1(self) -> str:
+        """The key of its top-1 in records and results."""
+        return "top1_clean" if self is Protocol.CLEAN else "top1"
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """The test points of rankings.jsonl, N of them: `correct` is 1 where the counter came first under a protocol, nan
+    where the point does not count; `first` names the candidate that the official ranking put first."""
+
+    ids: tuple[str, ...]
+    debates: tuple[str, ...]
+    correct: Mapping[Protocol, NDArray[np.float64]]
+    first: tuple[str, ...]
+
+    def debates_of(self, protocol: Protocol) -> list[str]:
+        """The debates of the points that count."""
+        return [d for d, value in zip(self.debates, self.correct[protocol], strict=True) if not math.isnan(value)]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One run directory. `why` says what is wrong where `status` is not finished.
+
+    status: finished, failed, running, interrupted, not started or damaged. `identity` is the manifest's
+    `determined_by`; empty where there is no manifest.
+    """
+
+    path: Path
+    status: str
+    why: str = ""
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    overrides: tuple[str, ...] = ()
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    result: Mapping[str, Any] = field(default_factory=dict)
+    metrics: tuple[Record, ...] = ()
+    measured: Outcomes | None = None
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def outcomes(self) -> Outcomes:
+        """The test points of a finished run."""
+        assert self.measured is not None, f"{self.path}: {self.status}"
+        return self.measured
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep's runs.json: the overrides it was last started with, and the names of its runs."""
+
+    path: Path
+    overrides: tuple[str, ...]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Collection:
+    """All runs found, in the order of the paths given, each once; `notes` on those seen twice."""
+
+    runs: tuple[Run, ...]
+    sweeps: tuple[Sweep, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def collect(places: Sequence[Path]) -> Collection:
+    """Read every run at `places`: run directories, sweeps, logs directories, or directories of these.
+
+    Raises ValueError for a place that is not there or has no run.
+    """
+    overrides_by_path: dict[Path, tuple[str, ...]] = {}
+    sweeps: dict[Path, Sweep] = {}
+    for place in places:
+        here = dict(_runs_at(place.expanduser(), sweeps))
+        if not here:
+            raise ValueError(
+                f"{place}: no run in it; give run directories (they hold manifest.json), sweeps (they hold "
+                "runs.json), or a logs directory"
+            )
+        for path, overrides in here.items():
+            overrides_by_path[path] = overrides_by_path.get(path) or overrides
+    runs: dict[str, Run] = {}
+    notes = []
+    for path, overrides in overrides_by_path.items():
+        run = read_run(path, overrides)
+        other = runs.setdefault(run.name, run)
+        if other is not run:
+            used, unused = (run, other) if run.status == FINISHED != other.status else (other, run)
+            runs[run.name] = used
+            notes.append(f"{run.name} was found twice: {used.path} is used, {unused.path} is not")
+    return Collection(tuple(runs.values()), tuple(sweeps.values()), tuple(notes))
+
+
+def _runs_at(place: Path, sweeps: dict[Path, Sweep]) -> Iterator[tuple[Path, tuple[str, ...]]]:
+    """Run directories at or below `place`, absolute, with their overrides where a sweep tells them.
+
+    The sweeps that it comes by are put into `sweeps`.
+    """
+    if not place.is_dir():
+        raise ValueError(f"{place}: no such directory; give run directories, sweeps or a logs directory")
+    place = Path(os.path.abspath(place))
+    if _is_run(place):
+        yield place, ()
+    elif (place / "runs.json").is_file():
+        described = read_json(place / "runs.json")
+        if not isinstance(described, dict) or not isinstance(described.get("jobs"), list):
+            raise ValueError(f"{place / 'runs.json'}: damaged; run the sweep's command again, or give the runs")
+        paths = [Path(os.path.normpath(place / job["directory"])) for job in described["jobs"]]
+        asked = tuple(map(str, described.get("overrides") or ()))
+        sweeps[place] = Sweep(place, asked, tuple(path.name for path in paths))
+        for path, job in zip(paths, described["jobs"], strict=True):
+            yield path, tuple(map(str, job.get("overrides", ())))
+    else:
+        for child in sorted(place.iterdir()):
+            holds_runs = any((child / name).exists() for name in ("runs.json", "runs", "sweeps"))
+            wanted = _is_run(child) or child.name in ("runs", "sweeps") or holds_runs
+            if child.is_dir() and not child.name.startswith(".") and wanted:
+                yield from _runs_at(child, sweeps)
+
+
+def _is_run(place: Path) -> bool:
+    return any((place / name).is_file() for name in ("manifest.json", "result.json", ".hydra/config.yaml"))
+
+
+def read_run(path: Path, overrides: tuple[str, ...] = ()) -> Run:
+    """One run; whatever is missing or broken in it ends in `status` and `why`, never in an exception."""
+    if not path.is_dir():
+        return Run(path, "not started", "listed in its sweep; nothing is there yet", overrides=overrides)
+    state = run_state(RunDirectory(path))
+    manifest = read_json(path / "manifest.json")
+    manifest = manifest if isinstance(manifest, dict) else {}
+    whys = {
+        "running": f"another process is working in it; {state.epochs_done} epochs done",
+        "failed": " ".join(str(state.result.get("error") or "see its train.log").split()),
+        "interrupted": f"{state.epochs_done} epochs done; the same command goes on from there",
+    }
+    run = Run(
+        path,
+        state.status,
+        whys.get(state.status, ""),
+        identity=manifest.get("determined_by") or {},
+        config=_config(path / ".hydra" / "config.yaml"),
+        overrides=read_overrides(path / ".hydra" / "overrides.yaml") or overrides,
+        manifest=manifest,
+        result=state.result,
+        metrics=tuple(read_metrics(path)),
+    )
+    if run.status == "interrupted" and (path / "result.json").exists():
+        return replace(run, status="damaged", why="result.json cannot be read")
+    if run.status != FINISHED:
+        return run
+    try:
+        run = replace(run, measured=_read_outcomes(path / "rankings.jsonl"))
+        _check(run)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        why = f"no {error.args[0]} in it" if isinstance(error, KeyError) else str(error)
+        if isinstance(error, FileNotFoundError):
+            why = f"{Path(error.filename).name} is missing"
+        return replace(run, status="damaged", why=why)
+    return run
+
+
+def _check(run: Run) -> None:
+    """What the report relies on, so that it is not found missing halfway through a page."""
+    if not {"data", "results_version", "seed", "head", "model"} <= set(run.identity):
+        raise ValueError("manifest.json is missing or does not say what determined the run")
+    for part in ("val", "test", "best_epoch", "initial", "seconds"):
+        run.result[part]
+    if not run.metrics:
+        raise ValueError("metrics.jsonl is missing or cannot be read")
+    told, counted = run.result["test"]["top1"], float(run.outcomes.correct[Protocol.OFFICIAL].mean())
+    if not math.isclose(told, counted, abs_tol=1e-9):
+        raise ValueError(
+            f"result.json says {told:.4f} for test top-1 and rankings.jsonl {counted:.4f}; they are not of one run"
+        )
+
+
+def _read_outcomes(path: Path) -> Outcomes:
+    ids, debates, first = [], [], []
+    ranks: dict[Protocol, list[int | None]] = {Protocol.CLEAN: [], Protocol.OFFICIAL: []}
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if '"test"' not in line:  # val's lines are half of the file, and never looked at
+                continue
+            record = json.loads(line)
+            if record["split"] == "test":
+                ids.append(sys.intern(record["id"]))
+                debates.append(sys.intern(record["debate"]))
+                first.append(sys.intern(record["first"]))
+                ranks[Protocol.CLEAN].append(record["clean_rank"])
+                ranks[Protocol.OFFICIAL].append(record["rank"])
+    if not ids:
+        raise ValueError("rankings.jsonl has no test point")
+    correct = {
+        protocol: np.array([math.nan if rank is None else float(rank == 1) for rank in listed])
+        for protocol, listed in ranks.items()
+    }
+    return Outcomes(tuple(ids), tuple(debates), correct, tuple(first))
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text("utf-8")
+        if "${" in text:
+            config: Any = OmegaConf.to_container(OmegaConf.create(text), resolve=True)
+        else:  # a tenth of the time, which counts with hundreds of runs
+            config = yaml.load(text, Loader=_Loader)
+    except Exception:  # OmegaConf and YAML's reader raise many kinds; a run is not lost for its config
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def read_overrides(path: Path) -> tuple[str, ...]:
+    """The overrides as typed, one a line after "- "; quoted only where they are quoted as YAML."""
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return ()
+    items = [line[2:] for line in lines if line.startswith("- ") and len(line) > 2]
+    return tuple(str(yaml.load(item, Loader=_Loader)) if item[0] in "'\"" else item for item in items)

@@ -1,0 +1,157 @@
+"""What a report shows, section by section, built once; templates/ write it down as a page and as Markdown.
+
+A block is a kind with what it shows: ("paragraph" | "note" | "list", sentences), ("heading", text), ("table", Table),
+("picture", Picture), ("debates", pairs of arms with their tables). Everything is escaped where it is printed.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib import resources
+from typing import Any
+
+from markupsafe import Markup
+
+from biencoder_ablate.report import sentences, tables
+from biencoder_ablate.report.examples import SideBySide, Texts
+from biencoder_ablate.report.fill import fill
+from biencoder_ablate.report.questions import Analysis, Kind
+from biencoder_ablate.report.read import Collection
+from biencoder_ablate.report.style import Picture
+
+MOST_MARKDOWN_ROWS = 60  # of a table of runs; the page and runs.csv have all
+Block = tuple[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Section:
+    """`key` names it in links; one for the page alone is too long for anything else."""
+
+    key: str
+    title: str
+    blocks: Sequence[Block]
+    page_only: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class StudyReport:
+    """Everything that is shown of one study: its verdict, what follows it at once, and the sections.
+
+    `prefix` begins its ids, `folder` is where its figures lie.
+    """
+
+    analysis: Analysis
+    opening: Sequence[Block]
+    sections: Sequence[Section]
+    pictures: Sequence[Picture]
+    texts: Texts
+    prefix: str
+    folder: str
+
+
+def study_report(
+    analysis: Analysis, pictures: Sequence[Picture], pairs: Sequence[SideBySide], texts: Texts, prefix: str, folder: str
+) -> StudyReport:
+    """The sections on one study, those without contents left out."""
+
+    def drawn(*names: str) -> list[Block]:
+        """The pictures of these names, or of these names and a page number."""
+        return [("picture", p) for name in names for p in pictures if re.fullmatch(rf"{name}(_\d+)?", p.name)]
+
+    study, best = analysis.study, analysis.verdict.best if analysis.verdict else None
+    overview, said = tables.overview_table(analysis), sentences.findings(analysis)
+    opening: list[Block] = [("table", overview)] if overview else []
+    opening += [("list", said)] if said else []
+    leakage: list[Block] = []
+    if analysis.leakage is not None:
+        leakage = [("paragraph", [analysis.leakage.sentence]), ("table", tables.leakage_table(analysis.leakage))]
+    differences, within = drawn("forest"), drawn("forest_by_setting")
+    for k, family in enumerate(analysis.families):
+        table = tables.family_table(family, analysis.primary, f"family{k}")
+        blocks = within if family.kind is Kind.SETTING else differences
+        blocks += [("table", table), ("note", sentences.about(study, family))]
+    if within:
+        differences += [("heading", "Setting by setting"), *within]
+    first = next((pair for pair in pairs if best in (pair.a, pair.b)), None)
+    ordered = sorted(pairs, key=lambda pair: pair is not first)
+    debates = [(pair, tables.debates_table(pair, f"{prefix}debates{k}")) for k, pair in enumerate(ordered)]
+    reproduce = [tables.constants_table(study), tables.versions_table(study), tables.runs_table(study)]
+    sections: list[tuple[str, str, list[Block]]] = [
+        ("configurations", "Configurations", [("table", tables.groups_table(analysis)), *drawn("seeds")]),
+        ("differences", "Differences", differences),
+        ("learning", "Learning", drawn("learning_curves", "learning_curves_by_setting", "dead_pairs")),
+        ("leakage", "Leakage", leakage),
+        ("tasks", "The eight tasks", [*drawn("tasks"), ("table", tables.tasks_table(analysis.main))]),
+        ("debates", "Debate by debate", [("debates", debates)] if debates else []),
+        ("declared", "Declared beforehand", [("list", sentences.declared(analysis))]),
+        ("reproduce", "Settings, versions, commands", [("table", table) for table in reproduce]),
+    ]
+    shown = [Section(key, title, blocks, key == "debates") for key, title, blocks in sections if blocks]
+    return StudyReport(analysis, opening, shown, pictures, texts, prefix, folder)
+
+
+def missing_section(collection: Collection, studies: Sequence[StudyReport]) -> Section:
+    """Which runs and seeds are not there, and how to go on."""
+    table = tables.missing_table(collection.runs, [report.analysis.study for report in studies], collection.sweeps)
+    said = [sentences.tally(collection.runs), *collection.notes]
+    blocks: list[Block] = [("list", said), ("table", table)]
+    whole: list[Block] = [("list", [*said, "Every configuration has every seed."])]
+    return Section("missing", "What is missing", blocks if table.rows else whole)
+
+
+# --- written down ---
+
+
+def page(studies: Sequence[StudyReport], last: Section, command: str, version: str) -> str:
+    """The report as one HTML page that holds everything it shows: verdict first, no network, all text escaped."""
+    templates = resources.files("biencoder_ablate.report").joinpath("templates")
+    script, css = (Markup(templates.joinpath(name).read_text("utf-8")) for name in ("page.js", "page.css"))
+    filters = {"base64": lambda content: base64.b64encode(content).decode(), "shown": tables.shown}
+    return fill(
+        "page.html.j2", None, filters, studies=studies, last=last, command=command, version=version, script=script,
+        css=css, digest=hashlib.sha256(script.encode()).digest(),
+    )  # fmt: skip
+
+
+def markdown(studies: Sequence[StudyReport], last: Section, command: str) -> str:
+    """report.md: what the page says, for a repository or a terminal; figures are linked, texts are on the page."""
+    return fill(
+        "report.md.j2", markdown_text, {"cell": markdown_cell, "shortened": shortened}, studies=studies, last=last,
+        command=Markup(command),
+    )  # fmt: skip
+
+
+def markdown_text(text: str) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    return re.sub(r"\s+", " ", re.sub(r"([\\`*_{}\[\]<>|#~$])", r"\\\1", text))
+
+
+def markdown_cell(value: tables.Value, column: tables.Column) -> Markup:
+    """A table's value; code between as many backticks as it takes."""
+    text = re.sub(r"\s+", " ", tables.shown(value, column))
+    if not column.code or not text:
+        return Markup(markdown_text(text))
+    ticks = "`" * (max((len(run) for run in re.findall("`+", text)), default=0) + 1)
+    space = " " if "`" in text else ""
+    return Markup(f"{ticks}{space}{text}{space}{ticks}".replace("|", "\\|"))
+
+
+def shortened(table: tables.Table) -> tuple[tables.Table, int]:
+    """What Markdown has of a table, and how many rows it leaves to the page.
+
+    Of finished runs their names and commands alone; of runs not started only how many there are.
+    """
+    rows = table.rows
+    if table.key == "runs":
+        keep = [k for k, column in enumerate(table.columns) if column.name in ("run", "command")]
+        rows = tuple(tuple(row[k] for k in keep) for row in rows)
+        columns = tuple(table.columns[k] for k in keep)
+        table = replace(table, caption="The command that makes each run again.", columns=columns)
+    if table.key in ("runs", "missing-runs"):
+        worth = [row for row in rows if "not started" not in row][:MOST_MARKDOWN_ROWS]
+        return replace(table, rows=tuple(worth)), len(rows) - len(worth)
+    return table, 0
