@@ -82,6 +82,16 @@ def run_here(arguments: Sequence[str], cwd: Path) -> Ended:
     return Ended(code, out.getvalue(), err.getvalue())
 
 
+def train(cwd: Path, *arguments: str) -> Path:
+    """A run with these overrides, inside this process; returns its directory."""
+    runs = cwd / "logs" / "runs"
+    before = set(runs.glob("[!.]*"))
+    ended = run_here(arguments, cwd)
+    assert ended.returncode == 0, ended.stderr
+    (path,) = set(runs.glob("[!.]*")) - before
+    return path
+
+
 def only_error(ended: Ended | subprocess.CompletedProcess[str], cwd: Path) -> str:
     """The one line that a refused command prints; asserts that it did nothing else: no output, no file in `cwd`."""
     lines = ended.stderr.splitlines()
