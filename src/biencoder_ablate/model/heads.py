@@ -187,9 +187,8 @@ def _begin_at_one(linear: nn.Linear) -> None:
 def separable_of(head: nn.Module) -> Separable | None:
     """`head.separable()`, but None where the class that says how the logits come apart is not the one whose
     `forward` is run: a subclass with a forward of its own must say so itself."""
-    says, runs = (
-        next((kind for kind in type(head).__mro__ if name in vars(kind)), None) for name in ("separable", "forward")
-    )
+    of = (head, *type(head).__mro__)  # a head may be given a forward of its own as well
+    says, runs = (next((one for one in of if name in vars(one)), None) for name in ("separable", "forward"))
     return head.separable() if isinstance(head, PairHead) and says is runs else None
 
 
