@@ -445,6 +445,15 @@ def test_heads_that_are_not_the_four_are_compared_without_effects(tmp_path):
     ]
 
 
+def test_a_head_that_is_there_in_one_place_alone_is_no_variant(tmp_path):
+    """gelu stands before linear2 and relu after it: that sets them apart, and both belong to the verdict."""
+    gelu = {"activation": "gelu", "activation_position": "before_linear2"}
+    write_heads(tmp_path, [FOUR[0], {**FOUR[2], "activation_position": "after_linear2"}, gelu])
+    analysis = analysis_of(tmp_path)
+    assert analysis.main.names == ("none", "relu", "gelu before linear2")
+    assert [family.kind for family in analysis.families] == [Kind.PAIRS]
+
+
 @pytest.mark.parametrize(
     ("select", "words"),
     [("top1_clean", "best clean val top-1 "), ("top1", "best official val top-1 "), ("mrr", "best val mrr ")],
