@@ -433,12 +433,12 @@ def test_effects_are_asked_where_the_four_heads_are_there_among_others(tmp_path)
 
 
 def test_heads_that_are_not_the_four_are_compared_without_effects(tmp_path):
-    write_heads(tmp_path, [FOUR[3], *OTHERS])
-    write_heads(tmp_path, [FOUR[3], *OTHERS], fusion={"name": "pooled"})
+    write_heads(tmp_path, [*FOUR[2:], *OTHERS])
+    write_heads(tmp_path, [*FOUR[2:], *OTHERS], fusion={"name": "pooled"})
     analysis = analysis_of(tmp_path)
     assert analysis.family(Kind.EFFECTS) is None
-    assert len(analysis.family(Kind.PAIRS).primary) == 3
-    assert [result.contrast.name for result in analysis.family(Kind.INTERACTION).primary] == [
+    assert len(analysis.family(Kind.PAIRS).primary) == 6
+    assert [result.contrast.name for result in analysis.family(Kind.INTERACTION).primary][3:] == [
         "layernorm_relu − bilinear: fusion=pooled − fusion=concat",
         "layernorm_relu − rmsnorm_gelu: fusion=pooled − fusion=concat",
         "bilinear − rmsnorm_gelu: fusion=pooled − fusion=concat",
