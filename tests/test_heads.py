@@ -438,3 +438,21 @@ def test_no_package_takes_one_of_our_names_and_what_cannot_be_had_is_one_line(fo
     for name, place in (("gone", "their_heads:Gone"), ("absent", "no_module:Sum")):
         with pytest.raises(ConfigError, match=rf"^head.name={name}: {place} cannot be imported \(.*\)$"):
             registry.make("heads", "head", name, {}, (1,))
+
+
+@pytest.mark.parametrize(("name", "options"), HEADS)
+def test_a_head_begun_at_zero_prefers_no_pair_and_can_leave(name, options):
+    """Equal logits for every pair, alive after a ReLU; the first gradient reaches the last weights."""
+    shape = Architecture(3, 2, head=name, head_options=options, head_init="zero")
+    head = BiEncoder(shape).head.double()
+    logits = head(make_pairs()[0])
+    assert torch.equal(head_score(logits), torch.zeros(7)) and not is_dead(logits).any()
+    logits[:, 1].sum().backward()
+    last = head.weight if name == "bilinear" else head.linear2.weight
+    assert last.grad[1].abs().max() > 0
+
+
+def test_what_is_no_head_is_refused_in_one_line(foreign, tmp_path):
+    (tmp_path / "their_heads.py").write_text("from torch.nn import Identity as Sum\n")
+    with pytest.raises(ConfigError, match=r"^head\.name=sum: "):
+        BiEncoder(Architecture(4, 2, head="sum"))

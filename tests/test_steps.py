@@ -116,3 +116,28 @@ def test_each_parameter_has_one_rate_and_only_weights_decay(optimizer, kind, dec
         assert group["lr"] == (1e-5 if name.startswith("encoder.") else 1e-2), name
         is_weight = name.endswith("weight") and "norm" not in name.lower()
         assert group["weight_decay"] == (decay if is_weight else 0.0), name
+
+
+def test_projections_may_have_a_rate_and_a_decay_of_their_own():
+    model = BiEncoder(Architecture(4, 3, towers="separate", score="sum"), seed=0)
+    training = TrainingConfig(
+        optimizer="adamw",
+        weight_decay=0.0,
+        projection_weight_decay=0.2,
+        projection_learning_rate=1e-4,
+        head_learning_rate=1e-2,
+    )
+    made = make_optimizer(model, Config(training=training))
+    found = {id(value): group for group in made.param_groups for value in group["params"]}
+    seen = {
+        name: (found[id(value)]["lr"], found[id(value)]["weight_decay"]) for name, value in model.named_parameters()
+    }
+    assert seen == {
+        "linear1.weight": (1e-4, 0.2),
+        "linear1.bias": (1e-4, 0.0),
+        "linear1_candidate.weight": (1e-4, 0.2),
+        "linear1_candidate.bias": (1e-4, 0.0),
+        "head.linear2.weight": (1e-2, 0.0),
+        "head.linear2.bias": (1e-2, 0.0),
+        "similarity_weight": (1e-2, 0.0),
+    }

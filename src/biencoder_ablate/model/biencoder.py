@@ -131,7 +131,7 @@ class BiEncoder(nn.Module):
 
     def _projected(self, h: torch.Tensor, projection: nn.Module) -> torch.Tensor:
         r = projection(h)
-        if self.architecture.projection_init == "identity":
+        if self.architecture.projection_init == "identity" and isinstance(projection, nn.Linear):
             r = h + r  # so that a decay of the projection's weights leads back to the encoder's own space
         return F.normalize(r, dim=-1) if self.architecture.similarity == "cosine" else r
 
