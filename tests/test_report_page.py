@@ -104,7 +104,7 @@ def logs(tmp_path_factory) -> Path:
     for head in HEADS:
         for seed in SEEDS:
             overrides = [
-                f"head={head}", f"seed={seed}", "training.freeze_encoder=true", "training.epochs=3",
+                f"head={head}", f"seed={seed}", "recipe=study", "training.freeze_encoder=true", "training.epochs=3",
                 "evaluation.source=true", "training.save_model=false", f"logs_dir={place / 'logs'}",
                 f"cache_dir={place / 'cache'}",
             ]  # fmt: skip
@@ -134,7 +134,7 @@ def test_the_page_is_sound_and_says_what_there_is_to_say(report):
     assert page.text.index("Too few seeds") < page.text.index("Differences"), "the verdict comes first"
     assert "8 are needed" in page.text
     for words in (
-        "LayerNorm × ReLU", "none − layernorm_relu", "clean test top-1 at the epoch with the best clean val top-1",
+        "LayerNorm × ReLU", "none − layernorm_relu", "clean test top-1 at the epoch with the best official val top-1",
         "All 12 runs found have finished.", "Every configuration has every seed.", "training.freeze_encoder", "torch",
     ):  # fmt: skip
         assert words in page.text, words
