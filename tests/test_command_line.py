@@ -334,7 +334,7 @@ QUICK = ("training.epochs=1", "data.limit=3", "model.max_tokens=16", "training.f
             ],
         ),
         (
-            ("head=none", "training.head_learning_rate=1e30"),
+            ("head=none", "training.head_learning_rate=1e30", "training.epochs=2"),
             ["on_run_start 0", "on_job_start none", "on_job_end FAILED", "on_run_end"],
         ),
     ],

@@ -134,7 +134,7 @@ def test_the_page_is_sound_and_says_what_there_is_to_say(report):
     assert page.text.index("Too few seeds") < page.text.index("Differences"), "the verdict comes first"
     assert "8 are needed" in page.text
     for words in (
-        "LayerNorm × ReLU", "none − layernorm_relu", "clean test top-1 at the epoch with the best official val top-1",
+        "LayerNorm × ReLU", "none − layernorm_relu", "clean test top-1 at the epoch with the best clean val top-1",
         "All 12 runs found have finished.", "Every configuration has every seed.", "training.freeze_encoder", "torch",
     ):  # fmt: skip
         assert words in page.text, words

@@ -33,7 +33,9 @@ def first_lines(plan: Plan, run: RunDirectory) -> str:
     several = f"{negatives.per_pair} a pair; " if negatives.per_pair > 1 else ""
     share = describe_hard_share(negatives.schedule, config.neg_ratio, negatives.start)
     lines.append(f"negatives  {several}hard negatives: {share}")
-    steps = math.ceil(len(plan.corpus.train) / training.batch_size)
+    train = plan.data.index.splits["train"]
+    num_pairs = int(train.clean.sum()) if training.distinct_pairs else len(train)
+    steps = math.ceil(num_pairs / training.batch_size)
     lines.append(
         f"training   loss {config.loss.name}, {training.epochs} epochs of {steps} batches of {training.batch_size} "
         f"pairs, {training.optimizer}, seed {config.seed}"
