@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable
 
 import torch
+from biencoder_ablate.model.load import load_tokenizer
 from setting import Setting, draw_triples
 
 from biencoder_ablate.data.tokens import tokenize
-from biencoder_ablate.evaluation.measure import prepare
+from biencoder_ablate.evaluation.candidates import prepare
 from biencoder_ablate.model.biencoder import BiEncoder
-from biencoder_ablate.model.load import load_tokenizer
 from biencoder_ablate.model.memory import keep_freed_memory
 from biencoder_ablate.model.texts import CachedTexts, EncodedTexts
 from biencoder_ablate.runs.records import RunLog

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 import reference
-from biencoder_ablate.evaluation.measure import prepare
-from biencoder_ablate.evaluation.reevaluate import figures_table, lexical_figures
 from helpers import Ended, load_sample, make_pairs, run_python, train, write_pairs_csv
 from hypothesis import given, settings
 from omegaconf import OmegaConf
@@ -21,7 +19,11 @@ from biencoder_ablate import evaluate as command
 from biencoder_ablate.config import Config, cache_directory
 from biencoder_ablate.data.corpus import SPLITS, Pair
 from biencoder_ablate.data.index import build_index
+from biencoder_ablate.evaluate import figures_table
 from biencoder_ablate.evaluation.baselines import bm25_similarities, count_words, tfidf_similarities
+from biencoder_ablate.evaluation.candidates import prepare
+from biencoder_ablate.evaluation.protocols import lexical_figures
+from biencoder_ablate.model.encoder import make_tiny
 
 
 @dataclass(frozen=True)
@@ -78,9 +80,15 @@ def main(arguments):
 def refused(*arguments):
     """The one line that the command prints when it refuses."""
     ended = main(list(map(str, arguments)))
-    assert ended.returncode == 1 and ended.stdout == ""
+    assert ended.returncode == 1 and "top-1" not in ended.stdout
     assert ended.stderr.startswith("error: ") and ended.stderr.count("\n") == 1, ended.stderr
     return ended.stderr
+
+
+def flip_last_byte(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
 
 
 def contents(directory):
@@ -248,11 +256,13 @@ def test_baselines_of_a_frozen_run_use_its_features(runs, tmp_path):
     assert report["baselines"]["untrained_cosine"]["test"]["num_points"] == 36
 
 
-def test_baselines_without_the_first_encoder_say_so(run):
-    """A trained encoder whose files have gone since: the run's own model is there, what it began with is not."""
-    report = evaluated(run, "model.name_or_path=/nowhere", "--baselines")
+def test_baselines_without_the_first_encoder_say_so(run, runs, tmp_path):
+    """The files that a trained encoder began with have changed: the run's own model is there, that one is not."""
+    changed = shutil.copytree(runs.encoder, tmp_path / "changed")
+    flip_last_byte(changed / "model.safetensors")
+    report = evaluated(run, f"model.name_or_path={changed}", "--baselines")
     assert set(report["baselines"]) == {"tfidf_cosine", "bm25"}
-    assert any("untrained" in note and "/nowhere" in note for note in report["notes"])
+    assert any("untrained" in note and "not the encoder" in note for note in report["notes"])
 
 
 def test_the_table_shows_every_row(run):
@@ -338,7 +348,7 @@ def test_a_damaged_model_is_named(name, said, run):
 def test_a_contract_of_another_shape_is_named(run):
     path = run / "model" / "biencoder.json"
     contract = json.loads(path.read_text())
-    path.write_text(json.dumps(contract | {"architecture": contract["architecture"] | {"retrieval_dim": 64}}))
+    path.write_text(json.dumps(contract | {"architecture": contract["architecture"] | {"fusion": "pooled"}}))
     assert "biencoder.safetensors" in refused(run)
     del contract["pooling"]
     path.write_text(json.dumps(contract))
@@ -359,9 +369,7 @@ def test_a_frozen_encoder_is_found_again_or_not_trusted(runs, tmp_path):
     assert "gone" in refused(copy)
     report = evaluated(copy, f"model.name_or_path={moved}")
     assert report["measured"] == {name: report["own"][name] for name in ("val", "test")}
-    weights = bytearray((moved / "model.safetensors").read_bytes())
-    weights[-1] ^= 1
-    (moved / "model.safetensors").write_bytes(weights)
+    flip_last_byte(moved / "model.safetensors")
     assert "not the encoder that the run was trained with" in refused(copy, f"model.name_or_path={moved}")
 
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from biencoder_ablate.evaluation.records import recompute
 from biencoder_ablate.model.encoding import plain_encoder
+from test_records import recompute
 from transformers import BertConfig, BertModel
 
 from biencoder_ablate.config import (
