@@ -4,11 +4,11 @@ import itertools
 
 import pytest
 import torch
+from biencoder_ablate.evaluation.all_pairs import all_pair_margins, direct_margins
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from biencoder_ablate.evaluation import all_pairs
-from biencoder_ablate.evaluation.all_pairs import all_pair_margins, direct_margins
 
 HEADS = {
     "none": (False, "none"),

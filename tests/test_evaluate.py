@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import reference
+from biencoder_ablate.evaluation.measure import prepare
+from biencoder_ablate.evaluation.reevaluate import figures_table, lexical_figures
 from helpers import Ended, load_sample, make_pairs, run_here, run_python, write_pairs_csv
 from hypothesis import given, settings
 from omegaconf import OmegaConf
@@ -19,8 +21,6 @@ from biencoder_ablate import evaluate as command
 from biencoder_ablate.data.corpus import SPLITS, Pair
 from biencoder_ablate.data.index import build_index
 from biencoder_ablate.evaluation.baselines import bm25_similarities, count_words, tfidf_similarities
-from biencoder_ablate.evaluation.measure import prepare
-from biencoder_ablate.evaluation.reevaluate import figures_table, lexical_figures
 from biencoder_ablate.model import load
 
 

@@ -2,18 +2,18 @@
 
 from dataclasses import replace
 
+import biencoder_ablate.evaluation.fast_scoring as fast_scoring
 import numpy as np
 import pytest
 import torch
+from biencoder_ablate.evaluation.fast_scoring import fast_scorer, plain_scorer
+from biencoder_ablate.evaluation.stage1 import Question, stage1
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import biencoder_ablate.evaluation.fast_scoring as fast_scoring
 from biencoder_ablate.evaluation import distances
 from biencoder_ablate.evaluation import stage1 as stage1_module
-from biencoder_ablate.evaluation.fast_scoring import fast_scorer, plain_scorer
 from biencoder_ablate.evaluation.ranking import score_lists
-from biencoder_ablate.evaluation.stage1 import Question, stage1
 from biencoder_ablate.model.biencoder import BiEncoder
 
 HEADS = [

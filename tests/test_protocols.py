@@ -6,12 +6,6 @@ import numpy as np
 import pytest
 import reference
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from reference import TASKS, ToyModel, published_and_used
-
-from biencoder_ablate.data.corpus import SPLITS, Pair, build_corpus
-from biencoder_ablate.data.index import build_index
 from biencoder_ablate.evaluation.measure import (
     figures,
     prepare,
@@ -19,6 +13,12 @@ from biencoder_ablate.evaluation.measure import (
     rank_source,
     rank_with_tasks,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import TASKS, ToyModel, published_and_used
+
+from biencoder_ablate.data.corpus import SPLITS, Pair, build_corpus
+from biencoder_ablate.data.index import build_index
 
 DEPTHS = (None, 1, 2, 10)
 SEEDS = st.integers(0, 2**32 - 1)

@@ -8,6 +8,11 @@ import numpy as np
 import pytest
 import reference
 import torch
+from biencoder_ablate.evaluation.fast_scoring import plain_scorer
+from biencoder_ablate.evaluation.measure import figures, prepare
+from biencoder_ablate.evaluation.rank_all import BlockScores, head_arguments, rank_all, rank_by_scores
+from biencoder_ablate.evaluation.records import rank_everything
+from biencoder_ablate.evaluation.reevaluate import final_rankings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import published_and_used
@@ -18,12 +23,7 @@ from biencoder_ablate.data.index import build_index
 from biencoder_ablate.evaluation import rank_all as module
 from biencoder_ablate.evaluation.candidates import TASKS
 from biencoder_ablate.evaluation.distances import squared_distances
-from biencoder_ablate.evaluation.fast_scoring import plain_scorer
-from biencoder_ablate.evaluation.measure import figures, prepare
-from biencoder_ablate.evaluation.rank_all import BlockScores, head_arguments, rank_all, rank_by_scores
 from biencoder_ablate.evaluation.ranking import Ranking
-from biencoder_ablate.evaluation.records import rank_everything
-from biencoder_ablate.evaluation.reevaluate import final_rankings
 from biencoder_ablate.model.biencoder import BiEncoder
 from biencoder_ablate.model.heads import is_dead, margin
 

@@ -29,14 +29,14 @@ First place is a tie of margins in row 1 from k = 2 to 4 and in row 2 at k = 2; 
 import numpy as np
 import pytest
 import torch
+from biencoder_ablate.evaluation.measure import figures, prepare, rank_both
+from biencoder_ablate.evaluation.stage1 import Question, stage1
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from biencoder_ablate.data.corpus import Pair, build_corpus
 from biencoder_ablate.data.index import build_index
 from biencoder_ablate.evaluation.distances import exclude, first_k, rank_of, smallest, squared_distances
-from biencoder_ablate.evaluation.measure import figures, prepare, rank_both
-from biencoder_ablate.evaluation.stage1 import Question, stage1
 from biencoder_ablate.model.heads import is_dead, margin
 
 LINE = {"a": 0, "b": 3, "c": 1, "d": 10, "e": 4}

@@ -4,14 +4,14 @@ import json
 
 import pytest
 import reference
+from biencoder_ablate.evaluation.measure import prepare
+from biencoder_ablate.evaluation.records import point_records, rank_everything, recompute, split_figures
 from helpers import load_sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import TASKS, ToyModel, corpora
 
 from biencoder_ablate.data.index import build_index
-from biencoder_ablate.evaluation.measure import prepare
-from biencoder_ablate.evaluation.records import point_records, rank_everything, recompute, split_figures
 
 
 def through_json(records):
