@@ -47,9 +47,9 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
-    """The default command with one epoch, run as a process. Tests read what it left and change nothing."""
+    """The default command, one epoch of the small model, as a process. Tests read what it left and change nothing."""
     cwd = tmp_path_factory.mktemp("finished_run")
-    arguments = ("head=layernorm_relu", "neg_ratio=0.01", "training.epochs=1")
+    arguments = ("model=tiny", "head=layernorm_relu", "neg_ratio=0.01", "training.epochs=1")
     ended = run_program(arguments, cwd)
     assert ended.returncode == 0, ended.stderr
     (path,) = (child for child in (cwd / "logs" / "runs").iterdir() if not child.name.startswith("."))
@@ -60,7 +60,8 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
 def finished_sweep(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """The four heads as one sweep, on a third of the sample and shorter texts to save time."""
     cwd = tmp_path_factory.mktemp("finished_sweep")
-    arguments = ("-m", f"head={','.join(HEADS)}", "training.epochs=1", "data.limit=6", "model.max_tokens=32")
+    sizes = ("model=tiny", "model.max_tokens=32", "data.limit=6", "training.epochs=1")
+    arguments = ("-m", f"head={','.join(HEADS)}", *sizes)
     return Finished(cwd, arguments, run_program(arguments, cwd))
 
 

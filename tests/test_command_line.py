@@ -33,7 +33,8 @@ from biencoder_ablate.compose import conf_directory, parse_arguments, understood
 from biencoder_ablate.config import Config, schema_keys
 from biencoder_ablate.data.corpus import SPLITS
 
-GROUPS = ("data", "model", "head", "fusion", "negatives", "experiment")
+GROUPS = ("recipe", "data", "model", "head", "fusion", "negatives", "loss", "experiment")
+CHOICES = {path.stem for path in (conf_directory() / "head").glob("*.yaml")}
 
 
 def timed(arguments, cwd):
@@ -115,7 +116,7 @@ def test_info_is_hydras_own(tmp_path):
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
-        ("head=", {f"head={name}" for name in HEADS}),
+        ("head=", {f"head={name}" for name in CHOICES}),
         ("head=lay", {"head=layernorm", "head=layernorm_relu"}),
         ("-m head=none neg", {"neg_ratio=", "negatives=", "negatives."}),
         ("training.ep", {"training.epochs="}),
@@ -205,13 +206,14 @@ def test_top1_csv_has_a_row_per_epoch_and_agrees_with_metrics(finished_run):
 def test_metrics_have_what_the_design_lists(finished_run):
     before, after = records_of(finished_run.path)
     figures = {f"{split}/{name}" for split in SPLITS for name in ("top1", "top1_clean", "mrr", "recall@10")}
-    losses = {"loss", "loss/triplet", "loss/positive", "loss/negative"}
+    losses = {"loss", "loss/retrieval", "loss/head"}
     trained = losses | {"hard_share", "train_seconds", "pairs_per_second"}
     assert figures | {"dead_pairs", "eval_seconds"} <= set(before)
+    assert {f"pretrained/{split}/{name}" for split in ("val", "test") for name in ("top1", "top1_clean")} <= set(before)
     assert figures | trained | {"dead_pairs", "eval_seconds"} <= set(after)
     assert not trained & set(before), "nothing was trained before epoch 0"
     assert after["hard_share"] == 0.01
-    assert after["loss"] == pytest.approx(sum(after[f"loss/{part}"] for part in ("triplet", "positive", "negative")))
+    assert after["loss"] == pytest.approx(after["loss/retrieval"] + after["loss/head"])
 
 
 def test_result_and_rankings(finished_run):
@@ -236,6 +238,7 @@ def test_the_screen_and_the_log_say_in_words_what_happens(finished_run):
         "layernorm_relu",
         "hard negatives: 1% of each epoch's",
         "experiment=arguana",
+        "model=tiny knows no language",
         finished_run.path.name,
     ):
         assert words in text
@@ -318,7 +321,7 @@ class Say(Callback):
     def on_multirun_start(self, config, **kwargs): print(self.words, "on_multirun_start")
     def on_multirun_end(self, config, **kwargs): print(self.words, "on_multirun_end")
 """
-QUICK = ("training.epochs=1", "data.limit=3", "model.max_tokens=16", "training.freeze_encoder=true")
+QUICK = ("recipe=study", "training.epochs=1", "data.limit=3", "model.max_tokens=16", "training.freeze_encoder=true")
 
 
 @pytest.mark.parametrize(

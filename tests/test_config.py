@@ -28,6 +28,7 @@ from biencoder_ablate.config import (
     schema_keys,
 )
 
+TINY = ModelConfig("tiny")
 EXPERIMENTS = sorted(path.stem for path in (conf_directory() / "experiment").glob("*.yaml"))
 
 
@@ -50,7 +51,17 @@ def numeric_rules():
 
 def with_value(group, name, value):
     """A valid config but for this one value; the keys that it depends on are set along with it."""
-    config = Config(negatives=NegativesConfig("curriculum", 0.5)) if name == "start" else Config()
+    config = Config(model=TINY)
+    if name == "start":
+        config = replace(config, negatives=NegativesConfig("curriculum", 0.5))
+    elif name == "relative_margin":
+        config = replace(config, model=replace(TINY, similarity="cosine"))
+    elif name == "weight_decay":
+        config = replace(config, training=TrainingConfig(optimizer="adamw"))
+    elif name in ("positive", "negative", "head"):
+        config = replace(config, evaluation=EvaluationConfig("none"))
+    elif name == "retrieval":
+        config = replace(config, loss=LossConfig("contrastive", head=1.0))
     if group is None:
         return replace(config, **{name: value})
     return replace(config, **{group: replace(getattr(config, group), **{name: value})})
@@ -78,10 +89,12 @@ def test_ranges_hold_to_the_last_value(group, item):
     ("group", "name", "good", "bad"),
     [
         ("model", "pooling", ["pooler", "cls", "mean"], ["max", "", "MEAN"]),
-        ("head", "norm", ["none", "layernorm"], ["batchnorm", ""]),
-        ("head", "activation", ["none", "relu"], ["gelu"]),
+        ("head", "norm", ["none", "layernorm", "rmsnorm"], ["batchnorm", ""]),
+        ("head", "activation", ["none", "relu", "gelu", "tanh"], ["swish"]),
         ("head", "activation_position", ["after_linear2", "before_linear2"], ["after"]),
         ("fusion", "name", ["concat", "pooled", "retrieval"], ["sum"]),
+        ("training", "schedule", ["constant", "linear", "cosine"], ["step"]),
+        ("evaluation", "select", ["top1_clean", "top1", "mrr"], ["loss"]),
         ("training", "precision", ["auto", "fp32", "bf16"], ["fp16", "64"]),
         ("training", "device", ["auto", "cpu", "mps", "cuda", "cuda:0", "cuda:12"], ["gpu", "cuda:", "cuda:x", "CPU"]),
         ("evaluation", "rerank", [1, 10, 10**6, "all", "none"], [0, -1, "some", "", True]),
@@ -103,12 +116,12 @@ def test_choices(group, name, good, bad):
     [
         ({"negatives": NegativesConfig("constant", 0.2)}, ["negatives.start=0.2", "negatives=curriculum"]),
         ({"negatives": NegativesConfig("curriculum", None)}, ["negatives.start=null", "from 0 to 1"]),
-        ({"loss": LossConfig(0, 0, 0)}, ["loss.triplet=0", "loss.positive=0", "loss.negative=0", "above 0"]),
-        ({"loss": LossConfig(1, 0, 0)}, ["evaluation.rerank=10", "loss.positive=0", "none"]),
+        ({"loss": LossConfig("study", 0, 0, 0)}, ["loss.triplet=0", "loss.positive=0", "loss.negative=0", "above 0"]),
+        ({"loss": LossConfig("study", 1, 0, 0)}, ["evaluation.rerank=10", "loss.positive=0", "none"]),
         ({"model": ModelConfig("minilm")}, ["model.name_or_path=null", "minilm"]),
         ({"model": ModelConfig("tiny", "./no/such")}, ["model.name_or_path=./no/such", "no such directory"]),
         (
-            {"model": ModelConfig(dropout=0.1), "training": TrainingConfig(freeze_encoder=True)},
+            {"model": ModelConfig("tiny", dropout=0.1), "training": TrainingConfig(freeze_encoder=True)},
             ["model.dropout=0.1", "training.freeze_encoder=true"],
         ),
         ({"training": TrainingConfig(fast=False, compile=True)}, ["training.compile=true", "training.fast=false"]),
@@ -117,9 +130,9 @@ def test_choices(group, name, good, bad):
     ],
 )
 def test_settings_that_contradict_or_lead_nowhere(settings, names):
-    check(Config())
+    check(Config(model=TINY))
     with pytest.raises(ConfigError) as refused:
-        check(Config(**settings))
+        check(Config(**{"model": TINY} | settings))
     message = str(refused.value)
     assert "\n" not in message
     for name in names:
@@ -129,15 +142,15 @@ def test_settings_that_contradict_or_lead_nowhere(settings, names):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"loss": LossConfig(1, 0, 0), "evaluation": EvaluationConfig("none")},
-        {"loss": LossConfig(1, 0, 0), "training": TrainingConfig(epochs=0)},
-        {"loss": LossConfig(0, 1, 0)},
+        {"loss": LossConfig("study", 1, 0, 0), "evaluation": EvaluationConfig("none")},
+        {"loss": LossConfig("study", 1, 0, 0), "training": TrainingConfig(epochs=0)},
+        {"loss": LossConfig("study", 0, 1, 0)},
         {"negatives": NegativesConfig("curriculum", 0.0)},
         {"model": ModelConfig("minilm", "sentence-transformers/all-MiniLM-L6-v2")},
     ],
 )
 def test_settings_that_look_odd_and_are_allowed(settings):
-    check(Config(**settings))
+    check(Config(**{"model": TINY} | settings))
 
 
 MISTAKES = [
@@ -147,7 +160,7 @@ MISTAKES = [
     (["epochs=3"], ["epochs=3", "training.epochs"]),
     (["training.epoch=3"], ["training.epoch=3", "training.epochs"]),
     (["training.max_tokens=64"], ["training.max_tokens=64", "there is no key", "did you mean model.max_tokens?"]),
-    (["head.name=relu"], ["head.name=relu", "did you mean data.name or model.name or fusion.name?"]),
+    (["head.name=relu"], ["head.name=relu", "linear, bilinear, mlp", "biencoder_ablate.heads"]),
     (["loss.seed=1"], ["loss.seed=1", "did you mean seed?"]),
     (["+foo=1"], ["+foo=1", "there is no key foo"]),
     (["++foo=1"], ["++foo=1", "there is no key foo"]),
@@ -157,7 +170,7 @@ MISTAKES = [
     (["~head"], ["~head", "none, relu"]),
     (["hydra.foo=1"], ["hydra.foo=1"]),
     # choices
-    (["head=nome"], ["head=nome", "layernorm, layernorm_relu, none, relu"]),
+    (["head=nome"], ["head=nome", "layernorm, layernorm_relu, mlp, none, relu"]),
     (["head=null"], ["head=null", "layernorm_relu"]),
     (["head=[none]"], ["head=[none]", "layernorm_relu"]),
     (["data=imagenet"], ["data=imagenet", "arguana, pairs, sample"]),
@@ -281,16 +294,44 @@ def test_defaults_are_those_of_the_design():
     assert (config.neg_ratio, config.seed, config.logs_dir, config.rerun) == (0.01, 0, "logs", False)
     assert (config.sweep_name, config.cache_dir) == (None, None)
     assert config.data == DataConfig("sample", None, split_seed=0, limit=None, disjoint=False)
-    assert config.model == ModelConfig("tiny", None, None, "mean", 128, retrieval_dim=128, dropout=None)
-    assert config.head == HeadConfig("layernorm", "relu", "after_linear2")
+    assert config.model == ModelConfig(
+        "minilm",
+        "sentence-transformers/all-MiniLM-L6-v2",
+        pooling="mean",
+        max_tokens=256,
+        towers="separate",
+        similarity="cosine",
+        retrieval_dim=None,
+        projection_init="identity",
+    )
+    assert config.head == HeadConfig("linear", "layernorm", "relu", "after_linear2")
     assert config.fusion.name == "concat"
-    assert config.negatives == NegativesConfig("constant", None)
-    assert config.loss == LossConfig(triplet=1, positive=1, negative=1, margin=1)
-    assert config.evaluation == EvaluationConfig(rerank=10, source=False)
+    assert config.negatives == NegativesConfig("constant", per_pair=5)
+    weights = {"temperature": 0.05, "retrieval": 1, "head": 1}
+    switches = {f"in_batch_{kind}": True for kind in ("counters", "points", "negatives")}
+    assert config.loss == LossConfig("contrastive", **weights, **switches)
+    assert config.evaluation == EvaluationConfig(rerank=10, select="top1_clean", score="sum", source=False)
     training = config.training
-    assert (training.batch_size, training.warmup_ratio, training.max_grad_norm, training.patience) == (8, 0, None, None)
+    assert (training.batch_size, training.distinct_pairs, training.optimizer) == (128, True, "adamw")
+    assert (training.warmup_ratio, training.max_grad_norm, training.patience) == (0, None, None)
     assert (training.freeze_encoder, training.save_model) == (False, True)
     assert (training.device, training.precision) == ("auto", "auto")
+
+
+def test_recipe_study_is_what_the_source_study_did():
+    config = load_config(["recipe=study", "model=tiny"])
+    assert config.model == ModelConfig("tiny", None, None, "mean", 128, "shared", "euclidean", retrieval_dim=128)
+    assert config.negatives == NegativesConfig("constant")
+    assert config.loss == LossConfig("study", triplet=1, positive=1, negative=1, margin=1)
+    assert config.evaluation == EvaluationConfig(rerank=10, select="top1", score="head", source=False)
+    training = config.training
+    assert (training.batch_size, training.optimizer, training.weight_decay) == (8, "adam", 0)
+    assert (training.distinct_pairs, training.projection_learning_rate) == (False, None)
+
+
+def test_a_loss_of_one_s_choice_goes_with_either_recipe():
+    assert load_config(["loss=study", "evaluation.score=head"]).loss.name == "study"
+    assert load_config(["recipe=study", "loss=contrastive"]).loss.name == "contrastive"
 
 
 def test_every_key_can_be_asked_for_by_its_name():
@@ -313,7 +354,7 @@ def test_every_key_can_be_asked_for_by_its_name():
 )
 def test_head_choices_are_named_as_they_are_asked_for(name, norm, activation):
     head = load_config([f"head={name}"]).head
-    assert head == HeadConfig(norm, activation, "after_linear2")
+    assert head == HeadConfig("linear", norm, activation, "after_linear2")
     assert head_name(head) == name
 
 
@@ -322,7 +363,7 @@ def test_every_choice_of_every_group_sets_what_it_says(tmp_path):
     assert load_config(["data=pairs", f"data.path={table}"]).data == DataConfig("pairs", str(table))
     assert load_config(["fusion=pooled"]).fusion.name == "pooled"
     assert load_config(["fusion=retrieval"]).fusion.name == "retrieval"
-    assert load_config(["negatives=curriculum"]).negatives == NegativesConfig("curriculum", 0.2)
+    assert load_config(["negatives=curriculum"]).negatives == NegativesConfig("curriculum", 0.2, per_pair=5)
     minilm, bert = load_config(["model=minilm"]), load_config(["model=bert_base"])
     assert (minilm.model.pooling, minilm.model.max_tokens) == ("mean", 256)
     assert (bert.model.pooling, bert.model.max_tokens) == ("pooler", 512)
@@ -366,8 +407,8 @@ def test_every_experiment_composes_and_passes_its_checks(name, tmp_path):
     data = to_config_unchecked([f"experiment={name}"]).data.name
     path = {"sample": [], "arguana": [f"data.path={corpus}"], "pairs": [f"data.path={table}"]}[data]
     with understood(parse_arguments([f"experiment={name}", *path])) as command:
-        if command.sweeper != "BasicSweeper":  # which chooses its jobs as it goes
-            assert isinstance(to_config(command.base), Config)
+        if command.sweeper != "BasicSweeper":  # it chooses the jobs one after the other
+            check(to_config(command.base))
             return
         jobs = [tuple(sorted(job)) for job in command.jobs()]
         assert jobs and len(set(jobs)) == len(jobs), "a sweep asks for the same run twice"
@@ -384,15 +425,15 @@ def test_every_experiment_composes_and_passes_its_checks(name, tmp_path):
             "-m",
             "training.epochs=3,4",
             "++training.epochs=5",
-            "training={patience: 2, batch_size: 4}",
-            "training.patience=3",
+            "evaluation={rerank: 2, source: true}",
+            "evaluation.rerank=3",
         ],
         [
             "-m",
-            "training.patience=3,4",
-            "training={patience: 2, batch_size: 4}",
+            "evaluation.rerank=3,4",
+            "evaluation={rerank: 2, source: true}",
             "data.path='a, b=c.zip'",
-            "model=minilm,tiny",
+            "recipe=study,contrastive",
         ],
         ["-m", "model=minilm", "model.name_or_path=null,x", "hydra.job.chdir=false", "evaluation.rerank=5,all"],
         ["-m", "hydra/launcher=basic", "model.pooling=cls", "model=tiny,bert_base", "sweep_name='7'"],

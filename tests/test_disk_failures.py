@@ -22,6 +22,7 @@ from test_resume import assert_equal_runs, only_run, wait_for_epoch
 from biencoder_ablate.runs.directory import RunDirectory
 
 FROZEN = (
+    "recipe=study",
     "training.freeze_encoder=true",
     "training.epochs=30",
     "training.head_learning_rate=0.001",
@@ -29,7 +30,8 @@ FROZEN = (
     "model.max_tokens=16",
     "data.limit=4",
 )
-TRAINED = ("training.epochs=6", "model.max_tokens=16", "data.limit=4", "head=none", "neg_ratio=0.3")
+TINY = ("recipe=study", "model=tiny", "model.max_tokens=16", "data.limit=4")
+TRAINED = (*TINY, "training.epochs=6", "head=none", "neg_ratio=0.3")
 
 
 class Disk:
@@ -136,7 +138,7 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_run(disk, undisturbed):
 def test_no_room_for_the_model_of_a_run_that_is_done(disk):
     """Weights go through safetensors, whose errors are not Python's."""
     small = disk("10m")
-    asked = ("training.epochs=0", "model.max_tokens=16", "data.limit=4")
+    asked = (*TINY, "training.epochs=0")
     ended = run_program(asked, small.path)
     message = one_message(ended.returncode, ended.stderr)
     assert "model" in message and "No space left on device" in message
@@ -152,7 +154,7 @@ def test_no_room_for_the_model_of_a_run_that_is_done(disk):
 @pytest.mark.slow
 def test_a_sweep_on_a_full_disk_says_so_in_its_table(disk):
     small = disk("10m")
-    asked = ("-m", "head=none,relu", "training.epochs=0", "model.max_tokens=16", "data.limit=4")
+    asked = ("-m", "head=none,relu", *TINY, "training.epochs=0")
     ended = run_program(asked, small.path)
     assert ended.returncode == 1 and "Traceback" not in ended.stdout + ended.stderr
     table = ended.stdout[ended.stdout.index("\nrun ") :]

@@ -6,14 +6,13 @@ import json
 import numpy as np
 import pytest
 import torch
-from biencoder_ablate.model.encoding import encode_rows, plain_encoder
-from biencoder_ablate.model.load import build_tiny, learn_tokenizer
 from helpers import load_sample, run_python
 
 from biencoder_ablate.data.index import build_index
 from biencoder_ablate.data.tokens import length_groups, pad, tokenize
 from biencoder_ablate.model.biencoder import encode
-from biencoder_ablate.model.texts import EncodedTexts
+from biencoder_ablate.model.encoder import learn_tokenizer, load_encoder, load_tokenizer, make_tiny
+from biencoder_ablate.model.texts import EncodedTexts, encode_rows, plain_encoder
 
 CPU = torch.device("cpu")
 POOLINGS = ("mean", "cls", "pooler")
@@ -28,13 +27,23 @@ TEXTS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def tiny_directory(tmp_path_factory):
+    return make_tiny(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_directory):
+    return load_tokenizer(tiny_directory, 512)
+
+
 @pytest.fixture(scope="module", params=POOLINGS)
-def tiny(request):
+def tiny(request, tiny_directory, tokenizer):
     """(encoder, pooling, tokens) of a tiny BERT over TEXTS, its weights far larger than at the start of training.
 
     Fresh weights hardly attend to anything; these make a text's output depend on every token and its place.
     """
-    encoder, tokenizer = build_tiny(TEXTS, request.param, MAX_TOKENS, 0.0, seed=0)
+    encoder = load_encoder(tiny_directory, request.param, MAX_TOKENS, 0.0)
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in encoder.parameters():
@@ -94,9 +103,9 @@ def test_progress_counts_every_text_once(tiny):
     assert sum(done) == len(TEXTS) and len(done) > 3
 
 
-def test_all_hidden_is_in_eval_mode_without_gradients_and_leaves_the_mode(tiny):
+def test_all_hidden_is_in_eval_mode_without_gradients_and_leaves_the_mode(tiny, tiny_directory):
     _, pooling, tokens = tiny
-    encoder, _ = build_tiny(TEXTS, pooling, MAX_TOKENS, 0.5, seed=0)
+    encoder = load_encoder(tiny_directory, pooling, MAX_TOKENS, 0.5)
     source = EncodedTexts(encoder, plain_encoder(encoder, pooling), tokens, CPU, "fp32", 200, 200)
     for mode in (True, False):
         encoder.train(mode)
@@ -109,8 +118,7 @@ def test_all_hidden_is_in_eval_mode_without_gradients_and_leaves_the_mode(tiny):
     assert source.work(np.array([0, len(TEXTS) - 1]))[0] == 3 + MAX_TOKENS
 
 
-def test_padding_and_mask():
-    _, tokenizer = build_tiny(TEXTS, "mean", MAX_TOKENS, None, 0)
+def test_padding_and_mask(tokenizer):
     tokens = tokenize(tokenizer, TEXTS, MAX_TOKENS)
     rows = np.array([len(TEXTS) - 1, 0])
     ids, mask = pad(tokens, rows, CPU)
@@ -122,9 +130,9 @@ def test_padding_and_mask():
     assert tokens.full_lengths[-1] > MAX_TOKENS == tokens.lengths[-1]
 
 
-def test_a_long_text_is_cut_without_a_word_of_warning(capfd, caplog):
+def test_a_long_text_is_cut_without_a_word_of_warning(tiny_directory, capfd, caplog):
     """The audit says what is cut; a library's "will result in indexing errors" would be untrue and frighten."""
-    _, tokenizer = build_tiny(TEXTS, "mean", 8, None, 0)
+    tokenizer = load_tokenizer(tiny_directory, 8)
     tokens = tokenize(tokenizer, TEXTS, 8)
     assert tokens.lengths.max() == 8
     assert capfd.readouterr().err == "" and not caplog.records
@@ -146,9 +154,9 @@ import hashlib, json
 from biencoder_ablate.config import DataConfig
 from biencoder_ablate.data.readers import load_corpus
 from biencoder_ablate.data.index import build_index
-from biencoder_ablate.model.load import learn_tokenizer
+from biencoder_ablate.model.encoder import learn_tokenizer
 texts = build_index(load_corpus(DataConfig())).texts
-tokenizer = learn_tokenizer(texts, 128)
+tokenizer = learn_tokenizer(texts)
 rows = tokenizer(list(texts))["input_ids"]
 print(hashlib.sha256(json.dumps([sorted(tokenizer.get_vocab().items()), rows]).encode()).hexdigest())
 """
@@ -157,7 +165,7 @@ print(hashlib.sha256(json.dumps([sorted(tokenizer.get_vocab().items()), rows]).e
 def test_the_learned_vocabulary_is_the_same_in_every_process(tmp_path):
     """The tokenizers library's own trainer breaks ties by the order of a hash table: tokenizers issue 1794."""
     texts = build_index(load_sample()).texts
-    tokenizer = learn_tokenizer(texts, 128)
+    tokenizer = learn_tokenizer(texts)
     here = [sorted(tokenizer.get_vocab().items()), tokenizer(list(texts))["input_ids"]]
     other = run_python(["-c", LEARN], tmp_path, PYTHONHASHSEED="1", TOKENIZERS_PARALLELISM="true")
     assert other.stdout.strip() == hashlib.sha256(json.dumps(here).encode()).hexdigest(), other.stderr

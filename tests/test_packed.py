@@ -5,7 +5,6 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from biencoder_ablate.model.encoding import encode_rows, packed_encoder, plain_encoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BertConfig, BertModel
@@ -13,7 +12,7 @@ from transformers import BertConfig, BertModel
 import biencoder_ablate.model.linear
 import biencoder_ablate.model.packed as packed
 from biencoder_ablate.data.tokens import Tokens
-from biencoder_ablate.model.texts import EncodedTexts
+from biencoder_ablate.model.texts import EncodedTexts, encode_rows, packed_encoder, plain_encoder
 
 CPU = torch.device("cpu")
 POOLINGS = ("mean", "cls", "pooler")

@@ -35,7 +35,6 @@ def command(folder: Path, *overrides: str) -> list[str]:
         "biencoder_ablate",
         *SETTINGS,
         f"logs_dir={folder}/logs",
-        f"cache_dir={folder.parent}/cache",
         *overrides,
     ]
 

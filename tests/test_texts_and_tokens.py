@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from biencoder_ablate.model.load import learn_tokenizer
 from helpers import load_sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +12,7 @@ from biencoder_ablate.data.corpus import SPLITS, DataError, Pair, build_corpus, 
 from biencoder_ablate.data.index import answers_of, build_index, fingerprint_texts
 from biencoder_ablate.data.tokens import Tokens, cached_tokens, length_groups, pad, tokenize
 from biencoder_ablate.evaluation.candidates import candidate_texts
+from biencoder_ablate.model.encoder import learn_tokenizer
 from biencoder_ablate.training.negatives import build_pool
 
 # --- text_key ---
@@ -154,7 +154,8 @@ def test_negatives_and_candidates_can_both_be_told_what_is_right(corpus):
     if pool is not None:
         position = {key: place for place, key in enumerate(index.keys[pool.text].tolist())}
         right = zip([*rows, *range(len(train))], [*keys, *train.point_key], strict=True)
-        assert pool.forbidden.tolist() == sorted({row * pool.size + position[key] for row, key in right})
+        forbidden = [list(map(int, pair)) for pair in zip(*pool.forbidden, strict=True)]
+        assert forbidden == sorted([row, position[key]] for row, key in {*right})
     for name in SPLITS:
         split, pairs = index.splits[name], corpus.split(name)
         rows, keys = answers_of(split)
@@ -208,7 +209,7 @@ def texts():
 
 @pytest.fixture(scope="module")
 def tokenizer(texts):
-    return learn_tokenizer(texts, 128)
+    return learn_tokenizer(texts)
 
 
 @pytest.mark.parametrize("max_tokens", [8, 40, 512])

@@ -6,14 +6,13 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from biencoder_ablate.model.encoding import back_in_order, packed_encoder
 from hypothesis import given
 from hypothesis import strategies as st
 from test_packed import CPU, make_encoder, make_tokens
 from torch import nn
 
 from biencoder_ablate.model.packed import _attend_dropping, _drop
-from biencoder_ablate.model.texts import EncodedTexts
+from biencoder_ablate.model.texts import EncodedTexts, back_in_order, packed_encoder
 from biencoder_ablate.model.threads import TwoThreads, halves
 
 ENCODERS = {pooling: make_encoder(pooling).eval() for pooling in ("mean", "cls", "pooler")}

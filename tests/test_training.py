@@ -7,8 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from biencoder_ablate.model.encoding import plain_encoder
-from test_records import recompute
 from transformers import BertConfig, BertModel
 
 from biencoder_ablate.config import (
@@ -22,21 +20,24 @@ from biencoder_ablate.config import (
     TrainingConfig,
 )
 from biencoder_ablate.data.tokens import Tokens
-from biencoder_ablate.files import finite
-from biencoder_ablate.model.biencoder import BiEncoder
-from biencoder_ablate.model.texts import EncodedTexts
+from biencoder_ablate.evaluation.protocols import measure_split
+from biencoder_ablate.model.biencoder import Architecture, BiEncoder
+from biencoder_ablate.model.texts import EncodedTexts, plain_encoder
 from biencoder_ablate.runs.records import RunLog
-from biencoder_ablate.training.assemble import build_parts, make_plan, make_recipe
+from biencoder_ablate.training.assemble import build_parts, make_plan
 from biencoder_ablate.training.experiment import run_experiment
 from biencoder_ablate.training.loop import (
-    Task,
+    Pairs,
+    Trainee,
     TrainingDiverged,
     embed,
     make_optimizer,
     measure_all,
+    scorer_of,
     train_epoch,
     train_step,
 )
+from biencoder_ablate.training.losses import StudyLoss
 from biencoder_ablate.training.processes import World
 
 VARIANTS = {
@@ -50,11 +51,11 @@ TIMES = ("train_seconds", "eval_seconds", "pairs_per_second", "tokens_per_second
 
 def make_config(tmp_path, head="layernorm_relu", training=None, **changes):
     """Two debates of the sample a split, texts cut short: an epoch is a fraction of a second."""
-    settings = {"epochs": 2, "learning_rate": 1e-3, "device": "cpu", **(training or {})}
+    settings = {"epochs": 2, "learning_rate": 3e-4, "device": "cpu", **(training or {})}
     config = Config(
         data=DataConfig(limit=2),
-        model=ModelConfig(max_tokens=24, retrieval_dim=16),
-        head=HeadConfig(*VARIANTS[head]),
+        model=ModelConfig("tiny", max_tokens=24, retrieval_dim=16),
+        head=HeadConfig("linear", *VARIANTS[head]),
         training=TrainingConfig(**settings),
         neg_ratio=0.5,
         logs_dir=str(tmp_path / "logs"),
@@ -66,19 +67,19 @@ def make_config(tmp_path, head="layernorm_relu", training=None, **changes):
 def build(config):
     """(parts, optimizer) of a config."""
     parts = build_parts(make_plan(config), RunLog(None, quiet=True), World())
-    return parts, make_optimizer(parts.task.model, parts.recipe, fused=config.training.fast)
+    return parts, make_optimizer(parts.trainee.model, config)
 
 
 def run_epochs(config):
     """(records, parts): one record before training and one per epoch, without times."""
     parts, optimizer = build(config)
-    task, recipe = parts.task, parts.recipe
-    embeddings = embed(task)
-    records, step = [measure_all(task, recipe, embeddings)], 0
-    for epoch in range(recipe.epochs):
-        trained, step = train_epoch(task, recipe, optimizer, epoch, step, embeddings)
-        embeddings = embed(task)
-        records.append(trained | measure_all(task, recipe, embeddings))
+    trainee = parts.trainee
+    embeddings = embed(trainee)
+    records, step = [measure_all(trainee, embeddings)], 0
+    for epoch in range(config.training.epochs):
+        trained = train_epoch(trainee, optimizer, epoch, step, embeddings)
+        step, embeddings = trained.step, embed(trainee)
+        records.append(trained.record | measure_all(trainee, embeddings))
     return [{key: value for key, value in record.items() if key not in TIMES} for record in records], parts
 
 
@@ -88,7 +89,7 @@ def as_json(records):
 
 
 def state_of(parts):
-    return {name: value.clone() for name, value in parts.task.model.state_dict().items()}
+    return {name: value.clone() for name, value in parts.trainee.model.state_dict().items()}
 
 
 @pytest.fixture(scope="module")
@@ -144,29 +145,24 @@ def test_losses_add_up_and_fall(two_epochs):
         assert records[2]["loss"] < records[1]["loss"]
 
 
-def test_frozen_and_trained_runs_share_the_untrained_encoder_s_features(tmp_path):
-    tiny, _ = build(make_config(tmp_path))
-    assert tiny.untrained is None, "another encoder for every seed: nothing to share"
-    tiny.encoder.save_pretrained(tmp_path / "bert")
-    tiny.tokenizer.save_pretrained(tmp_path / "bert")
-    model = ModelConfig("minilm", str(tmp_path / "bert"), pooling="mean", max_tokens=24, retrieval_dim=16)
-    parts, _ = build(make_config(tmp_path, model=model))
-    plain = embed(parts.task)
+def test_frozen_and_trained_runs_share_the_pretrained_encoder_s_features(tmp_path):
+    parts, _ = build(make_config(tmp_path))
+    plain = embed(parts.trainee)
     assert not (tmp_path / "cache" / "features").exists()
-    shared = embed(parts.task, parts.untrained())
-    assert torch.equal(shared.h, plain.h) and torch.equal(shared.r, plain.r)
+    shared = embed(parts.trainee, parts.pretrained())
+    assert torch.equal(shared.h, plain.h) and torch.equal(shared.candidate, plain.candidate)
     (kept,) = (tmp_path / "cache" / "features").glob("*.npy")
     np.save(kept, np.load(kept) + 1)  # whoever reads the file is found out
-    frozen, _ = build(make_config(tmp_path, model=model, training={"freeze_encoder": True}))
-    for h in (frozen.task.texts.all_hidden(), parts.untrained()):
+    frozen, _ = build(make_config(tmp_path, training={"freeze_encoder": True}))
+    for h in (frozen.trainee.texts.all_hidden(), parts.pretrained()):
         torch.testing.assert_close(h, plain.h + 1)
 
 
 def test_a_frozen_encoder_stays_and_linear1_and_the_head_learn(tmp_path):
     config = make_config(tmp_path, training={"freeze_encoder": True, "head_learning_rate": 0.01})
     parts, optimizer = build(config)
-    task, before = parts.task, state_of(parts)
-    features = task.texts.all_hidden().clone()
+    trainee, before = parts.trainee, state_of(parts)
+    features = trainee.texts.all_hidden().clone()
     assert set(before) == {
         "linear1.weight",
         "linear1.bias",
@@ -175,33 +171,32 @@ def test_a_frozen_encoder_stays_and_linear1_and_the_head_learn(tmp_path):
         "head.norm.weight",
         "head.norm.bias",
     }
-    assert [group["lr"] for group in optimizer.param_groups] == [0.01]
-    embeddings = embed(task)
-    trained, _ = train_epoch(task, parts.recipe, optimizer, 0, 0, embeddings)
-    assert "tokens_per_second" not in trained, "no text is encoded while training"
+    assert {group["lr"] for group in optimizer.param_groups} == {0.01}
+    trained = train_epoch(trainee, optimizer, 0, 0, embed(trainee))
+    assert "tokens_per_second" not in trained.record, "no text is encoded while training"
     after = state_of(parts)
     assert not any(torch.equal(value, after[name]) for name, value in before.items())
-    assert torch.equal(task.texts.all_hidden(), features)
+    assert torch.equal(trainee.texts.all_hidden(), features)
     # The cached features are those of the encoder that an unfrozen run would start from.
     unfrozen, _ = build(make_config(tmp_path))
-    assert torch.equal(embed(unfrozen.task).h, features)
+    assert torch.equal(embed(unfrozen.trainee).h, features)
     # A second run reads them back instead of encoding again.
     (path,) = (tmp_path / "cache" / "features").glob("*.npy")
     stamp = path.stat().st_mtime_ns
     again, _ = build(config)
-    assert torch.equal(again.task.texts.all_hidden(), features) and path.stat().st_mtime_ns == stamp
+    assert torch.equal(again.trainee.texts.all_hidden(), features) and path.stat().st_mtime_ns == stamp
 
 
 def test_an_unfrozen_encoder_has_a_rate_of_its_own(tmp_path):
     config = make_config(tmp_path, training={"learning_rate": 3e-5, "head_learning_rate": 2e-3})
     parts, optimizer = build(config)
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
-    assert len(rates) == len(list(parts.task.model.parameters())), "every parameter, each once"
-    for name, parameter in parts.task.model.named_parameters():
+    assert len(rates) == len(list(parts.trainee.model.parameters())), "every parameter, each once"
+    for name, parameter in parts.trainee.model.named_parameters():
         assert rates[id(parameter)] == (3e-5 if name.startswith("encoder.") else 2e-3), name
 
 
-def test_warmup_multiplies_both_rates(tmp_path):
+def test_warmup_multiplies_every_rate(tmp_path):
     """12 pairs at batch 4 over 2 epochs are 6 steps; half of them warm up: factors 1/3, 2/3, 1."""
     config = make_config(tmp_path, training={"batch_size": 4, "warmup_ratio": 0.5})
     parts, optimizer = build(config)
@@ -209,43 +204,43 @@ def test_warmup_multiplies_both_rates(tmp_path):
     optimizer.register_step_pre_hook(
         lambda *_: seen.append([group["lr"] / group["initial_lr"] for group in optimizer.param_groups])
     )
-    embeddings = embed(parts.task)
-    _, step = train_epoch(parts.task, parts.recipe, optimizer, 0, 0, embeddings)
-    train_epoch(parts.task, parts.recipe, optimizer, 1, step, embeddings)
-    assert seen == pytest.approx(np.array([[1 / 3] * 2, [2 / 3] * 2, *[[1.0] * 2] * 4]))
+    embeddings = embed(parts.trainee)
+    trained = train_epoch(parts.trainee, optimizer, 0, 0, embeddings)
+    train_epoch(parts.trainee, optimizer, 1, trained.step, embeddings)
+    assert seen == pytest.approx(np.array([[1 / 3] * 3, [2 / 3] * 3, *[[1.0] * 3] * 4]))
 
 
 def test_dropout_is_on_in_training_and_off_in_evaluation(tmp_path):
     parts, optimizer = build(make_config(tmp_path))
     modes = []
-    dropouts = [module for module in parts.encoder.modules() if isinstance(module, torch.nn.Dropout)]
+    dropouts = [module for module in parts.encoder.module.modules() if isinstance(module, torch.nn.Dropout)]
     assert dropouts and all(module.p == 0.1 for module in dropouts)
-    encode_group = parts.task.texts.encode_group
+    encode_group = parts.trainee.texts.encode_group
 
     def encode_and_note(*args, **options):
         modes.extend(module.training for module in dropouts)
         return encode_group(*args, **options)
 
-    parts.task.texts.encode_group = encode_and_note
-    embeddings = embed(parts.task)
+    parts.trainee.texts.encode_group = encode_and_note
+    embeddings = embed(parts.trainee)
     assert modes and not any(modes)
-    again = embed(parts.task)
-    assert torch.equal(again.h, embeddings.h) and torch.equal(again.r, embeddings.r)
+    again = embed(parts.trainee)
+    assert torch.equal(again.h, embeddings.h) and torch.equal(again.candidate, embeddings.candidate)
     modes.clear()
-    train_epoch(parts.task, parts.recipe, optimizer, 0, 0, embeddings)
+    train_epoch(parts.trainee, optimizer, 0, 0, embeddings)
     assert modes and all(modes)
     modes.clear()
-    embed(parts.task)
+    embed(parts.trainee)
     assert modes and not any(modes)
 
 
 def test_model_dropout_reaches_the_encoder(tmp_path):
     """With dropout 0 training and evaluation encode alike; with the checkpoint's own 0.1 they do not."""
     for dropout, alike in ((0.0, True), (None, False)):
-        parts, _ = build(make_config(tmp_path, model=ModelConfig(max_tokens=24, dropout=dropout)))
-        expected = embed(parts.task).h[:6]
-        parts.task.model.train()
-        assert torch.allclose(parts.task.texts.hidden(np.arange(6)), expected, atol=1e-5) is alike
+        parts, _ = build(make_config(tmp_path, model=ModelConfig("tiny", max_tokens=24, dropout=dropout)))
+        expected = embed(parts.trainee).h[:6]
+        parts.trainee.model.train()
+        assert torch.allclose(parts.trainee.texts.hidden(np.arange(6)), expected, atol=1e-5) is alike
 
 
 @pytest.mark.parametrize("key", ["learning_rate", "head_learning_rate"])
@@ -273,10 +268,10 @@ def test_a_model_broken_by_the_last_step_of_an_epoch_has_no_figures(tmp_path, ne
 
 def test_a_batch_larger_than_the_split_is_one_step_over_all_of_it(tmp_path):
     records, parts = run_epochs(make_config(tmp_path, training={"batch_size": 1000}))
-    assert len(parts.task.splits["train"].split) == 12
+    assert len(parts.trainee.splits["train"].split) == 12
     assert all(math.isfinite(record["loss"]) for record in records[1:])
     parts, optimizer = build(make_config(tmp_path, training={"batch_size": 1000}))
-    _, step = train_epoch(parts.task, parts.recipe, optimizer, 0, 0, embed(parts.task))
+    step = train_epoch(parts.trainee, optimizer, 0, 0, embed(parts.trainee)).step
     assert step == 1
 
 
@@ -285,9 +280,9 @@ def test_the_last_batch_may_be_smaller(tmp_path):
     config = make_config(tmp_path, training={"batch_size": 5})
     parts, optimizer = build(config)
     seen = []
-    counted = parts.task.texts.hidden
-    parts.task.texts.hidden = lambda rows: seen.append(len(rows)) or counted(rows)
-    _, step = train_epoch(parts.task, parts.recipe, optimizer, 0, 0, embed(parts.task))
+    counted = parts.trainee.texts.hidden
+    parts.trainee.texts.hidden = lambda rows: seen.append(len(rows)) or counted(rows)
+    step = train_epoch(parts.trainee, optimizer, 0, 0, embed(parts.trainee)).step
     assert step == 3 and len(seen) == 3
     # Nothing learned yet: three steps at rate 0 give the plain means over pairs, whatever the batches.
     means = {}
@@ -298,31 +293,33 @@ def test_the_last_batch_may_be_smaller(tmp_path):
             model=replace(config.model, dropout=0.0),
         )
         parts, optimizer = build(still)
-        means[batch_size] = train_epoch(parts.task, parts.recipe, optimizer, 0, 0, embed(parts.task))[0]["loss"]
+        means[batch_size] = train_epoch(parts.trainee, optimizer, 0, 0, embed(parts.trainee)).record["loss"]
     assert means[5] == pytest.approx(means[12], rel=1e-5)
 
 
 def test_gradients_are_clipped_when_asked(tmp_path):
     parts, optimizer = build(make_config(tmp_path, training={"max_grad_norm": 1e-3}))
-    norms = []
+    weights, norms = list(parts.trainee.model.parameters()), []
     optimizer.register_step_pre_hook(
-        lambda *_: norms.append(
-            torch.nn.utils.get_total_norm([p.grad for p in parts.task.model.parameters() if p.grad is not None]).item()
-        )
+        lambda *_: norms.append(torch.nn.utils.get_total_norm([p.grad for p in weights if p.grad is not None]).item())
     )
-    train_epoch(parts.task, parts.recipe, optimizer, 0, 0, embed(parts.task))
+    train_epoch(parts.trainee, optimizer, 0, 0, embed(parts.trainee))
     assert norms == pytest.approx([1e-3] * len(norms), rel=1e-3)
 
 
 def test_rerank_and_source_reach_the_figures(tmp_path):
     config = make_config(tmp_path, evaluation=EvaluationConfig(rerank="none", source=True))
     parts, _ = build(config)
-    record = measure_all(parts.task, parts.recipe, embed(parts.task))
+    record = measure_all(parts.trainee, embed(parts.trainee))
     for name in ("train", "val", "test"):
         assert record[f"{name}/top1"] == record[f"{name}/recall@1"]
         assert f"source/{name}/top1" in record
     assert record["dead_pairs"] == 0
-    assert make_recipe(make_config(tmp_path, evaluation=EvaluationConfig(rerank=3))).rerank == 3
+    parts, _ = build(make_config(tmp_path, head="none", evaluation=EvaluationConfig(rerank=3)))
+    trainee, embeddings = parts.trainee, embed(parts.trainee)
+    score, val = scorer_of(trainee, embeddings), trainee.splits["val"]
+    found = measure_all(trainee, embeddings)["val/mrr"]
+    assert found == measure_split(val, embeddings, score, 3)["mrr"] != measure_split(val, embeddings, score, 10)["mrr"]
 
 
 def test_curriculum_and_fusion_reach_the_training(tmp_path, two_epochs):
@@ -331,7 +328,7 @@ def test_curriculum_and_fusion_reach_the_training(tmp_path, two_epochs):
     )
     records, parts = run_epochs(config)
     assert [record["hard_share"] for record in records[1:]] == pytest.approx([0.2, 0.5])
-    assert parts.task.model.head.linear2.in_features == 3 * 16
+    assert parts.trainee.model.head.linear2.in_features == 3 * 16
 
 
 def test_figures_of_a_finished_run_are_those_of_its_records(tmp_path):
@@ -340,10 +337,14 @@ def test_figures_of_a_finished_run_are_those_of_its_records(tmp_path):
     outcome = run_experiment(config, "", [], quiet=True)
     path, result = outcome.directory.path, json.loads(outcome.directory.result.read_text("utf-8"))
     lines = [json.loads(line) for line in (path / "rankings.jsonl").read_text("utf-8").splitlines()]
-    assert finite(recompute(lines)) == {name: result[name] for name in ("val", "test")}
+    for name in ("val", "test"):
+        ranks = np.array([line["rank"] for line in lines if line["split"] == name])
+        clean = np.array([line["clean_rank"] for line in lines if line["split"] == name and line["clean_rank"]])
+        assert result[name]["top1"] == (ranks == 1).mean() and result[name]["top1_clean"] == (clean == 1).mean()
+        assert result[name]["mrr"] == pytest.approx((1 / ranks).mean(), rel=1e-12)
     epochs = [json.loads(line) for line in (path / "metrics.jsonl").read_text("utf-8").splitlines()]
     assert [epoch["epoch"] for epoch in epochs] == [-1, 0, 1, 2]
-    top1 = [epoch["val/top1"] for epoch in epochs[1:]]
+    top1 = [epoch["val/top1_clean"] for epoch in epochs[1:]]
     assert result["best_epoch"] == top1.index(max(top1)), "the first of the best, and never the untrained model"
     selected = epochs[1 + result["best_epoch"]]
     assert result["selected"] == selected
@@ -379,8 +380,8 @@ GOLDEN = {
 }
 
 
-def golden_task(head):
-    """(task, recipe): ten texts of random token ids, a 2-layer BERT of width 32 without dropout."""
+def golden_trainee(head, config):
+    """Ten texts of random token ids, a 2-layer BERT of width 32 without dropout."""
     random = np.random.default_rng(0)
     lengths = random.integers(3, 12, size=10)
     tokens = Tokens(
@@ -404,17 +405,19 @@ def golden_task(head):
         ),
         add_pooling_layer=False,
     )
-    model = BiEncoder(encoder, 32, 8, "concat", *VARIANTS[head], "after_linear2", seed=2)
+    shape = Architecture(32, 8, head_options=dict(zip(("norm", "activation"), VARIANTS[head], strict=True)))
+    model = BiEncoder(shape, encoder, seed=2)
     texts = EncodedTexts(encoder, plain_encoder(encoder, "mean"), tokens, torch.device("cpu"), "fp32", 40, 40)
-    return Task(model, texts, None, {}, None, torch.device("cpu"), quiet=True)
+    return Trainee(config, model, texts, None, {}, None, StudyLoss(), torch.device("cpu"), quiet=True)
 
 
 def golden_losses(head, tmp_path):
-    task, recipe = golden_task(head), make_recipe(make_config(tmp_path, head))
-    optimizer = make_optimizer(task.model, recipe, fused=False)
-    task.model.train()
-    point, counter, negative = np.array([0, 2, 4, 0]), np.array([1, 3, 5, 6]), np.array([7, 8, 9, 3])
-    return [train_step(task, recipe, optimizer, point, counter, negative)[0].tolist() for _ in range(3)]
+    config = make_config(tmp_path, head, training={"learning_rate": 1e-3, "fast": False})
+    trainee = golden_trainee(head, config)
+    optimizer = make_optimizer(trainee.model, config)
+    trainee.model.train()
+    pairs = Pairs(np.arange(4), np.array([0, 2, 4, 0]), np.array([1, 3, 5, 6]), np.array([[7], [8], [9], [3]]))
+    return [train_step(trainee, optimizer, pairs)[0].tolist() for _ in range(3)]
 
 
 @pytest.mark.parametrize("head", VARIANTS)

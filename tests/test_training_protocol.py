@@ -21,9 +21,10 @@ from reference import allowed_negatives, fold
 from safetensors.torch import load_file
 
 from biencoder_ablate.data.corpus import Pair
+from biencoder_ablate.model.biencoder import Embeddings
 from biencoder_ablate.training import experiment, loop
 
-STUDY = ("data=sample", "training.device=cpu", "negatives=constant")
+STUDY = ("recipe=study", "data=sample", "training.device=cpu", "negatives=constant")
 FROZEN = (*STUDY, "model=minilm", "model.max_tokens=32", "training.freeze_encoder=true")
 """Texts are encoded once and kept in the session's cache: such a run trains linear1 and the head in half a second."""
 TINY = (*STUDY, "model=tiny", "model.max_tokens=32", "data.limit=3")
@@ -198,7 +199,7 @@ class Watched:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.steps: list[Step] = []
-        self.embeddings: list[loop.Embeddings] = []
+        self.embeddings: list[Embeddings] = []
         self.pairs: tuple[Pair, ...] = ()
         self.texts: tuple[str, ...] = ()
         self._train_step, self._embed = loop.train_step, experiment.embed
@@ -207,14 +208,14 @@ class Watched:
 
     def _step(self, *args, **options):
         given = inspect.signature(self._train_step).bind(*args, **options).arguments
-        task = given["task"]
-        self.pairs, self.texts = task.splits["train"].split.pairs, task.index.texts
-        named = dict(task.model.named_parameters())
+        trainee = given["trainee"]
+        self.pairs, self.texts = trainee.splits["train"].split.pairs, trainee.index.texts
+        named = dict(trainee.model.named_parameters())
         before = {name: value.detach().clone() for name, value in named.items()}
         outcome = self._train_step(*args, **options)
         gradient = {name: value.grad.clone() for name, value in named.items() if value.grad is not None}
         after = {name: value.detach().clone() for name, value in named.items()}
-        rows = [given[name].reshape(-1).copy() for name in ("point", "counter", "negative")]
+        rows = [getattr(given["pairs"], name).reshape(-1).copy() for name in ("point", "counter", "negative")]
         self.steps.append(Step(*rows, before, gradient, after))
         return outcome
 
@@ -254,7 +255,7 @@ def test_a_hard_negative_is_the_nearest_text_to_the_point(watched, tmp_path):
     epochs = watched.epochs(7)
     assert len(epochs) == 2
     for epoch, embeddings in zip(epochs, watched.embeddings, strict=False):
-        r = embeddings.r.double().numpy()
+        r = embeddings.candidate.double().numpy()
         near_counter = num_pairs = 0
         for step in epoch:
             for point, counter, negative in zip(step.point, step.counter, step.negative, strict=True):
