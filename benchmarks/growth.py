@@ -12,13 +12,13 @@ import our_way
 import torch
 from setting import Setting
 
-from biencoder_ablate.evaluation.candidates import candidate_texts
-from biencoder_ablate.evaluation.fast_scoring import fast_scorer
-from biencoder_ablate.evaluation.ranking import final_by_head
-from biencoder_ablate.evaluation.stage1 import Question, stage1
+from biencoder_ablate.evaluation.candidates import CandidateSet, as_candidates, candidate_texts
+from biencoder_ablate.evaluation.pair_scores import pair_scorer
+from biencoder_ablate.evaluation.ranking import rank
 from biencoder_ablate.model.biencoder import BiEncoder
 from biencoder_ablate.model.flops import forward_flops
 from biencoder_ablate.model.memory import keep_freed_memory
+from biencoder_ablate.training.assemble import architecture_of
 
 
 def lines(setting: Setting, num_turns: int) -> Iterator[str]:
@@ -39,22 +39,23 @@ def _pairs(setting: Setting, num_turns: int) -> Iterator[str]:
     candidates, width = candidate_texts(split), 384
     num_texts = int(candidates.max()) + 1
     h = torch.randn(num_texts, width, generator=torch.Generator().manual_seed(0))
-    model = BiEncoder(None, width, 128, "concat", "layernorm", "relu", "after_linear2", 0)
+    model = BiEncoder(architecture_of(setting.config(), width))
     base, nothing = len(split) // 8, np.empty(0, dtype=np.int64)
     with torch.no_grad():
-        r = model.retrieval(h)
+        embeddings = model.embed(h)
 
-    def rank(num: int) -> float:
-        chosen = np.concatenate([candidates[:num], candidates[len(split) : len(split) + num]])
+    def seconds_of(num: int) -> float:
+        chosen = as_candidates(np.concatenate([candidates[:num], candidates[len(split) : len(split) + num]]))
         rows, point = np.arange(num), split.point[:num]
         started = time.perf_counter()
         with torch.no_grad():
-            (found,) = stage1(r, point, chosen, 10, [Question(rows, (nothing, nothing))])
-            final_by_head(found, rows, 10, point, chosen, fast_scorer(model, h, r))
+            rank(
+                embeddings, point, chosen, [CandidateSet(rows, (nothing, nothing))], pair_scorer(model, embeddings), 10
+            )
         return time.perf_counter() - started
 
     sizes = [base * factor for factor in (1, 2, 4, 8)]
-    taken = {num: statistics.median([rank(num) for _ in range(num_turns + 1)][1:]) for num in sizes}
+    taken = {num: statistics.median([seconds_of(num) for _ in range(num_turns + 1)][1:]) for num in sizes}
     for num in sizes:
         yield f"| {num} | {taken[num]:.3g} | {taken[num] / taken[base]:.3g} | {(num / base) ** 2:.3g} |"
 
@@ -67,7 +68,7 @@ def _tokens(setting: Setting, num_turns: int) -> Iterator[str]:
         parts = our_way.build(given)
         step = our_way.training(given, num_turns + 1)
         seconds = statistics.median([step(index) for index in range(num_turns + 1)][1:])
-        source = parts.task.texts
+        source = parts.trainee.texts
         flops = forward_flops(source.module.config, source.tokens.lengths).sum()  # type: ignore[union-attr]
         first = first or (seconds, flops)
         yield f"| {max_tokens} | {seconds:.3g} | {seconds / first[0]:.3g} | {flops / first[1]:.3g} |"
