@@ -49,9 +49,8 @@ def _pairs(setting: Setting, num_turns: int) -> Iterator[str]:
         rows, point = np.arange(num), split.point[:num]
         started = time.perf_counter()
         with torch.no_grad():
-            rank(
-                embeddings, point, chosen, [CandidateSet(rows, (nothing, nothing))], pair_scorer(model, embeddings), 10
-            )
+            asked = CandidateSet(rows, (nothing, nothing))
+            rank(embeddings, point, chosen, [asked], pair_scorer(model, embeddings), 10)
         return time.perf_counter() - started
 
     sizes = [base * factor for factor in (1, 2, 4, 8)]

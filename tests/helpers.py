@@ -6,9 +6,11 @@ import contextlib
 import csv
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
+import tomllib
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -78,6 +80,16 @@ def run_here(arguments: Sequence[str], cwd: Path) -> Ended:
     finally:
         signal.signal(signal.SIGTERM, handler)
     return Ended(code, out.getvalue(), err.getvalue())
+
+
+def train(cwd: Path, *arguments: str) -> Path:
+    """A run with these overrides, inside this process; returns its directory."""
+    runs = cwd / "logs" / "runs"
+    before = set(runs.glob("[!.]*"))
+    ended = run_here(arguments, cwd)
+    assert ended.returncode == 0, ended.stderr
+    (path,) = set(runs.glob("[!.]*")) - before
+    return path
 
 
 def only_error(ended: Ended | subprocess.CompletedProcess[str], cwd: Path) -> str:
@@ -160,3 +172,28 @@ def write_pairs_csv(
 def files_below(directory: Path) -> set[str]:
     """Relative names of all files below `directory`."""
     return {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
+
+
+def shown_files(heading: str) -> dict[str, str]:
+    """The files that a section of docs/extending.md shows in full: name → content."""
+    text = (REPOSITORY / "docs" / "extending.md").read_text("utf-8")
+    section = text.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return dict(re.findall(r"```\w+\n# (\S+)\n(.*?)```", section, flags=re.DOTALL))
+
+
+def install(site: Path, files: dict[str, str]) -> Path:
+    """A package in `site` as pip would leave it: its files, and a dist-info with its entry points."""
+    for name, content in files.items():
+        (site / name).parent.mkdir(parents=True, exist_ok=True)
+        (site / name).write_text(content, "utf-8")
+    project = tomllib.loads((site / "pyproject.toml").read_text("utf-8"))["project"]
+    info = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    lines = [
+        line
+        for group, points in project["entry-points"].items()
+        for line in (f"[{group}]", *(f"{name} = {place}" for name, place in points.items()))
+    ]
+    (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    return site

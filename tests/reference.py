@@ -1,8 +1,8 @@
 """Slow, plain references for what design §2 defines: sorted lists and loops, no arrays of the program's own.
 
 Written from the design's words alone, so that a misreading in the program and one here would have to be the
-same misreading to pass unseen. A text's embedding is a tuple of whole numbers: distances are then exact, and
-equal ones are equal.
+same misreading to pass unseen. A text's embeddings, as a point and as a candidate, are tuples of whole numbers:
+distances are then exact, and equal ones are equal.
 """
 
 from __future__ import annotations
@@ -17,9 +17,29 @@ from hypothesis import assume
 from hypothesis import strategies as st
 
 from biencoder_ablate.data.corpus import SPLITS, Corpus, DataError, Pair, build_corpus, limit_debates, make_disjoint
+from biencoder_ablate.model import biencoder
 from biencoder_ablate.model.heads import head_score, is_dead
 
-Embeddings = Mapping[str, tuple[int, ...]]
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Of every text: as a point, and as a candidate."""
+
+    point: Mapping[str, Sequence[float]]
+    candidate: Mapping[str, Sequence[float]]
+
+
+def of_texts(texts: Sequence[str], found: biencoder.Embeddings) -> Embeddings:
+    """The program's embeddings of texts, for the reference."""
+    point, candidate = (dict(zip(texts, r.double().tolist(), strict=True)) for r in (found.point, found.candidate))
+    return Embeddings(point, candidate)
+
+
+def in_both_roles(r: torch.Tensor) -> biencoder.Embeddings:
+    """The program's embeddings of texts that are the same as point and as candidate, and as h."""
+    return biencoder.Embeddings(r, r, r)
+
+
 Score = Callable[[str, str], tuple[float, float]]
 """(point, candidate) → (logit₀, logit₁)."""
 
@@ -152,18 +172,17 @@ def rank(
     point = pairs[row].point
 
     def distance(candidate: Candidate) -> float:
-        return math.dist(embeddings[point], embeddings[candidate.text(pairs)])
+        return math.dist(embeddings.point[point], embeddings.candidate[candidate.text(pairs)])
 
-    def margin(candidate: Candidate) -> np.float32:
+    def head_says(candidate: Candidate) -> np.float32:
         zero, one = score(point, candidate.text(pairs))
         return np.float32(one) - np.float32(zero)
 
     stage1 = sorted(candidates, key=distance)
     scored = stage1[:k] if k is not None else []
-    final = sorted(scored, key=margin, reverse=True) + stage1[len(scored) :]
+    final = sorted(scored, key=head_says, reverse=True) + stage1[len(scored) :]
     dead = sum(score(point, candidate.text(pairs)) == (0, 0) for candidate in scored)
-    by_margin = len(scored) > 1
-    best, rivals = (margin, scored) if by_margin else (distance, stage1)
+    best, rivals = (head_says, scored) if len(scored) > 1 else (distance, stage1)
     tie = sum(best(candidate) == best(final[0]) for candidate in rivals) > 1
     return Ranked(Candidate(True, row), stage1, final, len(scored), dead, tie)
 
@@ -184,7 +203,7 @@ def rank_task(pairs: Sequence[Pair], embeddings: Embeddings, score: Score, k: in
     return [rank(pairs, row, task_candidates(pairs, row, task), embeddings, score, k) for row in range(len(pairs))]
 
 
-def rank_source(pairs: Sequence[Pair], embeddings: Embeddings, score: Score) -> list[Ranked]:
+def rank_as_study(pairs: Sequence[Pair], embeddings: Embeddings, score: Score) -> list[Ranked]:
     """k=10 among all counters and points, the point included, over the first ceil(N/16) points."""
     return [rank(pairs, row, everything(pairs), embeddings, score, 10) for row in range(math.ceil(len(pairs) / 16))]
 
@@ -290,27 +309,29 @@ def corpora() -> st.SearchStrategy[Corpus]:
 class ToyModel:
     """Random embeddings and logits of a corpus's texts, both for the program and for the reference.
 
-    Whole numbers from a small range, so that distances and margins tie often. The program's embeddings are the
-    reference's times `scale`: distances are taken from the candidates' mean, and with the number of distinct
-    candidate texts as the scale that mean is a whole number too, so that nothing is rounded.
+    Whole numbers from a small range, so that distances and scores tie often; a text lies elsewhere as a candidate than
+    as a point. The program's embeddings are the reference's times `scale`: distances are taken from the candidates'
+    mean, and with the number of distinct candidate texts as the scale that mean is a whole number too, so that
+    nothing is rounded.
     """
 
     def __init__(self, texts: Sequence[str], seed: int, width: int = 2) -> None:
         random = np.random.default_rng(seed)
         self.texts = texts
         self.number = {text: index for index, text in enumerate(texts)}
-        self.points = random.integers(-2, 3, size=(len(texts), width))
+        self.places = torch.from_numpy(random.integers(-2, 3, size=(2, len(texts), width))).float()
         self.logits = random.integers(0, 3, size=(len(texts), len(texts), 2))
-        self.embeddings: Embeddings = {text: tuple(self.points[i].tolist()) for i, text in enumerate(texts)}
+        self.embeddings = of_texts(texts, self.embedded(1))
 
-    def retrieval(self, scale: int) -> torch.Tensor:
-        return torch.from_numpy(self.points * scale).float()
+    def embedded(self, scale: int) -> biencoder.Embeddings:
+        point, candidate = (scale * self.places).unbind()
+        return biencoder.Embeddings(point, point, candidate)
 
     def score(self, point: str, candidate: str) -> tuple[float, float]:
         zero, one = self.logits[self.number[point], self.number[candidate]].tolist()
         return zero, one
 
     def head(self, points: torch.Tensor, candidates: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The same logits as the program asks for them: text numbers (M,), (M,) → margins, dead flags."""
+        """The same logits as the program asks for them: text numbers (M,), (M,) → scores, dead flags."""
         logits = torch.from_numpy(self.logits).float()[points, candidates]
         return head_score(logits), is_dead(logits)

@@ -22,10 +22,10 @@ from biencoder_ablate.runs.records import build_manifest
 from biencoder_ablate.seeding import derive_seed
 
 HEADS = {
-    "none": HeadConfig("none", "none"),
-    "layernorm": HeadConfig("layernorm", "none"),
-    "relu": HeadConfig("none", "relu"),
-    "layernorm_relu": HeadConfig("layernorm", "relu"),
+    "none": HeadConfig(norm="none", activation="none"),
+    "layernorm": HeadConfig(norm="layernorm", activation="none"),
+    "relu": HeadConfig(norm="none", activation="relu"),
+    "layernorm_relu": HeadConfig(norm="layernorm", activation="relu"),
 }
 CURRICULUM = NegativesConfig("curriculum", 0.2)
 
@@ -123,7 +123,7 @@ def write_run(
     (directory / "rankings.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in [val, *lines]), "utf-8")
     top1, top1_clean = float(right.mean()), float(right_clean[clean].mean()) if clean.any() else float("nan")
     rng = np.random.default_rng(config.seed)
-    after_relu = config.head.activation == "relu" and config.head.activation_position == "after_linear2"
+    after_relu = config.head.activation == "relu" and config.head.activation_position != "before_linear2"
     records = [
         _record(epoch, epochs, top1, top1_clean, after_relu, float(rng.normal(0, 0.01))) for epoch in range(-1, epochs)
     ]

@@ -337,7 +337,7 @@ QUICK = ("recipe=study", "training.epochs=1", "data.limit=3", "model.max_tokens=
             ],
         ),
         (
-            ("head=none", "training.head_learning_rate=1e30"),
+            ("head=none", "training.head_learning_rate=1e30", "training.epochs=2"),
             ["on_run_start 0", "on_job_start none", "on_job_end FAILED", "on_run_end"],
         ),
     ],

@@ -1,11 +1,9 @@
 """The corpus reader of docs/extending.md, from a package that is not ours: found, checked, trained on, audited."""
 
 import json
-import re
-import tomllib
 
 import pytest
-from helpers import PACKAGE, REPOSITORY, only_error, run_program, run_python
+from helpers import PACKAGE, install, only_error, run_program, run_python, shown_files
 
 WALL = [
     {
@@ -22,30 +20,9 @@ WALL = [
 ]
 
 
-def shown_files(heading):
-    """The files that a section of docs/extending.md shows in full: name → content."""
-    text = (REPOSITORY / "docs" / "extending.md").read_text("utf-8")
-    section = text.split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    return dict(re.findall(r"```\w+\n# (\S+)\n(.*?)```", section, flags=re.DOTALL))
-
-
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """The package as pip would leave it: its module, and a dist-info with its entry points."""
-    site = tmp_path_factory.mktemp("site")
-    for name, content in shown_files("A corpus").items():
-        (site / name).parent.mkdir(parents=True, exist_ok=True)
-        (site / name).write_text(content, "utf-8")
-    project = tomllib.loads((site / "pyproject.toml").read_text("utf-8"))["project"]
-    info = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
-    lines = [
-        line
-        for group, points in project["entry-points"].items()
-        for line in (f"[{group}]", *(f"{name} = {place}" for name, place in points.items()))
-    ]
-    (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    site = install(tmp_path_factory.mktemp("site"), shown_files("A corpus"))
     (site / "wall.json").write_text(json.dumps(WALL))
     return site
 

@@ -31,9 +31,9 @@ def draw_several(table, share, mining, seed=0, epoch=0, retrieval=None, points=N
     return draw_negatives(build_pool(train), share, seed, epoch, embeddings, train, mining)
 
 
-def draw(table, share, seed=0, epoch=0, retrieval=None):
+def draw(table, share, seed=0, epoch=0, retrieval=None, points=None):
     """One negative a pair: (N,), and which are hard."""
-    negative, hard = draw_several(table, share, Mining(), seed, epoch, retrieval)
+    negative, hard = draw_several(table, share, Mining(), seed, epoch, retrieval, points)
     assert negative.shape == hard.shape == (len(table.splits["train"]), 1)
     return negative[:, 0], hard[:, 0]
 
@@ -55,7 +55,8 @@ def test_never_a_right_answer_and_hard_means_nearest(corpus, seed, share):
     assume(all(allowed))
     pool, toy = first_spellings(pairs), ToyModel(table.texts, seed)
     for epoch in range(3):
-        negative, hard = draw(table, share, seed, epoch, toy.retrieval(scale=len(pool)))
+        placed = toy.embedded(scale=len(pool))
+        negative, hard = draw(table, share, seed, epoch, placed.candidate, placed.point)
         assert negative.shape == hard.shape == (len(pairs),)
         assert share == 0.5 or hard.tolist() == [bool(share)] * len(pairs)
         for row, pair in enumerate(pairs):
@@ -63,10 +64,10 @@ def test_never_a_right_answer_and_hard_means_nearest(corpus, seed, share):
             assert fold(text) in allowed[row]
             assert text in pool, "one spelling stands for all of a text"
             if hard[row]:
-                here = np.array(toy.embeddings[pair.point])
+                here = np.array(toy.embeddings.point[pair.point])
                 nearest = min(
                     (t for t in pool if fold(t) in allowed[row]),
-                    key=lambda t: ((np.array(toy.embeddings[t]) - here) ** 2).sum(),
+                    key=lambda t: ((np.array(toy.embeddings.candidate[t]) - here) ** 2).sum(),
                 )
                 assert text == nearest, "min takes the first of equals, the lower index"
 
@@ -240,18 +241,18 @@ def test_several_are_right_for_nobody_and_differ_where_the_pool_allows(corpus, s
     allowed = [allowed_negatives(pairs, row) for row in range(len(pairs))]
     assume(all(allowed))
     toy = ToyModel(table.texts, seed)
-    retrieval = toy.retrieval(scale=len(first_spellings(pairs)))
-    negative, hard = draw_several(table, share, mining, seed, 0, retrieval)
+    placed = toy.embedded(scale=len(first_spellings(pairs)))
+    negative, hard = draw_several(table, share, mining, seed, 0, placed.candidate, placed.point)
     assert negative.shape == hard.shape == (len(pairs), mining.per_pair)
     for row, pair in enumerate(pairs):
         texts = [fold(table.texts[index]) for index in negative[row]]
         assert set(texts) <= allowed[row]
         if len(allowed[row]) >= mining.per_pair:
             assert len(set(texts)) == mining.per_pair
-        here = np.array(toy.embeddings[pair.point])
+        here = np.array(toy.embeddings.point[pair.point])
         by_distance = sorted(
             (text for text in first_spellings(pairs) if fold(text) in allowed[row]),
-            key=lambda text: ((np.array(toy.embeddings[text]) - here) ** 2).sum(),
+            key=lambda text: ((np.array(toy.embeddings.candidate[text]) - here) ** 2).sum(),
         )
         window = [fold(text) for text in by_distance[mining.skip :]]
         mined = [text for text, is_hard in zip(texts, hard[row], strict=True) if is_hard]

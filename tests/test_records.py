@@ -1,31 +1,59 @@
 """rankings.jsonl: every figure of a split can be recomputed from its points' records, to the last bit."""
 
 import json
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import reference
-from biencoder_ablate.evaluation.measure import prepare
-from biencoder_ablate.evaluation.records import point_records, rank_everything, recompute, split_figures
 from helpers import load_sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import TASKS, ToyModel, corpora
 
 from biencoder_ablate.data.index import build_index
+from biencoder_ablate.evaluation.candidates import prepare
+from biencoder_ablate.evaluation.protocols import SplitRankings, final_rankings, point_records, split_figures
+from biencoder_ablate.evaluation.ranking import Ranking
 
 
 def through_json(records):
     return [json.loads(line) for line in "\n".join(json.dumps(record) for record in records).splitlines()]
 
 
-@pytest.mark.parametrize("k", [None, 1, 3, 10])
+def recompute(records):
+    """The figures of result.json, by split, from the records of its points alone."""
+    by_split = {}
+    for record in records:
+        by_split.setdefault(record["split"], []).append(record)
+    return {split: split_figures(as_rankings(rows)) for split, rows in by_split.items()}
+
+
+def as_rankings(rows):
+    def ranking(stage1_rank, final_rank):
+        tied, scored, dead = (np.array([row[key] for row in rows]) for key in ("tied", "num_scored", "num_dead"))
+        ranks = (np.array([rank or 1 for rank in ranks]) - 1 for ranks in (stage1_rank, final_rank))
+        return Ranking(*ranks, np.zeros(len(rows)), tied, scored, dead)
+
+    def under(stage1_key, key):
+        return ranking([row[stage1_key] for row in rows], [row[key] for row in rows])
+
+    tasks = {
+        task: ranking([row["stage1_ranks"][task] for row in rows], [row["ranks"][task] for row in rows])
+        for task in TASKS
+    }
+    split = SimpleNamespace(clean=np.array([row["clean_rank"] is not None for row in rows]))
+    return SplitRankings(split, under("stage1_rank", "rank"), under("clean_stage1_rank", "clean_rank"), tasks)
+
+
+@pytest.mark.parametrize("k", ["none", 1, 3, 10, "all"])
 @settings(max_examples=25, deadline=None)
 @given(corpora(), st.integers(0, 2**32 - 1))
 def test_figures_recomputed_from_records_are_equal(k, corpus, seed):
     table = build_index(corpus)
     toy, records, expected = ToyModel(table.texts, seed), [], {}
     for name in ("val", "test"):
-        rankings = rank_everything(prepare(table.splits[name]), toy.retrieval(1), toy.head, k)
+        rankings = final_rankings(prepare(table.splits[name]), toy.embedded(1), toy.head, k)
         records += point_records(rankings)
         expected[name] = split_figures(rankings)
     # Compared as JSON text: every digit counts, and a figure over no points is NaN on both sides.
@@ -39,7 +67,7 @@ def test_records_say_what_the_reference_finds(corpus, seed):
     table = build_index(corpus)
     pairs, split, toy = corpus.val, table.splits["val"], ToyModel(table.texts, seed)
     scale = len({text for pair in pairs for text in (pair.point, pair.counter)})
-    rankings = rank_everything(prepare(split), toy.retrieval(scale), toy.head, 3)
+    rankings = final_rankings(prepare(split), toy.embedded(scale), toy.head, 3)
     by_task = {task: reference.rank_task(pairs, toy.embeddings, toy.score, 3, task) for task in TASKS}
     for row, (pair, record) in enumerate(zip(pairs, point_records(rankings), strict=True)):
         assert (record["id"], record["split"], record["debate"], record["stance"]) == (
@@ -69,7 +97,7 @@ def test_records_say_what_the_reference_finds(corpus, seed):
 def test_every_point_has_a_name_of_its_own_and_all_eight_tasks():
     table = build_index(load_sample())
     toy = ToyModel(table.texts, 0)
-    rankings = rank_everything(prepare(table.splits["test"]), toy.retrieval(1), toy.head, 10)
+    rankings = final_rankings(prepare(table.splits["test"]), toy.embedded(1), toy.head, 10)
     records = point_records(rankings)
     assert len({record["id"] for record in records}) == len(records) == len(table.splits["test"])
     assert set(split_figures(rankings)["tasks"]) == set(TASKS)

@@ -433,16 +433,25 @@ def test_effects_are_asked_where_the_four_heads_are_there_among_others(tmp_path)
 
 
 def test_heads_that_are_not_the_four_are_compared_without_effects(tmp_path):
-    write_heads(tmp_path, [FOUR[3], *OTHERS])
-    write_heads(tmp_path, [FOUR[3], *OTHERS], fusion={"name": "pooled"})
+    write_heads(tmp_path, [*FOUR[2:], *OTHERS])
+    write_heads(tmp_path, [*FOUR[2:], *OTHERS], fusion={"name": "pooled"})
     analysis = analysis_of(tmp_path)
     assert analysis.family(Kind.EFFECTS) is None
-    assert len(analysis.family(Kind.PAIRS).primary) == 3
-    assert [result.contrast.name for result in analysis.family(Kind.INTERACTION).primary] == [
+    assert len(analysis.family(Kind.PAIRS).primary) == 6
+    assert [result.contrast.name for result in analysis.family(Kind.INTERACTION).primary][3:] == [
         "layernorm_relu − bilinear: fusion=pooled − fusion=concat",
         "layernorm_relu − rmsnorm_gelu: fusion=pooled − fusion=concat",
         "bilinear − rmsnorm_gelu: fusion=pooled − fusion=concat",
     ]
+
+
+def test_a_head_that_is_there_in_one_place_alone_is_no_variant(tmp_path):
+    """gelu stands before linear2 and relu after it: that sets them apart, and both belong to the verdict."""
+    gelu = {"activation": "gelu", "activation_position": "before_linear2"}
+    write_heads(tmp_path, [FOUR[0], {**FOUR[2], "activation_position": "after_linear2"}, gelu])
+    analysis = analysis_of(tmp_path)
+    assert analysis.main.names == ("none", "relu", "gelu before linear2")
+    assert [family.kind for family in analysis.families] == [Kind.PAIRS]
 
 
 @pytest.mark.parametrize(

@@ -325,10 +325,18 @@ def write_settings(runs: Path, *changes: dict, seeds=range(2)) -> None:
 
 
 def test_heads_of_every_kind_have_a_name_and_unknown_ones_come_last(tmp_path):
-    write_settings(tmp_path, *({"head": head} for head in [*OTHERS, *FOUR]))
+    before = {"activation": "relu", "activation_position": "before_linear2"}
+    write_settings(tmp_path, *({"head": head} for head in [*OTHERS, before, *FOUR]))
     (axis,) = study_of(tmp_path).axes
     assert axis.name == "head"
-    assert labels(axis) == (*HEADS, "bilinear", "elsewhere.gated width=8 deep=true", "mlp", "rmsnorm_gelu")
+    assert labels(axis) == (
+        *HEADS,
+        "relu before linear2",
+        "bilinear",
+        "elsewhere.gated width=8 deep=true",
+        "mlp",
+        "rmsnorm_gelu",
+    )
 
 
 def test_heads_of_one_name_are_told_apart_by_what_differs(tmp_path):

@@ -104,7 +104,7 @@ def logs(tmp_path_factory) -> Path:
     for head in HEADS:
         for seed in SEEDS:
             overrides = [
-                f"head={head}", f"seed={seed}", "training.freeze_encoder=true", "training.epochs=3",
+                f"head={head}", f"seed={seed}", "recipe=study", "training.freeze_encoder=true", "training.epochs=3",
                 "evaluation.source=true", "training.save_model=false", f"logs_dir={place / 'logs'}",
                 f"cache_dir={place / 'cache'}",
             ]  # fmt: skip

@@ -1,6 +1,7 @@
 """The best counters to an argument: their order held against plain loops, their places, and what is refused."""
 
 import contextlib
+import functools
 import io
 import json
 import math
@@ -11,14 +12,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from biencoder_ablate.model.load import load_encoder, load_tokenizer
-from biencoder_ablate.model.restore import read_contract, restore_biencoder
-from helpers import Ended, load_sample, run_here, run_python
+from helpers import Ended, load_sample, run_python, train
 from reference import fold
 
 from biencoder_ablate import retrieve as command
+from biencoder_ablate.config import Config, cache_directory
 from biencoder_ablate.data.corpus import SPLITS
-from biencoder_ablate.model.biencoder import BiEncoder, encode
+from biencoder_ablate.model.biencoder import Architecture, BiEncoder, encode
+from biencoder_ablate.model.encoder import load_encoder, load_tokenizer, make_tiny
+from biencoder_ablate.model.saved import read_contract, restore_biencoder
 from biencoder_ablate.retrieve import describe, distinct_texts, rank_texts
 
 LINES = ["Zoos are cruel.", "", "  Buses should be free.", "ZOOS ARE CRUEL!", "Nobody reads any more.", "Ban cars."]
@@ -26,20 +28,22 @@ LINES = ["Zoos are cruel.", "", "  Buses should be free.", "ZOOS ARE CRUEL!", "N
 
 @dataclass(frozen=True)
 class Runs:
-    """A run that trained its encoder and one that froze it."""
+    """Two runs that trained their encoders: one with two towers, one as the study did; and one that froze it, whose
+    head does not separate and which ranks by the sum of head and similarity."""
 
     trained: Path
+    study: Path
     frozen: Path
 
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory):
-    cwd, paths = tmp_path_factory.mktemp("runs_to_use"), []
-    for how in ("training.freeze_encoder=false", "training.freeze_encoder=true"):
-        ended = run_here(["head=layernorm", "training.epochs=1", how], cwd)
-        assert ended.returncode == 0, ended.stderr
-        paths.append(cwd / ended.stdout.strip().rsplit(": ", 1)[1])
-    return Runs(*paths)
+    cwd, quick = tmp_path_factory.mktemp("runs_to_use"), ("model=tiny", "training.epochs=1")
+    return Runs(
+        train(cwd, *quick, "head=layernorm"),
+        train(cwd, *quick, "head=gelu", "recipe=study"),
+        train(cwd, *quick, "head=mlp", "training.freeze_encoder=true", "evaluation.score=sum"),
+    )
 
 
 @pytest.fixture
@@ -69,44 +73,57 @@ def refused(*arguments):
     return ended.stderr
 
 
-def plainly_ranked(run, argument, texts, depth):
-    """(text, distance, margin or None) in final order, a text and a pair at a time, in float64."""
+@functools.cache
+def opened_plainly(run):
+    """(model, pooled output of a text) of a run, in float64, a text at a time."""
     contract = read_contract(run / "model")
-    model = restore_biencoder(contract).double()
-    encoder = load_encoder(run / "model" / "encoder", contract.pooling, contract.max_tokens, None)
-    tokenizer = load_tokenizer(run / "model" / "encoder", contract.max_tokens)
+    directory = run / "model" / "encoder" if contract.copied else make_tiny(cache_directory(Config()))
+    encoder = load_encoder(directory, contract.pooling, contract.max_tokens, None)
+    tokenizer = load_tokenizer(directory, contract.max_tokens)
 
-    def embedded(text):
+    @functools.cache
+    def pooled(text):
         ids = tokenizer(text, truncation=True, return_tensors="pt")["input_ids"]
-        h = encode(encoder, contract.pooling, ids, None).double()
-        return h, model.retrieval(h)
+        return encode(encoder, contract.pooling, ids, None).double()[0]
 
+    return restore_biencoder(run / "model", contract).double(), pooled
+
+
+def plainly_ranked(run, argument, texts, depth):
+    """(text, distance, score or None) in final order, a pair at a time, in float64."""
+    model, pooled = opened_plainly(run)
     with torch.no_grad():
-        asked, scored = embedded(argument), []
+        h_a, scored = pooled(argument), []
+        a = model.as_points(h_a)
         for text in texts:
-            found = embedded(text)
-            logits = model.logits(*asked, *found)[0]
-            scored.append((text, math.dist(asked[1][0], found[1][0]), float(logits[1] - logits[0])))
+            h_b = pooled(text)
+            b = model.as_candidates(h_b)
+            logits = model.logits(h_a[None], a[None], h_b[None], b[None])[0]
+            score = float(logits[1] - logits[0])
+            if model.architecture.score == "sum":
+                score += float(model.similarity_weight * model.similarity(a, b))
+            scored.append((text, math.dist(a, b), score))
     scored.sort(key=lambda row: row[1])
     final = sorted(scored[:depth], key=lambda row: -row[2])
     return [*final, *((text, distance, None) for text, distance, _ in scored[depth:])]
 
 
+@pytest.mark.parametrize("which", ["trained", "study", "frozen"])
 @pytest.mark.parametrize(("rerank", "depth"), [("10", 10), ("all", 10**6), ("none", 0)])
-def test_order_and_scores_against_plain_loops(rerank, depth, runs):
+def test_order_and_scores_against_plain_loops(rerank, depth, which, runs):
     """The argument is a test point of the sample in other letters: it is no candidate, all other texts are."""
-    sample = load_sample()
+    sample, run = load_sample(), getattr(runs, which)
     argument = sample.test[3].point
     texts = [text for name in SPLITS for pair in sample.split(name) for text in (pair.point, pair.counter)]
     texts.remove(argument)
-    found = retrieved(runs.trained, argument.upper(), "-k", 15, f"evaluation.rerank={rerank}")
+    found = retrieved(run, argument.upper(), "-k", 15, f"evaluation.rerank={rerank}")
     assert found["num_candidates"] == len(texts) == 359
-    expected = plainly_ranked(runs.trained, argument.upper(), texts, depth)[:15]
+    expected = plainly_ranked(run, argument.upper(), texts, depth)[:15]
     assert [result["text"] for result in found["results"]] == [text for text, _, _ in expected]
-    for result, (_, distance, margin) in zip(found["results"], expected, strict=True):
+    for result, (_, distance, score) in zip(found["results"], expected, strict=True):
         assert result["distance"] == pytest.approx(distance, abs=1e-3)
-        assert result["margin"] == (None if margin is None else pytest.approx(margin, abs=1e-4))
-        probability = None if margin is None else pytest.approx(1 / (1 + math.exp(-margin)), abs=1e-4)
+        assert result["margin"] == (None if score is None else pytest.approx(score, abs=1e-4))
+        probability = None if score is None else pytest.approx(1 / (1 + math.exp(-score)), abs=1e-4)
         assert result["probability"] == probability
     assert [result["rank"] for result in found["results"]] == list(range(1, 16))
 
@@ -127,7 +144,7 @@ def test_the_places_are_where_the_text_is(runs):
 
 
 def test_a_frozen_run_finds_in_its_corpus(runs):
-    """model=tiny frozen: its encoder is built again from the training texts, and the corpus comes from the cache."""
+    """Its encoder is found again in the cache, and so are the corpus's features."""
     sample = load_sample()
     found = retrieved(runs.frozen, sample.val[0].point, "evaluation.rerank=none", "-k", 3)
     assert found["num_candidates"] == 359
@@ -159,32 +176,35 @@ def test_what_a_person_reads(runs, lines):
     assert ended.returncode == 0
     shown = ended.stdout.splitlines()
     assert shown[0] == "4 candidates; the head re-ranked the nearest 10"
-    assert re.fullmatch(r"note: the argument has \d{3} tokens; the model reads the first 128", shown[1])
+    assert re.fullmatch(r"note: the argument has \d+ tokens; the model reads the first 128", shown[1])
     assert sum("P(counter)" in line for line in shown) == 2
     assert any(line.strip() in LINES for line in shown)
 
 
 def test_distinct_texts_keep_the_first_spelling():
     found = distinct_texts([("A b.", "1"), ("c", "2"), ("a B", "3"), ("A b.", "4")])
-    assert found == [("A b.", ["1", "3", "4"]), ("c", ["2"])]
+    assert list(found.items()) == [("A b.", ["1", "3", "4"]), ("c", ["2"])]
     assert fold("A b.") == fold("a B")
 
 
+def one_dimensional(**head):
+    return BiEncoder(Architecture(1, None, fusion="pooled", head_options=head))
+
+
 def test_ties_go_to_the_nearer_then_to_the_earlier():
-    """A head that says 0 to everything: all margins tie, so stage 1 decides; equal distances keep the order."""
-    model = BiEncoder(None, 1, None, "pooled", "none", "relu", "after_linear2", seed=0)
+    """A head that says 0 to everything: all scores tie, so stage 1 decides; equal distances keep the order."""
+    model = one_dimensional(activation="relu")
     with torch.no_grad():
         model.head.linear2.weight.zero_()
         model.head.linear2.bias.fill_(-1.0)
-    h = torch.tensor([[4.0], [1.0], [-1.0], [1.0]])
+    h = torch.tensor([[4.0], [1.0], [-1.0], [1.0], [-5.0]])  # their mean is whole, so that distances are exact
     found = rank_texts(model, torch.tensor([[0.0]]), h, "all")
-    assert [candidate.row for candidate in found] == [1, 2, 3, 0]
-    assert {candidate.margin for candidate in found} == {0.0}
-    assert found[0].probability == 0.5
-    assert all(candidate.dead for candidate in found)
-    assert {
-        (candidate.margin, candidate.dead) for candidate in rank_texts(model, torch.tensor([[0.0]]), h, "none")
-    } == {(None, None)}
+    assert found.order.tolist() == [[1, 2, 3, 0, 4]]
+    assert found.distance.tolist() == [[1, 1, 1, 16, 25]]
+    assert found.score.tolist() == [[0.0] * 5] and found.dead.all()
+    unscored = rank_texts(model, torch.tensor([[0.0]]), h, "none")
+    assert unscored.order.tolist() == found.order.tolist()
+    assert unscored.score.tolist() == [[-math.inf] * 5] and not unscored.dead.any()
 
 
 def test_a_dead_pair_is_no_probability_to_a_person():
@@ -196,7 +216,7 @@ def test_a_dead_pair_is_no_probability_to_a_person():
 
 
 def test_a_diverged_model_finds_nothing():
-    model = BiEncoder(None, 1, None, "pooled", "none", "none", "after_linear2", seed=0)
+    model = one_dimensional()
     with pytest.raises(ValueError, match="finite"):
         rank_texts(model, torch.tensor([[0.0]]), torch.tensor([[1.0], [float("nan")]]), 10)
 

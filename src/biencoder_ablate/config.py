@@ -68,6 +68,7 @@ class ModelConfig:
     similarity: str = _key("euclidean", "euclidean or cosine", True, choices=("euclidean", "cosine"))
     retrieval_dim: int | None = _key(128, "null (the encoder's width), or an integer of 1 or more", True, low=1)
     projection_init: str = _key("random", "random or identity", True, choices=("random", "identity"))
+    head_init: str = _key("random", "random or zero", True, choices=("random", "zero"))
     dropout: float | None = _key(None, "null (the checkpoint's own), or a number from 0 to 0.9", True, low=0, high=0.9)
 
 
@@ -151,6 +152,9 @@ class TrainingConfig:
     distinct_pairs: bool = _key(False, "true or false (true: a pair that the split repeats is trained on once)", True)
     optimizer: str = _key("adam", "adam or adamw", True, choices=("adam", "adamw"))
     weight_decay: float = _key(0.0, "a number of 0 or more", True, low=0)
+    projection_weight_decay: float | None = _key(
+        None, "null (weight_decay), or a number of 0 or more (for linear1)", True, low=0
+    )
     schedule: str = _key("constant", "constant, linear or cosine", True, choices=("constant", "linear", "cosine"))
     warmup_ratio: float = _key(0.0, "a number from 0 to 1", True, low=0, high=1)
     max_grad_norm: float | None = _key(None, "null, or a number above 0", True, above=0)
@@ -310,8 +314,9 @@ def _check_contradictions(config: Config) -> None:
             "model.projection_init=identity: with model.towers=shared and model.retrieval_dim=null there is no "
             "projection; must be random, or model.towers=separate"
         )
-    if training.optimizer == "adam" and training.weight_decay > 0:
-        raise ConfigError(f"training.weight_decay={training.weight_decay}: belongs to training.optimizer=adamw")
+    for key in ("weight_decay", "projection_weight_decay"):
+        if training.optimizer == "adam" and getattr(training, key):
+            raise ConfigError(f"training.{key}={getattr(training, key)}: belongs to training.optimizer=adamw")
     if training.micro_batch is not None and training.freeze_encoder:
         raise ConfigError("training.micro_batch=auto: has no effect with training.freeze_encoder=true; leave it null")
     if training.compile and not training.fast:

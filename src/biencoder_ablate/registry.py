@@ -76,9 +76,11 @@ def make(kind: str, group: str, name: str, options: Mapping[str, Any], *leading:
     Raises ConfigError for a name that is not there and for a keyword that the class does not take.
     """
     wanted = find(kind, name, f"{group}.name")
-    taken = list(inspect.signature(wanted).parameters)[len(leading) :]
+    parameters = list(inspect.signature(wanted).parameters.values())[len(leading) :]
+    taken = [parameter.name for parameter in parameters]
+    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
     for option, value in options.items():
-        if option not in taken:
+        if option not in taken and not takes_any:
             takes = f"takes {', '.join(taken)}" if taken else "takes none"
             raise ConfigError(f"{group}.{option}={value}: not a key of {group}={name}, which {takes}; must be null")
     return wanted(*leading, **options)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from biencoder_ablate import registry
 from biencoder_ablate.config import ConfigError
-from biencoder_ablate.model.heads import head_score
+from biencoder_ablate.model.heads import PairHead, head_score
 from biencoder_ablate.seeding import derive_seed
 
 FUSION_PARTS = {"concat": ("r", "h"), "pooled": ("h",), "retrieval": ("r",)}
@@ -33,6 +33,7 @@ class Architecture:
     towers: str = "shared"
     similarity: str = "euclidean"
     projection_init: str = "random"
+    head_init: str = "random"
     fusion: str = "concat"
     head: str = "linear"
     head_options: Mapping[str, Any] = field(default_factory=dict)
@@ -67,7 +68,8 @@ class BiEncoder(nn.Module):
     cache. With `towers=shared` there is one linear1, none where retrieval_dim is None; with `separate` a text that is
     ranked has one of its own, linear1_candidate. Each projection and the head draw their initial weights from a
     stream of their own, so that they are equal across head variants for a seed. With `score=sum` stage 2 adds the
-    similarity, its weight a parameter that begins at `similarity_weight`. Raises ConfigError for a head's
+    similarity, its weight a parameter that begins at `similarity_weight`. An identity projection is h + linear1(h),
+    linear1 begun at zero. Raises ConfigError for a head's
     unknown options, and for an identity projection between different widths.
     """
 
@@ -91,6 +93,10 @@ class BiEncoder(nn.Module):
             self.head = registry.make(
                 "heads", "head", architecture.head, architecture.head_options, architecture.feature_widths
             )
+        if not isinstance(self.head, PairHead):
+            raise ConfigError(f"head.name={architecture.head}: not a head; must be a subclass of model.heads.PairHead")
+        if architecture.head_init == "zero":
+            self.head.begin_at_zero()
         if architecture.score == "sum":
             self.similarity_weight = nn.Parameter(torch.tensor(similarity_weight))
 
@@ -106,7 +112,7 @@ class BiEncoder(nn.Module):
                     f"model.retrieval_dim={shape.retrieval_dim}: model.projection_init=identity needs the encoder's "
                     f"own width; must be null or {shape.pooled_dim}"
                 )
-            nn.init.eye_(projection.weight)
+            nn.init.zeros_(projection.weight)
             nn.init.zeros_(projection.bias)
         return projection
 
@@ -117,13 +123,16 @@ class BiEncoder(nn.Module):
 
     def as_points(self, h: torch.Tensor) -> torch.Tensor:
         """h (…, H) → r (…, R) of texts that ask; of unit length where similarity is cosine."""
-        return self._scaled(self.linear1(h))
+        return self._projected(h, self.linear1)
 
     def as_candidates(self, h: torch.Tensor) -> torch.Tensor:
         """h (…, H) → r (…, R) of texts that are ranked; of unit length where similarity is cosine."""
-        return self._scaled((self.linear1_candidate or self.linear1)(h))
+        return self._projected(h, self.linear1_candidate or self.linear1)
 
-    def _scaled(self, r: torch.Tensor) -> torch.Tensor:
+    def _projected(self, h: torch.Tensor, projection: nn.Module) -> torch.Tensor:
+        r = projection(h)
+        if self.architecture.projection_init == "identity" and isinstance(projection, nn.Linear):
+            r = h + r  # so that a decay of the projection's weights leads back to the encoder's own space
         return F.normalize(r, dim=-1) if self.architecture.similarity == "cosine" else r
 
     def similarity(self, point: torch.Tensor, candidate: torch.Tensor) -> torch.Tensor:

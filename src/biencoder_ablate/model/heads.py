@@ -62,6 +62,12 @@ class PairHead(nn.Module):
         """How the logits come apart, or None: then every pair is scored by `forward`."""
         return None
 
+    def begin_at_zero(self) -> None:
+        """Set the weights so that every pair starts with equal logits, gradients flowing (model.head_init=zero).
+
+        With evaluation.score=sum stage 2 then starts as stage 1. A head that does not say how keeps its own start.
+        """
+
     def describe(self) -> str:
         """The head in words, for the first lines of a run."""
         return type(self).__name__
@@ -94,6 +100,9 @@ class LinearHead(PairHead):
         if self.activation_position == "before_linear2":
             return self.linear2(self.activation(features))
         return self.activation(self.linear2(features))
+
+    def begin_at_zero(self) -> None:
+        _begin_at_one(self.linear2)
 
     def separable(self) -> Separable | None:
         norm, linear2 = self.norm, self.linear2
@@ -139,6 +148,10 @@ class BilinearHead(PairHead):
         a, b = torch.cat(parts[0::3], dim=-1), torch.cat(parts[1::3], dim=-1)
         return torch.stack([((a @ weight) * b).sum(-1) for weight in self.weight], dim=-1) + self.bias
 
+    def begin_at_zero(self) -> None:
+        nn.init.zeros_(self.weight)
+        nn.init.ones_(self.bias)
+
     def describe(self) -> str:
         return "aᵀ W b"
 
@@ -156,18 +169,26 @@ class MlpHead(PairHead):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return self.linear2(self.activation(self.hidden(self.norm(features))))
 
+    def begin_at_zero(self) -> None:
+        _begin_at_one(self.linear2)
+
     def describe(self) -> str:
         norm = [] if isinstance(self.norm, nn.Identity) else [type(self.norm).__name__]
         hidden = f"{self.hidden.out_features} hidden units"
         return " → ".join([*norm, hidden, type(self.activation).__name__, "linear2"])
 
 
+def _begin_at_one(linear: nn.Linear) -> None:
+    """Both logits 1 for every pair: equal, and with a ReLU on them still alive."""
+    nn.init.zeros_(linear.weight)
+    nn.init.ones_(linear.bias)
+
+
 def separable_of(head: nn.Module) -> Separable | None:
     """`head.separable()`, but None where the class that says how the logits come apart is not the one whose
     `forward` is run: a subclass with a forward of its own must say so itself."""
-    says, runs = (
-        next((kind for kind in type(head).__mro__ if name in vars(kind)), None) for name in ("separable", "forward")
-    )
+    of = (head, *type(head).__mro__)  # a head may be given a forward of its own as well
+    says, runs = (next((one for one in of if name in vars(one)), None) for name in ("separable", "forward"))
     return head.separable() if isinstance(head, PairHead) and says is runs else None
 
 

@@ -298,7 +298,8 @@ class _Asker:
     def ask_all(self) -> None:
         study = self.study
         main, *others = study.axes
-        standard = tuple(level for level in main.levels if level.key == level.label)
+        plain = {level.key for level in main.levels if level.key == level.label}
+        standard = tuple(level for level in main.levels if level.label in plain or level.key not in plain)
         if len(standard) < 2:
             standard = main.levels
         self._over_settings(0, standard, Kind.PAIRS)

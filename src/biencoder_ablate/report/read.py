@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from biencoder_ablate.files import read_json
 from biencoder_ablate.runs.directory import RunDirectory
 from biencoder_ablate.runs.records import Record, read_metrics
-from biencoder_ablate.runs.sweep_directory import run_state
+from biencoder_ablate.runs.status import run_status
 
 FINISHED = "finished"
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -168,27 +168,20 @@ def read_run(path: Path, overrides: tuple[str, ...] = ()) -> Run:
     """One run; whatever is missing or broken in it ends in `status` and `why`, never in an exception."""
     if not path.is_dir():
         return Run(path, "not started", "listed in its sweep; nothing is there yet", overrides=overrides)
-    state = run_state(RunDirectory(path))
     manifest = read_json(path / "manifest.json")
     manifest = manifest if isinstance(manifest, dict) else {}
-    whys = {
-        "running": f"another process is working in it; {state.epochs_done} epochs done",
-        "failed": " ".join(str(state.result.get("error") or "see its train.log").split()),
-        "interrupted": f"{state.epochs_done} epochs done; the same command goes on from there",
-    }
+    here = run_status(RunDirectory(path))
     run = Run(
         path,
-        state.status,
-        whys.get(state.status, ""),
+        here.status,
+        here.why,
         identity=manifest.get("determined_by") or {},
         config=_config(path / ".hydra" / "config.yaml"),
         overrides=read_overrides(path / ".hydra" / "overrides.yaml") or overrides,
         manifest=manifest,
-        result=state.result,
+        result=here.result,
         metrics=tuple(read_metrics(path)),
     )
-    if run.status == "interrupted" and (path / "result.json").exists():
-        return replace(run, status="damaged", why="result.json cannot be read")
     if run.status != FINISHED:
         return run
     try:

@@ -51,7 +51,7 @@ def crossed_interval(values: ArrayLike, debates: Sequence[object], confidence: f
     1977, ch. 6): the variance by seeds plus that by debates each hold the outcomes' own noise, so it is taken off once
     (Owen 2007). V is never less than either alone. Degrees of freedom by Satterthwaite (1946), at least the smaller
     factor's. Measured coverage of 95% intervals (600 simulated studies each: 3 to 10 seeds, 30 and 190 debates, noise
-    from debates only to seeds mostly): 0.93 to 0.99, the 0.99 where heads do not differ at all and outcomes are mere
+    from debates only to seeds mostly): 0.92 to 0.99, the 0.99 where heads do not differ at all and outcomes are mere
     noise; tests/test_statistics.py repeats it. A debate or seed that is alone shows no spread: the interval is then
     over the other factor, or nan, and `note` says so.
     """

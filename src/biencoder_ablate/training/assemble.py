@@ -141,6 +141,7 @@ def architecture_of(config: Config, pooled_dim: int) -> Architecture:
         towers=model.towers,
         similarity=model.similarity,
         projection_init=model.projection_init,
+        head_init=model.head_init,
         fusion=config.fusion.name,
         head=config.head.name,
         head_options=keywords(config.head),

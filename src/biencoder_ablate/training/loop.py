@@ -81,14 +81,17 @@ def make_optimizer(model: BiEncoder, config: Config) -> torch.optim.Optimizer:
         "projection": training.projection_learning_rate or training.head_learning_rate,
         "encoder": training.learning_rate,
     }
+    decays = dict.fromkeys(rates, training.weight_decay)
+    if training.projection_weight_decay is not None:
+        decays["projection"] = training.projection_weight_decay
     groups: list[dict[str, Any]] = []
     for part, rate in rates.items():
-        parameters = [value for name, value in model.named_parameters() if _part_of(name) == part]
-        steady = [parameter for parameter in parameters if training.weight_decay and parameter.dim() < 2]
-        decaying = [parameter for parameter in parameters if not training.weight_decay or parameter.dim() >= 2]
-        for members, decay in ((decaying, training.weight_decay), (steady, 0.0)):
-            if members:
-                group = {"params": members, "lr": rate, "initial_lr": rate, "weight_decay": decay, "part": part}
+        members = [value for name, value in model.named_parameters() if _part_of(name) == part]
+        steady = [value for value in members if decays[part] and value.dim() < 2]
+        decaying = [value for value in members if not decays[part] or value.dim() >= 2]
+        for chosen, decay in ((decaying, decays[part]), (steady, 0.0)):
+            if chosen:
+                group = {"params": chosen, "lr": rate, "initial_lr": rate, "weight_decay": decay, "part": part}
                 groups.append(group)
     kind = torch.optim.AdamW if training.optimizer == "adamw" else torch.optim.Adam
     return kind(groups, fused=training.fast)
