@@ -15,9 +15,10 @@ from setting import Setting
 from biencoder_ablate.evaluation.candidates import CandidateSet, as_candidates, candidate_texts
 from biencoder_ablate.evaluation.pair_scores import pair_scorer
 from biencoder_ablate.evaluation.ranking import rank
-from biencoder_ablate.model.biencoder import Architecture, BiEncoder
+from biencoder_ablate.model.biencoder import BiEncoder
 from biencoder_ablate.model.flops import forward_flops
 from biencoder_ablate.model.memory import keep_freed_memory
+from biencoder_ablate.training.assemble import architecture_of
 
 
 def lines(setting: Setting, num_turns: int) -> Iterator[str]:
@@ -38,21 +39,22 @@ def _pairs(setting: Setting, num_turns: int) -> Iterator[str]:
     candidates, width = candidate_texts(split), 384
     num_texts = int(candidates.max()) + 1
     h = torch.randn(num_texts, width, generator=torch.Generator().manual_seed(0))
-    model = BiEncoder(Architecture(width, 128, head_options={"norm": "layernorm", "activation": "relu"}))
+    model = BiEncoder(architecture_of(setting.config(), width))
     base, nothing = len(split) // 8, np.empty(0, dtype=np.int64)
     with torch.no_grad():
         embeddings = model.embed(h)
 
-    def seconds_for(num: int) -> float:
-        chosen = np.concatenate([candidates[:num], candidates[len(split) : len(split) + num]])
+    def seconds_of(num: int) -> float:
+        chosen = as_candidates(np.concatenate([candidates[:num], candidates[len(split) : len(split) + num]]))
         rows, point = np.arange(num), split.point[:num]
         started = time.perf_counter()
-        asked = CandidateSet(rows, (nothing, nothing))
-        rank(embeddings, point, as_candidates(chosen), [asked], pair_scorer(model, embeddings), 10)
+        with torch.no_grad():
+            asked = CandidateSet(rows, (nothing, nothing))
+            rank(embeddings, point, chosen, [asked], pair_scorer(model, embeddings), 10)
         return time.perf_counter() - started
 
     sizes = [base * factor for factor in (1, 2, 4, 8)]
-    taken = {num: statistics.median([seconds_for(num) for _ in range(num_turns + 1)][1:]) for num in sizes}
+    taken = {num: statistics.median([seconds_of(num) for _ in range(num_turns + 1)][1:]) for num in sizes}
     for num in sizes:
         yield f"| {num} | {taken[num]:.3g} | {taken[num] / taken[base]:.3g} | {(num / base) ** 2:.3g} |"
 
@@ -65,7 +67,7 @@ def _tokens(setting: Setting, num_turns: int) -> Iterator[str]:
         parts = our_way.build(given)
         step = our_way.training(given, num_turns + 1)
         seconds = statistics.median([step(index) for index in range(num_turns + 1)][1:])
-        source = parts.task.texts
+        source = parts.trainee.texts
         flops = forward_flops(source.module.config, source.tokens.lengths).sum()  # type: ignore[union-attr]
         first = first or (seconds, flops)
         yield f"| {max_tokens} | {seconds:.3g} | {seconds / first[0]:.3g} | {flops / first[1]:.3g} |"

@@ -6,18 +6,19 @@ import json
 import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
-from biencoder_ablate.model.load import load_tokenizer
 from setting import Setting, draw_triples
 
 from biencoder_ablate.data.tokens import tokenize
 from biencoder_ablate.evaluation.candidates import prepare
 from biencoder_ablate.model.biencoder import BiEncoder
+from biencoder_ablate.model.encoder import load_tokenizer
 from biencoder_ablate.model.memory import keep_freed_memory
 from biencoder_ablate.model.texts import CachedTexts, EncodedTexts
 from biencoder_ablate.runs.records import RunLog
-from biencoder_ablate.training.assemble import Parts, build_parts, make_plan, make_recipe
-from biencoder_ablate.training.loop import Task, embed, make_optimizer, measure_all, train_step
+from biencoder_ablate.training.assemble import Parts, architecture_of, build_parts, make_loss, make_plan
+from biencoder_ablate.training.loop import Pairs, Trainee, embed, make_optimizer, measure_all, train_step
 from biencoder_ablate.training.negatives import build_pool, draw_negatives
 from biencoder_ablate.training.processes import World
 
@@ -30,24 +31,30 @@ def build(setting: Setting, **training: object) -> Parts:
 def training(setting: Setting, num_steps: int, device: str = "cpu", **options: object) -> Callable[[int], float]:
     """A function that takes training step number i and returns its seconds."""
     parts = build(setting, device=device, **options)
-    task, recipe = parts.task, parts.recipe
-    optimizer = make_optimizer(task.model, recipe, fused=True)
-    batches = draw_triples(task.index, setting.batch_size, num_steps, setting.seed)
-    task.model.train()
+    trainee = parts.trainee
+    optimizer = make_optimizer(trainee.model, trainee.config)
+    batches = draw_triples(trainee.index, setting.batch_size, num_steps, setting.seed)
+    trainee.model.train()
 
     def step(index: int) -> float:
         started = time.perf_counter()
-        losses, _ = train_step(task, recipe, optimizer, *batches[index])
+        losses, _ = train_step(trainee, optimizer, as_pairs(batches[index]))
         losses.tolist()
         return time.perf_counter() - started
 
     return step
 
 
+def as_pairs(triples: np.ndarray) -> Pairs:
+    """Triples (3, B) as the pairs of a step."""
+    point, counter, negative = triples
+    return Pairs(np.arange(len(point)), point, counter, negative[:, None])
+
+
 def encoding(setting: Setting, device: str = "cpu", **options: object) -> Callable[[list[str]], float]:
     """A function that encodes texts, tokenising included, and returns the seconds that took."""
     parts = build(setting, device=device, **options)
-    source, tokenizer = parts.task.texts, load_tokenizer(setting.model_directory(), setting.max_tokens)
+    source, tokenizer = parts.trainee.texts, load_tokenizer(setting.model_directory(), setting.max_tokens)
     assert isinstance(source, EncodedTexts)
 
     def encode(texts: list[str]) -> float:
@@ -75,24 +82,24 @@ def ranking(setting: Setting, fast: bool = True) -> Callable[[object], float]:
     width = json.loads((setting.model_directory() / "config.json").read_text("utf-8"))["hidden_size"]
     random = torch.Generator().manual_seed(setting.seed)
     texts = CachedTexts(torch.randn(len(table.texts), width, generator=random))
-    head = vars(setting.config().head)
-    task = Task(
-        BiEncoder(None, width, 128, "concat", head["norm"], head["activation"], head["activation_position"], 0),
+    config = setting.config(fast=fast)
+    trainee = Trainee(
+        config,
+        BiEncoder(architecture_of(config, width)),
         texts,
         table,
         {name: prepare(split) for name, split in table.splits.items()},
         build_pool(table.splits["train"]),
+        make_loss(config),
         torch.device("cpu"),
-        fast=fast,
         quiet=True,
     )
-    recipe = make_recipe(setting.config())
 
     def rank(_: object) -> float:
-        embeddings = embed(task)
+        embeddings = embed(trainee)
         started = time.perf_counter()
-        draw_negatives(task.pool, 1.0, recipe.seed, 0, embeddings.r, table.splits["train"].point)
-        measure_all(task, recipe, embeddings)
+        draw_negatives(trainee.pool, 1.0, config.seed, 0, embeddings, table.splits["train"])
+        measure_all(trainee, embeddings)
         return time.perf_counter() - started
 
     return rank

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from biencoder_ablate.config import Config, DataConfig, ModelConfig, TrainingConfig
+from biencoder_ablate.config import Config, DataConfig, HeadConfig, ModelConfig, TrainingConfig, cache_directory
 from biencoder_ablate.data.index import TextIndex, build_index
 from biencoder_ablate.data.readers import load_corpus
 from biencoder_ablate.model.encoder import MINILM_NAME, find_model
@@ -29,12 +29,13 @@ class Setting:
     seed: int = 0
 
     def config(self, **training: object) -> Config:
-        """The program's own config of it."""
+        """The program's own config of it: the study recipe, which the direct way computes as well."""
         config = Config(cache_dir=self.cache_dir, seed=self.seed)
         config.data = DataConfig("arguana", self.data) if self.data else DataConfig()
         config.model = ModelConfig(
             "minilm", self.model, pooling="mean", max_tokens=self.max_tokens, dropout=self.dropout
         )
+        config.head = HeadConfig("linear", "layernorm", "relu", "after_linear2")
         config.training = TrainingConfig(batch_size=self.batch_size, **training)  # type: ignore[arg-type]
         return config
 
@@ -42,9 +43,8 @@ class Setting:
         return build_index(load_corpus(self.config().data))
 
     def model_directory(self) -> Path:
-        directory = find_model(self.config().model).directory
-        assert directory is not None
-        return directory
+        config = self.config()
+        return find_model(config.model, cache_directory(config)).directory
 
 
 def draw_triples(table: TextIndex, batch_size: int, num: int, seed: int) -> list[np.ndarray]:

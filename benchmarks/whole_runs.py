@@ -22,18 +22,20 @@ import torch._dynamo  # torch.optim imports it when the first optimizer is made
 if "training.freeze_encoder=false" in sys.argv:
     import transformers.models.bert.modeling_bert, transformers.models.bert.tokenization_bert
 started = time.perf_counter()
-parts = build_parts(make_plan(load_config(sys.argv[1:])), RunLog(None, quiet=True), World())
-optimizer = make_optimizer(parts.task.model, parts.recipe, fused=True)
-embed(parts.task, parts.untrained() if parts.untrained is not None else None)
+config = load_config(sys.argv[1:])
+parts = build_parts(make_plan(config), RunLog(None, quiet=True), World())
+optimizer = make_optimizer(parts.trainee.model, config)
+embed(parts.trainee, parts.pretrained())
 print(time.perf_counter() - started)
 """
 
 
 def overrides(setting: Setting) -> list[str]:
-    """The setting as the program's overrides: frozen MiniLM."""
+    """The setting as the program's overrides: the study recipe over frozen MiniLM."""
     data = ["data=arguana", f"data.path={os.path.abspath(setting.data)}"] if setting.data else ["data=sample"]
     return [
         *data,
+        "recipe=study",
         "model=minilm",
         f"model.max_tokens={setting.max_tokens}",
         f"cache_dir={setting.cache_dir}",

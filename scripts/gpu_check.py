@@ -82,11 +82,10 @@ def save_random_bert(directory: Path, shape: dict[str, int]) -> Path:
     """A BERT of that shape with random weights, saved with MiniLM's tokenizer."""
     from transformers import BertConfig, BertModel
 
-    from biencoder_ablate.config import ModelConfig
+    from biencoder_ablate.config import Config, ModelConfig, cache_directory
     from biencoder_ablate.model.encoder import MINILM_NAME, find_model
 
-    source = find_model(ModelConfig("minilm", MINILM_NAME)).directory
-    assert source is not None
+    source = find_model(ModelConfig("minilm", MINILM_NAME), cache_directory(Config())).directory
     directory.mkdir(exist_ok=True)
     torch.manual_seed(0)
     BertModel(BertConfig(**shape)).save_pretrained(directory)
@@ -147,7 +146,7 @@ def _run(setting: Setting, device: str, out: Path, *overrides: str) -> list[dict
 def _program(setting: Setting, device: str, out: Path, *arguments: str) -> str:
     data = ["data=arguana", f"data.path={os.path.abspath(setting.data)}"] if setting.data else ["data=sample"]
     given = [
-        *arguments, *data, "model=minilm", f"model.name_or_path={setting.model}",
+        *arguments, *data, "recipe=study", "model=minilm", f"model.name_or_path={setting.model}",
         f"model.max_tokens={setting.max_tokens}", "model.dropout=0", f"cache_dir={setting.cache_dir}",
         f"training.batch_size={setting.batch_size}", f"training.device={device}", "training.save_model=false",
     ]  # fmt: skip

@@ -58,9 +58,9 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
 
 @pytest.fixture(scope="session")
 def finished_sweep(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """The four heads as one sweep, on a third of the sample and shorter texts to save time."""
+    """The four heads as one sweep under the study's recipe, on a third of the sample and shorter texts to save time."""
     cwd = tmp_path_factory.mktemp("finished_sweep")
-    sizes = ("model=tiny", "model.max_tokens=32", "data.limit=6", "training.epochs=1")
+    sizes = ("recipe=study", "model=tiny", "model.max_tokens=32", "data.limit=6", "training.epochs=1")
     arguments = ("-m", f"head={','.join(HEADS)}", *sizes)
     return Finished(cwd, arguments, run_program(arguments, cwd))
 

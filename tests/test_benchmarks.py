@@ -1,6 +1,5 @@
 """The benchmarks: the direct way computes what the program computes, turns are fair, and the commands run."""
 
-import dataclasses
 import sys
 from pathlib import Path
 
@@ -16,25 +15,20 @@ import our_way  # noqa: E402
 from alternate import Way, alternate, median_ratio  # noqa: E402
 from setting import Setting, draw_triples  # noqa: E402
 
+from biencoder_ablate.model.encoder import make_tiny  # noqa: E402
 from biencoder_ablate.training.loop import make_optimizer, train_step  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def small_bert(tmp_path_factory):
-    """A directory with a BERT of two layers and random weights, and a WordPiece tokenizer."""
-    from biencoder_ablate.model.load import build_tiny
-
-    directory = tmp_path_factory.mktemp("small_bert")
-    encoder, tokenizer = build_tiny([f"word{number} and more" for number in range(50)], "mean", 64, 0.0, seed=0)
-    encoder.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    return directory
+    """A directory with a BERT and its tokenizer."""
+    return make_tiny(tmp_path_factory.mktemp("small_bert"))
 
 
 def test_the_direct_way_computes_the_same_loss(small_bert):
     setting = Setting(None, model=str(small_bert), max_tokens=48, batch_size=6)
     parts = our_way.build(setting)
-    ours = parts.task.model
+    ours = parts.trainee.model
     direct = direct_way.DirectModel(str(small_bert), setting.max_tokens)
     direct.linear1.load_state_dict(ours.linear1.state_dict())
     direct.norm.load_state_dict(ours.head.norm.state_dict())
@@ -42,9 +36,9 @@ def test_the_direct_way_computes_the_same_loss(small_bert):
     table = setting.table()
     (batch,) = draw_triples(table, setting.batch_size, 1, seed=3)
     expected = direct_way.batch_loss(direct, *([table.texts[i] for i in role] for role in batch))
-    optimizer = make_optimizer(ours, dataclasses.replace(parts.recipe, head_learning_rate=0.0), fused=True)
+    optimizer = make_optimizer(ours, parts.trainee.config)
     ours.train()
-    losses, _ = train_step(parts.task, parts.recipe, optimizer, *batch)
+    losses, _ = train_step(parts.trainee, optimizer, our_way.as_pairs(batch))
     assert losses[0].item() / setting.batch_size == pytest.approx(expected.item(), rel=1e-5)
 
 

@@ -56,7 +56,7 @@ def with_value(group, name, value):
         config = replace(config, negatives=NegativesConfig("curriculum", 0.5))
     elif name == "relative_margin":
         config = replace(config, model=replace(TINY, similarity="cosine"))
-    elif name == "weight_decay":
+    elif name in ("weight_decay", "projection_weight_decay"):
         config = replace(config, training=TrainingConfig(optimizer="adamw"))
     elif name in ("positive", "negative", "head"):
         config = replace(config, evaluation=EvaluationConfig("none"))
@@ -303,17 +303,19 @@ def test_defaults_are_those_of_the_design():
         similarity="cosine",
         retrieval_dim=None,
         projection_init="identity",
+        head_init="zero",
     )
     assert config.head == HeadConfig("linear", "layernorm", "relu", "after_linear2")
     assert config.fusion.name == "concat"
-    assert config.negatives == NegativesConfig("constant", per_pair=5)
+    assert config.negatives == NegativesConfig("constant", per_pair=1)
     weights = {"temperature": 0.05, "retrieval": 1, "head": 1}
     switches = {f"in_batch_{kind}": True for kind in ("counters", "points", "negatives")}
     assert config.loss == LossConfig("contrastive", **weights, **switches)
     assert config.evaluation == EvaluationConfig(rerank=10, select="top1_clean", score="sum", source=False)
     training = config.training
-    assert (training.batch_size, training.distinct_pairs, training.optimizer) == (128, True, "adamw")
-    assert (training.warmup_ratio, training.max_grad_norm, training.patience) == (0, None, None)
+    assert (training.batch_size, training.distinct_pairs, training.optimizer) == (32, True, "adamw")
+    assert (training.epochs, training.schedule, training.warmup_ratio) == (4, "linear", 0)
+    assert (training.max_grad_norm, training.patience) == (None, None)
     assert (training.freeze_encoder, training.save_model) == (False, True)
     assert (training.device, training.precision) == ("auto", "auto")
 
@@ -363,7 +365,7 @@ def test_every_choice_of_every_group_sets_what_it_says(tmp_path):
     assert load_config(["data=pairs", f"data.path={table}"]).data == DataConfig("pairs", str(table))
     assert load_config(["fusion=pooled"]).fusion.name == "pooled"
     assert load_config(["fusion=retrieval"]).fusion.name == "retrieval"
-    assert load_config(["negatives=curriculum"]).negatives == NegativesConfig("curriculum", 0.2, per_pair=5)
+    assert load_config(["negatives=curriculum"]).negatives == NegativesConfig("curriculum", 0.2)
     minilm, bert = load_config(["model=minilm"]), load_config(["model=bert_base"])
     assert (minilm.model.pooling, minilm.model.max_tokens) == ("mean", 256)
     assert (bert.model.pooling, bert.model.max_tokens) == ("pooler", 512)

@@ -149,6 +149,19 @@ def test_groups_are_within_budget_and_hold_every_text_once():
     assert length_groups(np.array([], dtype=np.int64), 400) == []
 
 
+def test_the_tiny_model_is_made_once_and_is_the_same_bytes_in_every_cache(tiny_directory, tmp_path):
+    other = make_tiny(tmp_path)
+    names = sorted(path.name for path in tiny_directory.iterdir())
+    assert names == sorted(path.name for path in other.iterdir()) and "model.safetensors" in names
+    for name in names:
+        assert (other / name).read_bytes() == (tiny_directory / name).read_bytes(), name
+    stamps = [path.stat().st_mtime_ns for path in sorted(other.iterdir())]
+    torch.manual_seed(99)
+    assert make_tiny(tmp_path) == other
+    assert [path.stat().st_mtime_ns for path in sorted(other.iterdir())] == stamps
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == [other.name]
+
+
 LEARN = """
 import hashlib, json
 from biencoder_ablate.config import DataConfig

@@ -2,11 +2,13 @@
 
 import json
 import math
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from helpers import make_pairs, write_pairs_csv
 from transformers import BertConfig, BertModel
 
 from biencoder_ablate.config import (
@@ -15,6 +17,7 @@ from biencoder_ablate.config import (
     EvaluationConfig,
     FusionConfig,
     HeadConfig,
+    LossConfig,
     ModelConfig,
     NegativesConfig,
     TrainingConfig,
@@ -24,8 +27,10 @@ from biencoder_ablate.evaluation.protocols import measure_split
 from biencoder_ablate.model.biencoder import Architecture, BiEncoder
 from biencoder_ablate.model.texts import EncodedTexts, plain_encoder
 from biencoder_ablate.runs.records import RunLog
+from biencoder_ablate.training import loop
 from biencoder_ablate.training.assemble import build_parts, make_plan
-from biencoder_ablate.training.experiment import run_experiment
+from biencoder_ablate.training.checkpoint import RunState
+from biencoder_ablate.training.experiment import run_experiment, selects
 from biencoder_ablate.training.loop import (
     Pairs,
     Trainee,
@@ -353,6 +358,87 @@ def test_figures_of_a_finished_run_are_those_of_its_records(tmp_path):
             if key not in ("tasks", "dead_pairs"):
                 assert selected[f"{name}/{key}"] == value, key
         assert result[name]["tasks"]["epa"]["top1"] == result[name]["top1"]
+
+
+def test_projections_have_a_rate_of_their_own_where_one_is_given(tmp_path):
+    rates = {"learning_rate": 3e-5, "projection_learning_rate": 5e-4, "head_learning_rate": 2e-3}
+    model = ModelConfig("tiny", max_tokens=24, retrieval_dim=16, towers="separate")
+    parts, optimizer = build(make_config(tmp_path, training=rates, model=model))
+    found = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    expected = {"encoder": 3e-5, "linear1": 5e-4, "linear1_candidate": 5e-4, "head": 2e-3}
+    for name, parameter in parts.trainee.model.named_parameters():
+        assert found[id(parameter)] == expected[name.split(".")[0]], name
+
+
+@pytest.mark.parametrize(("temperature", "weight"), [(0.05, 20.0), (0.5, 2.0)])
+def test_the_weight_of_the_similarity_begins_at_one_over_the_temperature_and_is_trained(tmp_path, temperature, weight):
+    loss = LossConfig("contrastive", temperature=temperature)
+    config = make_config(tmp_path, loss=loss, evaluation=EvaluationConfig(score="sum"), training={"epochs": 1})
+    parts, optimizer = build(config)
+    learned = parts.trainee.model.similarity_weight
+    assert learned.item() == pytest.approx(weight)
+    train_epoch(parts.trainee, optimizer, 0, 0, embed(parts.trainee))
+    assert learned.item() != pytest.approx(weight, rel=1e-6)
+
+
+REPEATED = [*make_pairs(1, 2), *(replace(pair, debate="again") for pair in make_pairs(1, 1, ["train"]))]
+"""Of train six pairs, two of which are the same texts in another debate; two splits of four."""
+
+
+@pytest.mark.parametrize(("distinct", "expected"), [(False, [1, 1, 1, 1, 1, 1]), (True, [1, 1, 1, 1])])
+def test_distinct_pairs_trains_each_distinct_pair_once(tmp_path, distinct, expected, monkeypatch):
+    table = write_pairs_csv(tmp_path / "pairs.csv", REPEATED)
+    training = {"batch_size": 4, "epochs": 1, "distinct_pairs": distinct}
+    parts, optimizer = build(make_config(tmp_path, data=DataConfig("pairs", str(table)), training=training))
+    seen = []
+
+    def note(trainee, optimizer, pairs, rate):
+        seen.extend(pairs.rows.tolist())
+        return train_step(trainee, optimizer, pairs, rate)
+
+    monkeypatch.setattr(loop, "train_step", note)
+    trained = train_epoch(parts.trainee, optimizer, 0, 0, embed(parts.trainee))
+    pairs = parts.trainee.splits["train"].split.pairs
+    assert sorted(Counter(seen).values()) == expected
+    assert len({pairs[row].point for row in seen}) == 4, "every distinct point"
+    assert trained.step == math.ceil(len(expected) / 4)
+    assert trained.record["num_hard"] <= len(expected)
+
+
+def test_the_epoch_is_selected_by_the_figure_that_is_asked_for(tmp_path):
+    """Two val points of four are known from train: their figure, which only top1 counts, goes another way."""
+    rows = {-1: (0.0, 0.0, 0.0), 0: (0.75, 0.5, 0.6), 1: (0.5, 1.0, 0.7), 2: (0.5, 0.5, 0.9)}
+    records = [
+        {"epoch": epoch, "val/top1": top1, "val/top1_clean": clean, "val/mrr": mrr}
+        for epoch, (top1, clean, mrr) in rows.items()
+    ]
+    for select, expected in (("top1", 0), ("top1_clean", 1), ("mrr", 2)):
+        reached = RunState()
+        for record in records:
+            if record["epoch"] >= 0 and selects(record, reached, select):
+                reached.best_epoch = record["epoch"]
+            reached.records.append(record)
+        assert reached.best_epoch == expected, select
+
+
+def test_a_run_selects_by_clean_figures_where_val_shares_texts_with_train(tmp_path):
+    """The four val pairs and the first two of train again: clean figures leave the two out."""
+    shared = [replace(pair, split="val", debate="shared") for pair in make_pairs(1, 1, ["train"])]
+    table = write_pairs_csv(tmp_path / "pairs.csv", [*make_pairs(1, 2), *shared])
+    for select in ("top1", "top1_clean"):
+        config = make_config(
+            tmp_path,
+            data=DataConfig("pairs", str(table)),
+            evaluation=EvaluationConfig(select=select),
+            training={"epochs": 6, "save_model": False, "learning_rate": 1e-3},
+        )
+        outcome = run_experiment(config, "", [], quiet=True)
+        lines = (outcome.directory.path / "metrics.jsonl").read_text("utf-8").splitlines()
+        records = [json.loads(line) for line in lines][1:]
+        assert (outcome.result["val"]["num_points"], outcome.result["val"]["num_points_clean"]) == (6, 4)
+        assert any(record["val/top1"] != record["val/top1_clean"] for record in records)
+        values = [record[f"val/{select}"] for record in records]
+        assert outcome.result["best_epoch"] == values.index(max(values))
 
 
 # Loss sums of three steps on fixed token ids with a fixed encoder, as printed once: a refactoring must keep them.
