@@ -83,13 +83,13 @@ def test_every_layer_is_there_and_imports_are_seen():
 
 def test_model_evaluation_loss_and_negatives_never_see_the_config():
     """They take plain arguments (design §4). What finds and restores a model's files may know its groups."""
-    groups_known = {"model/source.py", "model/restore.py"}
+    groups_known = {"model/encoder.py", "model/saved.py"}
     plain = [path for path in MODULES if path.relative_to(PACKAGE).parts[0] in ("model", "evaluation")]
-    plain += [PACKAGE / "training" / f"{name}.py" for name in ("losses", "negatives", "schedule")]
+    plain += [PACKAGE / "training" / f"{name}.py" for name in ("losses", "negatives")]
     for path in plain:
         allowed = {"ConfigError"}
         if path.relative_to(PACKAGE).as_posix() in groups_known:
-            allowed |= {"ModelConfig", "HeadConfig"}
+            allowed |= {"ModelConfig", "DataConfig"}
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.module == "biencoder_ablate.config":
                 assert {alias.name for alias in node.names} <= allowed, path
@@ -115,7 +115,7 @@ HEAVY = (
         ["config", "files", "seeding"],
         ["data.corpus", "data.readers", "data.index"],
         ["cli", "compose"],
-        ["model.source"],
+        ["model.encoder"],
         ["runs.directory", "runs.identity", "runs.records", "runs.trackers"],
     ],
     ids=lambda modules: modules[0],

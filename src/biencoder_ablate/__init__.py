@@ -1,3 +1,3 @@
 """biencoder-ablate: does this part of my head earn its place?"""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -178,7 +178,9 @@ class EvaluationConfig:
     """How a ranking is measured, and which figure selects the epoch (group `evaluation`)."""
 
     rerank: Union[int, str] = _key(10, "an integer of 1 or more, all or none", True)  # noqa: UP007 (OmegaConf)
-    select: str = _key("top1_clean", "top1_clean, top1 or mrr", True, choices=("top1_clean", "top1", "mrr"))
+    select: str = _key(
+        "top1_clean", "top1_clean, top1, mrr or last", True, choices=("top1_clean", "top1", "mrr", "last")
+    )
     score: str = _key("head", "head or sum", True, choices=("head", "sum"))
     source: bool = _key(False, "true or false", True)
 
@@ -317,6 +319,11 @@ def _check_contradictions(config: Config) -> None:
     for key in ("weight_decay", "projection_weight_decay"):
         if training.optimizer == "adam" and getattr(training, key):
             raise ConfigError(f"training.{key}={getattr(training, key)}: belongs to training.optimizer=adamw")
+    if training.patience is not None and config.evaluation.select == "last":
+        raise ConfigError(
+            f"training.patience={training.patience}: stops when a val figure no longer rises, and evaluation.select="
+            "last looks at none; must be null"
+        )
     if training.micro_batch is not None and training.freeze_encoder:
         raise ConfigError("training.micro_batch=auto: has no effect with training.freeze_encoder=true; leave it null")
     if training.compile and not training.fast:

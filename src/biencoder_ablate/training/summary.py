@@ -104,9 +104,11 @@ def before_training(parts: Parts, config: Config) -> str:
 def last_lines(run: RunDirectory, result: dict[str, Any], config: Config, records: Sequence[Record]) -> str:
     """The selected epoch's figures beside those of no training, what they mean, what looks wrong, what to type next."""
     best, initial = result["best_epoch"], result["initial"]
-    select = {"top1": "top-1", "top1_clean": "clean top-1", "mrr": "MRR"}[config.evaluation.select]
+    select = {"top1": "top-1", "top1_clean": "clean top-1", "mrr": "MRR", "last": ""}[config.evaluation.select]
     lines = [
-        f"selected epoch {best} by val {select}" if best >= 0 else "no epoch trained: figures of the initial model"
+        f"selected epoch {best}, {f'by val {select}' if select else 'the last'}"
+        if best >= 0
+        else "no epoch trained: figures of the initial model"
     ]
     lines.append(f"{'':11}{'pretrained':>12}{'by distance':>13}{'after head':>12}{'points':>9}")
     for name in ("val", "test"):
