@@ -43,7 +43,7 @@ def comparisons_csv(analyses: Sequence[Analysis]) -> str:
             "comparison": r.contrast.name, "figure": protocol, "decides": protocol is analysis.primary,
             "seeds": len(r.seeds), "estimate": r.estimate, "low": r.interval.low, "high": r.interval.high,
             "degrees_of_freedom": r.interval.degrees_of_freedom, "p": r.test.p, "p_holm": r.p_holm,
-            "told_apart": r.told_apart(ALPHA), "notes": "; ".join(r.notes),
+            "p_crossed_holm": r.p_crossed_holm, "told_apart": r.told_apart(ALPHA), "notes": "; ".join(r.notes),
         }
         for analysis in analyses
         for family in analysis.families
