@@ -238,22 +238,22 @@ def test_lexical_baselines_against_the_reference(both):
 
 
 def test_baselines_of_a_trained_run(run, runs):
-    """The untrained encoder is the one that the run started from: what epochs=0 without linear1 measures."""
+    """The pretrained encoder is the one that the run started from: what epochs=0 without linear1 measures."""
     report = evaluated(run, "--baselines")
     untrained = json.loads((runs.untrained / "result.json").read_text())
     found = report["baselines"]
-    assert set(found) == {"tfidf_cosine", "bm25", "untrained_euclidean", "untrained_cosine"}
-    assert found["untrained_cosine"] != found["untrained_euclidean"]
+    assert set(found) == {"tfidf_cosine", "bm25", "pretrained_euclidean", "pretrained_cosine"}
+    assert found["pretrained_cosine"] != found["pretrained_euclidean"]
     for split in ("val", "test"):
-        assert found["untrained_euclidean"][split] == untrained[split]
+        assert found["pretrained_euclidean"][split] == untrained[split]
         assert found["bm25"][split]["num_points"] == 36
 
 
 def test_baselines_of_a_frozen_run_use_its_features(runs, tmp_path):
     copy = shutil.copytree(runs.from_files, tmp_path / "from_files")
     report = evaluated(copy, "--baselines")
-    assert set(report["baselines"]) == {"tfidf_cosine", "bm25", "untrained_euclidean", "untrained_cosine"}
-    assert report["baselines"]["untrained_cosine"]["test"]["num_points"] == 36
+    assert set(report["baselines"]) == {"tfidf_cosine", "bm25", "pretrained_euclidean", "pretrained_cosine"}
+    assert report["baselines"]["pretrained_cosine"]["test"]["num_points"] == 36
 
 
 def test_baselines_without_the_first_encoder_say_so(run, runs, tmp_path):
@@ -268,7 +268,13 @@ def test_baselines_without_the_first_encoder_say_so(run, runs, tmp_path):
 def test_the_table_shows_every_row(run):
     ended = main([str(run), "--baselines", "evaluation.source=true"])
     assert ended.returncode == 0
-    for row in ("this run, rerank=10", "measured, rerank=10", "TF-IDF cosine", "BM25", "untrained encoder, cosine"):
+    for row in (
+        "this run, rerank=10",
+        "measured, rerank=10",
+        "TF-IDF cosine",
+        "BM25",
+        "pretrained encoder as downloaded, cosine",
+    ):
         assert len([line for line in ended.stdout.splitlines() if line.startswith(row)]) == 2, row
     assert "sdoc" in ended.stdout and "source/val/top1" in ended.stdout and "evaluations/" in ended.stdout
 

@@ -26,8 +26,8 @@ MEASURED = ("val", "test")
 TITLES = {
     "tfidf_cosine": "TF-IDF cosine",
     "bm25": "BM25",
-    "untrained_euclidean": "untrained encoder, Euclidean",
-    "untrained_cosine": "untrained encoder, cosine",
+    "pretrained_euclidean": "pretrained encoder as downloaded, Euclidean",
+    "pretrained_cosine": "pretrained encoder as downloaded, cosine",
 }
 COLUMNS = {
     "top-1": "top1",
@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--baselines",
         action="store_true",
-        help="add rows that need no training: TF-IDF cosine, BM25, the untrained encoder's similarity",
+        help="add rows that need no training: TF-IDF cosine, BM25, the pretrained encoder's similarity",
     )
     add_json_option(parser)
     return parser
@@ -162,16 +162,16 @@ def _baselines(
     notes: list[str],
     log: RunLog,
 ) -> dict[str, Any]:
-    """Figures that need no training. Without the untrained encoder its rows are missing, and `notes` says why."""
+    """Figures that need no training. Without the pretrained encoder its rows are missing, and `notes` says why."""
     from biencoder_ablate.evaluation.protocols import encoder_figures, lexical_figures
 
     found = lexical_figures(index.texts, splits)
     try:
-        untrained = run.as_pretrained().features(index.texts, log) if run.contract.copied else h
+        pretrained = run.as_pretrained().features(index.texts, log) if run.contract.copied else h
     except (ValueError, OSError) as error:
-        notes.append(f"no figures of the untrained encoder: {error}")
+        notes.append(f"no figures of the pretrained encoder: {error}")
         return found
-    return found | encoder_figures(untrained, splits)
+    return found | encoder_figures(pretrained, splits)
 
 
 def keep(run_dir: str | Path, report: Mapping[str, Any]) -> Path:

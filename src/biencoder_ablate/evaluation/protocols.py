@@ -192,7 +192,7 @@ def lexical_figures(texts: Sequence[str], splits: Mapping[str, SplitCandidates])
 def encoder_figures(h: torch.Tensor, splits: Mapping[str, SplitCandidates]) -> dict[str, dict[str, Any]]:
     """Figures of an encoder's own pooled outputs h (T, H) by Euclidean distance and by cosine, no head, no linear1."""
     # Between vectors of length 1 the order by distance is the order by cosine: |a − b|² = 2 − 2 cos.
-    spaces = {"untrained_euclidean": h, "untrained_cosine": torch.nn.functional.normalize(h, dim=1)}
+    spaces = {"pretrained_euclidean": h, "pretrained_cosine": torch.nn.functional.normalize(h, dim=1)}
 
     return {
         name: {

@@ -253,7 +253,7 @@ def make_tiny(cache: Path) -> Path:
 
 
 def _start_from_words(encoder: Any, tokenizer: Any, texts: Sequence[str]) -> None:
-    """Let the untrained encoder tell texts apart by the rarer words they share, all it has to go by.
+    """Let the random encoder tell texts apart by the rarer words they share, all it has to go by.
 
     Positions start at zero, and tokens found in over a tenth of the texts all start as one vector, so that
     neither blurs the mean of a text's tokens. Training is free to move them.
