@@ -202,6 +202,6 @@ def test_two_processes_equal_one(tmp_path):
         losses = {key for key in a if key.startswith("loss")}
         assert len(losses) == (0 if a["epoch"] < 0 else 3)
         for key in losses:
-            # The head's loss falls to thousandths: rounding (1.5e-6 seen) is more than its ten-thousandth.
+            # The head's loss falls to thousandths; rounding comes to 1.5e-6 at most.
             assert a[key] == pytest.approx(b[key], rel=1e-4, abs=1e-5)
     assert not list((tmp_path / "two").glob("logs/runs/.*.lock"))

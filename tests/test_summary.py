@@ -70,7 +70,7 @@ def test_a_dead_head_is_not_also_called_tied_and_two_epochs_are_too_few_to_say_u
 def test_the_last_lines_name_the_figure_without_training_by_distance_and_after_the_head():
     config = Config(evaluation=EvaluationConfig(select="top1_clean"))
     lines = last_lines(RunDirectory(Path("logs/runs/name")), GOOD, config, RISING).splitlines()
-    assert lines[0] == "selected epoch 2 by val clean top-1"
+    assert lines[0] == "selected epoch 2, by val clean top-1"
     assert lines[1].split() == ["pretrained", "by", "distance", "after", "head", "points"]
     assert [line.split() for line in lines[2:6]] == [
         ["val", "0.2000", "0.4000", "0.5000", "20"],
@@ -79,6 +79,8 @@ def test_the_last_lines_name_the_figure_without_training_by_distance_and_after_t
         ["test", "clean", "0.2000", "0.3000", "0.6000", "10"],
     ]
     assert "done in 1.5 s: logs/runs/name" in lines and lines[-1].startswith("next: ")
+    config_of_last = Config(evaluation=EvaluationConfig(select="last"))
+    assert last_lines(RunDirectory(Path("x")), GOOD, config_of_last, RISING).startswith("selected epoch 2, the last\n")
     untrained = last_lines(RunDirectory(Path("x")), GOOD | {"best_epoch": -1}, config, [])
     assert untrained.startswith("no epoch trained") and "learned:" not in untrained
 
@@ -105,7 +107,7 @@ def test_the_schedule_in_words():
 def test_the_lines_of_a_real_run_agree_with_its_result(finished_run):
     result = json.loads((finished_run.path / "result.json").read_text("utf-8"))
     lines = finished_run.ended.stdout.splitlines()
-    (start,) = (i for i, line in enumerate(lines) if line.startswith("selected epoch 0 by val clean top-1"))
+    (start,) = (i for i, line in enumerate(lines) if line.startswith("selected epoch 0, by val clean top-1"))
     assert "pretrained" in lines[start + 1] and "by distance" in lines[start + 1] and "after head" in lines[start + 1]
     shown = lines[start + 4].split()
     figures = (result["initial"]["pretrained/test/top1"], result["test"]["top1_stage1"], result["test"]["top1"])

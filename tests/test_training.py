@@ -407,12 +407,12 @@ def test_distinct_pairs_trains_each_distinct_pair_once(tmp_path, distinct, expec
 
 def test_the_epoch_is_selected_by_the_figure_that_is_asked_for(tmp_path):
     """Two val points of four are known from train: their figure, which only top1 counts, goes another way."""
-    rows = {-1: (0.0, 0.0, 0.0), 0: (0.75, 0.5, 0.6), 1: (0.5, 1.0, 0.7), 2: (0.5, 0.5, 0.9)}
+    rows = {-1: (0.0, 0.0, 0.0), 0: (0.75, 0.5, 0.6), 1: (0.5, 1.0, 0.7), 2: (0.5, 0.5, 0.9), 3: (0.0, 0.0, 0.0)}
     records = [
         {"epoch": epoch, "val/top1": top1, "val/top1_clean": clean, "val/mrr": mrr}
         for epoch, (top1, clean, mrr) in rows.items()
     ]
-    for select, expected in (("top1", 0), ("top1_clean", 1), ("mrr", 2)):
+    for select, expected in (("top1", 0), ("top1_clean", 1), ("mrr", 2), ("last", 3)):
         reached = RunState()
         for record in records:
             if record["epoch"] >= 0 and selects(record, reached, select):
