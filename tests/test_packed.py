@@ -16,7 +16,7 @@ from biencoder_ablate.model.texts import EncodedTexts, encode_rows, packed_encod
 
 CPU = torch.device("cpu")
 POOLINGS = ("mean", "cls", "pooler")
-WIDTH, POSITIONS, VOCABULARY = 24, 40, 50
+WIDTH, POSITIONS, VOCABULARY = 32, 40, 50
 LENGTHS = st.lists(
     st.one_of(st.integers(1, POSITIONS), st.sampled_from([1, 1, 9, 9, POSITIONS])), min_size=1, max_size=9
 )

@@ -305,32 +305,38 @@ def learn_vocabulary(words: Mapping[str, int], size: int) -> list[str]:
 
 
 def choose_device(asked: str, local_rank: int = 0) -> torch.device:
-    """auto: cuda, else mps, else cpu; of several GPUs, the one of this process's `local_rank`.
+    """auto: cuda, else mps, else cpu; of several GPUs, the one of this process's `local_rank`, unless one is named.
 
     Raises ConfigError for a device that is not there.
     """
     import torch
 
+    count = torch.cuda.device_count() if asked.startswith("cuda") or torch.cuda.is_available() else 0
     if asked == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda", local_rank % torch.cuda.device_count())
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    device = torch.device(asked)
-    count = torch.cuda.device_count() if device.type == "cuda" else 0
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise ConfigError(
-            f"training.device={asked}: there are {count} CUDA devices here; must be "
-            f"{'cpu or auto' if not count else f'cuda:0 to cuda:{count - 1}, cpu or auto'}"
-        )
-    if device.type == "mps" and not torch.backends.mps.is_available():
+        kind = "cuda" if count else "mps" if torch.backends.mps.is_available() else "cpu"
+    else:
+        kind = asked.partition(":")[0]
+    if kind == "cuda":
+        number = int(asked.partition(":")[2] or local_rank)
+        if number >= count:
+            few = f"a process each for {count} GPUs at most, " if count and local_rank >= count else ""
+            raise ConfigError(
+                f"training.device={asked}: there are {count} CUDA devices here; must be {few}"
+                f"{'cpu or auto' if not count else f'cuda:0 to cuda:{count - 1}, cpu or auto'}"
+            )
+        return torch.device("cuda", number)
+    if kind == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("training.device=mps: there is no Apple GPU here; must be cpu or auto")
-    return device
+    return torch.device(kind)
 
 
 def choose_precision(asked: str, device: torch.device) -> str:
-    """auto: bf16 on CUDA, else fp32."""
+    """auto: bf16 on a CUDA device that computes in it natively (Ampere and newer), else fp32."""
+    import torch
+
     if asked == "auto":
-        return "bf16" if device.type == "cuda" else "fp32"
+        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16" if native else "fp32"
     if asked == "bf16" and device.type == "mps":
         raise ConfigError("training.precision=bf16: not supported on mps here; must be fp32 or auto")
     return asked

@@ -147,7 +147,8 @@ def _attend(attention: Any, asked: Asked, batch: Packed, generator: torch.Genera
         call = functools.partial(_attend_dropping, attention.dropout, attention.scaling, generator)
     if asked.query.device.type != "cuda":
         return _attend_in_runs(call, asked)
-    if dropout == 0 and asked.query.dtype in (torch.bfloat16, torch.float16):
+    half, has_flash = asked.query.dtype in (torch.bfloat16, torch.float16), torch.cuda.get_device_capability()[0] >= 8
+    if dropout == 0 and half and has_flash:  # FlashAttention is for Ampere and newer
         return _attend_varlen(asked, batch, attention.scaling)
     return _attend_padded(call, asked)
 
