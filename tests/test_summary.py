@@ -78,7 +78,7 @@ def test_the_last_lines_name_the_figure_without_training_by_distance_and_after_t
         ["test", "0.2000", "0.4000", "0.5000", "20"],
         ["test", "clean", "0.2000", "0.3000", "0.6000", "10"],
     ]
-    assert "done in 1.5 s: logs/runs/name" in lines and lines[-1].startswith("next: ")
+    assert "done in 1.5 s: logs/runs/name" in lines and lines[-2].startswith("next ")
     config_of_last = Config(evaluation=EvaluationConfig(select="last"))
     assert last_lines(RunDirectory(Path("x")), GOOD, config_of_last, RISING).startswith("selected epoch 2, the last\n")
     untrained = last_lines(RunDirectory(Path("x")), GOOD | {"best_epoch": -1}, config, [])

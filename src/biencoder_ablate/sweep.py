@@ -217,6 +217,7 @@ class _Sweep:
         runs = self.directory.statuses(errors=self._errors)
         write_table(self.directory.table, runs)
         print(f"\n{sweep_text(runs)}\n{time.time() - self._started:.1f} s; {self.directory.path}")
+        print(f"next: python -m biencoder_ablate.report {self.directory.path} -o report")
         found = [run for run in runs if run.status == "finished" and run.name in self._asked]
         if best and found:
             first = max(found, key=lambda run: objective(run.result))

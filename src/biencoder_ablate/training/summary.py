@@ -124,10 +124,8 @@ def last_lines(run: RunDirectory, result: dict[str, Any], config: Config, record
     if best >= 0:
         lines.append(meaning(result))
     lines.append(f"done in {result['seconds']:.1f} s: {run.path}")
-    lines.append(
-        f'next: python -m biencoder_ablate.retrieve {run.path} "an argument"   or the four heads as a sweep: '
-        "-m head=none,layernorm,relu,layernorm_relu seed=0,1,2"
-    )
+    lines.append(f'next       python -m biencoder_ablate.retrieve {run.path} "an argument"')
+    lines.append("           python -m biencoder_ablate -m head=none,layernorm,relu,layernorm_relu seed=0,1,2")
     return "\n".join(lines)
 
 
