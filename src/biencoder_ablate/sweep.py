@@ -217,11 +217,11 @@ class _Sweep:
         runs = self.directory.statuses(errors=self._errors)
         write_table(self.directory.table, runs)
         print(f"\n{sweep_text(runs)}\n{time.time() - self._started:.1f} s; {self.directory.path}")
-        print(f"next: python -m biencoder_ablate.report {self.directory.path} -o report")
         found = [run for run in runs if run.status == "finished" and run.name in self._asked]
         if best and found:
             first = max(found, key=lambda run: objective(run.result))
             print(f"best by clean top-1 on val: {objective(first.result):.4f}, {' '.join(first.overrides)}")
+        print(f"next: python -m biencoder_ablate.report {self.directory.path} -o report")
         self.context.callbacks.on_multirun_end(config=self._config, config_name=self._config_name)
         return 0 if len(found) == len(self._asked) and not self.stopped else 1
 
