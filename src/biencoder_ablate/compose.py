@@ -370,7 +370,7 @@ def _check_choice(loader: ConfigLoader, group: str, override: Override) -> None:
         for choice in value[1:-1].split(",") if group in _SEVERAL and value.startswith("[") else [value]:
             _check_extra(group, choice)
             if choice not in options:
-                raise ConfigError(f"{group}={value}: must be one of {', '.join(options)}")
+                raise ConfigError(f"{group}={choice}: must be one of {', '.join(options)}")
 
 
 def _check_extra(group: str, choice: str) -> None:

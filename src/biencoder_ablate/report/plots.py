@@ -129,7 +129,7 @@ def _differences(analysis: Analysis, arms: Arms) -> list[Picture]:
         caption = (
             f"Differences in {analysis.primary} test top-1 with 95% intervals over seeds and debates. Right of 0 "
             "the first named is better, or a part better than without it. Told apart from 0: Holm p < "
-            f"{ALPHA:g} and an interval that excludes 0."
+            f"{ALPHA:g}, of seeds and of seeds and debates."
         )
         pictures += style.pictures([forest_page(page, analysis.primary) for page in pages], name, title, caption)
     return pictures
@@ -162,7 +162,7 @@ def _forest_panel(panel: Axes, family: Family) -> None:
             _whisker(panel, family.beside[k], k + 0.26, _BESIDE)
         _whisker(panel, result, k, _PRIMARY)
         panel.text(
-            1.02, k, p_text(result.p_holm), transform=panel.get_yaxis_transform(), va="center",
+            1.02, k, p_text(result.p_family), transform=panel.get_yaxis_transform(), va="center",
             color="black" if result.told_apart(ALPHA) else GREY, fontsize=7.5,
         )  # fmt: skip
     names = [result.contrast.name for result in family.primary]

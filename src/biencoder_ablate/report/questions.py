@@ -58,7 +58,7 @@ class Verdict:
 def verdict(groups: Sequence[Group], results: Sequence[ContrastResult], alpha: float = ALPHA) -> Verdict:
     """Which group wins, if any: `results` are compare()'s, a family that holds every pair of the groups.
 
-    A winner is higher than each other group with Holm p < alpha and an interval that excludes 0. Otherwise the best is
+    A winner is higher than each other group with Holm p < alpha. Otherwise the best is
     named with all that cannot be told apart from it, which is not to say that they are equal. If its comparisons could
     not reach Holm p < alpha whatever the figures (p is at least 2/2^S), the verdict is too_few_seeds. The best is by
     mean over the seeds that all groups share, or, where there are none, over each group's own.
@@ -98,7 +98,7 @@ def verdict(groups: Sequence[Group], results: Sequence[ContrastResult], alpha: f
         than = "each of the others by at least" if len(pairs) > 1 else f"{quoted(*pairs)} by"
         sentence = (
             f"{quoted(best)} wins: mean {means[best]:.3f}, higher than {than} {min(leads.values()):.3f} "
-            f"(Holm p < {alpha:g} over {tests}, intervals exclude 0; {num_seeds} seeds)."
+            f"(Holm p < {alpha:g} over {tests}; {num_seeds} seeds)."
         )
     return Verdict(status, best, best if status == "winner" else None, (best, *others), num_seeds, needed, sentence)
 

@@ -95,7 +95,7 @@ def effect_text(result: ContrastResult) -> str:
         return "an unknown amount (no seed in common)"
     low, high = interval_text(result.interval.low, result.interval.high, signed=True)[1:-1].split(", ")
     estimate = shown(result.estimate, Column("", 3, signed=True))
-    return f"{estimate} (95% interval {low} to {high}; Holm p {p_text(result.p_holm)})"
+    return f"{estimate} (95% interval {low} to {high}; Holm p {p_text(result.p_family)})"
 
 
 def groups_table(analysis: Analysis) -> Table:
@@ -171,10 +171,10 @@ def family_table(family: Family, primary: Protocol, key: str) -> Table:
     for k, result in enumerate(family.primary):
         interval = interval_text(result.interval.low, result.interval.high, signed=True)
         row: list[Value] = [result.contrast.name, len(result.seeds), result.estimate, interval]
-        row += [result.test.p, result.p_holm, result.told_apart(ALPHA)]
+        row += [result.test.p, result.p_family, result.told_apart(ALPHA)]
         for beside in family.beside[k : k + 1]:
             interval = interval_text(beside.interval.low, beside.interval.high, signed=True)
-            row += [beside.estimate, interval, beside.p_holm]
+            row += [beside.estimate, interval, beside.p_family]
         rows.append(tuple(row))
     return Table(key, family.title, tuple(columns), tuple(rows))
 
