@@ -47,7 +47,7 @@ def test_nothing_is_wrong_with_a_run_that_went_well():
         (
             changed(test__top1_clean=0.1),
             RISING,
-            ["clean test top-1 0.1000", "pretrained encoder's own cosine (0.2000)", "recipe=contrastive"],
+            ["clean test 0.1000 (0.2000)", "below the pretrained encoder's own cosine", "recipe=contrastive"],
         ),
     ],
     ids=["dead head", "tied", "unmoved", "below the pretrained cosine"],

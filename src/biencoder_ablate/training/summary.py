@@ -163,14 +163,17 @@ def warnings(result: dict[str, Any], records: Sequence[Record]) -> list[str]:
     trained = [record["val/top1"] for record in records]
     if len(trained) > 2 and len(set(trained)) == 1:
         found.append("val top-1 has not moved in any epoch; try a higher training.head_learning_rate, or more epochs")
+    below = []
     for name, figures in (("val", val), ("test", test)):
         for title, key in (("", "top1"), ("clean ", "top1_clean")):
             before, after = initial[f"pretrained/{name}/{key}"], figures[key]
             if before is not None and after is not None and after < before:
-                found.append(
-                    f"{title}{name} top-1 {after:.4f} is below the pretrained encoder's own cosine ({before:.4f}): "
-                    "this training has cost more than it brought; try recipe=contrastive"
-                )
+                below.append(f"{title}{name} {after:.4f} ({before:.4f})")
+    if below:
+        found.append(
+            f"top-1 is below the pretrained encoder's own cosine, in brackets: {', '.join(below)}; this training has "
+            "cost more than it brought: try recipe=contrastive, or fewer epochs"
+        )
     return found
 
 
