@@ -67,8 +67,8 @@ def retrieve(
     Candidates are the distinct texts of all splits of the run's corpus, or of the lines of `candidates`, without
     the argument itself (texts are equal when they are so after folding case, space and punctuation). They are ranked
     as in evaluation, to the depth of evaluation.rerank. A result has its text, where it is, its distance in
-    retrieval space and, where stage 2 scored it, the score (`margin`), the score as a probability (that of class 1
-    where evaluation.score=head), and whether a ReLU has left the pair `dead`.
+    retrieval space and, where stage 2 scored it, the score (`margin`), P(class 1) (where
+    evaluation.score=head), and whether a ReLU has left the pair `dead`.
     """
     argument = argument.strip()
     if not argument:
@@ -102,7 +102,9 @@ def retrieve(
         raise ValueError(f"{candidates or run_dir}: no candidate but the argument itself")
     h = run.features(strings, RunLog(None, quiet=True))[[number_of[text] for text in texts]]
     rerank, fast = run.config.evaluation.rerank, run.config.training.fast
-    ranked = rank_texts(run.biencoder(), encoder([argument]), h, rerank, fast)
+    model = run.biencoder()
+    ranked = rank_texts(model, encoder([argument]), h, rerank, fast)
+    is_head_alone = model.architecture.score == "head"  # a score with the similarity in it is no log-odds of the head
     results = []
     for rank, row in enumerate(ranked.order[0, :k].tolist()):
         score = float(ranked.score[0, rank])
@@ -114,7 +116,7 @@ def retrieve(
                 "places": places[texts[row]],
                 "distance": math.sqrt(ranked.distance[0, rank]),
                 "margin": score if scored else None,
-                "probability": 1.0 / (1.0 + math.exp(-max(-700.0, score))) if scored else None,
+                "probability": 1.0 / (1.0 + math.exp(-max(-700.0, score))) if scored and is_head_alone else None,
                 "dead": bool(ranked.dead[0, rank]) if scored else None,
             }
         )
@@ -190,7 +192,9 @@ def describe(found: Mapping[str, Any]) -> str:
             f"note: the argument has {found['num_tokens']} tokens; the model reads the first {found['num_tokens_read']}"
         )
     for result in found["results"]:
-        sure = "" if result["margin"] is None else f"P(counter) {result['probability']:.3f}, "
+        sure = "" if result["margin"] is None else f"score {result['margin']:.2f}, "
+        if result["probability"] is not None:
+            sure = f"P(counter) {result['probability']:.3f}, "
         if result["dead"]:
             sure = "the head's ReLU says nothing of it, "
         places = result["places"]
