@@ -314,7 +314,7 @@ def test_defaults_are_those_of_the_design():
     assert config.evaluation == EvaluationConfig(rerank=10, select="top1_clean", score="sum", source=False)
     training = config.training
     assert (training.batch_size, training.distinct_pairs, training.optimizer) == (32, True, "adamw")
-    assert (training.epochs, training.schedule, training.warmup_ratio) == (4, "linear", 0)
+    assert (training.epochs, training.schedule, training.warmup_ratio) == (3, "linear", 0)
     assert (training.max_grad_norm, training.patience) == (None, None)
     assert (training.freeze_encoder, training.save_model) == (False, True)
     assert (training.device, training.precision) == ("auto", "auto")

@@ -5,9 +5,7 @@ same points, and seed by seed where they share seeds. *Other seeds?* is the sign
 over a family; *other seeds and other debates?* the interval's. Points alone can answer neither: a test over the points
 of one run per group (McNemar's, say) cannot tell a better head from a luckier seed (Dror et al. 2018, "The Hitchhiker's
 Guide to Testing Statistical Significance in NLP", ACL; Bouthillier et al. 2021, "Accounting for Variance in Machine
-Learning Benchmarks", MLSys). None is offered here, and with one seed every result says so.
-
-Shapes: S seeds, N points. Figures are shares in [0, 1], not per cent.
+Learning Benchmarks", MLSys). None is offered here, and with one seed every result says so. S seeds, N points; figures are shares in [0, 1], not per cent.
 """
 
 from __future__ import annotations
@@ -81,8 +79,7 @@ class Contrast:
 
 @dataclass(frozen=True)
 class ContrastResult:
-    """All that is known of one contrast. `p_holm`, of the sign-flip test over seeds, and `p_crossed_holm`, of the
-    interval over seeds and debates, are adjusted over the `num_tests` of its family."""
+    """All that is known of one contrast; `p_holm` (sign flips) and `p_crossed_holm` (interval) are of `num_tests`."""
 
     contrast: Contrast
     seeds: tuple[int, ...]  # those all its groups share
@@ -96,7 +93,7 @@ class ContrastResult:
 
     @property
     def p_family(self) -> float:
-        """The larger of the two adjusted p-values, shown as Holm p: below alpha just where the two are told apart."""
+        """The larger of the two adjusted p-values, shown as Holm p."""
         return max(self.p_holm, self.p_crossed_holm)
 
     @property
@@ -105,9 +102,7 @@ class ContrastResult:
         return self.interval.estimate
 
     def told_apart(self, alpha: float = 0.05) -> bool:
-        """Whether it differs from 0 by both measures, each adjusted for the family: over seeds with the points as they
-        are, and over further seeds and debates. The first alone would call any lasting difference on these points a
-        difference between heads; the interval alone misses too often in a family (docs/evaluation.md)."""
+        """Whether it differs from 0, both over seeds on these points and over further seeds and debates."""
         return self.p_family < alpha
 
 
@@ -202,9 +197,8 @@ def compare(
         unused = sorted({seed for group in members for seed in group.seeds} - set(seeds))
         left_out = f"seeds not in all of its groups, left out: {', '.join(map(str, unused))}" if unused else ""
         notes = tuple(note for note in (interval.note, left_out, "" if test.exact else DRAWN_SIGNS) if note)
-        tests = (test, math.nan, math.nan, len(contrasts))  # adjusted below
-        results.append(ContrastResult(contrast, seeds, tuple(estimates.tolist()), interval, *tests, notes))
+        tests = (test, math.nan, math.nan, len(contrasts), notes)  # adjusted below
+        results.append(ContrastResult(contrast, seeds, tuple(estimates.tolist()), interval, *tests))
     over_seeds = holm([result.test.p for result in results]).tolist()
     crossed = holm([result.interval.p for result in results]).tolist()
-    adjusted = zip(results, over_seeds, crossed, strict=True)
-    return tuple(replace(result, p_holm=p, p_crossed_holm=q) for result, p, q in adjusted)
+    return tuple(replace(r, p_holm=p, p_crossed_holm=q) for r, p, q in zip(results, over_seeds, crossed, strict=True))

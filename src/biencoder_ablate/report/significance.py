@@ -34,8 +34,7 @@ NUM_SIGN_DRAWS = 99_999  # beyond that; one less than a round number, for the ob
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its interval, low to high; p is of the same t: where it is below 1 − confidence, the interval
-    excludes 0. `note` says what a lone seed or debate leaves unsaid."""
+    """An estimate, its interval and the p of the same t; `note` says what a lone seed or debate leaves unsaid."""
 
     estimate: float
     low: float
@@ -65,10 +64,9 @@ def crossed_interval(values: ArrayLike, debates: Sequence[object], confidence: f
     estimate, variance, freedom = _crossed_variance(sums, sizes)
     half = t_quantile(freedom, confidence) * math.sqrt(variance)
     note = "; ".join([ONE_SEED] * (len(sums) == 1) + [ONE_DEBATE] * (len(sizes) == 1))
+    p = float(estimate == 0 or math.isnan(variance))
     if variance > 0:
         p = 2 * float(special.stdtr(freedom, -abs(estimate) / math.sqrt(variance)))
-    else:
-        p = 0.0 if estimate and variance == 0 else 1.0
     return Interval(estimate, estimate - half, estimate + half, freedom, p, note)
 
 
