@@ -5,7 +5,8 @@ same points, and seed by seed where they share seeds. *Other seeds?* is the sign
 over a family; *other seeds and other debates?* the interval's. Points alone can answer neither: a test over the points
 of one run per group (McNemar's, say) cannot tell a better head from a luckier seed (Dror et al. 2018, "The Hitchhiker's
 Guide to Testing Statistical Significance in NLP", ACL; Bouthillier et al. 2021, "Accounting for Variance in Machine
-Learning Benchmarks", MLSys). None is offered here, and with one seed each result says so. S seeds, N points; figures are shares in [0, 1], not per cent.
+Learning Benchmarks", MLSys). None is offered here, and with one seed each result says so. S seeds, N points;
+figures are shares in [0, 1], not per cent.
 """
 
 from __future__ import annotations
