@@ -262,7 +262,7 @@ def test_baselines_without_the_first_encoder_say_so(run, runs, tmp_path):
     flip_last_byte(changed / "model.safetensors")
     report = evaluated(run, f"model.name_or_path={changed}", "--baselines")
     assert set(report["baselines"]) == {"tfidf_cosine", "bm25"}
-    assert any("untrained" in note and "not the encoder" in note for note in report["notes"])
+    assert any("pretrained" in note and "not the encoder" in note for note in report["notes"])
 
 
 def test_the_table_shows_every_row(run):
