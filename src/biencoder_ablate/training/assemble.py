@@ -221,7 +221,7 @@ def features_of(
         with FileLock(path.with_suffix(".lock")) if world.is_main else contextlib.nullcontext():
             features = load_features(path)
             if not world.agree(features is not None):
-                log.say(f"encoding {len(texts)} texts with the encoder as downloaded, once; kept in {path}")
+                log.say(f"encoding {len(texts)} texts, once; kept in {path}")
                 encoder = open_encoder(source, reading)
                 encoded = encoder.over(encoder.tokens(texts, cache))
                 with progress_bar("encoding", len(texts), "text", log.quiet) as bar:

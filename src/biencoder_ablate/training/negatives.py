@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from biencoder_ablate.data.corpus import DataError
-from biencoder_ablate.data.index import SplitArrays
+from biencoder_ablate.data.index import SplitArrays, answers_of
 from biencoder_ablate.evaluation.distances import BLOCK, distances_to, exclude, first_k, make_targets, smallest
 from biencoder_ablate.model.biencoder import Embeddings
 from biencoder_ablate.seeding import generator
@@ -62,22 +62,21 @@ def build_pool(train: SplitArrays) -> NegativePool:
         if key not in position:
             position[key] = len(pool)
             pool.append(text)
-    answers: dict[int, set[int]] = {}
-    for point_key, counter_key in zip(train.point_key.tolist(), train.counter_key.tolist(), strict=True):
-        answers.setdefault(point_key, {position[point_key]}).add(position[counter_key])
-    table = np.full((len(train), max(map(len, answers.values()))), -1, dtype=np.int64)
-    for row, point_key in enumerate(train.point_key.tolist()):
-        own = sorted(answers[point_key])
-        if len(own) >= len(pool):
-            raise DataError(
-                f"train pair {train.pairs[row].id} has no possible negative: every text of the training "
-                "split is its point or one of its counters"
-            )
-        table[row, : len(own)] = own
-    point, counter = (
-        np.array([position[key] for key in of.tolist()], dtype=np.int64) for of in (train.point_key, train.counter_key)
-    )
-    return NegativePool(np.array(pool, dtype=np.int64), point, counter, table)
+    place_of = np.full(max(position) + 1, -1, dtype=np.int64)
+    place_of[list(position)] = list(position.values())
+    point, counter = place_of[train.point_key], place_of[train.counter_key]
+    rows, answer_keys = answers_of(train)
+    own = np.stack([np.arange(len(train)), point])
+    codes = np.unique(np.concatenate([own, np.stack([rows, place_of[answer_keys]])], axis=1), axis=1)
+    counts = np.bincount(codes[0], minlength=len(train))
+    if counts.max() >= len(pool):
+        raise DataError(
+            f"train pair {train.pairs[int(counts.argmax())].id} has no possible negative: every text of the training "
+            "split is its point or one of its counters"
+        )
+    answers = np.full((len(train), counts.max()), -1, dtype=np.int64)
+    answers[codes[0], np.arange(len(codes[0])) - np.repeat(np.cumsum(counts) - counts, counts)] = codes[1]
+    return NegativePool(np.array(pool, dtype=np.int64), point, counter, answers)
 
 
 def hard_share(schedule: str, epoch: int, ratio: float, start: float | None) -> float:
@@ -192,12 +191,12 @@ def mine_nearest(
     to the lower position; −1 where there are fewer."""
     device = embeddings.point.device
     targets = make_targets(embeddings.candidate[torch.from_numpy(pool.text).to(device)])
-    nearest = []
+    nearest, forbidden = [], pool.forbidden
     for start in range(0, len(rows), BLOCK):
         block = rows[start : start + BLOCK]
         points = embeddings.point[torch.from_numpy(train.point[block]).to(device)]
         distances = distances_to(points, targets)
-        exclude(distances, block, pool.forbidden)
+        exclude(distances, block, forbidden)
         if relative_margin is not None:
             counters = embeddings.candidate[torch.from_numpy(train.counter[block]).to(device)]
             cosine = (points * counters).sum(1, keepdim=True)
