@@ -1,16 +1,25 @@
 """A trained model in use: equal to the run's own rankings for every head, exported for sentence-transformers, and the
 commands that take a run by its name."""
 
+import ast
+import importlib
+import io
 import json
+import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import load_sample, train
+from helpers import load_sample, only_error, run_here, run_python, train
 
 import biencoder_ablate
 from biencoder_ablate import export
+from biencoder_ablate.cli import COMMANDS
 from biencoder_ablate.compose import conf_directory
 from biencoder_ablate.data.corpus import limit_debates
+from biencoder_ablate.evaluate import trec_name, evaluate
+from biencoder_ablate.runs.directory import find_run
 
 HEADS = sorted(path.stem for path in (conf_directory() / "head").glob("*.yaml"))
 EVERY_DAY = [("mlp", "shared", "head"), ("layernorm_relu", "separate", "sum")]
@@ -102,3 +111,147 @@ def test_what_was_exported_is_a_run_to_the_program_and_tells_no_path(exported, t
         np.testing.assert_array_equal(theirs.encode_points("Ban cars."), ours.encode_points("Ban cars."))
         text = "".join(path.read_text("utf-8") for path in out.rglob("*") if path.suffix in (".json", ".yaml", ".md"))
         assert str(run.parents[2]) not in text and "/home" not in text
+
+
+# --- the commands ---
+
+
+@pytest.fixture(scope="module")
+def quick_run(tmp_path_factory):
+    """A run of no epochs, in a logs directory of its own."""
+    return train(tmp_path_factory.mktemp("commands"), *QUICK, "head=mlp")
+
+
+def test_ir_measures_reads_the_trec_files_and_finds_the_same_figures(quick_run, tmp_path):
+    """On all 71 candidates: the first, the reciprocal rank and nDCG@10 as the run has them; a re-ranked list too."""
+    import ir_measures
+    from ir_measures import RR, P, nDCG
+
+    for rerank in ("10", "all"):
+        report = evaluate(quick_run, [f"evaluation.rerank={rerank}"], trec=tmp_path, quiet=True)
+        for split in ("val", "test"):
+            qrels = list(ir_measures.read_trec_qrels(str(tmp_path / f"{split}.qrels")))
+            run = list(ir_measures.read_trec_run(str(tmp_path / f"{split}.run")))
+            assert len(qrels) == 36 and len(run) == 36 * 71
+            found = ir_measures.calc_aggregate([P @ 1, RR, nDCG @ 10], qrels, run)
+            expected = [report["measured"][split][key] for key in ("top1", "mrr", "ndcg@10")]
+            assert [found[key] for key in (P @ 1, RR, nDCG @ 10)] == pytest.approx(expected, abs=1e-9)
+
+
+def test_names_in_trec_files_hold_no_blank():
+    assert [trec_name(name) for name in ("a b/c#point", "a%20b", "é\tx")] == ["a%20b/c#point", "a%2520b", "é%09x"]
+
+
+def test_a_run_is_found_by_its_name_and_as_latest(quick_run, monkeypatch, tmp_path):
+    logs = quick_run.parents[1]
+    monkeypatch.chdir(logs.parent)
+    for name in (quick_run.name, "latest", "logs/latest", f"logs/runs/{quick_run.name}", str(quick_run)):
+        assert find_run(name).resolve() == quick_run.resolve(), name
+    failed = logs / "runs" / "failed_run"
+    failed.mkdir()
+    (failed / "result.json").write_text('{"status": "failed"}')
+    (logs / "sweeps" / "mine").mkdir(parents=True)
+    (logs / "sweeps" / "mine" / "runs.json").write_text("{}")
+    assert find_run("latest").name == quick_run.name, "only what has finished"
+    assert find_run("mine", sweeps=True) == Path("logs/sweeps/mine") == find_run("latest", sweeps=True)
+    assert find_run("mine") == Path("mine") and find_run("nothing") == Path("nothing")
+    monkeypatch.chdir(tmp_path)
+    assert find_run("latest") == Path("latest")
+
+
+def test_one_command_for_all(quick_run, tmp_path):
+    """`biencoder-ablate WORD …` is that command; a word that is none is answered in one line."""
+    ended = run_here(["retrieve", str(quick_run), "Ban cars.", "-k", "2", "--json"], tmp_path)
+    assert ended.returncode == 0 and len(json.loads(ended.stdout)["results"]) == 2
+    ended = run_here(["evaluate", str(tmp_path / "none")], tmp_path)
+    assert ended.returncode == 1 and "no result.json there" in ended.stderr and ended.stderr.count("\n") == 1
+    said = only_error(run_here(["reprot", "logs"], tmp_path), tmp_path)
+    assert "the commands are audit, evaluate, export, report, retrieve and runs" in said
+    for word, module in COMMANDS.items():
+        assert callable(importlib.import_module(f"biencoder_ablate.{module}").main), word
+
+
+def test_importing_the_package_loads_nothing(tmp_path):
+    program = "import sys; before = set(sys.modules); import biencoder_ablate; print(sorted(set(sys.modules) - before))"
+    loaded = ast.literal_eval(run_python(["-c", program], tmp_path).stdout)
+    ours = [name for name in loaded if name.partition(".")[0] not in sys.stdlib_module_names]
+    assert ours == ["biencoder_ablate"]
+
+
+# --- retrieve: many arguments, tables, an index beside the model ---
+
+
+def ask(run, *arguments, stdin=None, monkeypatch=None):
+    if stdin is not None:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+    return run_here(["retrieve", str(run), *map(str, arguments)], run.parents[2])
+
+
+def test_many_arguments_come_back_in_order_a_line_each(quick_run, tmp_path, monkeypatch):
+    points = tmp_path / "points.csv"
+    points.write_text('id,Point\n1,"Zoos are\ncruel."\n2,Ban cars.\n')
+    for ended in (
+        ask(quick_run, "--points", points, "-k", 1, "--json"),
+        ask(
+            quick_run,
+            "-k",
+            1,
+            "--json",
+            "evaluation.rerank=10",
+            stdin="Zoos are cruel.\n\nBan cars.\n",
+            monkeypatch=monkeypatch,
+        ),
+    ):
+        assert ended.returncode == 0, ended.stderr
+        found = [json.loads(line) for line in ended.stdout.splitlines()]
+        assert [" ".join(one["argument"].split()) for one in found] == ["Zoos are cruel.", "Ban cars."]
+        alone = json.loads(ask(quick_run, "Ban cars.", "-k", 1, "--json").stdout)
+        assert found[1]["results"][0]["text"] == alone["results"][0]["text"]
+
+
+def test_candidates_of_a_table_are_its_columns(quick_run, tmp_path):
+    table = tmp_path / "mine.csv"
+    table.write_text("point,counter,note\nBan cars.,Cars are needed.,x\nNo zoos.,Cars are needed.,y\n")
+    found = json.loads(ask(quick_run, "Ban cars", "--candidates", table, "--json").stdout)
+    assert {one["text"]: one["places"] for one in found["results"]} == {
+        "Cars are needed.": ["line 2, counter", "line 3, counter"],
+        "No zoos.": ["line 3, point"],
+    }
+    found = json.loads(ask(quick_run, "q", "--candidates", table, "--columns", "note", "--json").stdout)
+    assert {one["text"] for one in found["results"]} == {"x", "y"}
+    lines = tmp_path / "mine.jsonl"
+    lines.write_text('{"text": "One."}\n{"text": "Two."}\n')
+    assert json.loads(ask(quick_run, "q", "--candidates", lines, "--json").stdout)["num_candidates"] == 2
+    (tmp_path / "empty.csv").write_text("a,b\n1,2\n")
+    ended = ask(quick_run, "q", "--candidates", tmp_path / "empty.csv")
+    assert ended.returncode == 1 and "no column counter or point or text; has a, b" in ended.stderr
+    ended = ask(quick_run, table)
+    assert ended.returncode == 1 and "is a file; give --points" in ended.stderr
+
+
+def test_a_kept_index_gives_the_same_answer_and_goes_with_its_file(quick_run, tmp_path):
+    file = tmp_path / "lines.txt"
+    file.write_text("".join(f"Text number {number} of many.\n" for number in range(50)))
+    kept = quick_run / "index"
+    shutil.rmtree(kept, ignore_errors=True)
+    first = ask(quick_run, "A text.", "--candidates", file, "--json")
+    (made,) = kept.iterdir()
+    written = (made / "index.safetensors").stat().st_mtime_ns
+    assert ask(quick_run, "A text.", "--candidates", file, "--json").stdout == first.stdout
+    assert (made / "index.safetensors").stat().st_mtime_ns == written
+    (made / "index.safetensors").write_bytes(b"damaged")
+    assert ask(quick_run, "A text.", "--candidates", file, "--json").stdout == first.stdout
+    file.write_text("Another.\n")
+    other = json.loads(ask(quick_run, "A text.", "--candidates", file, "--json").stdout)
+    assert other["num_candidates"] == 1 and len(list(kept.iterdir())) == 2
+
+
+def test_one_after_another_on_a_terminal(quick_run, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stdin", Terminal("Ban cars.\nZoos are cruel.\n\n"))
+    ended = ask(quick_run, "-k", 1)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("argument> ") == 3 and ended.stdout.count("\n1. ") == 2
