@@ -18,7 +18,7 @@ from biencoder_ablate import export
 from biencoder_ablate.cli import COMMANDS
 from biencoder_ablate.compose import conf_directory
 from biencoder_ablate.data.corpus import limit_debates
-from biencoder_ablate.evaluate import trec_name, evaluate
+from biencoder_ablate.evaluate import evaluate, trec_name
 from biencoder_ablate.runs.directory import find_run
 
 HEADS = sorted(path.stem for path in (conf_directory() / "head").glob("*.yaml"))
