@@ -2,16 +2,20 @@
 commands that take a run by its name."""
 
 import ast
+import base64
 import importlib
 import io
 import json
+import re
 import shutil
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import load_sample, only_error, run_here, run_python, train
+from helpers import REPOSITORY, files_below, load_sample, only_error, run_here, run_python, train
 
 import biencoder_ablate
 from biencoder_ablate import export
@@ -25,6 +29,12 @@ HEADS = sorted(path.stem for path in (conf_directory() / "head").glob("*.yaml"))
 EVERY_DAY = [("mlp", "shared", "head"), ("layernorm_relu", "separate", "sum")]
 QUICK = ("model=tiny", "training.freeze_encoder=true", "training.epochs=0", "data.limit=6", "model.head_init=random")
 """A random head over a random projection ranks as well as any for holding two ways of ranking together."""
+
+
+@pytest.fixture(scope="module")
+def quick_run(tmp_path_factory):
+    """A run of no epochs, in a logs directory of its own."""
+    return train(tmp_path_factory.mktemp("commands"), *QUICK, "head=mlp")
 
 
 def rankings(run):
@@ -63,6 +73,19 @@ def test_the_same_order_as_the_runs_own_rankings(head, towers, score, tmp_path):
         np.testing.assert_allclose(found.distance[row, :10], np.linalg.norm(r[1] - r[0], axis=1), atol=1e-4)
 
 
+def test_the_example_of_the_page_runs(quick_run, monkeypatch, capsys):
+    page = (REPOSITORY / "docs" / "use.md").read_text("utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    monkeypatch.chdir(quick_run.parents[2])
+    names: dict = {}
+    exec(example, names)
+    assert capsys.readouterr().out.startswith(tuple(names["corpus"]))
+    width = names["model"].biencoder.architecture.retrieval_width
+    assert names["points"].shape == (1, width) and names["candidates"].shape == (3, width)
+    assert names["scores"].shape == (3,)
+    assert names["again"].candidate.tolist() == names["found"].candidate[1:].tolist()
+
+
 # --- export ---
 
 
@@ -81,8 +104,10 @@ def exported(tmp_path_factory):
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["trained", "frozen"])
 def test_sentence_transformers_gives_the_same_embeddings(which, exported):
+    pytest.importorskip("sentence_transformers")  # the extra `export`
     from sentence_transformers import CrossEncoder, SentenceTransformer
 
     run, out = exported[which]
@@ -104,6 +129,7 @@ def test_sentence_transformers_gives_the_same_embeddings(which, exported):
     assert best == np.argsort(-ours.score(points[0], counters), kind="stable")[:3].tolist()
 
 
+@pytest.mark.slow
 def test_what_was_exported_is_a_run_to_the_program_and_tells_no_path(exported, tmp_path):
     for run, out in exported.values():
         theirs, ours = biencoder_ablate.load(out), biencoder_ablate.load(run)
@@ -113,13 +139,74 @@ def test_what_was_exported_is_a_run_to_the_program_and_tells_no_path(exported, t
         assert str(run.parents[2]) not in text and "/home" not in text
 
 
+class Hub(BaseHTTPRequestHandler):
+    """A stand-in for the hub's answers to a new repository and one commit; `server.seen` is what was sent."""
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+        lines = [json.loads(line) for line in body.decode().splitlines() if line]
+        self.server.seen.append((self.path, lines))
+        if self.path.endswith("/create"):
+            answer = {"url": f"http://{self.headers['Host']}/{lines[0]['organization']}/{lines[0]['name']}"}
+        elif "/preupload/" in self.path:
+            files = [
+                {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in lines[0]["files"]
+            ]
+            answer = {"files": files}
+        else:
+            answer = {
+                "commitUrl": f"http://{self.headers['Host']}/me/mine/commit/1",
+                "commitOid": "1",
+                "errors": [],
+                "warnings": [],
+            }
+        self.answer(200, answer)
+
+    def do_GET(self):
+        self.answer(200, {"sha": "0", "id": "me/mine", "siblings": [], "xetEnabled": False})
+
+    def answer(self, code, value):
+        sent = json.dumps(value).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(sent)))
+        self.end_headers()
+        self.wfile.write(sent)
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.mark.slow
+def test_push_sends_every_file_to_a_private_repository(exported, tmp_path):
+    """Against a stand-in for the hub; in a process of its own, since these tests keep the hub's library offline."""
+    _, out = exported["frozen"]
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        server.seen = []
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        program = (
+            "import sys, pathlib; from biencoder_ablate.export import push\n"
+            "print(push(pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]))"
+        )
+        where = f"http://127.0.0.1:{server.server_port}"
+        told = {"HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_of_nobody", "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path)}
+        ended = run_python(["-c", program, out, "me/mine", where], tmp_path, **told)
+        refused = run_python(["-c", program, out, "no name at all", where], tmp_path, **told)
+        server.shutdown()
+    assert ended.returncode == 0, ended.stderr
+    created = server.seen[0][1][0]
+    assert (created["name"], created["organization"], created.get("visibility", created.get("private"))) in (
+        ("mine", "me", "private"),
+        ("mine", "me", True),
+    )
+    (commit,) = [lines for path, lines in server.seen if "/commit/" in path]
+    sent = {line["value"]["path"]: line["value"]["content"] for line in commit if line["key"] == "file"}
+    assert set(sent) == files_below(out)
+    assert base64.b64decode(sent["README.md"]) == (out / "README.md").read_bytes()
+    assert "ValueError: --push no name at all" in refused.stderr
+
+
 # --- the commands ---
-
-
-@pytest.fixture(scope="module")
-def quick_run(tmp_path_factory):
-    """A run of no epochs, in a logs directory of its own."""
-    return train(tmp_path_factory.mktemp("commands"), *QUICK, "head=mlp")
 
 
 def test_ir_measures_reads_the_trec_files_and_finds_the_same_figures(quick_run, tmp_path):

@@ -307,7 +307,9 @@ def push(directory: Path, repo: str, endpoint: str | None = None) -> str:
         api.upload_folder(repo_id=repo, folder_path=directory, commit_message="Model exported by biencoder-ablate")
     except Exception as error:  # the library's own, the network's, a name that is none
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"--push {repo}: {reason[0][:300]}; log in with `hf auth login`") from error
+        raise ValueError(
+            f"--push {repo}: {reason[0][:300]}; needs OWNER/NAME, and to be logged in (hf auth login)"
+        ) from error
     return str(created)
 
 
