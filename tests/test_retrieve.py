@@ -266,6 +266,7 @@ def test_files_without_a_candidate_are_named(runs, tmp_path):
     assert "latin.txt: not UTF-8" in refused(runs.trained, "x", "--candidates", latin)
 
 
+@pytest.mark.slow
 def test_as_a_process(runs, lines, tmp_path):
     arguments = [runs.trained, "An argument", "--candidates", lines]
     ended = run_python(["-m", "biencoder_ablate.retrieve", *arguments], tmp_path)

@@ -133,7 +133,7 @@ def find_run(name: str | Path, sweeps: bool = False) -> Path:
     in it. Where nothing is found the path comes back as it is, for the caller to refuse.
     """
     path = Path(name).expanduser()
-    if (path / "run" / "result.json").is_file():
+    if (path / "modules.json").is_file() and (path / "run" / "result.json").is_file():
         return path / "run"
     logs = path.parent if path.parent.name else Path("logs")
     if path.exists() or not (logs / "runs").is_dir():
