@@ -259,7 +259,9 @@ def model_card(run: TrainedRun, difference: float | None) -> str:
             rows="\n".join(rows),
             seed=config.seed,
             epoch=result["best_epoch"],
-            select=config.evaluation.select,
+            select="the last"
+            if config.evaluation.select == "last"
+            else f"selected by val `{config.evaluation.select}`",
             num_clean=num_clean,
             num_points=num_points,
             leakage=" The others were seen in training or are asked twice: trust the clean figures."
