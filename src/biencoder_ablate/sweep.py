@@ -35,9 +35,9 @@ from biencoder_ablate.runs.status import (
     plan_text,
     progress_line,
     sweep_directory,
-    sweep_text,
-    write_table,
 )
+from biencoder_ablate.sweep_table import sweep_text, write_table
+from biencoder_ablate.text import terminal_width
 
 
 def run_sweep(command: Command) -> int:
@@ -51,7 +51,7 @@ def run_sweep(command: Command) -> int:
     jobs = command.jobs()
     configs = command.configs(jobs)
     names = _names(configs)
-    directory = sweep_directory(configs[0].logs_dir, configs[0].sweep_name, command.overrides)
+    directory = sweep_directory(configs[0].logs_dir, configs[0].sweep_name, command.overrides, jobs)
     if configs[0].plan:
         print(plan_text(directory.statuses(directory.list_jobs(jobs, names)), configs[0].training.epochs))
         return 0
@@ -216,7 +216,7 @@ class _Sweep:
         """Print and keep the table, after a search with its best run; returns the exit code."""
         runs = self.directory.statuses(errors=self._errors)
         write_table(self.directory.table, runs)
-        print(f"\n{sweep_text(runs)}\n{time.time() - self._started:.1f} s; {self.directory.path}")
+        print(f"\n{sweep_text(runs, terminal_width())}\n{time.time() - self._started:.1f} s; {self.directory.path}")
         found = [run for run in runs if run.status == "finished" and run.name in self._asked]
         if best and found:
             first = max(found, key=lambda run: objective(run.result))

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from biencoder_ablate.evaluation.candidates import SplitCandidates
 
 MEASURED = ("val", "test")
-NAMES = ("pretrained", "bm25", "tfidf", "chance")
+TITLES = {"pretrained": "pretrained encoder", "bm25": "BM25", "tfidf": "TF-IDF", "chance": "chance"}
+FLOOR = ("pretrained", "bm25", "chance")
+"""What a trained model must not be below."""
 MOST_PAIRS = 200_000_000
 """Points times candidates of a split up to which a run works out TF-IDF and BM25 unasked: about a minute."""
 _FOLDER = "baselines-1"
@@ -38,7 +40,7 @@ _NOT_THE_ENCODERS = ("towers", "similarity", "retrieval_dim", "projection_init",
 """Settings of the group `model` that name a run and say nothing of its encoder as downloaded."""
 
 Baselines = dict[str, dict[str, dict[str, Any]]]
-"""Figures as `protocols.split_figures` gives them (of chance only a few), by baseline, one of NAMES, and split."""
+"""Figures as `protocols.split_figures` gives them (of chance only a few), by baseline, one of TITLES, and split."""
 
 _WORD = re.compile(r"\w+")
 
@@ -141,7 +143,7 @@ def known_baselines(cache: Path, determined_by: Mapping[str, Any]) -> Baselines:
 
 def in_order(baselines: Baselines) -> Baselines:
     """From the strongest, as a rule, to chance."""
-    return {name: baselines[name] for name in NAMES if name in baselines}
+    return {name: baselines[name] for name in TITLES if name in baselines}
 
 
 def corpus_baselines(
@@ -216,6 +218,12 @@ def baselines_of_run(
         if noted["test"]:
             known["pretrained"] = noted
     return in_order(known)
+
+
+def better(baselines: Baselines, split: str, key: str, value: float | None) -> list[str]:
+    """Those of FLOOR whose figure is above a trained model's `value`."""
+    figures = {name: baselines.get(name, {}).get(split, {}).get(key) for name in FLOOR}
+    return [name for name, figure in figures.items() if figure is not None and value is not None and figure > value]
 
 
 def chance_figures(prepared: SplitCandidates) -> dict[str, float]:

@@ -15,6 +15,7 @@ import torch
 
 from biencoder_ablate.config import Config, cache_directory
 from biencoder_ablate.evaluation.baselines import (
+    MEASURED,
     Baselines,
     corpus_baselines,
     in_order,
@@ -27,7 +28,7 @@ from biencoder_ablate.model.biencoder import Embeddings
 from biencoder_ablate.model.saved import Contract, save_model
 from biencoder_ablate.runs import directory as run_files
 from biencoder_ablate.runs.directory import RunDirectory
-from biencoder_ablate.runs.records import HEADER, Record, RunLog, build_manifest, epoch_line, write_metrics
+from biencoder_ablate.runs.records import Record, RunLog, build_manifest, epoch_line, write_metrics
 from biencoder_ablate.runs.trackers import TrackedRun, Trackers, choose_trackers
 from biencoder_ablate.training import summary
 from biencoder_ablate.training.assemble import Parts, Plan, build_parts, make_plan
@@ -153,7 +154,10 @@ def _train(plan: Plan, run: RunDirectory, log: RunLog, world: World, trackers: T
             write_metrics(run.path, reached.records)
     baselines, pretrained = _baselines(plan, parts, reached, log, world)
     trackers.start(TrackedRun(run.name, run.path, asdict(plan.config), reached.step, found is not None), log.say)
-    log.say(HEADER)
+    leaks = any(
+        len(plan.data.splits[name].clean_differs) or not plan.data.index.splits[name].clean.all() for name in MEASURED
+    )
+    log.say(epoch_line(None, leaks))
 
     def commit(embeddings: Embeddings, epoch: int, trained: Record, steps: list[tuple[int, Record]]) -> None:
         """An epoch is finished once its checkpoint is on disk; the metrics files and trackers follow from it."""
@@ -173,7 +177,7 @@ def _train(plan: Plan, run: RunDirectory, log: RunLog, world: World, trackers: T
             state = trained_state(trainee.model) if is_best else None
             save_checkpoint(run.checkpoint, trainee.model, optimizer, reached, state)
         write_metrics(run.path, reached.records)
-        log.say(epoch_line(record))
+        log.say(epoch_line(record, leaks))
         for step, figures in steps:
             trackers.step(step, figures)
         trackers.epoch(reached.step, record)
