@@ -50,6 +50,14 @@ _EXTRAS = {
 _SEVERAL = ("tracker",)
 """Groups of which several choices may be made at once, in a list: of the others the last would silently win."""
 
+_ELSEWHERE = {
+    "lr": ["training.learning_rate", "training.head_learning_rate"],
+    "logger": ["tracker"],
+    "n_epochs": ["training.epochs"],
+    "bs": ["training.batch_size"],
+}
+"""What keys are called here that go by another name elsewhere."""
+
 _LOGS_DIR = "a run is kept in logs_dir/runs/NAME; give logs_dir=DIR instead"
 _OURS = {
     "run.dir": (".", _LOGS_DIR),
@@ -355,7 +363,8 @@ def _check_overrides(loader: ConfigLoader, overrides: list[Override]) -> None:
             _, name, option = f"{key}..".split(".")[:3]
             check_option(name, option, line)
         elif key not in keys and not key.startswith(open_keys) and not any(name.startswith(f"{key}.") for name in keys):
-            near = [name for name in keys if name.rpartition(".")[2] == key.rpartition(".")[2]]
+            last = key.rpartition(".")[2]
+            near = [name for name in keys if name.rpartition(".")[2] == last] + _ELSEWHERE.get(last, [])
             near = near or difflib.get_close_matches(key, [*keys, *groups], n=3, cutoff=0.5)
             hint = f"did you mean {' or '.join(near)}?" if near else "see --cfg job for all keys"
             raise ConfigError(f"{line}: there is no key {key}; {hint}")
