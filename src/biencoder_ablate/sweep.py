@@ -22,8 +22,9 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, open_dict
 
 from biencoder_ablate.command import Terminated, raise_on_sigterm
-from biencoder_ablate.compose import Command, one_line, to_config, without_hydra
+from biencoder_ablate.compose import Command, to_config, without_hydra
 from biencoder_ablate.config import Config, ConfigError
+from biencoder_ablate.refusals import one_line
 from biencoder_ablate.runs.directory import RunDirectory
 from biencoder_ablate.runs.slurm import is_slurm, run_on_cluster
 from biencoder_ablate.runs.status import (
