@@ -17,6 +17,7 @@ from helpers import Ended, load_sample, run_python, train
 from reference import fold
 
 from biencoder_ablate import retrieve as command
+from biencoder_ablate.api import TrainedModel
 from biencoder_ablate.config import Config, cache_directory
 from biencoder_ablate.data.corpus import SPLITS
 from biencoder_ablate.model.biencoder import Architecture, BiEncoder, encode
@@ -24,7 +25,6 @@ from biencoder_ablate.model.encoder import load_encoder, load_tokenizer, make_ti
 from biencoder_ablate.model.saved import read_contract, restore_biencoder
 from biencoder_ablate.model.texts import Reading
 from biencoder_ablate.retrieve import describe, distinct_texts
-from biencoder_ablate.trained_model import TrainedModel
 
 LINES = ["Zoos are cruel.", "", "  Buses should be free.", "ZOOS ARE CRUEL!", "Nobody reads any more.", "Ban cars."]
 

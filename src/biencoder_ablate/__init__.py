@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from biencoder_ablate.trained_model import TrainedModel
+    from biencoder_ablate.api import TrainedModel
 
 __version__ = "0.2.0"
 
@@ -19,7 +19,7 @@ def load(run_dir: str | Path, overrides: Sequence[str] = ()) -> TrainedModel:
     `overrides` are those of `biencoder_ablate.evaluate`, as "evaluation.rerank=all" or "training.device=cpu".
     Nothing that is loaded is executed. Raises ConfigError, a ValueError, for what cannot be used.
     """
-    from biencoder_ablate.trained_model import use  # torch comes with it
+    from biencoder_ablate.api import use  # torch comes with it
     from biencoder_ablate.trained_run import open_run
 
     return use(open_run(run_dir, overrides))

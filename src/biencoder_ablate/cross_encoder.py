@@ -13,7 +13,7 @@ import torch
 from sentence_transformers.base.modules import InputModule
 
 import biencoder_ablate
-from biencoder_ablate.trained_model import TrainedModel
+from biencoder_ablate.api import TrainedModel
 
 
 class PairScore(InputModule):

@@ -207,10 +207,10 @@ def _difference(run: TrainedRun, out: Path) -> float | None:
         return None
     from sentence_transformers import SentenceTransformer
 
+    from biencoder_ablate.api import use
     from biencoder_ablate.config import DataConfig
     from biencoder_ablate.data.readers import read_sample
     from biencoder_ablate.model.encoder import quiet_transformers
-    from biencoder_ablate.trained_model import use
 
     pairs = read_sample(DataConfig()).test
     with quiet_transformers():
@@ -224,19 +224,27 @@ def _difference(run: TrainedRun, out: Path) -> float | None:
 
 def model_card(run: TrainedRun, difference: float | None) -> str:
     """README.md, from model_card.md: how it is used, its figures beside the clean ones, data, licence, command."""
+    from biencoder_ablate.evaluation.baselines import TITLES
     from biencoder_ablate.files import read_json
 
     manifest, contract, config, result = read_json(run.path / "manifest.json"), run.contract, run.trained, run.result
     assert isinstance(manifest, dict)
     on_hub = _is_on_hub(contract.encoder_name) and "/" in contract.encoder_name
     encoder = contract.encoder_name if on_hub else Path(contract.encoder_name).name
+    baselines = [name for name in TITLES if name in result.get("baselines", {})]
+    columns = ["points", "number", *map(TITLES.get, baselines), "embeddings alone", "with the head", "MRR", "nDCG@10"]
     rows = []
     for split in ("val", "test"):
         for kind, suffix in (("official", ""), ("clean", "_clean")):
-            figures = result[split] | {"pretrained": result["initial"].get(f"pretrained/{split}/top1{suffix}")}
-            keys = ("pretrained", *(f"{key}{suffix}" for key in ("top1_stage1", "top1", "mrr", "ndcg@10")))
-            cells = [str(figures[f"num_points{suffix}"]), *(figure(figures.get(key)) or "–" for key in keys)]
-            rows.append(f"| {split} {kind} | {' | '.join(cells)} |")
+            figures = result[split]
+            values = [result["baselines"][name][split].get(f"top1{suffix}") for name in baselines]
+            values += [figures[f"{key}{suffix}"] for key in ("top1_stage1", "top1", "mrr", "ndcg@10")]
+            cells = [
+                f"{split} {kind}",
+                str(figures[f"num_points{suffix}"]),
+                *(figure(value) or "–" for value in values),
+            ]
+            rows.append(f"| {' | '.join(cells)} |")
     num_points, num_clean = result["test"]["num_points"], result["test"]["num_points_clean"]
     data, rerank = config.data, config.evaluation.rerank
     return (
@@ -256,6 +264,7 @@ def model_card(run: TrainedRun, difference: float | None) -> str:
             head={"none": "is not used", "all": "scores all candidates"}.get(
                 str(rerank), f"re-ranks the nearest {rerank}"
             ),
+            columns=f"| {' | '.join(map(str, columns))} |\n{'|---' * len(columns)}|",
             rows="\n".join(rows),
             seed=config.seed,
             epoch=result["best_epoch"],

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from biencoder_ablate.command import add_json_option, answer, print_json
 
 if TYPE_CHECKING:
-    from biencoder_ablate.trained_model import Index, TrainedModel
+    from biencoder_ablate.api import Index, TrainedModel
     from biencoder_ablate.trained_run import TrainedRun
 
 _OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_0-9]+)*=")
@@ -189,9 +189,9 @@ def open_search(
     Texts are equal when they are so after folding case, space and punctuation; the first spelling stands for all.
     """
     content = None if candidates is None else _read("--candidates", Path(candidates))
+    from biencoder_ablate.api import use
     from biencoder_ablate.data.corpus import SPLITS
     from biencoder_ablate.runs.records import RunLog, progress_bar
-    from biencoder_ablate.trained_model import use
     from biencoder_ablate.trained_run import open_run
 
     run = open_run(run_dir, overrides)
@@ -316,8 +316,8 @@ def load_index(path: Path, device: Any) -> tuple[Index, list[list[str]]] | None:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    from biencoder_ablate.api import Index
     from biencoder_ablate.evaluation.distances import Targets
-    from biencoder_ablate.trained_model import Index
 
     try:
         listed = json.loads((path / "index.json").read_text("utf-8", errors="surrogatepass"))
