@@ -137,6 +137,11 @@ def test_what_was_exported_is_a_run_to_the_program_and_tells_no_path(exported, t
         np.testing.assert_array_equal(theirs.encode_points("Ban cars."), ours.encode_points("Ban cars."))
         text = "".join(path.read_text("utf-8") for path in out.rglob("*") if path.suffix in (".json", ".yaml", ".md"))
         assert str(run.parents[2]) not in text and "/home" not in text
+        card = (out / "README.md").read_text("utf-8")
+        result = json.loads((run / "result.json").read_text("utf-8"))
+        for key in ("top1_stage1", "top1", "mrr_clean", "ndcg@10"):
+            assert f"| {result['test'][key]:.4f} |" in card
+        assert ("CC0" in card and "recipe=study" in card) or "model.head_init=random" in card
 
 
 class Hub(BaseHTTPRequestHandler):

@@ -10,6 +10,7 @@ H pooled width, R retrieval width.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import shlex
 import shutil
@@ -94,54 +95,49 @@ def _write_modules(run: TrainedRun, out: Path) -> None:
     from torch import nn
 
     model, contract = run.biencoder().cpu(), run.contract
-    width, separate = contract.architecture.pooled_dim, contract.architecture.towers == "separate"
-    source, encoder = run.source().directory, out / ("transformer" if separate else "")
-    encoder.mkdir(exist_ok=True)
-    for file in source.iterdir():
+    shape, separate = contract.architecture, contract.architecture.towers == "separate"
+    encoder = "transformer" if separate else ""
+    (out / encoder).mkdir(exist_ok=True)
+    for file in run.source().directory.iterdir():
         if file.name.startswith(_ENCODER_FILES):
-            shutil.copyfile(file, encoder / file.name)
-    _write_json(encoder / "sentence_bert_config.json", {"max_seq_length": contract.max_tokens, "do_lower_case": False})
-    mode = "mean" if contract.pooling == "mean" else "cls"
-    names = {"cls": "cls_token", "mean": "mean_tokens", "max": "max_tokens", "mean_sqrt_len": "mean_sqrt_len_tokens"}
-    pooling = {f"pooling_mode_{name}": key == mode for key, name in names.items()}
-    _write_json(out / "pooling" / "config.json", {"word_embedding_dimension": width} | pooling)
-    kinds = {"transformer" if separate else "": "Transformer", "pooling": "Pooling"}
+            shutil.copyfile(file, out / encoder / file.name)
+    length = {"max_seq_length": contract.max_tokens, "do_lower_case": False}
+    _write_json(out / encoder / "sentence_bert_config.json", length)
+    mean = contract.pooling == "mean"
+    pooling = {"pooling_mode_mean_tokens": mean, "pooling_mode_cls_token": not mean}
+    _write_json(out / "pooling" / "config.json", {"word_embedding_dimension": shape.pooled_dim} | pooling)
+    kinds = {encoder: "Transformer", "pooling": "Pooling"}
     if contract.pooling == "pooler":
         pooler = run.encoder().module.pooler.dense
         _write_dense(out / "pooler", pooler.weight, pooler.bias, "torch.nn.modules.activation.Tanh")
         kinds["pooler"] = "Dense"
-    routes = {}
-    for name, projection in (("query_linear1", model.linear1), ("document_linear1", model.linear1_candidate)):
-        routes[name.partition("_")[0]] = [*kinds]
+    routes = {"query": [*kinds], "document": [*kinds]}
+    for route, projection in (("query", model.linear1), ("document", model.linear1_candidate or model.linear1)):
         if isinstance(projection, nn.Linear):
-            own = name if separate else "linear1"
-            weight = projection.weight.detach()
-            if contract.architecture.projection_init == "identity":
+            name, weight = f"{route}_linear1" if separate else "linear1", projection.weight.detach()
+            if shape.projection_init == "identity":
                 weight = weight + weight.new_zeros(weight.shape).fill_diagonal_(1)  # h + linear1(h) as one matrix
-            _write_dense(out / own, weight, projection.bias, "torch.nn.modules.linear.Identity")
-            routes[name.partition("_")[0]].append(own)
-    types = kinds | {name: "Dense" for route in routes.values() for name in route if name not in kinds}
-    modules = [(path, types[path]) for path in routes["query"]]
+            _write_dense(out / name, weight, projection.bias, "torch.nn.modules.linear.Identity")
+            kinds[name] = "Dense"
+            routes[route].append(name)
+    types = {name: f"{_MODULES}.{kind}" for name, kind in kinds.items()}
+    modules = [(name, types[name]) for name in routes["query"]]
     if separate:
-        shown = {name: f"{_MODULES}.{kind}" for name, kind in types.items()}
         settings = {"default_route": "document", "allow_empty_key": True}
-        _write_json(out / "router_config.json", {"types": shown, "structure": routes, "parameters": settings})
-        modules = [("", "Router")]
-    cosine = contract.architecture.similarity == "cosine"
-    if cosine:
+        _write_json(out / "router_config.json", {"types": types, "structure": routes, "parameters": settings})
+        modules = [("", f"{_MODULES}.Router")]
+    if shape.similarity == "cosine":
         (out / "normalize").mkdir()
-        modules.append(("normalize", "Normalize"))
-    _write_json(
-        out / "modules.json",
-        [
-            {"idx": number, "name": str(number), "path": path, "type": f"{_MODULES}.{kind}"}
-            for number, (path, kind) in enumerate(modules)
-        ],
-    )
-    _write_json(
-        out / "config_sentence_transformers.json",
-        {"similarity_fn_name": contract.architecture.similarity, "prompts": {}, "default_prompt_name": None},
-    )
+        modules.append(("normalize", f"{_MODULES}.Normalize"))
+    _write_json(out / "modules.json", _listed(modules))
+    _write_json(out / "config_sentence_transformers.json", {"similarity_fn_name": shape.similarity})
+
+
+def _listed(modules: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Paths and classes as modules.json has them."""
+    return [
+        {"idx": number, "name": str(number), "path": path, "type": kind} for number, (path, kind) in enumerate(modules)
+    ]
 
 
 def _write_json(path: Path, value: Any) -> None:
@@ -159,44 +155,35 @@ def _write_dense(path: Path, weight: torch.Tensor, bias: torch.Tensor, activatio
 
 
 def _write_run(run: TrainedRun, out: Path) -> None:
-    """OUT/run: the run's settings, figures, projections and head; the encoder is the one above. No path of the machine
-    that trained it is told."""
+    """OUT/run: the run's settings, figures, projections and head; the encoder is the one above."""
     from omegaconf import OmegaConf
 
     model = out / "run" / "model"
-    model.mkdir(parents=True)
-    for name in ("result.json", "manifest.json"):
+    for directory in (model, out / "run" / ".hydra"):
+        directory.mkdir(parents=True)
+    for name in ("result.json", "manifest.json", "model/biencoder.safetensors"):
         shutil.copyfile(run.path / name, out / "run" / name)
     config = OmegaConf.load(run.path / ".hydra" / "config.yaml")
     for key in ("data.path", "model.name_or_path"):
-        value = OmegaConf.select(config, key)
-        if value is not None and not (key == "model.name_or_path" and _is_on_hub(value)):
-            OmegaConf.update(config, key, Path(value).name)
+        OmegaConf.update(config, key, _told(OmegaConf.select(config, key)))
     OmegaConf.update(config, "logs_dir", "logs")
     OmegaConf.update(config, "cache_dir", None)
-    (out / "run" / ".hydra").mkdir()
     OmegaConf.save(config, out / "run" / ".hydra" / "config.yaml")
-    shutil.copyfile(run.path / "model" / "biencoder.safetensors", model / "biencoder.safetensors")
-    directory = "../../transformer" if (out / "transformer").is_dir() else "../.."
-    name = run.contract.encoder_name
-    contract = replace(
-        run.contract,
-        encoder_name=name if _is_on_hub(name) else Path(name).name,
-        copied=True,
-        encoder_directory=directory,
-    )
+    where = "../../transformer" if (out / "transformer").is_dir() else "../.."
+    name = _told(run.contract.encoder_name)
+    contract = replace(run.contract, encoder_name=name, copied=True, encoder_directory=where)
     _write_json(model / "biencoder.json", asdict(contract))
-    reranker = {"idx": 0, "name": "0", "path": "", "type": "biencoder_ablate.cross_encoder.PairScore"}
-    _write_json(out / "run" / "modules.json", [reranker])
+    _write_json(out / "run" / "modules.json", _listed([("", "biencoder_ablate.cross_encoder.PairScore")]))
     # The score itself: its sigmoid would be 1.0 for many in float32.
     settings = {"model_type": "CrossEncoder", "activation_fn": "torch.nn.modules.linear.Identity"}
     _write_json(out / "run" / "config_sentence_transformers.json", settings)
 
 
-def _is_on_hub(name: str) -> bool:
+def _told(name: Any) -> Any:
+    """A name or path as others may read it: of a path on this machine its last part."""
     from biencoder_ablate.config import looks_like_path
 
-    return not looks_like_path(name)
+    return Path(name).name if name and looks_like_path(name) else name
 
 
 def _difference(run: TrainedRun, out: Path) -> float | None:
@@ -224,39 +211,37 @@ def _difference(run: TrainedRun, out: Path) -> float | None:
 
 def model_card(run: TrainedRun, difference: float | None) -> str:
     """README.md, from model_card.md: how it is used, its figures beside the clean ones, data, licence, command."""
+    from omegaconf import OmegaConf
+
     from biencoder_ablate.evaluation.baselines import TITLES
     from biencoder_ablate.files import read_json
 
     manifest, contract, config, result = read_json(run.path / "manifest.json"), run.contract, run.trained, run.result
     assert isinstance(manifest, dict)
-    on_hub = _is_on_hub(contract.encoder_name) and "/" in contract.encoder_name
-    encoder = contract.encoder_name if on_hub else Path(contract.encoder_name).name
-    baselines = [name for name in TITLES if name in result.get("baselines", {})]
+    baselines = {name: of for name, of in result.get("baselines", {}).items() if name in TITLES}
     columns = ["points", "number", *map(TITLES.get, baselines), "embeddings alone", "with the head", "MRR", "nDCG@10"]
     rows = []
-    for split in ("val", "test"):
-        for kind, suffix in (("official", ""), ("clean", "_clean")):
-            figures = result[split]
-            values = [result["baselines"][name][split].get(f"top1{suffix}") for name in baselines]
-            values += [figures[f"{key}{suffix}"] for key in ("top1_stage1", "top1", "mrr", "ndcg@10")]
-            cells = [
-                f"{split} {kind}",
-                str(figures[f"num_points{suffix}"]),
-                *(figure(value) or "–" for value in values),
-            ]
-            rows.append(f"| {' | '.join(cells)} |")
-    num_points, num_clean = result["test"]["num_points"], result["test"]["num_points_clean"]
-    data, rerank = config.data, config.evaluation.rerank
+    for split, (kind, clean) in itertools.product(("val", "test"), (("official", ""), ("clean", "_clean"))):
+        values = [of[split].get(f"top1{clean}") for of in baselines.values()]
+        values += [result[split][f"{key}{clean}"] for key in ("top1_stage1", "top1", "mrr", "ndcg@10")]
+        cells = [f"{split} {kind}", str(result[split][f"num_points{clean}"]), *(figure(of) or "–" for of in values)]
+        rows.append(f"| {' | '.join(cells)} |")
+    encoder, rerank, select = _told(contract.encoder_name), config.evaluation.rerank, config.evaluation.select
+    leaks = result["test"]["num_points_clean"] < result["test"]["num_points"]
+    overrides = run.path / ".hydra" / "overrides.yaml"
+    asked = [str(override).partition("=") for override in (OmegaConf.load(overrides) if overrides.is_file() else [])]
     return (
         (Path(__file__).parent / "model_card.md")
         .read_text("utf-8")
         .format(
-            base_model=f"base_model: {encoder}\n" if on_hub else "",
-            name=run.name,
+            base_model=f"base_model: {encoder}\n" if "/" in encoder else "",
+            run=run,
+            config=config,
+            result=result,
+            manifest=manifest,
+            contract=contract,
             encoder=encoder,
             trained="trained with the rest" if contract.copied else "frozen",
-            pooling=contract.pooling,
-            max_tokens=contract.max_tokens,
             similarity={"cosine": "cosine", "euclidean": "Euclidean distance"}[contract.architecture.similarity],
             equality="It was not compared with the run's own embeddings, for lack of sentence-transformers."
             if difference is None
@@ -266,46 +251,17 @@ def model_card(run: TrainedRun, difference: float | None) -> str:
             ),
             columns=f"| {' | '.join(map(str, columns))} |\n{'|---' * len(columns)}|",
             rows="\n".join(rows),
-            seed=config.seed,
-            epoch=result["best_epoch"],
-            select="the last"
-            if config.evaluation.select == "last"
-            else f"selected by val `{config.evaluation.select}`",
-            num_clean=num_clean,
-            num_points=num_points,
-            leakage=" The others were seen in training or are asked twice: trust the clean figures."
-            if num_clean < num_points
-            else "",
-            data=data.name + (f" ({Path(data.path).name})" if data.path else ""),
-            licence=LICENCES.get(data.name, "its licence is not known to this program"),
+            select="the last" if select == "last" else f"selected by val `{select}`",
+            leakage=" The others were seen in training or are asked twice: trust the clean figures." if leaks else "",
+            licence=LICENCES.get(config.data.name, "its licence is not known to this program"),
+            command=shlex.join(
+                ["python", "-m", "biencoder_ablate"]
+                + [f"{key}{sign}{_told(value)}" for key, sign, value in asked if key not in ("logs_dir", "cache_dir")]
+            ),
             fingerprint=str(run.trained_on)[:16],
-            command=f"python -m biencoder_ablate {_command(run.path)}".rstrip(),
-            version=manifest["biencoder_ablate"],
-            commit=manifest["git_commit"],
             libraries=", ".join(f"{library} {version}" for library, version in manifest["libraries"].items()),
-            precision=manifest["precision"],
-            device=manifest["device"],
         )
     )
-
-
-def _command(run: Path) -> str:
-    """What was asked of the training command, paths without their directories."""
-    import yaml
-
-    try:
-        asked = yaml.safe_load((run / ".hydra" / "overrides.yaml").read_text("utf-8")) or []
-    except (OSError, yaml.YAMLError):
-        return ""
-    told = []
-    for override in map(str, asked):
-        key, _, value = override.partition("=")
-        if key in ("logs_dir", "cache_dir"):
-            continue
-        told.append(
-            f"{key}={Path(value).name}" if key == "data.path" or value.startswith(("/", "~", ".")) else override
-        )
-    return shlex.join(told)
 
 
 def push(directory: Path, repo: str, endpoint: str | None = None) -> str:

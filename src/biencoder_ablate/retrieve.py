@@ -22,7 +22,6 @@ from biencoder_ablate.command import add_json_option, answer, print_json
 
 if TYPE_CHECKING:
     from biencoder_ablate.api import Index, TrainedModel
-    from biencoder_ablate.trained_run import TrainedRun
 
 _OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_0-9]+)*=")
 _COLUMNS = {"--candidates": ("counter", "point", "text"), "--points": ("point", "text", "query")}
@@ -211,7 +210,9 @@ def open_search(
         number_of = {text: number for number, text in enumerate(strings)}
         h = run.features(strings, RunLog(None, quiet=True))[[number_of[text] for text in places]]
         return Search(model, model.index_of(list(places), h), list(places.values()), str(run_dir))
-    path = _kept_index(run, model, content, f"{Path(candidates).suffix} {columns}")
+    read_as = f"{Path(candidates).suffix} {columns} {hashlib.sha256(content).hexdigest()}"
+    kept_as = hashlib.sha256(f"index-1 {read_as} {model.fingerprint()}".encode()).hexdigest()
+    path = run.path / "index" / kept_as[:16]
     kept = load_index(path, model.encoder.reading.device)
     if kept is not None:
         return Search(model, *kept, str(candidates))
@@ -222,19 +223,6 @@ def open_search(
     return Search(model, index, list(places.values()), str(candidates))
 
 
-def _kept_index(run: TrainedRun, model: TrainedModel, content: bytes, how: str) -> Path:
-    """Where the embeddings of a file's texts lie beside the model, by its content and all that determines them."""
-    determined_by = f"index-1 {how} {hashlib.sha256(content).hexdigest()} {model.fingerprint()}"
-    return run.path / "index" / hashlib.sha256(determined_by.encode()).hexdigest()[:16]
-
-
-def _read(option: str, path: Path) -> bytes:
-    try:
-        return path.expanduser().read_bytes()
-    except OSError as error:
-        raise ValueError(f"{option} {path}: cannot be read ({error.strerror})") from error
-
-
 def read_texts(
     option: str, path: Path, content: bytes | None = None, columns: str | None = None
 ) -> list[tuple[str, str]]:
@@ -242,55 +230,48 @@ def read_texts(
 
     Raises ValueError naming the file.
     """
-    content = _read(option, path) if content is None else content
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{option} {path}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
     kind = path.suffix.lower()
     try:
+        text = (_read(option, path) if content is None else content).decode("utf-8-sig")
+        lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
         if kind in (".csv", ".tsv"):
-            found = _cells(option, path, _table(text, "\t" if kind == ".tsv" else ","), columns)
+            table = csv.DictReader(
+                io.StringIO(text, newline=""), delimiter="\t" if kind == ".tsv" else ",", strict=True
+            )
+            found = _cells(option, path, [(table.line_num, row) for row in table], columns)
         elif kind == ".jsonl":
-            rows = [(number, json.loads(line)) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-            if not all(isinstance(row, dict) for _, row in rows):
-                raise ValueError("a line is no JSON object")
-            found = _cells(option, path, rows, columns)
+            found = _cells(option, path, [(number, json.loads(line)) for number, line in lines], columns)
         else:
-            found = [(f"line {number}", line) for number, line in enumerate(text.split("\n"), 1)]
-    except (csv.Error, json.JSONDecodeError) as error:
+            found = [(f"line {number}", line) for number, line in lines]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{option} {path}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
+    except (csv.Error, json.JSONDecodeError, AttributeError) as error:
         raise ValueError(f"{option} {path}: cannot be read as {kind[1:]} ({error})") from error
-    found = [(place, text.strip()) for place, text in found if text.strip()]
     if not found:
         raise ValueError(f"{option} {path}: no texts; must hold one argument a line, or columns of them")
     return found
 
 
-def _table(text: str, delimiter: str) -> list[tuple[int, dict[str, Any]]]:
-    """(line, row) of a csv, a row by its columns; a cell may go on over several lines."""
-    reader, rows, line = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True), [], 1
-    for cells in reader:
-        rows.append((line, cells))
-        line = reader.line_num + 1
-    names = [name.strip() for name in rows[0][1]] if rows else []
-    return [(line, dict(zip(names, cells, strict=False))) for line, cells in rows[1:]]
-
-
 def _cells(
     option: str, path: Path, rows: Sequence[tuple[int, Mapping[str, Any]]], columns: str | None
 ) -> list[tuple[str, str]]:
-    there = dict.fromkeys(str(name) for _, row in rows for name in row)
-    by_fold = {name.casefold(): name for name in there}
+    names = {str(name).strip().casefold(): name for _, row in rows for name in row.keys()}  # noqa: SIM118 (or no object)
     wanted = [name.strip() for name in columns.split(",")] if columns else list(_COLUMNS[option])
-    chosen = [by_fold[name.casefold()] for name in wanted if name.casefold() in by_fold]
+    chosen = [names[name.casefold()] for name in wanted if name.casefold() in names]
     if not chosen or (columns and len(chosen) < len(wanted)):
         hint = "; name them with --columns A,B" if option == "--candidates" else ""
-        raise ValueError(f"{option} {path}: no column {' or '.join(wanted)}; has {', '.join(there) or 'none'}{hint}")
-    if option == "--points":
-        chosen = chosen[:1]
-    return [
-        (f"line {line}, {name}", row[name]) for line, row in rows for name in chosen if isinstance(row.get(name), str)
-    ]
+        has = ", ".join(map(str, names.values())) or "none"
+        raise ValueError(f"{option} {path}: no column {' or '.join(wanted)}; has {has}{hint}")
+    chosen = chosen[:1] if option == "--points" else chosen
+    cells = [(f"line {line}, {name}", row.get(name)) for line, row in rows for name in chosen]
+    return [(place, text.strip()) for place, text in cells if isinstance(text, str) and text.strip()]
+
+
+def _read(option: str, path: Path) -> bytes:
+    try:
+        return path.expanduser().read_bytes()
+    except OSError as error:
+        raise ValueError(f"{option} {path}: cannot be read ({error.strerror})") from error
 
 
 def save_index(path: Path, index: Index, places: Sequence[Sequence[str]]) -> None:
