@@ -215,7 +215,7 @@ MISTAKES = [
     (["logs_dir='  '"], ["logs_dir=  : must be a directory"]),
     (["data=pairs", "data.path="], ["data.path=: must be", "csv, tsv or jsonl"]),
     (["data=arguana", "data.path="], ["data.path=: must be", "zip"]),
-    (["model.name_or_path="], ["model.name_or_path=: must be null, a directory with a BERT"]),
+    (["model.name_or_path="], ["model.name_or_path=: must be null, a directory with a text encoder"]),
     (["model=minilm", "model.name_or_path="], ["model.name_or_path=: must be"]),
     (["model.revision="], ["model.revision=: must be null, or a commit"]),
     # ranges; all of them are tried on the schema itself

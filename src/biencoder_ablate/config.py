@@ -60,10 +60,10 @@ class ModelConfig:
     """The encoder and its retrieval embeddings (group `model`). A fingerprint over the encoder's files names a run."""
 
     name: str = _key("minilm", "minilm, tiny or bert_base", False, choices=("minilm", "tiny", "bert_base"))
-    name_or_path: str | None = _key(None, "null, a directory with a BERT, or a model's name on the hub", False)
+    name_or_path: str | None = _key(None, "null, a directory with a text encoder, or a model's name on the hub", False)
     revision: str | None = _key(None, "null, or a commit, tag or branch of the hub's model", False)
     pooling: str = _key("mean", "pooler, cls or mean", True, choices=("pooler", "cls", "mean"))
-    max_tokens: int = _key(128, "an integer from 8 to 512", True, low=8, high=512)
+    max_tokens: int = _key(128, "an integer from 8 to 8192", True, low=8, high=8192)
     towers: str = _key("shared", "shared or separate", True, choices=("shared", "separate"))
     similarity: str = _key("euclidean", "euclidean or cosine", True, choices=("euclidean", "cosine"))
     retrieval_dim: int | None = _key(128, "null (the encoder's width), or an integer of 1 or more", True, low=1)
@@ -263,10 +263,10 @@ def _check_free_text(config: Config) -> None:
 def _check_model(model: ModelConfig) -> None:
     name = model.name_or_path
     if name is None and model.name != "tiny":
-        raise ConfigError(f"model.name_or_path=null: model={model.name} needs a directory with a BERT or a hub name")
+        raise ConfigError(f"model.name_or_path=null: model={model.name} needs a directory or a hub name")
     if name is not None and looks_like_path(name) and not Path(name).expanduser().is_dir():
         raise ConfigError(
-            f"model.name_or_path={name}: no such directory; must be a directory with a BERT, or a "
+            f"model.name_or_path={name}: no such directory; must be a directory with a text encoder, or a "
             "model's name on the hub"
         )
 

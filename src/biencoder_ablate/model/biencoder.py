@@ -1,4 +1,4 @@
-"""The bi-encoder: one BERT for points and counters, retrieval embeddings, and a head over pairs.
+"""The bi-encoder: one text encoder for points and counters, retrieval embeddings, and a head over pairs.
 
 B texts or pairs, L tokens, H pooled width, R retrieval width, F features of a pair.
 """
@@ -172,7 +172,7 @@ def fuse(fusion: str, h_a: torch.Tensor, r_a: torch.Tensor, h_b: torch.Tensor, r
 
 
 def encode(encoder: Any, pooling: str, input_ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """The plain path: padded token ids (B, L) through transformers' own BertModel → pooled output (B, H)."""
+    """The plain path: padded token ids (B, L) through a model of transformers itself → pooled output (B, H)."""
     output = encoder(input_ids=input_ids, attention_mask=mask)
     if pooling == "pooler":
         return output.pooler_output.float()

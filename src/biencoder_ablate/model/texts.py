@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from biencoder_ablate.config import ConfigError
 from biencoder_ablate.data.index import fingerprint_texts
 from biencoder_ablate.data.tokens import Tokens, cached_tokens, length_groups, pad, tokenize
 from biencoder_ablate.files import whole_file
 from biencoder_ablate.model.biencoder import encode
 from biencoder_ablate.model.encoder import ModelSource, load_encoder, load_tokenizer
 from biencoder_ablate.model.flops import forward_flops
-from biencoder_ablate.model.packed import encode_packed, finish_layer, pack
+from biencoder_ablate.model.packed import can_pack, encode_packed, finish_layer, pack
 from biencoder_ablate.model.threads import TwoThreads, halves
 
 TRAIN_TOKEN_BUDGET = {"cpu": 2048, "cuda": 65536, "mps": 8192}
@@ -70,12 +71,13 @@ class TextEncoder:
     def over(self, tokens: Tokens) -> EncodedTexts:
         """The texts of these tokens, to be encoded by number."""
         reading, kind = self.reading, self.reading.device.type
+        packed = reading.fast and can_pack(self.module)
         encode_group = (
             packed_encoder(self.module, reading.pooling, reading.compiled)
-            if reading.fast
+            if packed
             else plain_encoder(self.module, reading.pooling)
         )
-        threads = TwoThreads() if reading.fast and not reading.compiled and kind == "cpu" else None
+        threads = TwoThreads() if packed and not reading.compiled and kind == "cpu" else None
         return EncodedTexts(
             self.module,
             encode_group,
@@ -92,7 +94,7 @@ class TextEncoder:
         return self.over(self.tokens(texts)).all_hidden(advance)
 
     def num_tokens(self, text: str) -> int:
-        """Length of a text in tokens before it is cut, [CLS] and [SEP] included."""
+        """Length of a text in tokens before it is cut, special ones included."""
         return int(self.tokens([text]).full_lengths[0])
 
 
@@ -100,6 +102,13 @@ def open_encoder(source: ModelSource, reading: Reading, dropout: float | None = 
     """The encoder in `source`, loaded and moved to its device. Raises ConfigError."""
     module = load_encoder(source.directory, reading.pooling, reading.max_tokens, dropout)
     tokenizer = load_tokenizer(source.directory, reading.max_tokens)
+    if reading.compiled and not can_pack(module):
+        raise ConfigError(
+            f"training.compile=true: is part of the path without padding, which there is for BERT and not for "
+            f"{module.config.model_type}; must be false"
+        )
+    if reading.pooling == "cls" and not tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"][0]:
+        raise ConfigError("model.pooling=cls: this encoder's texts begin with no special token; must be mean")
     return TextEncoder(module.to(reading.device), tokenizer, source, reading)
 
 
