@@ -26,10 +26,12 @@ def _key(
     low: float | None = None,
     high: float | None = None,
     above: float | None = None,
+    unless_default: bool = False,
 ) -> Any:
     """A field with its default, its rule (one of `choices`, or a number in [low, high] or > above), and whether its
     value is part of a run's name. What could change a figure is; where a fingerprint over files stands for it, the
-    class says so."""
+    class says so. `unless_default`: at its default it is not, so that runs from before there was the field keep their
+    names."""
     metadata = {
         "valid": valid,
         "names_run": names_run,
@@ -37,6 +39,7 @@ def _key(
         "low": low,
         "high": high,
         "above": above,
+        "unless_default": unless_default,
     }
     if default is dict:
         return field(default_factory=dict, metadata=metadata)
@@ -69,6 +72,10 @@ class ModelConfig:
     retrieval_dim: int | None = _key(128, "null (the encoder's width), or an integer of 1 or more", True, low=1)
     projection_init: str = _key("random", "random or identity", True, choices=("random", "identity"))
     head_init: str = _key("random", "random or zero", True, choices=("random", "zero"))
+    point_prompt: str | None = _key(None, "null, or what is put before a text that asks", True, unless_default=True)
+    candidate_prompt: str | None = _key(
+        None, "null, or what is put before a text that is ranked", True, unless_default=True
+    )
     dropout: float | None = _key(None, "null (the checkpoint's own), or a number from 0 to 0.9", True, low=0, high=0.9)
 
 

@@ -97,12 +97,12 @@ def evaluate(
     index = build_index(corpus)
     splits, notes = _splits(run, corpus, index)
     started = time.perf_counter()
-    h = run.features(index.texts, log)
+    h, h_asking = run.hidden(index, log)
     seconds = {"encoding": time.perf_counter() - started}
     started = time.perf_counter()
     model = run.biencoder()
     with torch.no_grad():
-        embeddings = model.embed(h)
+        embeddings = model.embed(h, h_asking)
     score = pair_scorer(model, embeddings, run.config.training.fast)
     measured = {}
     for name, prepared in splits.items():
@@ -124,7 +124,7 @@ def evaluate(
     }
     if baselines:
         started = time.perf_counter()
-        report["baselines"] = _baselines(run, index, splits, h, notes, log)
+        report["baselines"] = _baselines(run, index, splits, (h, h_asking), notes, log)
         seconds["baselines"] = time.perf_counter() - started
     return finite(report | {"seconds": seconds})
 
@@ -158,7 +158,7 @@ def _baselines(
     run: TrainedRun,
     index: TextIndex,
     splits: Mapping[str, SplitCandidates],
-    h: torch.Tensor,
+    hidden: tuple[torch.Tensor, torch.Tensor | None],
     notes: list[str],
     log: RunLog,
 ) -> dict[str, Any]:
@@ -167,11 +167,11 @@ def _baselines(
 
     found = lexical_figures(index.texts, splits)
     try:
-        pretrained = run.as_pretrained().features(index.texts, log) if run.contract.copied else h
+        h, h_asking = run.as_pretrained().hidden(index, log) if run.contract.copied else hidden
     except (ValueError, OSError) as error:
         notes.append(f"no figures of the pretrained encoder: {error}")
         return found
-    return found | encoder_figures(pretrained, splits)
+    return found | encoder_figures(h, splits, h_asking)
 
 
 def keep(run_dir: str | Path, report: Mapping[str, Any]) -> Path:

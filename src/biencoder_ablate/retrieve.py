@@ -100,10 +100,12 @@ def retrieve(
     texts = [text for text in places if text_key(text) != text_key(argument)]
     if not texts:
         raise ValueError(f"{candidates or run_dir}: no candidate but the argument itself")
-    h = run.features(strings, RunLog(None, quiet=True))[[number_of[text] for text in texts]]
+    read = run.reading.as_candidates(strings)
+    h = run.features(read, RunLog(None, quiet=True))[[number_of[text] for text in texts]]
     rerank, fast = run.config.evaluation.rerank, run.config.training.fast
     model = run.biencoder()
-    ranked = rank_texts(model, encoder([argument]), h, rerank, fast)
+    (asked,) = run.reading.as_points([argument])
+    ranked = rank_texts(model, encoder([asked]), h, rerank, fast)
     is_head_alone = model.architecture.score == "head"  # a score with the similarity in it is no log-odds of the head
     results = []
     for rank, row in enumerate(ranked.order[0, :k].tolist()):
@@ -120,7 +122,7 @@ def retrieve(
                 "dead": bool(ranked.dead[0, rank]) if scored else None,
             }
         )
-    num_tokens = encoder.num_tokens(argument)
+    num_tokens = encoder.num_tokens(asked)
     return {
         "run": run.path.resolve().name,
         "argument": argument,

@@ -178,8 +178,9 @@ def load_encoder(directory: Path, pooling: str, max_tokens: int, dropout: float 
     except (OSError, ValueError) as error:
         raise ConfigError(f"{where}: its config.json cannot be read ({_first_line(error)})") from error
     kind = config.model_type
-    model_class = AutoModel._model_mapping.get(type(config), None)
-    taken = set(inspect.signature(model_class.forward).parameters) if inspect.isclass(model_class) else set()
+    model_class: Any = AutoModel._model_mapping.get(type(config), None)
+    forward = getattr(model_class, "forward", None)  # for some kinds there are several classes, or none
+    taken = set(inspect.signature(forward).parameters) if forward else set()
     if config.is_encoder_decoder or not {"input_ids", "attention_mask"} <= taken:
         raise ConfigError(
             f"{where}: is a {kind} model; must be a text encoder that transformers' AutoModel loads, without a decoder"

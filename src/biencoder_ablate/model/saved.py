@@ -32,6 +32,8 @@ class Contract:
     pooling: str
     max_tokens: int
     architecture: Architecture
+    point_prompt: str | None = None
+    candidate_prompt: str | None = None
 
 
 def save_model(

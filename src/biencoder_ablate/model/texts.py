@@ -39,8 +39,8 @@ from torch's generator; the fast path's takes another as `generator`."""
 
 @dataclass(frozen=True)
 class Reading:
-    """How an encoder reads texts: pooling, the most tokens of one, where and in which precision, and whether by the
-    fast path (and that through torch.compile)."""
+    """How an encoder reads texts: pooling, the most tokens of one, where and in which precision, whether by the fast
+    path (and that through torch.compile), and what is put before a text that asks and one that is ranked."""
 
     pooling: str
     max_tokens: int
@@ -48,6 +48,44 @@ class Reading:
     precision: str = "fp32"
     fast: bool = True
     compiled: bool = False
+    point_prompt: str | None = None
+    candidate_prompt: str | None = None
+
+    def as_points(self, texts: Sequence[str]) -> list[str]:
+        """What the encoder is given of texts that ask."""
+        return [f"{self.point_prompt or ''}{text}" for text in texts]
+
+    def as_candidates(self, texts: Sequence[str]) -> list[str]:
+        """What the encoder is given of texts that are ranked."""
+        return [f"{self.candidate_prompt or ''}{text}" for text in texts]
+
+
+@dataclass(frozen=True)
+class Roles:
+    """What the encoder is given of T texts of which some are points, S strings, and which of them a text is.
+
+    The first T are the texts as candidates. as_point (T,): where a text is as a point; the same place where no prompt
+    tells the two apart, and None where none does for any.
+    """
+
+    strings: tuple[str, ...]
+    as_point: np.ndarray | None
+
+    def of(self, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """From h of the strings (S, H): of the texts as candidates (T, H), and as points where that is another."""
+        if self.as_point is None:
+            return h, None
+        return h[: len(self.as_point)], h.index_select(0, torch.from_numpy(self.as_point).to(h.device))
+
+
+def roles_of(texts: Sequence[str], points: np.ndarray, reading: Reading) -> Roles:
+    """The roles of texts of which `points` (text indices, repeated or not) ask."""
+    candidates = tuple(reading.as_candidates(texts))
+    if (reading.point_prompt or "") == (reading.candidate_prompt or ""):
+        return Roles(candidates, None)
+    asking, as_point = np.unique(points), np.arange(len(texts))
+    as_point[asking] = len(texts) + np.arange(len(asking))
+    return Roles((*candidates, *reading.as_points([texts[i] for i in asking])), as_point)
 
 
 @dataclass(frozen=True)

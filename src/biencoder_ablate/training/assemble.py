@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from filelock import FileLock
 
@@ -32,6 +33,7 @@ from biencoder_ablate.model.texts import (
     features_path,
     load_features,
     open_encoder,
+    roles_of,
     save_features,
 )
 from biencoder_ablate.runs.identity import identity, run_name
@@ -99,8 +101,9 @@ class Parts:
     trainee: Trainee
     encoder: TextEncoder | None
     tokens: Tokens | None
-    pretrained: Callable[[], torch.Tensor]
-    """h (T, H) of every text by the encoder as it is before training, from the cache that all runs share."""
+    pretrained: Callable[[], tuple[torch.Tensor, torch.Tensor | None]]
+    """h (T, H) of every text by the encoder as it is before training, from the cache that all runs share: as a
+    candidate, and as a point where prompts make that another."""
 
 
 def make_plan(config: Config) -> Plan:
@@ -156,8 +159,10 @@ def make_loss(config: Config) -> Loss:
 
 def build_parts(plan: Plan, log: RunLog, world: World) -> Parts:
     """Tokens, encoder or cached features, splits, negatives and model of a run."""
-    config, texts, cache = plan.config, plan.data.index.texts, cache_directory(plan.config)
+    config, index, cache = plan.config, plan.data.index, cache_directory(plan.config)
     reading = reading_of(config, plan.device, plan.precision)
+    roles = roles_of(index.texts, points_of(index), reading)
+    texts = roles.strings
     if config.training.fast:
         keep_freed_memory()
     encoder, tokens = None, None
@@ -171,8 +176,10 @@ def build_parts(plan: Plan, log: RunLog, world: World) -> Parts:
         pooled_dim = encoder.module.config.hidden_size
         source = SharedTexts(encoder.over(tokens), world) if world.size > 1 else encoder.over(tokens)
 
-    def pretrained() -> torch.Tensor:
-        return source.all_hidden() if encoder is None else features_of(plan.source, reading, texts, cache, log, world)
+    def pretrained() -> tuple[torch.Tensor, torch.Tensor | None]:
+        if encoder is None:
+            return roles.of(source.all_hidden())
+        return roles.of(features_of(plan.source, reading, texts, cache, log, world))
 
     # Where the head says nothing yet, stage 2 then is the softmax that stage 1 is trained by.
     weight = 1.0 / (config.loss.temperature or 1.0)
@@ -182,7 +189,7 @@ def build_parts(plan: Plan, log: RunLog, world: World) -> Parts:
         config,
         model,
         source,
-        plan.data.index,
+        index,
         plan.data.splits,
         plan.data.pool,
         make_loss(config),
@@ -190,6 +197,7 @@ def build_parts(plan: Plan, log: RunLog, world: World) -> Parts:
         world,
         log.quiet,
         peak_flops(describe_device(plan.device), plan.precision),
+        None if roles.as_point is None else roles,
     )
     return Parts(trainee, encoder, tokens, pretrained)
 
@@ -197,7 +205,21 @@ def build_parts(plan: Plan, log: RunLog, world: World) -> Parts:
 def reading_of(config: Config, device: torch.device, precision: str) -> Reading:
     """How the config's encoder reads texts on a device."""
     model, training = config.model, config.training
-    return Reading(model.pooling, model.max_tokens, device, precision, training.fast, training.compile)
+    return Reading(
+        model.pooling,
+        model.max_tokens,
+        device,
+        precision,
+        training.fast,
+        training.compile,
+        model.point_prompt,
+        model.candidate_prompt,
+    )
+
+
+def points_of(index: TextIndex) -> np.ndarray:
+    """Text indices of the points of all splits."""
+    return np.concatenate([split.point for split in index.splits.values()])
 
 
 def features_of(

@@ -193,10 +193,11 @@ def _measured(parts: Parts, embeddings: Embeddings, epoch: int) -> Record:
     """The figures after an epoch; before training also those of the encoder's own cosine, to read the others beside."""
     values = measure_all(parts.trainee, embeddings)
     if epoch < 0:
-        unit = torch.nn.functional.normalize(embeddings.h, dim=1)  # by distance they are in the order of the cosine
+        # by distance vectors of unit length are in the order of the cosine
+        asking, unit = (torch.nn.functional.normalize(h, dim=1) for h in (embeddings.h_point, embeddings.h))
         score = scorer_of(parts.trainee, embeddings)  # not asked for: stage 1 is final
         for name in ("val", "test"):
-            cosine = measure_split(parts.trainee.splits[name], Embeddings(embeddings.h, unit, unit), score, "none")
+            cosine = measure_split(parts.trainee.splits[name], Embeddings(embeddings.h, asking, unit), score, "none")
             values |= {f"pretrained/{name}/{key}": cosine[key] for key in ("top1", "top1_clean", "recall@10")}
     return values
 
@@ -264,6 +265,8 @@ def contract_of(plan: Plan, parts: Parts) -> Contract:
         model.pooling,
         model.max_tokens,
         parts.trainee.model.architecture,
+        model.point_prompt,
+        model.candidate_prompt,
     )
 
 
