@@ -94,7 +94,10 @@ def _fail(error: BaseException) -> int:
 
 
 def _stopped(how: str, code: int) -> int:
-    print(f"{how}: the last finished epoch is on disk; the same command goes on from there", file=sys.stderr)
+    print(
+        f"{how}: finished epochs and parts of an encoding are on disk; the same command goes on from there",
+        file=sys.stderr,
+    )
     return code
 
 

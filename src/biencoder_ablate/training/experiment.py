@@ -89,7 +89,7 @@ def _run_as(world: World, plan: Plan, composed: str, overrides: list[str], quiet
             raise
         except BaseException:  # Ctrl-C and signals: the last finished epoch stands
             with contextlib.suppress(OSError):
-                log.note("interrupted; the same command goes on from the last finished epoch")
+                log.note("interrupted; the same command goes on from what was finished")
             raise
         finally:
             trackers.finish(None)  # nothing where the run has finished
