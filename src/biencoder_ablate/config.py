@@ -21,17 +21,15 @@ class ConfigError(ValueError):
 def _key(
     default: Any,
     valid: str,
-    names_run: bool,
+    names_run: bool | str,
     choices: tuple[str, ...] = (),
     low: float | None = None,
     high: float | None = None,
     above: float | None = None,
-    unless_default: bool = False,
 ) -> Any:
     """A field with its default, its rule (one of `choices`, or a number in [low, high] or > above), and whether its
     value is part of a run's name. What could change a figure is; where a fingerprint over files stands for it, the
-    class says so. `unless_default`: at its default it is not, so that runs from before there was the field keep their
-    names."""
+    class says so. `"changed"`: only where it is not the default, so that runs from before the key have their names."""
     metadata = {
         "valid": valid,
         "names_run": names_run,
@@ -39,7 +37,6 @@ def _key(
         "low": low,
         "high": high,
         "above": above,
-        "unless_default": unless_default,
     }
     if default is dict:
         return field(default_factory=dict, metadata=metadata)
@@ -50,11 +47,18 @@ def _key(
 class DataConfig:
     """Where the debates come from (group `data`). A fingerprint over the pairs that are read names the run."""
 
-    name: str = _key("sample", "sample, arguana, pairs, or the name of another package's reader", False)
-    path: str | None = _key(None, "a directory or zip (arguana), or a csv, tsv or jsonl file (pairs)", False)
+    name: str = _key("sample", "sample, arguana, pairs, hub, or the name of another package's reader", False)
+    path: str | None = _key(
+        None, "a directory or zip (arguana), or a csv, tsv or jsonl file (pairs), or a data set (hub)", False
+    )
     split_seed: int = _key(0, "an integer of 0 or more", False, low=0)
     limit: int | None = _key(None, "null, or the number of debates to keep in each split (1 or more)", False, low=1)
     disjoint: bool = _key(False, "true or false", False)
+    subset: str | None = _key(None, "null, or the name of a data set's part (hub)", False)
+    point: str | None = _key(None, "null, or the column of texts that ask (hub)", False)
+    counter: str | None = _key(None, "null, or the column of right answers (hub)", False)
+    negative: str | None = _key(None, "null, or the column of candidates that are no answers (hub)", False)
+    split: str | None = _key(None, "null, or the column that says train, val or test (hub)", False)
     options: dict[str, Any] = _key(dict, "a mapping: settings of another package's reader", False)
 
 
@@ -72,10 +76,8 @@ class ModelConfig:
     retrieval_dim: int | None = _key(128, "null (the encoder's width), or an integer of 1 or more", True, low=1)
     projection_init: str = _key("random", "random or identity", True, choices=("random", "identity"))
     head_init: str = _key("random", "random or zero", True, choices=("random", "zero"))
-    point_prompt: str | None = _key(None, "null, or what is put before a text that asks", True, unless_default=True)
-    candidate_prompt: str | None = _key(
-        None, "null, or what is put before a text that is ranked", True, unless_default=True
-    )
+    point_prompt: str | None = _key(None, "null, or what is put before a text that asks", "changed")
+    candidate_prompt: str | None = _key(None, "null, or what is put before a text that is ranked", "changed")
     dropout: float | None = _key(None, "null (the checkpoint's own), or a number from 0 to 0.9", True, low=0, high=0.9)
 
 
