@@ -21,7 +21,7 @@ from biencoder_ablate.files import read_json
 from biencoder_ablate.model.biencoder import BiEncoder
 from biencoder_ablate.model.encoder import ModelSource, choose_device, choose_precision
 from biencoder_ablate.model.saved import Contract, encoder_source, read_contract, restore_biencoder
-from biencoder_ablate.model.texts import Reading, TextEncoder, open_encoder, roles_of
+from biencoder_ablate.model.texts import Hidden, Reading, TextEncoder, open_encoder, roles_of
 from biencoder_ablate.runs.records import RunLog
 from biencoder_ablate.training.assemble import features_of, points_of, reading_of
 
@@ -67,8 +67,8 @@ class TrainedRun:
         """Pooled outputs h (B, H) of texts, prompts in them, kept in the cache. Raises ConfigError as `source`."""
         return features_of(self.source(), self.reading, texts, cache_directory(self.config), log)
 
-    def hidden(self, index: TextIndex, log: RunLog) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """h (T, H) of a corpus's texts as candidates, and as points where prompts make that another; kept likewise."""
+    def hidden(self, index: TextIndex, log: RunLog) -> Hidden:
+        """h of a corpus's texts, kept likewise."""
         roles = roles_of(index.texts, points_of(index), self.reading)
         return roles.of(self.features(roles.strings, log))
 

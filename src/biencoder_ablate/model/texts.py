@@ -32,6 +32,8 @@ EVAL_TOKEN_BUDGET = {"cpu": 4096, "cuda": 131072, "mps": 16384}
 """Tokens of one pass through the encoder, padding included, by device: what its caches or its memory hold."""
 
 Advance = Callable[[int], None]
+Hidden = tuple[torch.Tensor, torch.Tensor | None]
+"""h (T, H) of texts as candidates, and as points where prompts make that another."""
 EncodeFunction = Callable[..., torch.Tensor]
 """Tokens, some texts of them by number (b,) and a device → h (b, H) in one pass through an encoder. Dropout draws
 from torch's generator; the fast path's takes another as `generator`."""
@@ -71,8 +73,8 @@ class Roles:
     strings: tuple[str, ...]
     as_point: np.ndarray | None
 
-    def of(self, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """From h of the strings (S, H): of the texts as candidates (T, H), and as points where that is another."""
+    def of(self, h: torch.Tensor) -> Hidden:
+        """From h of the strings (S, H) to h of the texts."""
         if self.as_point is None:
             return h, None
         return h[: len(self.as_point)], h.index_select(0, torch.from_numpy(self.as_point).to(h.device))

@@ -30,6 +30,7 @@ from biencoder_ablate.model.memory import keep_freed_memory
 from biencoder_ablate.model.texts import (
     CachedTexts,
     EncodedTexts,
+    Hidden,
     Reading,
     TextEncoder,
     TextSource,
@@ -111,9 +112,8 @@ class Parts:
     trainee: Trainee
     encoder: TextEncoder | None
     tokens: Tokens | None
-    pretrained: Callable[[], tuple[torch.Tensor, torch.Tensor | None]]
-    """h (T, H) of every text by the encoder as it is before training, from the cache that all runs share: as a
-    candidate, and as a point where prompts make that another."""
+    pretrained: Callable[[], Hidden]
+    """h of every text by the encoder as it is before training, from the cache that all runs share."""
 
 
 def make_plan(config: Config) -> Plan:
@@ -186,7 +186,7 @@ def build_parts(plan: Plan, log: RunLog, world: World) -> Parts:
         pooled_dim = encoder.module.config.hidden_size
         source = SharedTexts(encoder.over(tokens), world) if world.size > 1 else encoder.over(tokens)
 
-    def pretrained() -> tuple[torch.Tensor, torch.Tensor | None]:
+    def pretrained() -> Hidden:
         if encoder is None:
             return roles.of(source.all_hidden())
         return roles.of(features_of(plan.source, reading, texts, cache, log, world))

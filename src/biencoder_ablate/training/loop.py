@@ -23,7 +23,7 @@ from biencoder_ablate.evaluation.pair_scores import PairScorer, pair_scorer
 from biencoder_ablate.evaluation.protocols import measure_split, study_top1
 from biencoder_ablate.model.biencoder import BiEncoder, Embeddings
 from biencoder_ablate.model.flops import TRAINING_FACTOR
-from biencoder_ablate.model.texts import Roles, TextSource
+from biencoder_ablate.model.texts import Hidden, Roles, TextSource
 from biencoder_ablate.runs.records import Record, progress_bar
 from biencoder_ablate.seeding import derive_seed, generator
 from biencoder_ablate.training.losses import Batch, Loss
@@ -116,11 +116,10 @@ def rate_factor(step: int, num_warmup: int, num_steps: int, schedule: str) -> fl
     return 1.0 - done if schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
 
 
-def embed(trainee: Trainee, hidden: tuple[torch.Tensor, torch.Tensor | None] | None = None) -> Embeddings:
+def embed(trainee: Trainee, hidden: Hidden | None = None) -> Embeddings:
     """Embed every text of the corpus once; mining, evaluation and the next epoch's negatives share the result.
 
-    `hidden` are the pooled outputs (T, H) where they are known already, as candidates and, where prompts make them
-    others, as points.
+    `hidden` are the pooled outputs where they are known already.
     """
     with torch.no_grad():
         trainee.model.eval()
