@@ -22,12 +22,12 @@ from transformers import (
     T5Config,
 )
 
+import biencoder_ablate
 from biencoder_ablate.config import ConfigError
 from biencoder_ablate.data.index import build_index
 from biencoder_ablate.evaluate import evaluate
 from biencoder_ablate.model.encoder import ModelSource, load_encoder, load_tokenizer
 from biencoder_ablate.model.texts import Reading, open_encoder
-from biencoder_ablate.retrieve import retrieve
 from biencoder_ablate.training import experiment
 
 CPU = torch.device("cpu")
@@ -178,7 +178,7 @@ def test_a_run_is_trained_resumed_saved_loaded_and_evaluated(kind, directories, 
     report = evaluate(run, [], quiet=True)
     assert report["measured"]["test"]["top1"] == report["own"]["test"]["top1"]
     text = load_sample().test[0].point
-    assert retrieve(run, text, 2)["results"][0]["distance"] >= 0
+    assert biencoder_ablate.load(run).retrieve(text, TEXTS, k=2).distance[0, 0] >= 0
     assert type(load_encoder(run / "model" / "encoder", "mean", 16, None)).__name__.lower().startswith(kind)
 
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from helpers import train
 
+import biencoder_ablate
 from biencoder_ablate.compose import load_config
 from biencoder_ablate.config import Config, ModelConfig
 from biencoder_ablate.evaluate import evaluate
 from biencoder_ablate.model.texts import Reading, roles_of
-from biencoder_ablate.retrieve import retrieve
 from biencoder_ablate.runs.identity import identity
 from biencoder_ablate.runs.records import RunLog
 from biencoder_ablate.trained_run import open_run
@@ -110,12 +110,18 @@ def test_figures_and_answers_follow_the_contract(kind, runs):
     initial = json.loads((path / "result.json").read_text())["initial"]
     assert report["baselines"]["pretrained_cosine"]["val"]["top1"] == initial["pretrained/val/top1"]
 
-    run = open_run(path, [])
+    run, loaded = open_run(path, []), biencoder_ablate.load(path)
     model, encoder = run.biencoder(), run.encoder()
-    found = retrieve(path, "Zoos protect animals.", 1, overrides=["evaluation.rerank=none"])["results"][0]
+    corpus = ["Animals are cruel.", "Zoos are cruel.", "Nobody eats grass."]
     with torch.no_grad():
-        asks, ranked = model.as_points(encoder([ASK + "Zoos protect animals."])), encoder([RANK + found["text"]])
-        assert found["distance"] == pytest.approx((asks - model.as_candidates(ranked)).norm().item(), abs=1e-3)
+        h, h_b = encoder([ASK + "Zoos protect animals."]), encoder([RANK + text for text in corpus])
+        r, r_b = model.as_points(h), model.as_candidates(h_b)
+        scores = model.pair_score(model.logits(h.expand(3, -1), r.expand(3, -1), h_b, r_b), r.expand(3, -1), r_b)
+    np.testing.assert_allclose(loaded.encode_points("Zoos protect animals."), r, atol=1e-5)
+    np.testing.assert_allclose(loaded.encode_candidates(corpus), r_b, atol=1e-5)
+    np.testing.assert_allclose(loaded.score("Zoos protect animals.", corpus), scores, atol=1e-4)
+    found = loaded.retrieve("Zoos protect animals.", corpus, k=3)
+    np.testing.assert_allclose(np.sort(found.distance[0]), np.sort((r - r_b).norm(dim=1)), atol=1e-3)
 
 
 def test_prompts_change_what_is_learned_and_are_told_apart_in_the_cache(runs, tmp_path):

@@ -10,18 +10,21 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers import Ended, load_sample, run_python, train
 from reference import fold
 
 from biencoder_ablate import retrieve as command
+from biencoder_ablate.api import TrainedModel
 from biencoder_ablate.config import Config, cache_directory
 from biencoder_ablate.data.corpus import SPLITS
 from biencoder_ablate.model.biencoder import Architecture, BiEncoder, encode
 from biencoder_ablate.model.encoder import load_encoder, load_tokenizer, make_tiny
 from biencoder_ablate.model.saved import read_contract, restore_biencoder
-from biencoder_ablate.retrieve import describe, distinct_texts, rank_texts
+from biencoder_ablate.model.texts import Reading
+from biencoder_ablate.retrieve import describe, distinct_texts
 
 LINES = ["Zoos are cruel.", "", "  Buses should be free.", "ZOOS ARE CRUEL!", "Nobody reads any more.", "Ban cars."]
 
@@ -183,7 +186,7 @@ def test_what_a_person_reads(runs, lines):
 
 
 def test_distinct_texts_keep_the_first_spelling():
-    found = distinct_texts([("A b.", "1"), ("c", "2"), ("a B", "3"), ("A b.", "4")])
+    found = distinct_texts([("1", "A b."), ("2", "c"), ("3", "a B"), ("4", "A b.")])
     assert list(found.items()) == [("A b.", ["1", "3", "4"]), ("c", ["2"])]
     assert fold("A b.") == fold("a B")
 
@@ -192,34 +195,50 @@ def one_dimensional(**head):
     return BiEncoder(Architecture(1, None, fusion="pooled", head_options=head))
 
 
+class Numbers:
+    """Stands for an encoder: h of a text is the number that it says."""
+
+    reading = Reading("mean", 8, torch.device("cpu"))
+
+    def __call__(self, texts, advance=None):
+        return torch.tensor([[float(text)] for text in texts])
+
+
 def test_ties_go_to_the_nearer_then_to_the_earlier():
     """A head that says 0 to everything: all scores tie, so stage 1 decides; equal distances keep the order."""
     model = one_dimensional(activation="relu")
     with torch.no_grad():
         model.head.linear2.weight.zero_()
         model.head.linear2.bias.fill_(-1.0)
-    h = torch.tensor([[4.0], [1.0], [-1.0], [1.0], [-5.0]])  # their mean is whole, so that distances are exact
-    found = rank_texts(model, torch.tensor([[0.0]]), h, "all")
-    assert found.order.tolist() == [[1, 2, 3, 0, 4]]
-    assert found.distance.tolist() == [[1, 1, 1, 16, 25]]
+    corpus = ["4", "1", "-1", "1", "-5"]  # their mean is whole, so that distances are exact
+    found = TrainedModel("zeros", Numbers(), model, "all").retrieve("0", corpus)
+    assert found.candidate.tolist() == [[1, 2, 3, 0, 4]]
+    assert found.distance.tolist() == [[1, 1, 1, 4, 5]]
     assert found.score.tolist() == [[0.0] * 5] and found.dead.all()
-    unscored = rank_texts(model, torch.tensor([[0.0]]), h, "none")
-    assert unscored.order.tolist() == found.order.tolist()
-    assert unscored.score.tolist() == [[-math.inf] * 5] and not unscored.dead.any()
+    unscored = TrainedModel("zeros", Numbers(), model, "none").retrieve("0", corpus)
+    assert unscored.candidate.tolist() == found.candidate.tolist()
+    assert np.isnan(unscored.score).all() and not unscored.dead.any()
+
+
+def test_a_text_never_answers_itself_and_missing_answers_are_minus_one():
+    model = TrainedModel("numbers", Numbers(), one_dimensional(), "none")
+    found = model.retrieve(["2", "9"], ["2", "3", " 2."], k=3)
+    assert found.candidate.tolist() == [[1, -1, -1], [1, 0, 2]]
+    assert model.retrieve([], ["2"], k=3).candidate.shape == (0, 3)
 
 
 def test_a_dead_pair_is_no_probability_to_a_person():
     scored = {"rank": 1, "text": "A text.", "places": ["line 1"], "distance": 1.0, "margin": 0.0, "probability": 0.5}
     found = {"num_candidates": 2, "rerank": 10, "num_tokens": 3, "num_tokens_read": 3}
     dead, alive = (describe(found | {"results": [scored | {"dead": dead}]}) for dead in (True, False))
-    assert "ReLU says nothing" in dead and "P(counter)" not in dead
+    assert "no score" in dead and "P(counter)" not in dead
     assert "P(counter) 0.500" in alive
 
 
 def test_a_diverged_model_finds_nothing():
     model = one_dimensional()
     with pytest.raises(ValueError, match="finite"):
-        rank_texts(model, torch.tensor([[0.0]]), torch.tensor([[1.0], [float("nan")]]), 10)
+        TrainedModel("diverged", Numbers(), model).retrieve("0", ["1", "nan"])
 
 
 @pytest.mark.parametrize(
@@ -242,11 +261,12 @@ def test_files_without_a_candidate_are_named(runs, tmp_path):
     empty.write_text("\n \n")
     same.write_text("The argument.\nthe ARGUMENT\n")
     latin.write_bytes("Caf\xe9 culture.\n".encode("latin-1"))
-    assert "empty.txt: no lines" in refused(runs.trained, "x", "--candidates", empty)
+    assert "empty.txt: no texts" in refused(runs.trained, "x", "--candidates", empty)
     assert "same.txt: no candidate" in refused(runs.trained, "The argument", "--candidates", same)
     assert "latin.txt: not UTF-8" in refused(runs.trained, "x", "--candidates", latin)
 
 
+@pytest.mark.slow
 def test_as_a_process(runs, lines, tmp_path):
     arguments = [runs.trained, "An argument", "--candidates", lines]
     ended = run_python(["-m", "biencoder_ablate.retrieve", *arguments], tmp_path)

@@ -1,3 +1,25 @@
 """biencoder-ablate: does this part of my head earn its place?"""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from biencoder_ablate.api import TrainedModel
+
 __version__ = "0.2.0"
+
+
+def load(run_dir: str | Path, overrides: Sequence[str] = ()) -> TrainedModel:
+    """The trained model of a finished run: `encode_points`, `encode_candidates`, `score`, `retrieve`.
+
+    `run_dir` is the run's directory, its bare name in logs/runs, `latest`, or what `biencoder_ablate.export` wrote.
+    `overrides` are those of `biencoder_ablate.evaluate`, as "evaluation.rerank=all" or "training.device=cpu".
+    Nothing that is loaded is executed. Raises ConfigError, a ValueError, for what cannot be used.
+    """
+    from biencoder_ablate.api import use  # torch comes with it
+    from biencoder_ablate.trained_run import open_run
+
+    return use(open_run(run_dir, overrides))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from typing import Any
@@ -14,9 +15,25 @@ from biencoder_ablate.command import Terminated, raise_on_sigterm
 from biencoder_ablate.config import ConfigError
 from biencoder_ablate.files import explained
 
+COMMANDS = {
+    "audit": "audit",
+    "evaluate": "evaluate",
+    "export": "export",
+    "report": "report.__main__",
+    "retrieve": "retrieve",
+    "runs": "runs.__main__",
+}
+"""What `biencoder-ablate WORD …` does besides training, and in which module."""
+
 
 def main() -> None:
-    """`python -m biencoder_ablate`: exit code 0, 1 for any failure, 130 after Ctrl-C, 143 after SIGTERM."""
+    """`python -m biencoder_ablate`: exit code 0, 1 for any failure, 130 after Ctrl-C, 143 after SIGTERM.
+
+    A first word of COMMANDS is that command, with all that follows.
+    """
+    if sys.argv[1:2] and sys.argv[1] in COMMANDS:
+        command = importlib.import_module(f"biencoder_ablate.{COMMANDS[sys.argv[1]]}")
+        sys.exit(command.main(sys.argv[2:]))
     if "--version" in sys.argv[1:]:
         print(f"biencoder-ablate {biencoder_ablate.__version__}")
         return

@@ -305,6 +305,8 @@ def _parse(loader: ConfigLoader, overrides: list[str]) -> list[Override]:
             reason = [line for line in said if line][-1]
             key, _, value = override.partition("=")
             hint = f"; quote the value: '{key}=\"{value}\"'" if value and '"' not in value else ""
+            if not value and override.isalpha():
+                hint = "; the commands are audit, evaluate, export, report, retrieve and runs, as the first word"
             raise ConfigError(f"{override}: cannot be read as key=value ({reason}){hint}") from error
     return parsed
 

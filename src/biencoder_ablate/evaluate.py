@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from biencoder_ablate.command import ALLOWED, add_json_option, answer, print_json
+from biencoder_ablate.runs.directory import find_run
 from biencoder_ablate.text import figure, text_table
 
 if TYPE_CHECKING:
     from biencoder_ablate.data.corpus import Corpus
     from biencoder_ablate.data.index import TextIndex
     from biencoder_ablate.evaluation.candidates import SplitCandidates
+    from biencoder_ablate.evaluation.pair_scores import PairScorer
+    from biencoder_ablate.model.biencoder import Embeddings
     from biencoder_ablate.model.texts import Hidden
     from biencoder_ablate.runs.records import RunLog
     from biencoder_ablate.trained_run import TrainedRun
 
 MEASURED = ("val", "test")
+TREC_DEPTH = 1000
 TITLES = {
     "tfidf_cosine": "TF-IDF cosine",
     "bm25": "BM25",
@@ -44,12 +50,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> None:
-    report = evaluate(arguments.run_dir, arguments.overrides, arguments.baselines, quiet=arguments.json)
-    path = keep(arguments.run_dir, report)
+    run_dir = find_run(arguments.run_dir)
+    report = evaluate(run_dir, arguments.overrides, arguments.baselines, arguments.trec, quiet=arguments.json)
+    path = keep(run_dir, report)
     if arguments.json:
         print_json(report)
         return
     print(f"{describe(report)}\nkept in {path}")
+    if arguments.trec:
+        print(f"TREC runs and qrels in {arguments.trec}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -59,21 +68,32 @@ def _parser() -> argparse.ArgumentParser:
         "RUN_DIR/evaluations/, which gets a file.",
         epilog="Example: biencoder-ablate-evaluate logs/runs/NAME evaluation.rerank=all --baselines",
     )
-    parser.add_argument("run_dir", metavar="RUN_DIR", help="the directory of a finished run, logs/runs/NAME")
+    parser.add_argument("run_dir", metavar="RUN_DIR", help="a finished run: logs/runs/NAME, its name, or latest")
     parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help=f"any of {', '.join(ALLOWED)}")
     parser.add_argument(
         "--baselines",
         action="store_true",
         help="add rows that need no training: TF-IDF cosine, BM25, the pretrained encoder's similarity",
     )
+    parser.add_argument(
+        "--trec",
+        metavar="OUT",
+        help=f"write val and test as TREC run and qrels files, the first {TREC_DEPTH} candidates of each point",
+    )
     add_json_option(parser)
     return parser
 
 
 def evaluate(
-    run_dir: str | Path, overrides: Sequence[str], baselines: bool = False, quiet: bool = False
+    run_dir: str | Path,
+    overrides: Sequence[str],
+    baselines: bool = False,
+    trec: str | Path | None = None,
+    quiet: bool = False,
 ) -> dict[str, Any]:
     """Measure val and test with the run's selected model. Raises ValueErrors that name what is wrong.
+
+    `trec`: a directory to write runs and qrels of the official candidates to, as `write_trec` does.
 
     Returns `own` (the run's figures), `measured` and, where asked, `baselines`, each with figures by split as in
     result.json; `notes` says what a reader must know to compare them.
@@ -108,9 +128,11 @@ def evaluate(
         measured[name] = split_figures(final_rankings(prepared, embeddings, score, asked.rerank))
         if asked.source:
             measured[name]["source/top1"] = study_top1(prepared, embeddings, score)
+        if trec is not None:
+            write_trec(Path(trec).expanduser(), prepared, embeddings, score, asked.rerank, run.name)
     seconds["ranking"] = time.perf_counter() - started
     report: dict[str, Any] = {
-        "run": run.path.resolve().name,
+        "run": run.name,
         "best_epoch": run.result["best_epoch"],
         "overrides": list(overrides),
         "evaluation": vars(asked) | {"max_tokens": run.config.model.max_tokens},
@@ -126,6 +148,43 @@ def evaluate(
         report["baselines"] = _baselines(run, index, splits, (h, h_asking), notes, log)
         seconds["baselines"] = time.perf_counter() - started
     return finite(report | {"seconds": seconds})
+
+
+def write_trec(
+    out: Path, prepared: SplitCandidates, embeddings: Embeddings, score: PairScorer, depth: int | str, tag: str
+) -> None:
+    """Write OUT/SPLIT.run and OUT/SPLIT.qrels: the official candidates of each point, ranked as the figures are.
+
+    A file's score is minus the rank: distances of stage 1 and scores of stage 2 lie on no common scale. What ranks
+    beyond TREC_DEPTH is left out. Blanks and percent signs of names are percent-encoded. Raises OSError.
+    """
+    from biencoder_ablate.evaluation.candidates import candidate_id
+    from biencoder_ablate.evaluation.ranking import rerank, stage1
+    from biencoder_ablate.files import write_text
+
+    split, candidates = prepared.split, prepared.candidates
+    asked = prepared.sets()[0]
+    num = {"all": len(candidates), "none": 0}.get(str(depth), depth)
+    assert isinstance(num, int)
+    (found,) = stage1(embeddings, split.point, candidates, [asked], max(num, TREC_DEPTH))
+    order = rerank(found, num, split.point, candidates, score).order[:, :TREC_DEPTH]
+    names = [trec_name(candidate_id(split, candidate)) for candidate in range(len(candidates))]
+    points = [trec_name(pair.id) for pair in split.pairs]
+    lines = [
+        f"{points[row]} Q0 {names[candidate]} {rank} {-rank} {tag}\n"
+        for row, candidates_of in enumerate(order.tolist())
+        for rank, candidate in enumerate(candidates_of, start=1)
+        if candidate >= 0
+    ]
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / f"{split.name}.run", "".join(lines))
+    answers = [f"{point} 0 {names[row]} 1\n" for row, point in enumerate(points)]
+    write_text(out / f"{split.name}.qrels", "".join(answers))
+
+
+def trec_name(name: str) -> str:
+    """A name without blanks, which TREC's files are cut at; no two names become one."""
+    return re.sub(r"[\s%]", lambda found: quote(found[0]), name)
 
 
 def _splits(run: TrainedRun, corpus: Corpus, index: TextIndex) -> tuple[dict[str, SplitCandidates], list[str]]:

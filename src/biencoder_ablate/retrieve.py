@@ -1,22 +1,32 @@
-"""`python -m biencoder_ablate.retrieve RUN_DIR "an argument"`: the best counters that a trained model finds."""
+"""`python -m biencoder_ablate.retrieve RUN_DIR "an argument"`: the best counters that a trained model finds.
+
+C candidates, H pooled width, R retrieval width.
+"""
 
 from __future__ import annotations
 
 import argparse
-import math
+import csv
+import hashlib
+import io
+import json
+import re
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from biencoder_ablate.command import add_json_option, answer, print_json
 
 if TYPE_CHECKING:
-    import torch
+    from biencoder_ablate.api import Index, TrainedModel
+    from biencoder_ablate.trained_run import TrainedRun
 
-    from biencoder_ablate.evaluation.ranking import Lists
-    from biencoder_ablate.model.biencoder import BiEncoder
+_OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_0-9]+)*=")
+_COLUMNS = {"--candidates": ("counter", "point", "text"), "--points": ("point", "text", "query")}
+"""Where a table's texts are looked for: candidates in all of these, points in the first that is there."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,160 +35,307 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> None:
-    argument = sys.stdin.read() if arguments.argument == "-" else arguments.argument
-    found = retrieve(arguments.run_dir, argument, arguments.k, arguments.candidates, arguments.overrides)
-    if arguments.json:
-        print_json(found)
+    rest, argument = list(arguments.rest), None
+    if rest and arguments.points is None and not _OVERRIDE.match(rest[0]):
+        argument = rest.pop(0)
+    if arguments.k < 1:
+        raise ValueError(f"-k {arguments.k}: must be an integer of 1 or more")
+    asked_in_turn = argument is None and arguments.points is None and sys.stdin.isatty()
+    points = [] if asked_in_turn else _points(argument, arguments.points)
+    search = open_search(arguments.run_dir, arguments.candidates, arguments.columns, rest, quiet=arguments.json)
+    if asked_in_turn:
+        print(f"{len(search.index)} candidates; an empty line ends")
+        while line := input("argument> ").strip():
+            _print(search([line], arguments.k), arguments.json, many=True)
     else:
-        print(describe(found))
+        _print(search(points, arguments.k), arguments.json, many=argument is None)
+
+
+def _points(argument: str | None, file: str | None) -> list[str]:
+    """The arguments that are asked: one, or those of a file or of standard input, a line each."""
+    if argument is not None:
+        if len(argument) < 256 and Path(argument).is_file():
+            raise ValueError(
+                f"{argument}: is a file; give --points {argument} for an argument a line, or - < {argument} to take "
+                "all its text as one"
+            )
+        argument = (sys.stdin.read() if argument == "-" else argument).strip()
+        if not argument:
+            raise ValueError("the argument is empty; give a text, or - to read it from standard input")
+        return [argument]
+    if file not in (None, "-"):
+        return [text for _, text in read_texts("--points", Path(str(file)))]
+    points = [line.strip() for line in sys.stdin if line.strip()]
+    if not points:
+        raise ValueError("standard input is empty; must hold one argument a line")
+    return points
+
+
+def _print(found: Sequence[Mapping[str, Any]], as_json: bool, many: bool) -> None:
+    for number, one in enumerate(found):
+        if as_json and many:
+            print(json.dumps(one, ensure_ascii=False, allow_nan=False), flush=True)  # a line an argument
+        elif as_json:
+            print_json(one)
+        else:
+            title = f"> {textwrap.shorten(one['argument'], 100)}\n" if many and len(found) > 1 else ""
+            print(f"{chr(10) if number else ''}{title}{describe(one)}", flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="biencoder-ablate-retrieve",
+        prog="biencoder-ablate retrieve",
         description="The best counters to an argument, found by a trained model among the texts of its corpus, or "
-        "among your own.",
-        epilog='Example: biencoder-ablate-retrieve logs/runs/NAME "Zoos protect endangered species." -k 3',
+        "among your own. Without an ARGUMENT: asks for one after another, or takes one from each line of standard "
+        "input.",
+        epilog='Example: biencoder-ablate retrieve latest "Zoos protect endangered species." -k 3',
     )
-    parser.add_argument("run_dir", metavar="RUN_DIR", help="the directory of a finished run, logs/runs/NAME")
-    parser.add_argument("argument", metavar="ARGUMENT", help="the argument to counter; - reads it from standard input")
+    parser.add_argument("run_dir", metavar="RUN_DIR", help="a finished run: logs/runs/NAME, its name, or latest")
     parser.add_argument(
-        "overrides",
+        "rest",
         nargs="*",
         default=[],
-        metavar="KEY=VALUE",
-        help="where things are, or how to rank: data.path=…, evaluation.rerank=all, cache_dir=…",
+        metavar="[ARGUMENT] KEY=VALUE",
+        help="the argument to counter, - reads it from standard input; then where things are, or how to rank: "
+        "data.path=…, evaluation.rerank=all, cache_dir=…",
     )
     parser.add_argument("-k", type=int, default=5, metavar="N", help="how many counters to print (default 5)")
     parser.add_argument(
+        "--points",
+        metavar="FILE",
+        help="many arguments at once: the lines of a text file (- for standard input), or the column point of a csv, "
+        "tsv or jsonl",
+    )
+    parser.add_argument(
         "--candidates",
         metavar="FILE",
-        help="rank the lines of this text file, one argument a line, instead of the run's corpus",
+        help="rank these instead of the run's corpus: the lines of a text file, or the columns counter, point and "
+        "text of a csv, tsv or jsonl. Their embeddings are kept in RUN_DIR/index",
     )
+    parser.add_argument("--columns", metavar="A,B", help="the columns of --candidates, where they are called otherwise")
     add_json_option(parser)
     return parser
 
 
-def retrieve(
-    run_dir: str | Path, argument: str, k: int = 5, candidates: str | Path | None = None, overrides: Sequence[str] = ()
-) -> dict[str, Any]:
-    """The k best counters to an argument. Raises ValueErrors that name what is wrong.
+@dataclass(frozen=True)
+class Search:
+    """A model with candidates to search: distinct texts (C,), and where each is."""
 
-    Candidates are the distinct texts of all splits of the run's corpus, or of the lines of `candidates`, without
-    the argument itself (texts are equal when they are so after folding case, space and punctuation). They are ranked
-    as in evaluation, to the depth of evaluation.rerank. A result has its text, where it is, its distance in
-    retrieval space and, where stage 2 scored it, the score (`margin`), P(class 1) (where
-    evaluation.score=head), and whether a ReLU has left the pair `dead`.
+    model: TrainedModel
+    index: Index
+    places: Sequence[Sequence[str]]
+    named: str
+    """What the candidates are called in messages."""
+
+    def __call__(self, points: Sequence[str], k: int = 5) -> list[dict[str, Any]]:
+        """For each point the k best candidates, without the point itself. Raises ValueErrors that say what is wrong.
+
+        A result has its text, where it is, its distance in retrieval space and, where stage 2 scored it, the score
+        (`margin`), P(class 1) (where evaluation.score=head), and whether a ReLU has left the pair `dead`.
+        """
+        import math
+
+        import numpy as np
+
+        model, index = self.model, self.index
+        answers = model.retrieve(points, index, k)
+        # A score with the similarity in it is no log-odds of the head.
+        is_head_alone = model.biencoder.architecture.score == "head"
+        found = []
+        for row, point in enumerate(points):
+            results = []
+            for rank, candidate in enumerate(answers.candidate[row].tolist()):
+                if candidate < 0:
+                    break
+                score = float(answers.score[row, rank])
+                scored = not math.isnan(score)
+                results.append(
+                    {
+                        "rank": rank + 1,
+                        "text": index.texts[candidate],
+                        "places": self.places[candidate],
+                        "distance": float(answers.distance[row, rank]),
+                        "margin": score if scored else None,
+                        "probability": 1 / (1 + math.exp(-max(-700.0, score))) if scored and is_head_alone else None,
+                        "dead": bool(answers.dead[row, rank]) if scored else None,
+                    }
+                )
+            if not results:
+                raise ValueError(f"{self.named}: no candidate but the argument itself")
+            num_tokens = model.encoder.num_tokens(*model.encoder.reading.as_points([point]))
+            found.append(
+                {
+                    "run": model.name,
+                    "argument": point,
+                    "num_tokens": num_tokens,
+                    "num_tokens_read": min(num_tokens, model.encoder.reading.max_tokens),
+                    "num_candidates": len(index) - int(np.sum(index.equal_to(point))),
+                    "rerank": model.rerank,
+                    "results": results,
+                }
+            )
+        return found
+
+
+def open_search(
+    run_dir: str | Path,
+    candidates: str | Path | None = None,
+    columns: str | None = None,
+    overrides: Sequence[str] = (),
+    quiet: bool = True,
+) -> Search:
+    """A run's model over the distinct texts of all splits of its corpus, or of a file. Raises ValueErrors.
+
+    Texts are equal when they are so after folding case, space and punctuation; the first spelling stands for all.
     """
-    argument = argument.strip()
-    if not argument:
-        raise ValueError("the argument is empty; give a text, or - to read it from standard input")
-    if k < 1:
-        raise ValueError(f"-k {k}: must be an integer of 1 or more")
-    lines = None if candidates is None else read_lines(Path(candidates))
-    from biencoder_ablate.data.corpus import SPLITS, text_key
-    from biencoder_ablate.data.index import build_index
-    from biencoder_ablate.data.readers import load_corpus
-    from biencoder_ablate.runs.records import RunLog
+    content = None if candidates is None else _read("--candidates", Path(candidates))
+    from biencoder_ablate.api import use
+    from biencoder_ablate.data.corpus import SPLITS
+    from biencoder_ablate.runs.records import RunLog, progress_bar
     from biencoder_ablate.trained_run import open_run
 
     run = open_run(run_dir, overrides)
-    encoder = run.encoder()
-    if lines is None:
+    model = use(run)
+    if candidates is None or content is None:
+        from biencoder_ablate.data.index import build_index
+        from biencoder_ablate.data.readers import load_corpus
+
         corpus = load_corpus(run.config.data)
-        strings: Sequence[str] = build_index(corpus).texts  # as training had them: their features are in the cache
+        texts = build_index(corpus)  # as training had them: their features are in the cache
         places = distinct_texts(
-            (text, f"{pair.id}#{kind}")
+            (f"{pair.id}#{kind}", text)
             for name in SPLITS
             for pair in corpus.split(name)
             for kind, text in (("point", pair.point), ("counter", pair.counter))
         )
-    else:
-        places = distinct_texts((line, f"line {number}") for number, line in lines)
-        strings = list(places)
-    number_of = {text: number for number, text in enumerate(strings)}
-    texts = [text for text in places if text_key(text) != text_key(argument)]
-    if not texts:
-        raise ValueError(f"{candidates or run_dir}: no candidate but the argument itself")
-    read = run.reading.as_candidates(strings)
-    h = run.features(read, RunLog(None, quiet=True))[[number_of[text] for text in texts]]
-    rerank, fast = run.config.evaluation.rerank, run.config.training.fast
-    model = run.biencoder()
-    (asked,) = run.reading.as_points([argument])
-    ranked = rank_texts(model, encoder([asked]), h, rerank, fast)
-    is_head_alone = model.architecture.score == "head"  # a score with the similarity in it is no log-odds of the head
-    results = []
-    for rank, row in enumerate(ranked.order[0, :k].tolist()):
-        score = float(ranked.score[0, rank])
-        scored = score > -math.inf
-        results.append(
-            {
-                "rank": rank + 1,
-                "text": texts[row],
-                "places": places[texts[row]],
-                "distance": math.sqrt(ranked.distance[0, rank]),
-                "margin": score if scored else None,
-                "probability": 1.0 / (1.0 + math.exp(-max(-700.0, score))) if scored and is_head_alone else None,
-                "dead": bool(ranked.dead[0, rank]) if scored else None,
-            }
-        )
-    num_tokens = encoder.num_tokens(asked)
-    return {
-        "run": run.path.resolve().name,
-        "argument": argument,
-        "num_tokens": num_tokens,
-        "num_tokens_read": min(num_tokens, encoder.reading.max_tokens),
-        "num_candidates": len(texts),
-        "rerank": rerank,
-        "results": results,
-    }
+        number_of = {text: number for number, text in enumerate(texts.texts)}
+        h = run.hidden(texts, RunLog(None, quiet=True))[0][[number_of[text] for text in places]]
+        return Search(model, model.index_of(list(places), h), list(places.values()), str(run_dir))
+    path = _kept_index(run, model, content, f"{Path(candidates).suffix} {columns}")
+    kept = load_index(path, model.encoder.reading.device)
+    if kept is not None:
+        return Search(model, *kept, str(candidates))
+    places = distinct_texts(read_texts("--candidates", Path(candidates), content, columns))
+    with progress_bar("encoding", len(places), "text", quiet) as bar:
+        index = model.index(list(places), bar.update)
+    save_index(path, index, list(places.values()))
+    return Search(model, index, list(places.values()), str(candidates))
 
 
-def rank_texts(
-    model: BiEncoder, h_argument: torch.Tensor, h: torch.Tensor, rerank: int | str, fast: bool = True
-) -> Lists:
-    """All C candidates h (C, H) in their final order for one argument h (1, H), ranked as evaluation does: (1, C).
-
-    Raises ValueError when distances or scores are not finite.
-    """
-    import numpy as np
-    import torch
-
-    from biencoder_ablate.evaluation.candidates import CandidateSet, as_candidates
-    from biencoder_ablate.evaluation.pair_scores import pair_scorer
-    from biencoder_ablate.evaluation.ranking import rerank as rerank_lists
-    from biencoder_ablate.evaluation.ranking import stage1
-
-    with torch.no_grad():
-        embeddings = model.embed(torch.cat([h_argument, h]))
-    nothing, argument = np.empty(0, dtype=np.int64), np.zeros(1, dtype=np.int64)
-    candidates = as_candidates(np.arange(1, len(h) + 1))
-    (found,) = stage1(embeddings, argument, candidates, [CandidateSet(argument, (nothing, nothing))], len(h))
-    depth = {"all": len(h), "none": 0}[rerank] if isinstance(rerank, str) else rerank
-    return rerank_lists(found, depth, argument, candidates, pair_scorer(model, embeddings, fast))
+def _kept_index(run: TrainedRun, model: TrainedModel, content: bytes, how: str) -> Path:
+    """Where the embeddings of a file's texts lie beside the model, by its content and all that determines them."""
+    determined_by = f"index-1 {how} {hashlib.sha256(content).hexdigest()} {model.fingerprint()}"
+    return run.path / "index" / hashlib.sha256(determined_by.encode()).hexdigest()[:16]
 
 
-def read_lines(path: Path) -> list[tuple[int, str]]:
-    """(line number, text) of the lines of a text file that are not blank. Raises ValueError naming the file."""
+def _read(option: str, path: Path) -> bytes:
     try:
-        content = path.expanduser().read_bytes().decode("utf-8-sig")
+        return path.expanduser().read_bytes()
     except OSError as error:
-        raise ValueError(f"--candidates {path}: cannot be read ({error.strerror})") from error
+        raise ValueError(f"{option} {path}: cannot be read ({error.strerror})") from error
+
+
+def read_texts(
+    option: str, path: Path, content: bytes | None = None, columns: str | None = None
+) -> list[tuple[str, str]]:
+    """(place, text) of a file's texts: its lines that are not blank, or cells of a csv, tsv or jsonl.
+
+    Raises ValueError naming the file.
+    """
+    content = _read(option, path) if content is None else content
+    try:
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"--candidates {path}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    lines = [(number, line.strip()) for number, line in enumerate(content.split("\n"), start=1) if line.strip()]
-    if not lines:
-        raise ValueError(f"--candidates {path}: no lines; must hold one argument a line")
-    return lines
+        raise ValueError(f"{option} {path}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
+    kind = path.suffix.lower()
+    try:
+        if kind in (".csv", ".tsv"):
+            found = _cells(option, path, _table(text, "\t" if kind == ".tsv" else ","), columns)
+        elif kind == ".jsonl":
+            rows = [(number, json.loads(line)) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+            if not all(isinstance(row, dict) for _, row in rows):
+                raise ValueError("a line is no JSON object")
+            found = _cells(option, path, rows, columns)
+        else:
+            found = [(f"line {number}", line) for number, line in enumerate(text.split("\n"), 1)]
+    except (csv.Error, json.JSONDecodeError) as error:
+        raise ValueError(f"{option} {path}: cannot be read as {kind[1:]} ({error})") from error
+    found = [(place, text.strip()) for place, text in found if text.strip()]
+    if not found:
+        raise ValueError(f"{option} {path}: no texts; must hold one argument a line, or columns of them")
+    return found
+
+
+def _table(text: str, delimiter: str) -> list[tuple[int, dict[str, Any]]]:
+    """(line, row) of a csv, a row by its columns; a cell may go on over several lines."""
+    reader, rows, line = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True), [], 1
+    for cells in reader:
+        rows.append((line, cells))
+        line = reader.line_num + 1
+    names = [name.strip() for name in rows[0][1]] if rows else []
+    return [(line, dict(zip(names, cells, strict=False))) for line, cells in rows[1:]]
+
+
+def _cells(
+    option: str, path: Path, rows: Sequence[tuple[int, Mapping[str, Any]]], columns: str | None
+) -> list[tuple[str, str]]:
+    there = dict.fromkeys(str(name) for _, row in rows for name in row)
+    by_fold = {name.casefold(): name for name in there}
+    wanted = [name.strip() for name in columns.split(",")] if columns else list(_COLUMNS[option])
+    chosen = [by_fold[name.casefold()] for name in wanted if name.casefold() in by_fold]
+    if not chosen or (columns and len(chosen) < len(wanted)):
+        hint = "; name them with --columns A,B" if option == "--candidates" else ""
+        raise ValueError(f"{option} {path}: no column {' or '.join(wanted)}; has {', '.join(there) or 'none'}{hint}")
+    if option == "--points":
+        chosen = chosen[:1]
+    return [
+        (f"line {line}, {name}", row[name]) for line, row in rows for name in chosen if isinstance(row.get(name), str)
+    ]
+
+
+def save_index(path: Path, index: Index, places: Sequence[Sequence[str]]) -> None:
+    """Keep an index, whole or not at all: index.json and index.safetensors. A directory that takes none gets none."""
+    import contextlib
+
+    import torch
+    from safetensors.torch import save_file
+
+    from biencoder_ablate.files import whole_directory
+
+    arrays = {"h": index.h, "centre": index.targets.centre, "extended": index.targets.extended}
+    arrays = {name: value.cpu().contiguous() for name, value in arrays.items()}
+    with contextlib.suppress(OSError), whole_directory(path) as partial:
+        save_file(arrays | {"keys": torch.from_numpy(index.keys)}, partial / "index.safetensors")
+        listed = json.dumps({"texts": list(index.texts), "places": list(places)}, ensure_ascii=False)
+        (partial / "index.json").write_text(listed, "utf-8", errors="surrogatepass")
+
+
+def load_index(path: Path, device: Any) -> tuple[Index, list[list[str]]] | None:
+    """An index kept earlier and the places of its texts, or None where there is none that can be read."""
+    import numpy as np
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from biencoder_ablate.api import Index
+    from biencoder_ablate.evaluation.distances import Targets
+
+    try:
+        listed = json.loads((path / "index.json").read_text("utf-8", errors="surrogatepass"))
+        arrays = load_file(path / "index.safetensors", device=str(device))
+        targets = Targets(arrays["centre"], arrays["extended"])
+        texts, places = listed["texts"], listed["places"]
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+        return None
+    return Index(texts, np.arange(len(texts)), arrays["keys"].cpu().numpy(), arrays["h"], targets), places
 
 
 def distinct_texts(texts: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    """From (text, place): the places of each distinct text as first spelled, in order of first appearance."""
+    """From (place, text): the places of each distinct text as first spelled, in order of first appearance."""
     from biencoder_ablate.data.corpus import text_key
 
     found: dict[str, list[str]] = {}
     spelled: dict[str, str] = {}
-    for text, place in texts:
+    for place, text in texts:
         found.setdefault(spelled.setdefault(text_key(text), text), []).append(place)
     return found
 
@@ -198,7 +355,7 @@ def describe(found: Mapping[str, Any]) -> str:
         if result["probability"] is not None:
             sure = f"P(counter) {result['probability']:.3f}, "
         if result["dead"]:
-            sure = "the head's ReLU says nothing of it, "
+            sure = "no score (the head's ReLU is at zero for this pair), "
         places = result["places"]
         more = f" and {len(places) - 1} more" if len(places) > 1 else ""
         lines += [

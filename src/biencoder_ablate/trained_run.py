@@ -22,6 +22,7 @@ from biencoder_ablate.model.biencoder import BiEncoder
 from biencoder_ablate.model.encoder import ModelSource, choose_device, choose_precision
 from biencoder_ablate.model.saved import Contract, encoder_source, read_contract, restore_biencoder
 from biencoder_ablate.model.texts import Hidden, Reading, TextEncoder, open_encoder, roles_of
+from biencoder_ablate.runs.directory import find_run
 from biencoder_ablate.runs.records import RunLog
 from biencoder_ablate.training.assemble import features_of, points_of, reading_of
 
@@ -37,6 +38,11 @@ class TrainedRun:
     trained_on: str | None
     """Fingerprint of the corpus that the run was trained on."""
     contract: Contract
+
+    @property
+    def name(self) -> str:
+        """What the run is called, wherever its directory lies."""
+        return str(self.result.get("name") or self.path.resolve().name)
 
     @property
     def reading(self) -> Reading:
@@ -78,11 +84,14 @@ class TrainedRun:
 
 
 def open_run(run_dir: str | Path, overrides: Sequence[str]) -> TrainedRun:
-    """The finished run in `run_dir`, its config changed by the overrides. Raises ConfigError."""
-    path = Path(run_dir).expanduser()
+    """The finished run that `run_dir` names (`find_run`), its config changed by the overrides. Raises ConfigError."""
+    path = find_run(run_dir)
     result, manifest = read_json(path / "result.json"), read_json(path / "manifest.json")
     if not isinstance(result, dict):
-        raise ConfigError(f"{run_dir}: no result.json there; must be the directory of a finished run, logs/runs/NAME")
+        raise ConfigError(
+            f"{run_dir}: no result.json there; must be the directory of a finished run, logs/runs/NAME, "
+            "its name, or latest"
+        )
     if result.get("status") != "finished":
         raise ConfigError(
             f"{run_dir}: this run has not finished (status {result.get('status')}); the command that "
@@ -97,7 +106,8 @@ def open_run(run_dir: str | Path, overrides: Sequence[str]) -> TrainedRun:
         )
     composed = OmegaConf.load(how)
     trained = to_config(composed, checked=False)  # type: ignore[arg-type]
-    config = to_config(_overridden(composed, overrides), checked=False)
+    # Composing what overrides there are takes Hydra a fifth of a second.
+    config = to_config(_overridden(composed, overrides), checked=False) if overrides else trained
     check(config)
     trained_on = (manifest or {}).get("determined_by", {}).get("data")
     return TrainedRun(path, trained, config, result, trained_on, read_contract(path / "model"))

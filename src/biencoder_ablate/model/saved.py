@@ -32,6 +32,8 @@ class Contract:
     pooling: str
     max_tokens: int
     architecture: Architecture
+    encoder_directory: str = "encoder"
+    """Where a copied encoder lies, as seen from biencoder.json."""
     point_prompt: str | None = None
     candidate_prompt: str | None = None
 
@@ -104,7 +106,7 @@ def encoder_source(directory: Path, contract: Contract, settings: ModelConfig, c
     ConfigError when what is found is not what the run was trained with.
     """
     if contract.copied:
-        copy = directory / "encoder"
+        copy = directory / contract.encoder_directory
         return ModelSource(contract.encoder_name, copy, fingerprint_directory(copy))
     source = find_model(settings, cache)
     if source.fingerprint != contract.encoder_fingerprint:

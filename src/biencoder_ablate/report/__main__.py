@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from biencoder_ablate.command import answer
+from biencoder_ablate.runs.directory import find_run
 
 NEEDED = ("scipy", "matplotlib", "jinja2")
 
@@ -27,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         from biencoder_ablate.report.write import write_report
 
-        write_report([Path(place) for place in arguments.directories], Path(arguments.output), command)
+        write_report([find_run(place, sweeps=True) for place in arguments.directories], Path(arguments.output), command)
 
     parser = argparse.ArgumentParser(
         prog="python -m biencoder_ablate.report",
@@ -36,7 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="example: python -m biencoder_ablate.report logs/sweeps/heads -o report",
     )
     parser.add_argument(
-        "directories", nargs="+", metavar="DIR", help="run directories, sweeps (logs/sweeps/NAME), or a logs directory"
+        "directories",
+        nargs="+",
+        metavar="DIR",
+        help="runs and sweeps (logs/sweeps/NAME, or the bare name; latest), or a logs directory",
     )
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="where to write; made if missing")
     return answer(parser, argv, carry_out)

@@ -123,3 +123,30 @@ def forget_old(run: RunDirectory) -> None:
     """The new run has finished: drop the one that was kept aside."""
     if run.aside.exists():
         shutil.rmtree(run.aside)
+
+
+def find_run(name: str | Path, sweeps: bool = False) -> Path:
+    """The directory that a person means by `name`: a path, a run's bare name in logs/runs, or `latest`.
+
+    LOGS_DIR/latest and LOGS_DIR/NAME are understood as well, and with `sweeps` a sweep's name. `latest` is the newest
+    finished run, with `sweeps` the newest of runs and sweeps. What `biencoder_ablate.export` wrote stands for the run
+    in it. Where nothing is found the path comes back as it is, for the caller to refuse.
+    """
+    path = Path(name).expanduser()
+    if (path / "modules.json").is_file() and (path / "run" / "result.json").is_file():
+        return path / "run"
+    logs = path.parent if path.parent.name else Path("logs")
+    if path.exists() or not (logs / "runs").is_dir():
+        return path
+    kinds = ("runs/*/result.json", *(["sweeps/*/runs.json"] if sweeps else []))
+    if path.name == "latest":
+        found = [file for kind in kinds for file in logs.glob(kind) if not file.parent.name.startswith(".")]
+        done = [file for file in found if file.name != "result.json" or _is_finished(file)]
+        return max(done, key=lambda file: file.stat().st_mtime).parent if done else path
+    places = [logs / kind.partition("/")[0] / path.name for kind in kinds]
+    return next((place for place in places if place.is_dir()), path)
+
+
+def _is_finished(result: Path) -> bool:
+    found = read_json(result)
+    return isinstance(found, dict) and found.get("status") == "finished"

@@ -294,8 +294,8 @@ def contract_of(plan: Plan, parts: Parts) -> Contract:
         model.pooling,
         model.max_tokens,
         parts.trainee.model.architecture,
-        model.point_prompt,
-        model.candidate_prompt,
+        point_prompt=model.point_prompt,
+        candidate_prompt=model.candidate_prompt,
     )
 
 
