@@ -173,7 +173,7 @@ MISTAKES = [
     (["head=nome"], ["head=nome", "layernorm, layernorm_relu, mlp, none, relu"]),
     (["head=null"], ["head=null", "layernorm_relu"]),
     (["head=[none]"], ["head=[none]", "layernorm_relu"]),
-    (["data=imagenet"], ["data=imagenet", "arguana, pairs, sample"]),
+    (["data=imagenet"], ["data=imagenet", "arguana, hub, pairs, sample"]),
     (["model=huge"], ["model=huge", "bert_base, minilm, tiny"]),
     (["fusion=sum"], ["fusion=sum", "concat, pooled, retrieval"]),
     (["negatives=linear"], ["negatives=linear", "constant, curriculum"]),
@@ -218,7 +218,7 @@ MISTAKES = [
     (["logs_dir='  '"], ["logs_dir=  : must be a directory"]),
     (["data=pairs", "data.path="], ["data.path=: must be", "csv, tsv or jsonl"]),
     (["data=arguana", "data.path="], ["data.path=: must be", "zip"]),
-    (["model.name_or_path="], ["model.name_or_path=: must be null, a directory with a BERT"]),
+    (["model.name_or_path="], ["model.name_or_path=: must be null, a directory with a text encoder"]),
     (["model=minilm", "model.name_or_path="], ["model.name_or_path=: must be"]),
     (["model.revision="], ["model.revision=: must be null, or a commit"]),
     # ranges; all of them are tried on the schema itself

@@ -159,7 +159,7 @@ def test_frozen_and_trained_runs_share_the_pretrained_encoder_s_features(tmp_pat
     (kept,) = (tmp_path / "cache" / "features").glob("*.npy")
     np.save(kept, np.load(kept) + 1)  # whoever reads the file is found out
     frozen, _ = build(make_config(tmp_path, training={"freeze_encoder": True}))
-    for h in (frozen.trainee.texts.all_hidden(), parts.pretrained()):
+    for h in (frozen.trainee.texts.all_hidden(), parts.pretrained()[0]):
         torch.testing.assert_close(h, plain.h + 1)
 
 

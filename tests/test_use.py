@@ -92,11 +92,16 @@ def test_the_example_of_the_page_runs(quick_run, monkeypatch, capsys):
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """By name, (run, what was exported of it): shared tower, Euclidean, pooler, encoder trained; two towers, cosine,
-    frozen."""
+    frozen, prompts."""
     cwd, made = tmp_path_factory.mktemp("exported"), {}
     for name, settings in {
         "trained": ("model=tiny", "recipe=study", "training.epochs=1", "data.limit=6", "model.pooling=pooler"),
-        "frozen": (*QUICK, "model.projection_init=identity"),
+        "frozen": (
+            *QUICK,
+            "model.projection_init=identity",
+            "model.point_prompt='asks: '",
+            "model.candidate_prompt='says: '",
+        ),
     }.items():
         run = train(cwd, *settings)
         export.export(run, cwd / name)

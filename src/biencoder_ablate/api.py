@@ -66,8 +66,8 @@ class Index:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A finished run's model. Texts are taken as they are, cut at the run's own max_tokens; a single string is a list
-    of one. Everything comes back as numpy arrays, on the CPU.
+    """A finished run's model. Texts are taken as they are, behind the run's own prompts where it has some, and cut at
+    its max_tokens; a single string is a list of one. Everything comes back as numpy arrays, on the CPU.
 
     `rerank` is how far stage 2 goes (evaluation.rerank: a number, all or none).
     """
@@ -80,12 +80,12 @@ class TrainedModel:
     def encode_points(self, texts: str | Sequence[str]) -> np.ndarray:
         """r (B, R) float32 of texts that ask; of unit length where the run's similarity is cosine."""
         with torch.no_grad():
-            return self.biencoder.as_points(self.hidden(texts)).cpu().numpy()
+            return self.biencoder.as_points(self.hidden_points(texts)).cpu().numpy()
 
     def encode_candidates(self, texts: str | Sequence[str]) -> np.ndarray:
         """r (B, R) float32 of texts that are ranked. With towers=shared the same as `encode_points`."""
         with torch.no_grad():
-            return self.biencoder.as_candidates(self.hidden(texts)).cpu().numpy()
+            return self.biencoder.as_candidates(self.hidden_candidates(texts)).cpu().numpy()
 
     def score(self, points: str | Sequence[str], candidates: str | Sequence[str]) -> np.ndarray:
         """What stage 2 ranks by (B,) float32, pair by pair; a single point is scored with every candidate.
@@ -96,14 +96,15 @@ class TrainedModel:
         if len(asking) not in (1, len(ranked)):
             raise ValueError(f"{len(asking)} points with {len(ranked)} candidates: must be as many, or one point")
         with torch.no_grad():
-            embeddings = self.biencoder.embed(self.hidden([*asking, *ranked]))
+            h = torch.cat([self.hidden_points(asking), self.hidden_candidates(ranked)])
+            embeddings = self.biencoder.embed(h)
         row = torch.arange(len(ranked))
         score = pair_scorer(self.biencoder, embeddings, self.encoder.reading.fast)
         return score(row if len(asking) > 1 else torch.zeros_like(row), row + len(asking))[0].cpu().numpy()
 
     def index(self, corpus: Sequence[str], advance: Advance | None = None) -> Index:
         """A corpus encoded once, for many calls of `retrieve`; `advance` is told how many more texts are done."""
-        return self.index_of(corpus, self.hidden(list(dict.fromkeys(corpus)), advance))
+        return self.index_of(corpus, self.hidden_candidates(list(dict.fromkeys(corpus)), advance))
 
     def index_of(self, corpus: Sequence[str], h: torch.Tensor) -> Index:
         """The same from pooled outputs h (D, H) of the distinct strings, in order of first use."""
@@ -125,7 +126,7 @@ class TrainedModel:
             raise ValueError(f"k={k}, {len(index)} candidates: both must be 1 or more")
         depth = {"all": len(index), "none": 0}.get(str(self.rerank), self.rerank)
         assert isinstance(depth, int)
-        h = self.hidden(asking)
+        h = self.hidden_points(asking)
         rows = max(1, BLOCK_FLOATS // len(index))
         blocks = [
             self._retrieve(asking[start : start + rows], h[start : start + rows], index, k, depth)
@@ -158,9 +159,15 @@ class TrainedModel:
         best = [of[:, :k] for of in (found.order, found.distance, found.score, found.dead)]
         return Answers(best[0], np.sqrt(best[1]), np.where(np.isfinite(best[2]), best[2], np.nan), best[3])
 
-    def hidden(self, texts: str | Sequence[str], advance: Advance | None = None) -> torch.Tensor:
-        """Pooled outputs h (B, H) on the model's device, each distinct string encoded once."""
-        wanted = _as_list(texts)
+    def hidden_points(self, texts: str | Sequence[str]) -> torch.Tensor:
+        """Pooled outputs h (B, H) of texts that ask, on the model's device, each distinct string encoded once."""
+        return self._hidden(self.encoder.reading.as_points(_as_list(texts)))
+
+    def hidden_candidates(self, texts: str | Sequence[str], advance: Advance | None = None) -> torch.Tensor:
+        """The same of texts that are ranked."""
+        return self._hidden(self.encoder.reading.as_candidates(_as_list(texts)), advance)
+
+    def _hidden(self, wanted: Sequence[str], advance: Advance | None = None) -> torch.Tensor:
         distinct = {text: number for number, text in enumerate(dict.fromkeys(wanted))}
         if not distinct:
             return torch.zeros(0, self.biencoder.architecture.pooled_dim, device=self.encoder.reading.device)

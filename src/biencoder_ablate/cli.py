@@ -115,7 +115,8 @@ def _fail(error: BaseException) -> int:
 
 
 def _stopped(how: str, code: int) -> int:
-    print(f"{how}: every finished epoch is on disk; the same command goes on from there", file=sys.stderr)
+    what = "every finished epoch and part of an encoding is on disk"
+    print(f"{how}: {what}; the same command goes on from there", file=sys.stderr)
     return code
 
 

@@ -21,7 +21,7 @@ class ConfigError(ValueError):
 def _key(
     default: Any,
     valid: str,
-    names_run: bool,
+    names_run: bool | str,
     choices: tuple[str, ...] = (),
     low: float | None = None,
     high: float | None = None,
@@ -29,7 +29,7 @@ def _key(
 ) -> Any:
     """A field with its default, its rule (one of `choices`, or a number in [low, high] or > above), and whether its
     value is part of a run's name. What could change a figure is; where a fingerprint over files stands for it, the
-    class says so."""
+    class says so. `"changed"`: only where it is not the default, so that runs from before the key have their names."""
     metadata = {
         "valid": valid,
         "names_run": names_run,
@@ -47,11 +47,18 @@ def _key(
 class DataConfig:
     """Where the debates come from (group `data`). A fingerprint over the pairs that are read names the run."""
 
-    name: str = _key("sample", "sample, arguana, pairs, or the name of another package's reader", False)
-    path: str | None = _key(None, "a directory or zip (arguana), or a csv, tsv or jsonl file (pairs)", False)
+    name: str = _key("sample", "sample, arguana, pairs, hub, or the name of another package's reader", False)
+    path: str | None = _key(
+        None, "a directory or zip (arguana), or a csv, tsv or jsonl file (pairs), or a data set (hub)", False
+    )
     split_seed: int = _key(0, "an integer of 0 or more", False, low=0)
     limit: int | None = _key(None, "null, or the number of debates to keep in each split (1 or more)", False, low=1)
     disjoint: bool = _key(False, "true or false", False)
+    subset: str | None = _key(None, "null, or the name of a data set's part (hub)", False)
+    point: str | None = _key(None, "null, or the column of texts that ask (hub)", False)
+    counter: str | None = _key(None, "null, or the column of right answers (hub)", False)
+    negative: str | None = _key(None, "null, or the column of candidates that are no answers (hub)", False)
+    split: str | None = _key(None, "null, or the column that says train, val or test (hub)", False)
     options: dict[str, Any] = _key(dict, "a mapping: settings of another package's reader", False)
 
 
@@ -60,15 +67,17 @@ class ModelConfig:
     """The encoder and its retrieval embeddings (group `model`). A fingerprint over the encoder's files names a run."""
 
     name: str = _key("minilm", "minilm, tiny or bert_base", False, choices=("minilm", "tiny", "bert_base"))
-    name_or_path: str | None = _key(None, "null, a directory with a BERT, or a model's name on the hub", False)
+    name_or_path: str | None = _key(None, "null, a directory with a text encoder, or a model's name on the hub", False)
     revision: str | None = _key(None, "null, or a commit, tag or branch of the hub's model", False)
     pooling: str = _key("mean", "pooler, cls or mean", True, choices=("pooler", "cls", "mean"))
-    max_tokens: int = _key(128, "an integer from 8 to 512", True, low=8, high=512)
+    max_tokens: int = _key(128, "an integer from 8 to 8192", True, low=8, high=8192)
     towers: str = _key("shared", "shared or separate", True, choices=("shared", "separate"))
     similarity: str = _key("euclidean", "euclidean or cosine", True, choices=("euclidean", "cosine"))
     retrieval_dim: int | None = _key(128, "null (the encoder's width), or an integer of 1 or more", True, low=1)
     projection_init: str = _key("random", "random or identity", True, choices=("random", "identity"))
     head_init: str = _key("random", "random or zero", True, choices=("random", "zero"))
+    point_prompt: str | None = _key(None, "null, or what is put before a text that asks", "changed")
+    candidate_prompt: str | None = _key(None, "null, or what is put before a text that is ranked", "changed")
     dropout: float | None = _key(None, "null (the checkpoint's own), or a number from 0 to 0.9", True, low=0, high=0.9)
 
 
@@ -263,10 +272,10 @@ def _check_free_text(config: Config) -> None:
 def _check_model(model: ModelConfig) -> None:
     name = model.name_or_path
     if name is None and model.name != "tiny":
-        raise ConfigError(f"model.name_or_path=null: model={model.name} needs a directory with a BERT or a hub name")
+        raise ConfigError(f"model.name_or_path=null: model={model.name} needs a directory or a hub name")
     if name is not None and looks_like_path(name) and not Path(name).expanduser().is_dir():
         raise ConfigError(
-            f"model.name_or_path={name}: no such directory; must be a directory with a BERT, or a "
+            f"model.name_or_path={name}: no such directory; must be a directory with a text encoder, or a "
             "model's name on the hub"
         )
 

@@ -17,13 +17,12 @@ from biencoder_ablate.runs.directory import find_run
 from biencoder_ablate.text import figure, text_table
 
 if TYPE_CHECKING:
-    import torch
-
     from biencoder_ablate.data.corpus import Corpus
     from biencoder_ablate.data.index import TextIndex
     from biencoder_ablate.evaluation.candidates import SplitCandidates
     from biencoder_ablate.evaluation.pair_scores import PairScorer
     from biencoder_ablate.model.biencoder import Embeddings
+    from biencoder_ablate.model.texts import Hidden
     from biencoder_ablate.runs.records import RunLog
     from biencoder_ablate.trained_run import TrainedRun
 
@@ -117,12 +116,12 @@ def evaluate(
     index = build_index(corpus)
     splits, notes = _splits(run, corpus, index)
     started = time.perf_counter()
-    h = run.features(index.texts, log)
+    h, h_asking = run.hidden(index, log)
     seconds = {"encoding": time.perf_counter() - started}
     started = time.perf_counter()
     model = run.biencoder()
     with torch.no_grad():
-        embeddings = model.embed(h)
+        embeddings = model.embed(h, h_asking)
     score = pair_scorer(model, embeddings, run.config.training.fast)
     measured = {}
     for name, prepared in splits.items():
@@ -146,7 +145,7 @@ def evaluate(
     }
     if baselines:
         started = time.perf_counter()
-        report["baselines"] = _baselines(run, index, splits, h, notes, log)
+        report["baselines"] = _baselines(run, index, splits, (h, h_asking), notes, log)
         seconds["baselines"] = time.perf_counter() - started
     return finite(report | {"seconds": seconds})
 
@@ -217,7 +216,7 @@ def _baselines(
     run: TrainedRun,
     index: TextIndex,
     splits: Mapping[str, SplitCandidates],
-    h: torch.Tensor,
+    hidden: Hidden,
     notes: list[str],
     log: RunLog,
 ) -> dict[str, Any]:
@@ -226,11 +225,11 @@ def _baselines(
 
     found = lexical_figures(index.texts, splits)
     try:
-        pretrained = run.as_pretrained().features(index.texts, log) if run.contract.copied else h
+        h, h_asking = run.as_pretrained().hidden(index, log) if run.contract.copied else hidden
     except (ValueError, OSError) as error:
         notes.append(f"no figures of the pretrained encoder: {error}")
         return found
-    return found | encoder_figures(pretrained, splits)
+    return found | encoder_figures(h, splits, h_asking)
 
 
 def keep(run_dir: str | Path, report: Mapping[str, Any]) -> Path:

@@ -130,7 +130,9 @@ def _write_modules(run: TrainedRun, out: Path) -> None:
         (out / "normalize").mkdir()
         modules.append(("normalize", f"{_MODULES}.Normalize"))
     _write_json(out / "modules.json", _listed(modules))
-    _write_json(out / "config_sentence_transformers.json", {"similarity_fn_name": shape.similarity})
+    prompts = {"query": contract.point_prompt or "", "document": contract.candidate_prompt or ""}
+    settings = {"similarity_fn_name": shape.similarity, "prompts": prompts if any(prompts.values()) else {}}
+    _write_json(out / "config_sentence_transformers.json", settings)
 
 
 def _listed(modules: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:

@@ -161,7 +161,7 @@ class Search:
                 )
             if not results:
                 raise ValueError(f"{self.named}: no candidate but the argument itself")
-            num_tokens = model.encoder.num_tokens(point)
+            num_tokens = model.encoder.num_tokens(*model.encoder.reading.as_points([point]))
             found.append(
                 {
                     "run": model.name,
@@ -200,15 +200,15 @@ def open_search(
         from biencoder_ablate.data.readers import load_corpus
 
         corpus = load_corpus(run.config.data)
-        strings: Sequence[str] = build_index(corpus).texts  # as training had them: their features are in the cache
+        texts = build_index(corpus)  # as training had them: their features are in the cache
         places = distinct_texts(
             (f"{pair.id}#{kind}", text)
             for name in SPLITS
             for pair in corpus.split(name)
             for kind, text in (("point", pair.point), ("counter", pair.counter))
         )
-        number_of = {text: number for number, text in enumerate(strings)}
-        h = run.features(strings, RunLog(None, quiet=True))[[number_of[text] for text in places]]
+        number_of = {text: number for number, text in enumerate(texts.texts)}
+        h = run.hidden(texts, RunLog(None, quiet=True))[0][[number_of[text] for text in places]]
         return Search(model, model.index_of(list(places), h), list(places.values()), str(run_dir))
     read_as = f"{Path(candidates).suffix} {columns} {hashlib.sha256(content).hexdigest()}"
     kept_as = hashlib.sha256(f"index-1 {read_as} {model.fingerprint()}".encode()).hexdigest()

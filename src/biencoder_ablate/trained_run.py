@@ -16,14 +16,15 @@ from omegaconf import OmegaConf
 from biencoder_ablate.command import ALLOWED
 from biencoder_ablate.compose import parse_arguments, to_config, understood
 from biencoder_ablate.config import Config, ConfigError, DataConfig, cache_directory, check, schema_keys
+from biencoder_ablate.data.index import TextIndex
 from biencoder_ablate.files import read_json
 from biencoder_ablate.model.biencoder import BiEncoder
 from biencoder_ablate.model.encoder import ModelSource, choose_device, choose_precision
 from biencoder_ablate.model.saved import Contract, encoder_source, read_contract, restore_biencoder
-from biencoder_ablate.model.texts import Reading, TextEncoder, open_encoder
+from biencoder_ablate.model.texts import Hidden, Reading, TextEncoder, open_encoder, roles_of
 from biencoder_ablate.runs.directory import find_run
 from biencoder_ablate.runs.records import RunLog
-from biencoder_ablate.training.assemble import features_of, reading_of
+from biencoder_ablate.training.assemble import features_of, points_of, reading_of
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,13 @@ class TrainedRun:
         """How the encoder reads texts now."""
         device = choose_device(self.config.training.device)
         reading = reading_of(self.config, device, choose_precision(self.config.training.precision, device))
-        return replace(reading, pooling=self.contract.pooling)
+        contract = self.contract
+        return replace(
+            reading,
+            pooling=contract.pooling,
+            point_prompt=contract.point_prompt,
+            candidate_prompt=contract.candidate_prompt,
+        )
 
     def as_pretrained(self) -> TrainedRun:
         """The run as if its encoder had been frozen: with the encoder that it started from."""
@@ -63,8 +70,13 @@ class TrainedRun:
         return open_encoder(self.source(), self.reading)
 
     def features(self, texts: Sequence[str], log: RunLog) -> torch.Tensor:
-        """Pooled outputs h (B, H) of texts, kept in the cache. Raises ConfigError as `source`."""
+        """Pooled outputs h (B, H) of texts, prompts in them, kept in the cache. Raises ConfigError as `source`."""
         return features_of(self.source(), self.reading, texts, cache_directory(self.config), log)
+
+    def hidden(self, index: TextIndex, log: RunLog) -> Hidden:
+        """h of a corpus's texts, kept likewise."""
+        roles = roles_of(index.texts, points_of(index), self.reading)
+        return roles.of(self.features(roles.strings, log))
 
     def biencoder(self) -> BiEncoder:
         """The trained projections and head, on the device, in eval mode."""

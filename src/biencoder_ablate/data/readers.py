@@ -77,6 +77,11 @@ def _check_no_options(settings: DataConfig) -> None:
         raise ConfigError(
             f"data.options={settings.options}: data={settings.name} takes none; they are for another package's reader"
         )
+    for key in ("subset", "point", "counter", "negative", "split"):
+        if getattr(settings, key) is not None:
+            raise ConfigError(
+                f"data.{key}={getattr(settings, key)}: is for data=hub; data={settings.name} has no use of it"
+            )
 
 
 # --- the sample ---

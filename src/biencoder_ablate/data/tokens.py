@@ -20,8 +20,8 @@ from biencoder_ablate.files import whole_file
 class Tokens:
     """Token ids of T texts, one after another in `ids` (int32); text i is ids[offsets[i]:offsets[i+1]].
 
-    Each begins with [CLS], ends with [SEP] and is cut at the encoder's max_tokens. `full_lengths` (T,) are
-    the lengths before cutting.
+    Each has the special tokens of its encoder around it ([CLS] and [SEP] for BERT) and is cut at the encoder's
+    max_tokens. `full_lengths` (T,) are the lengths before cutting.
     """
 
     ids: np.ndarray
@@ -38,7 +38,7 @@ class Tokens:
 
 
 def tokenize(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> Tokens:
-    """Tokenise every text once with a fast transformers tokenizer, cutting at `max_tokens`."""
+    """Tokenise every text once with a fast transformers tokenizer, cutting at `max_tokens` before its last special."""
     rows = (
         tokenizer(
             list(texts),
@@ -52,8 +52,9 @@ def tokenize(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> Tokens:
         else []
     )
     full = np.array([len(row) for row in rows], dtype=np.int64)
-    last = tokenizer.sep_token_id
-    cut = [row if len(row) <= max_tokens else [*row[: max_tokens - 1], last] for row in rows]
+    inside = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
+    last = inside[::-1].index(0) if 0 in inside else 0
+    cut = [row if len(row) <= max_tokens else row[: max_tokens - last] + row[len(row) - last :] for row in rows]
     lengths = np.minimum(full, max_tokens)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     ids = np.fromiter((token for row in cut for token in row), dtype=np.int32, count=int(offsets[-1]))

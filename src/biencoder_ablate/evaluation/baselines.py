@@ -23,10 +23,10 @@ from biencoder_ablate.data.corpus import Corpus
 from biencoder_ablate.files import finite, read_json, write_json
 
 if TYPE_CHECKING:
-    import torch
     from scipy.sparse import csr_array
 
     from biencoder_ablate.evaluation.candidates import SplitCandidates
+    from biencoder_ablate.model.texts import Hidden
 
 MEASURED = ("val", "test")
 TITLES = {"pretrained": "pretrained encoder", "bm25": "BM25", "tfidf": "TF-IDF", "chance": "chance"}
@@ -170,7 +170,7 @@ def corpus_baselines(
 def pretrained_baseline(
     cache: Path,
     determined_by: Mapping[str, Any],
-    hidden: Callable[[], torch.Tensor],
+    hidden: Callable[[], Hidden],
     splits: Mapping[str, SplitCandidates],
 ) -> Baselines:
     """pretrained: the cosine of the encoder as downloaded, from its pooled outputs h (T, H); kept likewise."""
@@ -178,7 +178,8 @@ def pretrained_baseline(
     def work_out() -> Baselines:
         from biencoder_ablate.evaluation.protocols import encoder_figures
 
-        found = encoder_figures(hidden(), {name: splits[name] for name in MEASURED})
+        h, h_asking = hidden()
+        found = encoder_figures(h, {name: splits[name] for name in MEASURED}, h_asking)
         return {"pretrained": found["pretrained_cosine"]}
 
     return _once(_encoder_file(cache, determined_by), work_out)

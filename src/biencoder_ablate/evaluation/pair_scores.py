@@ -80,17 +80,17 @@ def pair_scorer(model: BiEncoder, embeddings: Embeddings, fast: bool = True) -> 
 
 def _by_forward(model: BiEncoder, embeddings: Embeddings) -> _Logits:
     """The plain way: the features of pairs are built, and the head is run over them."""
-    h, point, candidate = embeddings.h, embeddings.point, embeddings.candidate
-    return lambda a, b: model.logits(h[a], point[a], h[b], candidate[b])
+    h, h_point, point, candidate = embeddings.h, embeddings.h_point, embeddings.point, embeddings.candidate
+    return lambda a, b: model.logits(h_point[a], point[a], h[b], candidate[b])
 
 
 def _by_terms(model: BiEncoder, separable: Separable, embeddings: Embeddings) -> _Logits:
     """The fast way, as the module says; weights are summed up in float64 on the CPU, which all machines have."""
     h, architecture = embeddings.h, model.architecture
     parts = FUSION_PARTS[architecture.fusion]
-    as_point = torch.cat([{"r": embeddings.point, "h": h}[part] for part in parts], dim=1).float()
+    as_point = torch.cat([{"r": embeddings.point, "h": embeddings.h_point}[part] for part in parts], dim=1).float()
     as_candidate = as_point
-    if embeddings.candidate is not embeddings.point:
+    if embeddings.candidate is not embeddings.point or embeddings.h_point is not h:
         as_candidate = torch.cat([{"r": embeddings.candidate, "h": h}[part] for part in parts], dim=1).float()
     weight = separable.weight.detach().cpu().double()
     pieces = weight.split([3 * width for width in architecture.feature_widths], dim=1)

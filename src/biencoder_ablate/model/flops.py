@@ -26,11 +26,14 @@ BF16_PEAKS = {
 
 
 def forward_flops(config: Any, lengths: np.ndarray) -> np.ndarray:
-    """Operations of a BertModel's forward pass over each text of `lengths` tokens (B,) → (B,).
+    """Operations of a BertModel's forward pass over each text of `lengths` tokens (B,) → (B,); of an encoder of another
+    kind, whose products are not counted here, zeros.
 
     Per layer and token 8 H² for the four projections of attention and 4 H I for the feed-forward's two, I wide;
     per layer and text 4 L² H for queries on keys and weights on values.
     """
+    if config.model_type != "bert":
+        return np.zeros(len(lengths))
     width, tokens = config.hidden_size, lengths.astype(np.float64)
     per_token = 8 * width**2 + 4 * width * config.intermediate_size
     return config.num_hidden_layers * (per_token * tokens + 4 * width * tokens**2)

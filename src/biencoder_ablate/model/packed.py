@@ -46,6 +46,11 @@ class Packed:
         return torch.from_numpy(ends).to(self.ids.device, non_blocking=True)
 
 
+def can_pack(encoder: Any) -> bool:
+    """Whether an encoder is of the kind whose forward pass is written out here: BERT."""
+    return encoder.config.model_type == "bert" and not encoder.config.is_decoder
+
+
 def pack(tokens: Tokens, rows: np.ndarray, device: torch.device) -> Packed:
     """The texts `rows` (B,), at least one, end to end."""
     lengths = tokens.lengths[rows]
@@ -71,7 +76,7 @@ def encode_packed(
     With `cls` and `pooler` only the first token's output is used, so the last layer works it out for no other.
     `finish` is `finish_layer`, or that through torch.compile. Dropout draws from `generator`, or from torch's own.
     """
-    assert not encoder.config.is_decoder and pooling in ("mean", "cls", "pooler")
+    assert can_pack(encoder) and pooling in ("mean", "cls", "pooler")
     finish = finish or finish_layer
     x = _embed(encoder.embeddings, batch, generator)
     layers = list(encoder.encoder.layer)

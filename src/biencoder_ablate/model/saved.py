@@ -34,6 +34,8 @@ class Contract:
     architecture: Architecture
     encoder_directory: str = "encoder"
     """Where a copied encoder lies, as seen from biencoder.json."""
+    point_prompt: str | None = None
+    candidate_prompt: str | None = None
 
 
 def save_model(

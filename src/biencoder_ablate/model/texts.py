@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from biencoder_ablate.config import ConfigError
 from biencoder_ablate.data.index import fingerprint_texts
 from biencoder_ablate.data.tokens import Tokens, cached_tokens, length_groups, pad, tokenize
 from biencoder_ablate.files import whole_file
 from biencoder_ablate.model.biencoder import encode
 from biencoder_ablate.model.encoder import ModelSource, load_encoder, load_tokenizer
 from biencoder_ablate.model.flops import forward_flops
-from biencoder_ablate.model.packed import encode_packed, finish_layer, pack
+from biencoder_ablate.model.packed import can_pack, encode_packed, finish_layer, pack
 from biencoder_ablate.model.threads import TwoThreads, halves
 
 TRAIN_TOKEN_BUDGET = {"cpu": 2048, "cuda": 65536, "mps": 8192}
@@ -31,6 +32,8 @@ EVAL_TOKEN_BUDGET = {"cpu": 4096, "cuda": 131072, "mps": 16384}
 """Tokens of one pass through the encoder, padding included, by device: what its caches or its memory hold."""
 
 Advance = Callable[[int], None]
+Hidden = tuple[torch.Tensor, torch.Tensor | None]
+"""h (T, H) of texts as candidates, and as points where prompts make that another."""
 EncodeFunction = Callable[..., torch.Tensor]
 """Tokens, some texts of them by number (b,) and a device → h (b, H) in one pass through an encoder. Dropout draws
 from torch's generator; the fast path's takes another as `generator`."""
@@ -38,8 +41,8 @@ from torch's generator; the fast path's takes another as `generator`."""
 
 @dataclass(frozen=True)
 class Reading:
-    """How an encoder reads texts: pooling, the most tokens of one, where and in which precision, and whether by the
-    fast path (and that through torch.compile)."""
+    """How an encoder reads texts: pooling, the most tokens of one, where and in which precision, whether by the fast
+    path (and that through torch.compile), and what is put before a text that asks and one that is ranked."""
 
     pooling: str
     max_tokens: int
@@ -47,6 +50,44 @@ class Reading:
     precision: str = "fp32"
     fast: bool = True
     compiled: bool = False
+    point_prompt: str | None = None
+    candidate_prompt: str | None = None
+
+    def as_points(self, texts: Sequence[str]) -> list[str]:
+        """What the encoder is given of texts that ask."""
+        return [f"{self.point_prompt or ''}{text}" for text in texts]
+
+    def as_candidates(self, texts: Sequence[str]) -> list[str]:
+        """What the encoder is given of texts that are ranked."""
+        return [f"{self.candidate_prompt or ''}{text}" for text in texts]
+
+
+@dataclass(frozen=True)
+class Roles:
+    """What the encoder is given of T texts of which some are points, S strings, and which of them a text is.
+
+    The first T are the texts as candidates. as_point (T,): where a text is as a point; the same place where no prompt
+    tells the two apart, and None where none does for any.
+    """
+
+    strings: tuple[str, ...]
+    as_point: np.ndarray | None
+
+    def of(self, h: torch.Tensor) -> Hidden:
+        """From h of the strings (S, H) to h of the texts."""
+        if self.as_point is None:
+            return h, None
+        return h[: len(self.as_point)], h.index_select(0, torch.from_numpy(self.as_point).to(h.device))
+
+
+def roles_of(texts: Sequence[str], points: np.ndarray, reading: Reading) -> Roles:
+    """The roles of texts of which `points` (text indices, repeated or not) ask."""
+    candidates = tuple(reading.as_candidates(texts))
+    if (reading.point_prompt or "") == (reading.candidate_prompt or ""):
+        return Roles(candidates, None)
+    asking, as_point = np.unique(points), np.arange(len(texts))
+    as_point[asking] = len(texts) + np.arange(len(asking))
+    return Roles((*candidates, *reading.as_points([texts[i] for i in asking])), as_point)
 
 
 @dataclass(frozen=True)
@@ -70,12 +111,13 @@ class TextEncoder:
     def over(self, tokens: Tokens) -> EncodedTexts:
         """The texts of these tokens, to be encoded by number."""
         reading, kind = self.reading, self.reading.device.type
+        packed = reading.fast and can_pack(self.module)
         encode_group = (
             packed_encoder(self.module, reading.pooling, reading.compiled)
-            if reading.fast
+            if packed
             else plain_encoder(self.module, reading.pooling)
         )
-        threads = TwoThreads() if reading.fast and not reading.compiled and kind == "cpu" else None
+        threads = TwoThreads() if packed and not reading.compiled and kind == "cpu" else None
         return EncodedTexts(
             self.module,
             encode_group,
@@ -92,7 +134,7 @@ class TextEncoder:
         return self.over(self.tokens(texts)).all_hidden(advance)
 
     def num_tokens(self, text: str) -> int:
-        """Length of a text in tokens before it is cut, [CLS] and [SEP] included."""
+        """Length of a text in tokens before it is cut, special ones included."""
         return int(self.tokens([text]).full_lengths[0])
 
 
@@ -100,6 +142,13 @@ def open_encoder(source: ModelSource, reading: Reading, dropout: float | None = 
     """The encoder in `source`, loaded and moved to its device. Raises ConfigError."""
     module = load_encoder(source.directory, reading.pooling, reading.max_tokens, dropout)
     tokenizer = load_tokenizer(source.directory, reading.max_tokens)
+    if reading.compiled and not can_pack(module):
+        raise ConfigError(
+            f"training.compile=true: is part of the path without padding, which there is for BERT and not for "
+            f"{module.config.model_type}; must be false"
+        )
+    if reading.pooling == "cls" and not tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"][0]:
+        raise ConfigError("model.pooling=cls: this encoder's texts begin with no special token; must be mean")
     return TextEncoder(module.to(reading.device), tokenizer, source, reading)
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from filelock import FileLock
 
@@ -18,7 +21,7 @@ from biencoder_ablate.config import Config, DataConfig, cache_directory, keyword
 from biencoder_ablate.data.corpus import Corpus
 from biencoder_ablate.data.index import TextIndex, build_index
 from biencoder_ablate.data.readers import load_corpus
-from biencoder_ablate.data.tokens import Tokens
+from biencoder_ablate.data.tokens import Tokens, length_groups
 from biencoder_ablate.evaluation.candidates import SplitCandidates, prepare
 from biencoder_ablate.model.biencoder import Architecture, BiEncoder
 from biencoder_ablate.model.encoder import ModelSource, choose_device, choose_precision, describe_device, find_model
@@ -26,20 +29,30 @@ from biencoder_ablate.model.flops import peak_flops
 from biencoder_ablate.model.memory import keep_freed_memory
 from biencoder_ablate.model.texts import (
     CachedTexts,
+    EncodedTexts,
+    Hidden,
     Reading,
     TextEncoder,
     TextSource,
+    back_in_order,
     features_path,
     load_features,
     open_encoder,
+    roles_of,
     save_features,
 )
 from biencoder_ablate.runs.identity import identity, run_name
 from biencoder_ablate.runs.records import RunLog, progress_bar
+from biencoder_ablate.text import show_seconds
 from biencoder_ablate.training.loop import Trainee
 from biencoder_ablate.training.losses import Loss
 from biencoder_ablate.training.negatives import NegativePool, build_pool
 from biencoder_ablate.training.processes import SharedTexts, World, world_from_environment
+
+GROUPS_PER_PART = 16
+"""So many batches of an encoding are lost at most when it is interrupted: some 15 s of MiniLM's on one core."""
+MEASURED_SECONDS = 5.0
+"""After so long an encoding says how long it will take."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +112,8 @@ class Parts:
     trainee: Trainee
     encoder: TextEncoder | None
     tokens: Tokens | None
-    pretrained: Callable[[], torch.Tensor]
-    """h (T, H) of every text by the encoder as it is before training, from the cache that all runs share."""
+    pretrained: Callable[[], Hidden]
+    """h of every text by the encoder as it is before training, from the cache that all runs share."""
 
 
 def make_plan(config: Config) -> Plan:
@@ -156,8 +169,10 @@ def make_loss(config: Config) -> Loss:
 
 def build_parts(plan: Plan, log: RunLog, world: World) -> Parts:
     """Tokens, encoder or cached features, splits, negatives and model of a run."""
-    config, texts, cache = plan.config, plan.data.index.texts, cache_directory(plan.config)
+    config, index, cache = plan.config, plan.data.index, cache_directory(plan.config)
     reading = reading_of(config, plan.device, plan.precision)
+    roles = roles_of(index.texts, points_of(index), reading)
+    texts = roles.strings
     if config.training.fast:
         keep_freed_memory()
     encoder, tokens = None, None
@@ -171,8 +186,10 @@ def build_parts(plan: Plan, log: RunLog, world: World) -> Parts:
         pooled_dim = encoder.module.config.hidden_size
         source = SharedTexts(encoder.over(tokens), world) if world.size > 1 else encoder.over(tokens)
 
-    def pretrained() -> torch.Tensor:
-        return source.all_hidden() if encoder is None else features_of(plan.source, reading, texts, cache, log, world)
+    def pretrained() -> Hidden:
+        if encoder is None:
+            return roles.of(source.all_hidden())
+        return roles.of(features_of(plan.source, reading, texts, cache, log, world))
 
     # Where the head says nothing yet, stage 2 then is the softmax that stage 1 is trained by.
     weight = 1.0 / (config.loss.temperature or 1.0)
@@ -182,7 +199,7 @@ def build_parts(plan: Plan, log: RunLog, world: World) -> Parts:
         config,
         model,
         source,
-        plan.data.index,
+        index,
         plan.data.splits,
         plan.data.pool,
         make_loss(config),
@@ -190,6 +207,7 @@ def build_parts(plan: Plan, log: RunLog, world: World) -> Parts:
         world,
         log.quiet,
         peak_flops(describe_device(plan.device), plan.precision),
+        None if roles.as_point is None else roles,
     )
     return Parts(trainee, encoder, tokens, pretrained)
 
@@ -197,7 +215,21 @@ def build_parts(plan: Plan, log: RunLog, world: World) -> Parts:
 def reading_of(config: Config, device: torch.device, precision: str) -> Reading:
     """How the config's encoder reads texts on a device."""
     model, training = config.model, config.training
-    return Reading(model.pooling, model.max_tokens, device, precision, training.fast, training.compile)
+    return Reading(
+        model.pooling,
+        model.max_tokens,
+        device,
+        precision,
+        training.fast,
+        training.compile,
+        model.point_prompt,
+        model.candidate_prompt,
+    )
+
+
+def points_of(index: TextIndex) -> np.ndarray:
+    """Text indices of the points of all splits."""
+    return np.concatenate([split.point for split in index.splits.values()])
 
 
 def features_of(
@@ -211,7 +243,7 @@ def features_of(
     """Pooled outputs h (T, H) of texts by an encoder as its files have it: from the cache, or worked out once and kept.
 
     The one way from texts to features, for training, evaluate and retrieve alike. A lock makes parallel runs wait for
-    the first of them instead of encoding the same texts again.
+    the first of them instead of encoding the same texts again; an encoding that was interrupted goes on.
     """
     world = world or World()
     path = features_path(cache, source, reading, texts)
@@ -224,12 +256,59 @@ def features_of(
                 log.say(f"encoding {len(texts)} texts, once; kept in {path}")
                 encoder = open_encoder(source, reading)
                 encoded = encoder.over(encoder.tokens(texts, cache))
-                with progress_bar("encoding", len(texts), "text", log.quiet) as bar:
-                    shared = SharedTexts(encoded, world) if world.size > 1 else encoded
-                    features = shared.all_hidden(bar.update).cpu().numpy()
+                parts = path.with_suffix(f".{encoded.eval_token_budget}.parts")  # the budget says what is in a part
+                features = _encode_in_parts(encoded, parts, log, world)
                 if world.is_main:
                     save_features(path, features)
+                    shutil.rmtree(parts, ignore_errors=True)
     if features is None:  # rank 0 found them, and this process a moment too early did not
         features = load_features(path)
     assert features is not None
     return torch.from_numpy(features).to(reading.device)
+
+
+def _encode_in_parts(encoded: EncodedTexts, directory: Path, log: RunLog, world: World) -> np.ndarray:
+    """h (T, H) of all texts, so many length groups at a time, the longest texts first.
+
+    Each part is kept in `directory` once it is done, and an interrupted encoding goes on after the last of them. Parts
+    hold whole groups, so that the result is bit-equal to that of no interruption. When the first batches have shown
+    how fast it goes, `log` says how long the rest will take.
+    """
+    lengths, shared = encoded.tokens.lengths, SharedTexts(encoded, world) if world.size > 1 else encoded
+    groups = length_groups(lengths, encoded.eval_token_budget)
+    parts = [np.concatenate(groups[i : i + GROUPS_PER_PART]) for i in range(0, len(groups), GROUPS_PER_PART)]
+    files = [directory / f"{number:05d}.npy" for number in range(len(parts))]
+    done: list[np.ndarray] = []
+    for part, file in zip(parts, files, strict=True):
+        h = load_features(file)
+        if h is None or len(h) != len(part):
+            break
+        done.append(h)
+    done = done[: world.agree(len(done))]
+    rows = np.concatenate(parts)
+    num_done, num_tokens = sum(map(len, done)), np.cumsum(lengths[rows])
+    if done:
+        log.say(f"going on with an encoding that was interrupted: {num_done} of {len(rows)} texts are done")
+    began: tuple[float, int] | None = None
+    is_said = False
+
+    def advance(num_texts: int) -> None:
+        nonlocal num_done, began, is_said
+        bar.update(num_texts)
+        num_done = min(num_done + num_texts * world.size, len(rows))
+        now, tokens = time.perf_counter(), int(num_tokens[num_done - 1])
+        if began is None:
+            began = (now, tokens)  # the first batch warms up
+        elif not is_said and now - began[0] >= MEASURED_SECONDS:
+            is_said = True
+            seconds = (now - began[0]) * (num_tokens[-1] - tokens) / (tokens - began[1])
+            log.say(f"the other {len(rows) - num_done} texts will take about {show_seconds(seconds)}, as the first did")
+
+    with progress_bar("encoding", len(rows), "text", log.quiet) as bar:
+        bar.initial = bar.n = num_done
+        for part, file in list(zip(parts, files, strict=True))[len(done) :]:
+            done.append(shared.eval_hidden(part, advance).cpu().numpy())
+            if world.is_main and len(parts) > 1:
+                save_features(file, done[-1])
+    features = np.concatenate(done)
+    return features[back_in_order(parts)]

@@ -26,6 +26,7 @@ from biencoder_ablate.evaluation.protocols import final_rankings, point_records,
 from biencoder_ablate.files import explained, remove_parts, write_json, write_text, yaml_string
 from biencoder_ablate.model.biencoder import Embeddings
 from biencoder_ablate.model.saved import Contract, save_model
+from biencoder_ablate.model.texts import Hidden
 from biencoder_ablate.runs import directory as run_files
 from biencoder_ablate.runs.directory import RunDirectory
 from biencoder_ablate.runs.records import Record, RunLog, build_manifest, epoch_line, write_metrics
@@ -97,7 +98,7 @@ def _run_as(world: World, plan: Plan, composed: str, overrides: list[str], quiet
             raise
         except BaseException:  # Ctrl-C and signals: the last finished epoch stands
             with contextlib.suppress(OSError):
-                log.note("interrupted; the same command goes on from the last finished epoch")
+                log.note("interrupted; the same command goes on from what was finished")
             raise
         finally:
             trackers.finish(None)  # nothing where the run has finished
@@ -206,8 +207,8 @@ def _train(plan: Plan, run: RunDirectory, log: RunLog, world: World, trackers: T
 
 def _baselines(
     plan: Plan, parts: Parts, reached: RunState, log: RunLog, world: World
-) -> tuple[Baselines, torch.Tensor | None]:
-    """What needs no training (on rank 0), and h (T, H) of the pretrained encoder where the run begins with it."""
+) -> tuple[Baselines, Hidden | None]:
+    """What needs no training (on rank 0), and h of the pretrained encoder where the run begins with it."""
     cache = cache_directory(plan.config)
     known = world.agree(known_baselines(cache, plan.determined_by) if world.is_main else None)
     hidden = parts.pretrained() if reached.next_epoch <= 0 or "pretrained" not in known else None
@@ -293,6 +294,8 @@ def contract_of(plan: Plan, parts: Parts) -> Contract:
         model.pooling,
         model.max_tokens,
         parts.trainee.model.architecture,
+        point_prompt=model.point_prompt,
+        candidate_prompt=model.candidate_prompt,
     )
 
 

@@ -23,7 +23,7 @@ from biencoder_ablate.evaluation.pair_scores import PairScorer, pair_scorer
 from biencoder_ablate.evaluation.protocols import measure_split, study_top1
 from biencoder_ablate.model.biencoder import BiEncoder, Embeddings
 from biencoder_ablate.model.flops import TRAINING_FACTOR
-from biencoder_ablate.model.texts import TextSource
+from biencoder_ablate.model.texts import Hidden, Roles, TextSource
 from biencoder_ablate.runs.records import Record, progress_bar
 from biencoder_ablate.seeding import derive_seed, generator
 from biencoder_ablate.training.losses import Batch, Loss
@@ -56,6 +56,8 @@ class Trainee:
     quiet: bool = False
     peak_flops: float | None = None
     """Operations a second that the device can do at best, where known."""
+    roles: Roles | None = None
+    """How the texts are given to the encoder, where a point is given otherwise than a candidate."""
 
 
 @dataclass(frozen=True)
@@ -114,17 +116,19 @@ def rate_factor(step: int, num_warmup: int, num_steps: int, schedule: str) -> fl
     return 1.0 - done if schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
 
 
-def embed(trainee: Trainee, h: torch.Tensor | None = None) -> Embeddings:
+def embed(trainee: Trainee, hidden: Hidden | None = None) -> Embeddings:
     """Embed every text of the corpus once; mining, evaluation and the next epoch's negatives share the result.
 
-    `h` (T, H) are the pooled outputs where they are known already.
+    `hidden` are the pooled outputs where they are known already.
     """
     with torch.no_grad():
         trainee.model.eval()
-        if h is None:
-            with progress_bar("encoding", len(trainee.index.texts), "text", trainee.quiet) as bar:
+        if hidden is None:
+            total = len(trainee.index.texts if trainee.roles is None else trainee.roles.strings)
+            with progress_bar("encoding", total, "text", trainee.quiet) as bar:
                 h = trainee.texts.all_hidden(bar.update)
-        return trainee.model.embed(h)
+            hidden = (h, None) if trainee.roles is None else trainee.roles.of(h)
+        return trainee.model.embed(*hidden)
 
 
 def check_trained(embeddings: Embeddings, epoch: int) -> None:
@@ -220,6 +224,9 @@ def train_step(
         group["lr"] = group["initial_lr"] * rate
     own = pairs.map(trainee.world.share)
     texts = np.concatenate([own.point, own.counter, own.negative.T.reshape(-1)])
+    if trainee.roles is not None:  # a point is read twice: as what asks, and as what other points may be paired with
+        assert trainee.roles.as_point is not None
+        texts = np.concatenate([trainee.roles.as_point[own.point], texts])
     optimizer.zero_grad(set_to_none=True)
     spread = None
     if not len(texts):  # fewer pairs than processes: this one still takes part in what is gathered
@@ -242,11 +249,15 @@ def train_step(
 
 
 def _as_batch(trainee: Trainee, pairs: Pairs, own: Pairs, h: torch.Tensor) -> Batch:
-    """What the loss needs of this process's `own` pairs, whose points, counters and negatives lie end to end in h."""
+    """What the loss needs of this process's `own` pairs, whose points, counters and negatives lie end to end in h;
+    with roles, the points as what asks before them."""
     model, pool, world = trainee.model, trainee.pool, trainee.world
-    h = h.unflatten(0, (2 + own.negative.shape[1], len(own.rows)))
+    asking = None if trainee.roles is None else h[: len(own.rows)]
+    h = (h if asking is None else h[len(own.rows) :]).unflatten(0, (2 + own.negative.shape[1], len(own.rows)))
     candidate = model.as_candidates(h)
-    point = candidate[0] if model.linear1_candidate is None else model.as_points(h[0])
+    point = candidate[0]
+    if model.linear1_candidate is not None or asking is not None:
+        point = model.as_points(h[0] if asking is None else asking)
 
     def gather(values: torch.Tensor) -> torch.Tensor:
         return world.gather(values, [len(world.share_of(pairs.rows, rank)) for rank in range(world.size)])
@@ -263,7 +274,7 @@ def _as_batch(trainee: Trainee, pairs: Pairs, own: Pairs, h: torch.Tensor) -> Ba
 
     return Batch(
         model,
-        Embeddings(h[0], point, candidate[0]),
+        Embeddings(h[0], point, candidate[0], asking),
         Embeddings(h[1:], candidate[1:], candidate[1:]),
         gather,
         forbidden,

@@ -41,7 +41,7 @@ class Batch:
         """The head's logits (1 + N, B, 2) of each point with its counter and its negatives, in one call: small
         batches cost calls rather than products."""
         point, other = self.point, self.other
-        h, r = point.h.expand_as(other.h), point.point.expand_as(other.candidate)
+        h, r = point.h_point.expand_as(other.h), point.point.expand_as(other.candidate)
         return self.model.logits(h, r, other.h, other.candidate)
 
     @functools.cached_property

@@ -128,8 +128,10 @@ class SharedTexts:
         return self.inner.work(rows)
 
     def all_hidden(self, advance: Advance | None = None) -> torch.Tensor:
-        """h (T, H) of every text, each process having encoded its share of them."""
-        rows = np.arange(len(self.inner.tokens))
+        return self.eval_hidden(np.arange(len(self.inner.tokens)), advance)
+
+    def eval_hidden(self, rows: np.ndarray, advance: Advance | None = None) -> torch.Tensor:
+        """h (B, H) of the texts `rows`, each process having encoded its share of them."""
         size = -(-len(rows) // self.world.size)
         own = self.inner.eval_hidden(self.world.share(rows), advance)
         padded = own.new_zeros((size, own.shape[1]))

@@ -37,9 +37,14 @@ def first_lines(plan: Plan, run: RunDirectory) -> str:
     lines = [f"biencoder-ablate {biencoder_ablate.__version__}: {run.name}"]
     lines += [f"data       {line}" for line in _data_lines(config, plan.corpus)]
     width = model.retrieval_dim if model.retrieval_dim is not None else "of the encoder"
+    prompts = "".join(
+        f', "{prompt}" before {texts}'
+        for prompt, texts in ((model.point_prompt, "points"), (model.candidate_prompt, "candidates"))
+        if prompt is not None
+    )
     lines.append(
         f"model      {model.name_or_path or 'tiny: a small BERT with random weights'}, {model.pooling} pooling, up to "
-        f"{model.max_tokens} tokens" + (", encoder frozen" if training.freeze_encoder else "")
+        f"{model.max_tokens} tokens{prompts}" + (", encoder frozen" if training.freeze_encoder else "")
     )
     lines.append(f"retrieval  {model.towers} towers, width {width}, {model.similarity}, {model.projection_init} start")
     several = f"{negatives.per_pair} a pair; " if negatives.per_pair > 1 else ""
