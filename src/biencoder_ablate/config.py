@@ -21,7 +21,7 @@ class ConfigError(ValueError):
 def _key(
     default: Any,
     valid: str,
-    names_run: bool,
+    names_run: bool | str,
     choices: tuple[str, ...] = (),
     low: float | None = None,
     high: float | None = None,
@@ -29,7 +29,7 @@ def _key(
 ) -> Any:
     """A field with its default, its rule (one of `choices`, or a number in [low, high] or > above), and whether its
     value is part of a run's name. What could change a figure is; where a fingerprint over files stands for it, the
-    class says so."""
+    class says so. `"changed"`: only where it is not the default, so that runs from before the key have their names."""
     metadata = {
         "valid": valid,
         "names_run": names_run,
@@ -47,8 +47,8 @@ def _key(
 class DataConfig:
     """Where the debates come from (group `data`). A fingerprint over the pairs that are read names the run."""
 
-    name: str = _key("sample", "sample, arguana, pairs, or the name of another package's reader", False)
-    path: str | None = _key(None, "a directory or zip (arguana), or a csv, tsv or jsonl file (pairs)", False)
+    name: str = _key("sample", "sample, arguana, pairs, beir, or the name of another package's reader", False)
+    path: str | None = _key(None, "a directory or zip (arguana, beir), or a csv, tsv or jsonl file (pairs)", False)
     split_seed: int = _key(0, "an integer of 0 or more", False, low=0)
     limit: int | None = _key(None, "null, or the number of debates to keep in each split (1 or more)", False, low=1)
     disjoint: bool = _key(False, "true or false", False)
@@ -150,6 +150,12 @@ class TrainingConfig:
     )
     head_learning_rate: float = _key(1e-3, "a number above 0 (for the head)", True, above=0)
     distinct_pairs: bool = _key(False, "true or false (true: a pair that the split repeats is trained on once)", True)
+    positives: str = _key(
+        "all",
+        "all, or one (of a point's right answers, one drawn an epoch)",
+        "changed",
+        choices=("all", "one"),
+    )
     optimizer: str = _key("adam", "adam or adamw", True, choices=("adam", "adamw"))
     weight_decay: float = _key(0.0, "a number of 0 or more", True, low=0)
     projection_weight_decay: float | None = _key(

@@ -140,7 +140,7 @@ def _splits(run: TrainedRun, corpus: Corpus, index: TextIndex) -> tuple[dict[str
     from biencoder_ablate.evaluation.protocols import leave_out_seen
 
     notes = list(corpus.notes)
-    arrays = {name: index.splits[name] for name in MEASURED}
+    arrays = {name: index.splits[name] for name in MEASURED if len(index.splits[name])}
     if corpus.fingerprint == run.trained_on:
         return {name: prepare(split) for name, split in arrays.items()}, notes
     notes.append("not the corpus, or not the part of it, that the run's own figures are of")
@@ -218,11 +218,12 @@ def figures_table(split: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> 
 
     sizes = {(figures["num_points"], figures["num_points_clean"]) for _, figures in rows}
     over = " or ".join(f"{points} points, {clean} of them clean" for points, clean in sorted(sizes, reverse=True))
-    cells = []
+    cells, tasks = [], [task for task in TASKS if any(task in figures["tasks"] for _, figures in rows)]
     for name, figures in rows:
-        values = [figures.get(key) for key in COLUMNS.values()] + [figures["tasks"][task]["top1"] for task in TASKS]
+        of_tasks = [figures["tasks"].get(task, {}).get("top1") for task in tasks]
+        values = [figures.get(key) for key in COLUMNS.values()] + of_tasks
         cells.append([name, *(figure(value) or "–" for value in values)])
-    return f"{split}: {over}\n" + text_table(["", *COLUMNS, *TASKS], cells)
+    return f"{split}: {over}\n" + text_table(["", *COLUMNS, *tasks], cells)
 
 
 if __name__ == "__main__":

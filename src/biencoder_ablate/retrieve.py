@@ -87,12 +87,9 @@ def retrieve(
     if lines is None:
         corpus = load_corpus(run.config.data)
         strings: Sequence[str] = build_index(corpus).texts  # as training had them: their features are in the cache
-        places = distinct_texts(
-            (text, f"{pair.id}#{kind}")
-            for name in SPLITS
-            for pair in corpus.split(name)
-            for kind, text in (("point", pair.point), ("counter", pair.counter))
-        )
+        documents = ((document.text, document.id) for document in corpus.documents)
+        named = ((text, name) for split in SPLITS for name, text in corpus.named_texts(split))
+        places = distinct_texts(documents if corpus.documents else named)
     else:
         places = distinct_texts((line, f"line {number}") for number, line in lines)
         strings = list(places)

@@ -33,7 +33,7 @@ def _naming_settings(settings: Any) -> dict[str, Any]:
         value = getattr(settings, item.name)
         if is_dataclass(value):
             values[item.name] = _naming_settings(value)
-        elif item.metadata["names_run"]:
+        elif item.metadata["names_run"] is True or (item.metadata["names_run"] and value != item.default):
             values[item.name] = value
     return values
 

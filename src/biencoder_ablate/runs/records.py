@@ -50,8 +50,9 @@ def epoch_line(record: Record) -> str:
     hard = record.get("hard_share")
     shown_hard = f"{100 * hard:5.1f}%" if hard is not None else "     –"
     return (
-        f"{record['epoch']:6d} {shown_loss} {record['train/top1']:8.4f} {record['val/top1']:8.4f} "
-        f"{record['test/top1']:8.4f}    {_figure(record['val/top1_clean'])}    {_figure(record['test/top1_clean'])} "
+        f"{record['epoch']:6d} {shown_loss} {_figure(record['train/top1'])} {_figure(record['val/top1'])} "
+        f"{_figure(record['test/top1'])}    {_figure(record['val/top1_clean'])}    "
+        f"{_figure(record['test/top1_clean'])} "
         f"{shown_hard} {100 * record['dead_pairs']:5.1f}% {seconds:8.2f}"
     )
 
