@@ -161,7 +161,7 @@ def by_trec_eval(lists, grades):
 
 
 @pytest.mark.parametrize("k", ["none", 2, "all"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(graded_splits(), st.integers(0, 2**32 - 1), st.integers(1, 4))
 def test_ranks_and_figures_of_any_corpus(k, pairs, seed, block):
     asked = Asked(pairs)
