@@ -1,5 +1,6 @@
 """Points with several right answers, graded or not: candidates, ranks, figures, records, what is trained on."""
 
+import itertools
 import json
 import math
 from collections import Counter
@@ -20,6 +21,7 @@ from biencoder_ablate.config import Config, TrainingConfig
 from biencoder_ablate.data.corpus import SPLITS, Pair, build_corpus, make_disjoint
 from biencoder_ablate.data.index import build_index
 from biencoder_ablate.evaluation import distances, metrics
+from biencoder_ablate.evaluation.baselines import chance_figures
 from biencoder_ablate.evaluation.candidates import candidate_totals, prepare
 from biencoder_ablate.evaluation.protocols import final_rankings, point_records, split_figures
 from biencoder_ablate.runs.identity import identity
@@ -319,3 +321,21 @@ def test_a_grade_that_is_none_is_refused(tmp_path, grade):
     (tmp_path / "a.csv").write_text(f"point,counter,grade\na,b,{grade}\n")
     with pytest.raises(ValueError, match=f"line 2: grade={grade}; must be an integer of 0 or more"):
         read("pairs", tmp_path / "a.csv")
+
+
+@settings(max_examples=15, deadline=None)
+@given(graded_splits())
+def test_chance_is_the_mean_over_every_order(pairs):
+    """Each point's right answers at every place among its candidates, all equally likely."""
+    asked = Asked(pairs)
+    others = [Pair(name, "t", "d", "pro", 1, f"{name} point", name) for name in ("train", "val")]
+    found = chance_figures(prepare(build_index(build_corpus("made", [*pairs, *others])).splits["test"]))
+    for suffix, clean in (("", False), ("_clean", True)):
+        first, top = [], []
+        for query, grades in asked.grades.items():
+            num = len(asked.allowed(query, clean))
+            places = [min(chosen) for chosen in itertools.combinations(range(num), len(grades))]
+            first.append(np.mean([1 / (place + 1) for place in places]))
+            top.append(np.mean([place == 0 for place in places]))
+        assert found[f"mrr{suffix}"] == pytest.approx(np.mean(first))
+        assert found[f"top1{suffix}"] == pytest.approx(np.mean(top))
