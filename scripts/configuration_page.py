@@ -45,7 +45,7 @@ def rows(default: Any, study: Any, prefix: str = "") -> Iterator[tuple[str, str]
             yield from rows(value, other, f"{item.name}.")
             continue
         shown = f"`{spelt(value)}`" + (f"; study `{spelt(other)}`" if other != value else "")
-        named = "yes" if item.metadata["names_run"] else ""
+        named = {True: "yes", False: "", "changed": "yes, where changed"}[item.metadata["names_run"]]
         yield prefix[:-1], f"| `{prefix}{item.name}` | {shown} | {item.metadata['valid']} | {named} |"
 
 

@@ -290,7 +290,9 @@ def splits_of_pairs(draw: st.DrawFn, split: str, max_pairs: int = 8) -> list[Pai
 @st.composite
 def published_and_used(draw: st.DrawFn) -> tuple[Corpus, Corpus]:
     """A corpus of four texts in four spellings, as published and as used: whole, cut short, or made disjoint."""
-    published = build_corpus("random", [pair for split in SPLITS for pair in draw(splits_of_pairs(split))])
+    published = build_corpus(
+        "random", [pair for split in SPLITS for pair in draw(splits_of_pairs(split))], asks_pairs=True
+    )
     change = draw(st.sampled_from(["none", "limit", "disjoint"]))
     if change == "limit":
         return published, limit_debates(published, draw(st.integers(1, 2)))

@@ -113,7 +113,7 @@ def by_hand():
         ("test", "t2", "e", "pro", "c9", "c5"),
     ]
     pairs = [Pair(*row[:4], i, *row[4:]) for i, row in enumerate(rows)]
-    return build_corpus("hand", pairs, {("train", "t1"): 2, ("test", "t3"): 1})
+    return build_corpus("hand", pairs, {("train", "t1"): 2, ("test", "t3"): 1}, asks_pairs=True)
 
 
 def test_counts_by_hand():

@@ -69,7 +69,7 @@ CLEAN_BESIDES = {0: {3, 11, 1}, 1: {0, 4}, 4: {3, 7, 1}}
 def split():
     pairs = [Pair("test", *row) for row in reversed(ROWS)]
     pairs += [Pair(name, "t", "d", "pro", 1, "x", "y") for name in ("train", "val")]
-    return build_index(build_corpus("hand", pairs)).splits["test"]
+    return build_index(build_corpus("hand", pairs, asks_pairs=True)).splits["test"]
 
 
 def by_row(exclusions):

@@ -173,7 +173,7 @@ MISTAKES = [
     (["head=nome"], ["head=nome", "layernorm, layernorm_relu, mlp, none, relu"]),
     (["head=null"], ["head=null", "layernorm_relu"]),
     (["head=[none]"], ["head=[none]", "layernorm_relu"]),
-    (["data=imagenet"], ["data=imagenet", "arguana, hub, pairs, sample"]),
+    (["data=imagenet"], ["data=imagenet", "arguana, beir, hub, pairs, sample"]),
     (["model=huge"], ["model=huge", "bert_base, minilm, tiny"]),
     (["fusion=sum"], ["fusion=sum", "concat, pooled, retrieval"]),
     (["negatives=linear"], ["negatives=linear", "constant, curriculum"]),

@@ -284,7 +284,7 @@ def first_point(root):
 @pytest.mark.parametrize("root", ROOTS)
 def test_the_directory_and_the_zip_are_the_same_corpus_at_any_usual_root(root, tmp_path):
     pairs = make_pairs()
-    wanted = build_corpus("arguana", pairs)
+    wanted = build_corpus("arguana", pairs, asks_pairs=True)
     directory = tmp_path / "corpus"
     write_arguana_tree(directory / root, pairs)
     archive = zip_directory(directory, tmp_path / "corpus.zip")

@@ -135,7 +135,7 @@ def test_words_that_a_csv_reader_takes_for_nothing_are_texts(tmp_path):
         ([row | {"label": 0} for row in ROWS], {}, "a column label, so not every row need be a right answer"),
         ([row | {"query": 3} for row in ROWS], {}, "row 0: query is 3; must be text"),
         ([*ROWS, {"query": None, "answer": "a"}], {}, "row 20: query must be one text; it has 0"),
-        (ROWS[:2], {}, "2 debates cannot be split"),
+        (ROWS[:2], {}, "debates: 2; to be split"),
         ([row | {"split": "later"} for row in ROWS], {"split": "split"}, "row 0: split=later; must be train, val or"),
     ],
 )

@@ -89,7 +89,7 @@ def hand():
     triples = [("a", "b"), ("c", "d"), ("e", "b")]
     pairs = [Pair("test", "t", "d", "pro", number, *both) for number, both in enumerate(triples, start=1)]
     pairs += [Pair(split, "t", "d", "pro", 1, "x", "y") for split in ("train", "val")]
-    table = build_index(build_corpus("hand", pairs))
+    table = build_index(build_corpus("hand", pairs, asks_pairs=True))
 
     def score(points, candidates):
         logits = torch.tensor(
@@ -144,7 +144,7 @@ def test_figures_of_the_hand_corpus(hand):
     Clean counts rows 0 and 1 here, e → b being told as known.
     """
     prepared, embeddings, score = hand
-    prepared = replace(prepared, split=replace(prepared.split, clean=np.array([True, True, False])))
+    prepared = replace(prepared, counts=np.array([True, True, False]))
     values = split_figures(final_rankings(prepared, embeddings, score, 3))
     assert values["top1"] == 0 and values["mrr"] == pytest.approx(1.2 / 3)
     assert values["mrr_clean"] == pytest.approx(0.7 / 2)
@@ -340,7 +340,7 @@ def test_both_ways_of_stage_1_are_plain_sorting(task, masked, block):
     retrieval, point, candidate, k, excluded, mask = task
     rows = np.arange(len(point))
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(ranking, "BLOCK", block)
+        patched.setattr(distances, "BLOCK", block)
         patched.setattr(ranking, "make_targets", uncentred)
         asked = CandidateSet(rows, excluded, mask.__getitem__ if masked else None)
         # A second question about some of the rows is answered from the same distances.
@@ -372,7 +372,7 @@ def test_a_depth_of_all_candidates_and_a_matrix_of_scores_rank_alike(task, maske
         return scores[points, candidates], scores[points, candidates] == 0
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(ranking, "BLOCK", block)
+        patched.setattr(distances, "BLOCK", block)
         patched.setattr(ranking, "PIECE", 3)
         patched.setattr(ranking, "make_targets", uncentred)
         embeddings = Embeddings(retrieval[0], *retrieval)
@@ -409,7 +409,7 @@ def test_a_matrix_without_scores_ranks_by_distance():
     """Two points among four candidates, the second's counter left nothing before it but an equal and earlier one."""
     distance = torch.tensor([[2.0, 1.0, 2.0, 0.0], [1.0, 1.0, 3.0, 0.5]])
     sets = [CandidateSet(np.arange(2), (np.array([0, 1]), np.array([3, 3])))]
-    (found,) = rank_matrix(sets, lambda rows: Scores(distance[rows]))
+    (found,) = rank_matrix(sets, lambda rows: Scores(distance[rows]), 4)
     assert found.final_rank.tolist() == found.stage1_rank.tolist() == [1, 1]
     assert found.first.tolist() == [1, 0] and found.tied.tolist() == [False, True]
     assert found.num_scored.tolist() == found.num_dead.tolist() == [0, 0]

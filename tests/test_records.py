@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from reference import TASKS, ToyModel, corpora
 
 from biencoder_ablate.data.index import build_index
-from biencoder_ablate.evaluation.candidates import prepare
+from biencoder_ablate.evaluation.candidates import Answers, prepare
 from biencoder_ablate.evaluation.protocols import SplitRankings, final_rankings, point_records, split_figures
 from biencoder_ablate.evaluation.ranking import Ranking
 
@@ -42,8 +42,9 @@ def as_rankings(rows):
         task: ranking([row["stage1_ranks"][task] for row in rows], [row["ranks"][task] for row in rows])
         for task in TASKS
     }
-    split = SimpleNamespace(clean=np.array([row["clean_rank"] is not None for row in rows]))
-    return SplitRankings(split, under("stage1_rank", "rank"), under("clean_stage1_rank", "clean_rank"), tasks)
+    answers = Answers(np.arange(len(rows)), np.arange(len(rows)), np.ones(len(rows)))
+    asked = SimpleNamespace(answers=answers, counts=np.array([row["clean_rank"] is not None for row in rows]))
+    return SplitRankings(asked, under("stage1_rank", "rank"), under("clean_stage1_rank", "clean_rank"), tasks)
 
 
 @pytest.mark.parametrize("k", ["none", 1, 3, 10, "all"])

@@ -85,6 +85,7 @@ def worked_corpus():
             for split in SPLITS
             for i, (debate, point, counter, _) in enumerate(ROWS[split])
         ],
+        asks_pairs=True,
     )
 
 

@@ -235,6 +235,29 @@ def test_ir_measures_reads_the_trec_files_and_finds_the_same_figures(quick_run, 
             assert [found[key] for key in (P @ 1, RR, nDCG @ 10)] == pytest.approx(expected, abs=1e-9)
 
 
+def test_trec_files_have_all_right_answers_with_their_grades(tmp_path):
+    import ir_measures
+    from ir_measures import AP, RR, nDCG
+
+    table = tmp_path / "several.csv"
+    rows = [
+        f"{split},{split} point {point} of many.,An answer {answer} to {split} {point}.,{answer + 1}"
+        for split in ("train", "val", "test")
+        for point in range(4)
+        for answer in range(3)
+    ]
+    table.write_text("\n".join(["split,point,counter,grade", *rows]) + "\n")
+    quick = [setting for setting in QUICK if not setting.startswith("data.")]
+    run = train(tmp_path, *quick, "data=pairs", f"data.path={table}", "head=mlp")
+    report = evaluate(run, [], trec=tmp_path / "out", quiet=True)
+    qrels = list(ir_measures.read_trec_qrels(str(tmp_path / "out" / "test.qrels")))
+    assert sorted(answer.relevance for answer in qrels) == [1] * 4 + [2] * 4 + [3] * 4
+    ranked = list(ir_measures.read_trec_run(str(tmp_path / "out" / "test.run")))
+    found = ir_measures.calc_aggregate([AP, RR, nDCG @ 10], qrels, ranked)
+    expected = [report["measured"]["test"][key] for key in ("map", "mrr", "ndcg@10")]
+    assert [found[key] for key in (AP, RR, nDCG @ 10)] == pytest.approx(expected, abs=1e-9)
+
+
 def test_names_in_trec_files_hold_no_blank():
     assert [trec_name(name) for name in ("a b/c#point", "a%20b", "é\tx")] == ["a%20b/c#point", "a%2520b", "é%09x"]
 

@@ -47,9 +47,9 @@ def _key(
 class DataConfig:
     """Where the debates come from (group `data`). A fingerprint over the pairs that are read names the run."""
 
-    name: str = _key("sample", "sample, arguana, pairs, hub, or the name of another package's reader", False)
+    name: str = _key("sample", "sample, arguana, pairs, beir, hub, or the name of another package's reader", False)
     path: str | None = _key(
-        None, "a directory or zip (arguana), or a csv, tsv or jsonl file (pairs), or a data set (hub)", False
+        None, "a directory or zip (arguana, beir), or a csv, tsv or jsonl file (pairs), or a data set (hub)", False
     )
     split_seed: int = _key(0, "an integer of 0 or more", False, low=0)
     limit: int | None = _key(None, "null, or the number of debates to keep in each split (1 or more)", False, low=1)
@@ -159,6 +159,12 @@ class TrainingConfig:
     )
     head_learning_rate: float = _key(1e-3, "a number above 0 (for the head)", True, above=0)
     distinct_pairs: bool = _key(False, "true or false (true: a pair that the split repeats is trained on once)", True)
+    positives: str = _key(
+        "all",
+        "all, or one (of a point's right answers, one drawn an epoch)",
+        "changed",
+        choices=("all", "one"),
+    )
     optimizer: str = _key("adam", "adam or adamw", True, choices=("adam", "adamw"))
     weight_decay: float = _key(0.0, "a number of 0 or more", True, low=0)
     projection_weight_decay: float | None = _key(

@@ -156,20 +156,19 @@ def write_trec(
     """Write OUT/SPLIT.run and OUT/SPLIT.qrels: the official candidates of each point, ranked as the figures are.
 
     A file's score is minus the rank: distances of stage 1 and scores of stage 2 lie on no common scale. What ranks
-    beyond TREC_DEPTH is left out. Blanks and percent signs of names are percent-encoded. Raises OSError.
+    beyond TREC_DEPTH is left out; a right answer that is no candidate is called absent. Blanks and percent signs of
+    names are percent-encoded. Raises OSError.
     """
-    from biencoder_ablate.evaluation.candidates import candidate_id
     from biencoder_ablate.evaluation.ranking import rerank, stage1
     from biencoder_ablate.files import write_text
 
-    split, candidates = prepared.split, prepared.candidates
-    asked = prepared.sets()[0]
+    candidates, asked, split = prepared.candidates, prepared.sets()[0], prepared.split
     num = {"all": len(candidates), "none": 0}.get(str(depth), depth)
     assert isinstance(num, int)
-    (found,) = stage1(embeddings, split.point, candidates, [asked], max(num, TREC_DEPTH))
-    order = rerank(found, num, split.point, candidates, score).order[:, :TREC_DEPTH]
-    names = [trec_name(candidate_id(split, candidate)) for candidate in range(len(candidates))]
-    points = [trec_name(pair.id) for pair in split.pairs]
+    (found,) = stage1(embeddings, prepared.point, candidates, [asked], max(num, TREC_DEPTH))
+    order = rerank(found, num, prepared.point, candidates, score).order[:, :TREC_DEPTH]
+    names = [trec_name(prepared.name_of(candidate)) for candidate in range(len(candidates))]
+    points = [trec_name(pair.query or pair.id) for pair in (split.pairs[row] for row in prepared.pair.tolist())]
     lines = [
         f"{points[row]} Q0 {names[candidate]} {rank} {-rank} {tag}\n"
         for row, candidates_of in enumerate(order.tolist())
@@ -178,7 +177,13 @@ def write_trec(
     ]
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / f"{split.name}.run", "".join(lines))
-    answers = [f"{point} 0 {names[row]} 1\n" for row, point in enumerate(points)]
+    right = prepared.answers
+    answers = [
+        f"{points[row]} 0 {names[candidate] if candidate >= 0 else f'absent{number}'} {grade}\n"
+        for number, (row, candidate, grade) in enumerate(
+            zip(right.row.tolist(), right.candidate.tolist(), right.grade.tolist(), strict=True)
+        )
+    ]
     write_text(out / f"{split.name}.qrels", "".join(answers))
 
 
@@ -198,7 +203,7 @@ def _splits(run: TrainedRun, corpus: Corpus, index: TextIndex) -> tuple[dict[str
     from biencoder_ablate.evaluation.protocols import leave_out_seen
 
     notes = list(corpus.notes)
-    arrays = {name: index.splits[name] for name in MEASURED}
+    arrays = {name: index.splits[name] for name in MEASURED if len(index.splits[name])}
     if corpus.fingerprint == run.trained_on:
         return {name: prepare(split) for name, split in arrays.items()}, notes
     notes.append("not the corpus, or not the part of it, that the run's own figures are of")
@@ -283,8 +288,13 @@ def figures_table(split: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> 
     sizes = {(figures["num_points"], figures["num_points_clean"]) for _, figures in rows}
     over = " or ".join(f"{points} points, {clean} of them clean" for points, clean in sorted(sizes, reverse=True))
     main = [[name, *(figure(figures.get(key)) or "–" for key in COLUMNS.values())] for name, figures in rows]
-    tasks = [[name, *(figure(figures["tasks"][task]["top1"], 3) or "–" for task in TASKS)] for name, figures in rows]
-    return f"{split}: {over}\n{text_table(['', *COLUMNS], main)}\n\n{text_table(['top-1 among', *TASKS], tasks)}"
+    shown = f"{split}: {over}\n{text_table(['', *COLUMNS], main)}"
+    kept = [task for task in TASKS if any(task in figures["tasks"] for _, figures in rows)]
+    tasks = [
+        [name, *(figure(figures["tasks"].get(task, {}).get("top1"), 3) or "–" for task in kept)]
+        for name, figures in rows
+    ]
+    return f"{shown}\n\n{text_table(['top-1 among', *kept], tasks)}" if kept else shown
 
 
 if __name__ == "__main__":

@@ -223,7 +223,9 @@ def model_card(run: TrainedRun, difference: float | None) -> str:
     baselines = {name: of for name, of in result.get("baselines", {}).items() if name in TITLES}
     columns = ["points", "number", *map(TITLES.get, baselines), "embeddings alone", "with the head", "MRR", "nDCG@10"]
     rows = []
-    for split, (kind, clean) in itertools.product(("val", "test"), (("official", ""), ("clean", "_clean"))):
+    for split, (kind, clean) in itertools.product(
+        [name for name in ("val", "test") if name in result], (("official", ""), ("clean", "_clean"))
+    ):
         values = [of[split].get(f"top1{clean}") for of in baselines.values()]
         values += [result[split][f"{key}{clean}"] for key in ("top1_stage1", "top1", "mrr", "ndcg@10")]
         cells = [f"{split} {kind}", str(result[split][f"num_points{clean}"]), *(figure(of) or "–" for of in values)]

@@ -201,12 +201,9 @@ def open_search(
 
         corpus = load_corpus(run.config.data)
         texts = build_index(corpus)  # as training had them: their features are in the cache
-        places = distinct_texts(
-            (f"{pair.id}#{kind}", text)
-            for name in SPLITS
-            for pair in corpus.split(name)
-            for kind, text in (("point", pair.point), ("counter", pair.counter))
-        )
+        documents = ((document.id, document.text) for document in corpus.documents)
+        named = (one for split in SPLITS for one in corpus.named_texts(split))
+        places = distinct_texts(documents if corpus.documents else named)
         number_of = {text: number for number, text in enumerate(texts.texts)}
         h = run.hidden(texts, RunLog(None, quiet=True))[0][[number_of[text] for text in places]]
         return Search(model, model.index_of(list(places), h), list(places.values()), str(run_dir))

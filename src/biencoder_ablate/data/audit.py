@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from biencoder_ablate.data.corpus import SPLITS, Corpus
-from biencoder_ablate.data.index import SplitArrays, TextIndex
+from biencoder_ablate.data.index import SplitArrays, TextIndex, clean_queries
 from biencoder_ablate.text import text_table
 
 SHINGLE_WORDS = 5
@@ -33,7 +33,12 @@ _SIZES = {
     "num_themes": "themes",
     "num_debates": "debates",
     "num_distinct_pairs": "distinct pairs",
+    "num_queries": "points asked",
+    "num_right_mean": "right answers a point, mean",
+    "num_right_max": "right answers a point, most",
     "num_points_clean": "points in clean figures",
+    "num_documents": "documents, candidates of every point",
+    "num_documents_repeated": "repetitions of a document",
     "num_distinct_texts": "distinct texts",
     "num_distinct_strings": "distinct strings",
     "num_exact_duplicates": "repetitions of a text",
@@ -50,7 +55,8 @@ _SIZES = {
     "tokens.share_truncated": "texts truncated",
 }
 _CANDIDATES = {
-    "candidates.true": "the true counter",
+    "candidates.true": "right answers",
+    "candidates.document": "other documents",
     "candidates.debate_same_counter": "same debate and stance, counters",
     "candidates.debate_other_counter": "same debate, other stance, counters",
     "candidates.debate_same_point": "same debate and stance, points",
@@ -84,7 +90,8 @@ def audit_corpus(
     for name in SPLITS:
         report = _sizes(corpus, index.splits[name], keys[name])
         both = np.isin(near, keys[name]).all(axis=1)
-        report["num_exact_duplicates"] = 2 * report["num_pairs"] - report["num_distinct_texts"]
+        num_points = report["num_pairs" if corpus.asks_pairs else "num_queries"]
+        report["num_exact_duplicates"] = report["num_pairs"] + num_points - report["num_distinct_texts"]
         report["num_near_duplicates"] = len(np.unique(near[both]))
         report["num_near_duplicate_pairs"] = int(both.sum())
         report["candidates"] = dict(candidates[name])
@@ -112,6 +119,9 @@ def _first_of_each_key(index: TextIndex) -> np.ndarray:
 
 
 def _sizes(corpus: Corpus, split: SplitArrays, keys: np.ndarray) -> dict[str, Any]:
+    num_documents = 0 if split.documents is None else len(split.documents.ids)
+    answers = np.stack([split.query, split.counter_key])[:, split.grade > 0]
+    right = np.unique(np.unique(answers, axis=1)[0], return_counts=True)[1] if answers.size else answers[0]
     return {
         "num_pairs": len(split),
         "num_incomplete": sum(n for (name, _), n in corpus.incomplete.items() if name == split.name),
@@ -120,7 +130,12 @@ def _sizes(corpus: Corpus, split: SplitArrays, keys: np.ndarray) -> dict[str, An
         "num_distinct_texts": len(keys),
         "num_distinct_strings": len(np.unique(np.concatenate([split.point, split.counter]))),
         "num_distinct_pairs": len(np.unique(np.stack([split.point_key, split.counter_key]), axis=1).T),
-        "num_points_clean": int(split.clean.sum()),
+        "num_queries": len(right),
+        "num_documents": num_documents,
+        "num_documents_repeated": 0 if split.documents is None else num_documents - len(np.unique(split.documents.key)),
+        "num_right_mean": float(right.mean()) if len(right) else 0.0,
+        "num_right_max": int(right.max(initial=0)),
+        "num_points_clean": int(clean_queries(split).sum()),
     }
 
 
@@ -148,7 +163,8 @@ def _num_near_shared(near: np.ndarray, earlier: np.ndarray, later: np.ndarray) -
 
 
 def _spread(lengths: np.ndarray, limit: int | None = None) -> dict[str, float]:
-    """How long texts are, and with a limit how many are cut at it."""
+    """How long texts are, and with a limit how many are cut at it; zeros where there are none."""
+    lengths = lengths if len(lengths) else np.zeros(1, dtype=np.int64)
     low, median, p95, high = np.percentile(lengths, [0, 50, 95, 100]).tolist()
     spread = {"min": int(low), "mean": float(lengths.mean()), "median": median, "p95": p95, "max": int(high)}
     if limit is not None:
@@ -192,7 +208,7 @@ def describe(report: Mapping[str, Any]) -> str:
         equal, near = (report[key][f"{earlier}_{later}"] for key in ("shared_texts", "near_shared_texts"))
         total = splits[later]["num_distinct_texts"]
         shared.append(
-            [f"{later} texts also in {earlier}", *map(str, (total, equal)), f"{equal / total:.1%}", str(near)]
+            [f"{later} texts also in {earlier}", *map(str, (total, equal)), f"{equal / max(1, total):.1%}", str(near)]
         )
     gram = report["near_duplicates"]
     return "\n".join(
@@ -218,8 +234,8 @@ def _rows(splits: Mapping[str, Any], titles: Mapping[str, str]) -> list[list[str
     for place, title in titles.items():
         group, _, key = place.rpartition(".")
         reports = [splits[name][group] if group else splits[name] for name in SPLITS]
-        if None not in reports:
-            shown = ".1%" if key.startswith("share") else ".0f"
+        if None not in reports and all(key in report for report in reports):
+            shown = ".1%" if key.startswith("share") else ".2f" if key == "num_right_mean" else ".0f"
             rows.append([title, *(format(report[key], shown) for report in reports)])
     return rows
 

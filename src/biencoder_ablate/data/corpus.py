@@ -1,4 +1,4 @@
-"""Pairs of a point and its counter, and the corpus they form. Every loader yields these same records.
+"""Points with the texts that answer them, and the corpus they form. Every loader yields these same records.
 
 Imports nothing but the standard library.
 """
@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 SPLITS = ("train", "val", "test")
@@ -22,7 +22,11 @@ class DataError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A point with its counter, both filed under one stance of a debate of a theme."""
+    """A point with a counter, both filed under one stance of a debate of a theme.
+
+    A point with several counters has a pair for each. `grade` says how well this one answers; 0 makes it a candidate
+    that is no right answer. `query` and `document` are the names of the two texts where the corpus gives them some.
+    """
 
     split: str
     theme: str
@@ -31,9 +35,14 @@ class Pair:
     number: int
     point: str
     counter: str
+    grade: int = 1
+    query: str = ""
+    document: str = ""
 
     @property
     def id(self) -> str:
+        if self.query:
+            return f"{self.split}/{self.query}"
         return f"{self.split}/{self.theme}/{self.debate}/{self.stance}{self.number:02d}"
 
     @property
@@ -42,9 +51,21 @@ class Pair:
         return (self.theme, self.debate, _STANCE_ORDER.get(self.stance, 2), self.stance, self.number)
 
 
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A candidate with a name of its own, whether or not it answers anything."""
+
+    id: str
+    text: str
+
+
 @dataclass(frozen=True)
 class Corpus:
     """The pairs in use, per split and in candidate order, and what was published.
+
+    With `documents` these are the candidates of every split; without, a split's own counters and points are. With
+    `asks_pairs` (the ArguAna protocols) each pair is a query of its own, with one right answer; without, each point
+    is, with all its counters (see `query_of`).
 
     `published` holds the text keys of each split as published: data.limit and data.disjoint shorten what
     is in use, but a text stays leaked all the same. `keys` are the text keys of all texts, worked out once.
@@ -60,6 +81,8 @@ class Corpus:
     incomplete: Mapping[tuple[str, str], int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     published_fingerprint: str = ""
+    documents: tuple[Document, ...] = ()
+    asks_pairs: bool = False
 
     def split(self, name: str) -> tuple[Pair, ...]:
         assert name in SPLITS, name
@@ -67,9 +90,24 @@ class Corpus:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 (64 hex digits) over the pairs in use and the pairs as published."""
+        """sha256 (64 hex digits) over the pairs in use and the pairs as published, and over the documents."""
         used = [pair for name in SPLITS for pair in self.split(name)]
-        return hashlib.sha256(f"{self.published_fingerprint} {_fingerprint(used)}".encode()).hexdigest()
+        parts = [self.published_fingerprint, _fingerprint(used)]
+        if self.documents:
+            parts.append(_digest([document.id, document.text] for document in self.documents))
+        elif not self.asks_pairs and any(
+            len(pair_keys(self.split(name), self.keys)) < 2 * len(self.split(name)) for name in SPLITS
+        ):
+            parts.append("points")  # until 0.2.0 the same pairs were asked one by one, which led to other figures
+        return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+    def named_texts(self, split: str) -> Iterator[tuple[str, str]]:
+        """(name, text) of a split's candidates and points: documents by their ids, the others as …#point, …#counter."""
+        yield from ((document.id, document.text) for document in self.documents)
+        for pair in self.split(split):
+            yield f"{pair.id}#point", pair.point
+            if not self.documents:
+                yield f"{pair.id}#counter", pair.counter
 
 
 def text_key(text: str) -> str:
@@ -77,14 +115,31 @@ def text_key(text: str) -> str:
     return re.sub(r"[\W_]+", "", text.casefold()) or text
 
 
-def build_corpus(name: str, pairs: Iterable[Pair], incomplete: Counter[tuple[str, str]] | None = None) -> Corpus:
-    """Sort the pairs into a corpus. Raises DataError when a split is empty."""
+def query_of(pair: Pair, keys: Mapping[str, str]) -> str:
+    """What makes two pairs of a split one query with several right answers: its name, or else the point's text key."""
+    return pair.query or keys[pair.point]
+
+
+def build_corpus(
+    name: str,
+    pairs: Iterable[Pair],
+    incomplete: Counter[tuple[str, str]] | None = None,
+    documents: Iterable[Document] = (),
+    asks_pairs: bool = False,
+    may_lack: Sequence[str] = (),
+) -> Corpus:
+    """Sort the pairs into a corpus; with `documents`, each pair names the one that is its counter.
+
+    Raises DataError when a split is empty, but for those it `may_lack`.
+    """
     ordered = sorted(pairs, key=lambda pair: pair.order)
     splits = {split: tuple(pair for pair in ordered if pair.split == split) for split in SPLITS}
     for split, found in splits.items():
-        if not found:
+        if not found and split not in may_lack:
             raise DataError(f"data={name}: no complete pair in split {split}; train, val and test need one each")
-    keys = {text: text_key(text) for pair in ordered for text in (pair.point, pair.counter)}
+    documents = tuple(documents)
+    texts = dict.fromkeys(text for pair in ordered for text in (pair.point, pair.counter))
+    keys = {text: text_key(text) for text in (*texts, *(document.text for document in documents))}
     published = {split: pair_keys(found, keys) for split, found in splits.items()}
     return Corpus(
         name,
@@ -95,21 +150,39 @@ def build_corpus(name: str, pairs: Iterable[Pair], incomplete: Counter[tuple[str
         keys=keys,
         incomplete=dict(incomplete or {}),
         published_fingerprint=_fingerprint(pair for found in splits.values() for pair in found),
+        documents=documents,
+        asks_pairs=asks_pairs,
     )
 
 
+def own_texts(pair: Pair) -> tuple[str, ...]:
+    """The texts that must not come in two splits: point and counter; among documents, which splits share, the point."""
+    return (pair.point,) if pair.query else (pair.point, pair.counter)
+
+
 def pair_keys(pairs: Iterable[Pair], keys: Mapping[str, str]) -> frozenset[str]:
-    """The text keys of all points and counters, looked up in `keys`."""
-    return frozenset(keys[text] for pair in pairs for text in (pair.point, pair.counter))
+    """The text keys of what must not come in two splits, looked up in `keys`."""
+    return frozenset(keys[text] for pair in pairs for text in own_texts(pair))
 
 
 def make_disjoint(corpus: Corpus) -> Corpus:
-    """Drop from train every pair that shares a text with val or test, and from val those that share with test."""
-    val_or_test = corpus.published["val"] | corpus.published["test"]
-    train = tuple(pair for pair in corpus.train if not pair_keys([pair], corpus.keys) & val_or_test)
-    val = tuple(pair for pair in corpus.val if not pair_keys([pair], corpus.keys) & corpus.published["test"])
+    """Drop from train every pair that shares a text with val or test, and from val those that share with test.
+
+    Where a point is asked for all its counters, all its pairs go: what is left would be wrong answers to it.
+    """
+
+    def without(pairs: tuple[Pair, ...], later: frozenset[str]) -> tuple[Pair, ...]:
+        shared = [pair for pair in pairs if pair_keys([pair], corpus.keys) & later]
+        if corpus.asks_pairs:
+            gone = set(shared)
+            return tuple(pair for pair in pairs if pair not in gone)
+        queries = {query_of(pair, corpus.keys) for pair in shared}
+        return tuple(pair for pair in pairs if query_of(pair, corpus.keys) not in queries)
+
+    train = without(corpus.train, corpus.published["val"] | corpus.published["test"])
+    val = without(corpus.val, corpus.published["test"])
     for name, left in (("train", train), ("val", val)):
-        if not left:
+        if corpus.split(name) and not left:
             raise DataError(f"data.disjoint=true leaves no pair in {name}; every pair shares a text with later splits")
     note = (
         f"data.disjoint: dropped {len(corpus.train) - len(train)} of {len(corpus.train)} train pairs "
@@ -133,8 +206,15 @@ def limit_debates(corpus: Corpus, limit: int) -> Corpus:
 
 
 def _fingerprint(pairs: Iterable[Pair]) -> str:
+    return _digest(
+        [pair.split, pair.theme, pair.debate, pair.stance, pair.number, pair.point, pair.counter]
+        + ([] if (pair.grade, pair.query, pair.document) == (1, "", "") else [pair.grade, pair.query, pair.document])
+        for pair in pairs
+    )
+
+
+def _digest(rows: Iterable[list]) -> str:
     digest = hashlib.sha256()
-    for pair in pairs:
-        row = [pair.split, pair.theme, pair.debate, pair.stance, pair.number, pair.point, pair.counter]
+    for row in rows:
         digest.update(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()

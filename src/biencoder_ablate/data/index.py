@@ -1,6 +1,6 @@
 """A corpus as numbers: its distinct texts, and each split as arrays of indices into them.
 
-Shapes: T distinct strings, N pairs of a split.
+Shapes: T distinct strings, N pairs of a split, D documents.
 """
 
 from __future__ import annotations
@@ -10,7 +10,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from biencoder_ablate.data.corpus import SPLITS, Corpus, Pair
+from biencoder_ablate.data.corpus import SPLITS, Corpus, Pair, pair_keys, query_of
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Candidates that all splits share: their ids, and by document text index and text key (D,)."""
+
+    ids: tuple[str, ...]
+    text: np.ndarray
+    key: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -18,8 +27,10 @@ class SplitArrays:
     """A split's pairs in candidate order; all arrays have length N.
 
     `point` and `counter` index the texts; `point_key` and `counter_key` are equal where texts are equal after
-    folding; `theme`, `debate` and `stance` number those of the split. `clean` marks the pairs that count in
-    clean figures: the first asking of each distinct pair, neither of whose texts came in an earlier split.
+    folding; `theme`, `debate` and `stance` number those of the split. `query` numbers the queries, in order of first
+    use: with `asks_pairs` each pair is one, else pairs of one point share it. `leaked` marks the pairs with a text of
+    their own that came in an earlier split, `clean` the first of each distinct pair, where it is a right answer and not
+    leaked.
     """
 
     name: str
@@ -32,6 +43,11 @@ class SplitArrays:
     debate: np.ndarray
     stance: np.ndarray
     clean: np.ndarray
+    leaked: np.ndarray
+    grade: np.ndarray
+    query: np.ndarray
+    asks_pairs: bool
+    documents: Documents | None
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -62,47 +78,77 @@ def fingerprint_texts(texts: tuple[str, ...]) -> str:
 def answers_of(split: SplitArrays) -> tuple[np.ndarray, np.ndarray]:
     """The right answers of every row: (rows, keys), both (E,), sorted by row, then by key, each key once a row.
 
-    A right answer is a text equal, after folding, to any counter that the row's point has anywhere in the split: in
-    training none of them is ever a negative. (The ArguAna protocols still ask one pair for its own counter.)
+    A right answer is a text equal, after folding, to any counter, of a grade above 0, that the row's point has anywhere
+    in the split: in training none of them is ever a negative. (The ArguAna protocols still ask one pair for its own
+    counter.)
     """
-    pairs = np.unique(np.stack([split.point_key, split.counter_key], axis=1), axis=0)
+    pairs = np.unique(np.stack([split.point_key, split.counter_key], axis=1)[split.grade > 0], axis=0)
     points, firsts, nums = np.unique(pairs[:, 0], return_index=True, return_counts=True)
-    place = np.searchsorted(points, split.point_key)
+    answered = np.flatnonzero(np.isin(split.point_key, points))
+    place = np.searchsorted(points, split.point_key[answered])
     nums = nums[place]
     starts = np.cumsum(nums) - nums
     within = np.arange(nums.sum()) - np.repeat(starts, nums)
-    return np.repeat(np.arange(len(split)), nums), pairs[np.repeat(firsts[place], nums) + within, 1]
+    return np.repeat(answered, nums), pairs[np.repeat(firsts[place], nums) + within, 1]
+
+
+def clean_queries(split: SplitArrays) -> np.ndarray:
+    """Which of the Q queries that have a right answer, in order of their numbers, count in clean figures (Q,).
+
+    With asks_pairs the clean pairs; else the first of the queries with equal points, unless a text of the query or of
+    one of its right answers came in an earlier split.
+    """
+    if split.asks_pairs:
+        return split.clean
+    right = split.grade > 0
+    queries, first = np.unique(split.query[right], return_index=True)
+    counts = np.zeros(len(queries), dtype=bool)
+    counts[np.unique(split.point_key[right][first], return_index=True)[1]] = True
+    return counts & ~np.isin(queries, split.query[right & split.leaked])
 
 
 def build_index(corpus: Corpus) -> TextIndex:
-    """Number the texts, keys, themes, debates and stances of a corpus."""
+    """Number the texts, keys, themes, debates, stances and queries of a corpus."""
     number_of: dict[str, int] = {}
     for name in SPLITS:
         for pair in corpus.split(name):
             for text in (pair.point, pair.counter):
                 number_of.setdefault(text, len(number_of))
+    for document in corpus.documents:
+        number_of.setdefault(document.text, len(number_of))
     keys = _number([corpus.keys[text] for text in number_of])
+    documents = None
+    if corpus.documents:
+        rows = np.array([number_of[document.text] for document in corpus.documents], dtype=np.int64)
+        documents = Documents(tuple(document.id for document in corpus.documents), rows, keys[rows])
     earlier: frozenset[str] = frozenset()
     splits = {}
     for name in SPLITS:
-        splits[name] = _split_arrays(name, corpus, number_of, keys, earlier)
+        splits[name] = _split_arrays(name, corpus, number_of, keys, earlier, documents)
         earlier |= corpus.published[name]
     return TextIndex(tuple(number_of), keys, splits)
 
 
 def _split_arrays(
-    name: str, corpus: Corpus, number_of: dict[str, int], keys: np.ndarray, earlier: frozenset[str]
+    name: str,
+    corpus: Corpus,
+    number_of: dict[str, int],
+    keys: np.ndarray,
+    earlier: frozenset[str],
+    documents: Documents | None,
 ) -> SplitArrays:
     pairs = corpus.split(name)
     point = np.array([number_of[pair.point] for pair in pairs], dtype=np.int64)
     counter = np.array([number_of[pair.counter] for pair in pairs], dtype=np.int64)
     asked: set[tuple[int, int]] = set()
-    clean = np.zeros(len(pairs), dtype=bool)
+    clean, leaked = np.zeros(len(pairs), dtype=bool), np.zeros(len(pairs), dtype=bool)
     for row, pair in enumerate(pairs):
         both = (int(keys[point[row]]), int(keys[counter[row]]))
-        leaked = corpus.keys[pair.point] in earlier or corpus.keys[pair.counter] in earlier
-        clean[row] = both not in asked and not leaked
-        asked.add(both)
+        leaked[row] = bool(pair_keys([pair], corpus.keys) & earlier)
+        if pair.grade > 0:
+            clean[row] = both not in asked and not leaked[row]
+            asked.add(both)
+    queries = list(range(len(pairs))) if corpus.asks_pairs else [query_of(pair, corpus.keys) for pair in pairs]
     return SplitArrays(
         name,
         pairs,
@@ -114,6 +160,11 @@ def _split_arrays(
         debate=_number([(pair.theme, pair.debate) for pair in pairs]),
         stance=_number([pair.stance for pair in pairs]),
         clean=clean,
+        leaked=leaked,
+        grade=np.array([pair.grade for pair in pairs], dtype=np.int64),
+        query=_number(queries),
+        asks_pairs=corpus.asks_pairs,
+        documents=documents,
     )
 
 

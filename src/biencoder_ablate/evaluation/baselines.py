@@ -159,7 +159,7 @@ def corpus_baselines(
 
         measured = {name: splits[name] for name in MEASURED}
         found: Baselines = {"chance": {name: chance_figures(split) for name, split in measured.items()}}
-        if all(len(split.split) * len(split.candidates) <= MOST_PAIRS for split in measured.values()):
+        if all(len(split) * len(split.candidates) <= MOST_PAIRS for split in measured.values()):
             lexical = lexical_figures(texts, measured)
             found |= {"tfidf": lexical["tfidf_cosine"], "bm25": lexical["bm25"]}
         return found
@@ -230,27 +230,32 @@ def better(baselines: Baselines, split: str, key: str, value: float | None) -> l
 def chance_figures(prepared: SplitCandidates) -> dict[str, float]:
     """What a random order of a split's candidates finds on average, under official and clean candidates.
 
-    Of c candidates, one of them right: top-1 1/c, the reciprocal rank (1 + 1/2 + … + 1/c)/c, recall@10 10/c, at most 1.
+    Of c candidates, g of them right: top-1 g/c, recall@10 10/c, at most 1, and the reciprocal rank of the first right
+    one, which is r-th with probability g/(c − r + 1) after r − 1 wrong ones: (1 + 1/2 + … + 1/c)/c where g is 1.
     """
-    split, total = prepared.split, len(prepared.candidates)
-    official = total - np.bincount(prepared.official[0], minlength=len(split))
-    clean = np.where(
-        np.isin(np.arange(len(split)), prepared.clean_differs),
-        total - np.bincount(prepared.clean[0], minlength=len(split)),
-        official,
-    )
-    harmonic = np.cumsum(1 / np.arange(1, total + 1))
+    num, total, every = len(prepared), len(prepared.candidates), np.arange(len(prepared))
+    right = np.bincount(prepared.reachable[0], minlength=num)
+    official = total - np.bincount(prepared.official[0], minlength=num)
+    differs = np.isin(every, prepared.clean_differs)
+    clean = np.where(differs, total - np.bincount(prepared.clean[0], minlength=num), official)
+    reciprocal: dict[tuple[int, int], float] = {}
 
-    def figures(counts: np.ndarray, suffix: str) -> dict[str, float]:
-        if not len(counts):
+    def figures(rows: np.ndarray, counts: np.ndarray, suffix: str) -> dict[str, float]:
+        if not len(rows):
             return {f"top1{suffix}": float("nan"), f"mrr{suffix}": float("nan")}
-        return {
-            f"top1{suffix}": float(np.mean(1 / counts)),
-            f"mrr{suffix}": float(np.mean(harmonic[counts - 1] / counts)),
-        }
+        ranks = []
+        for g, c in zip(right[rows].tolist(), counts[rows].tolist(), strict=True):
+            if (g, c) not in reciprocal:
+                wrong = np.arange(c - g)  # before the first right one, so many are wrong
+                survives = np.concatenate([[1.0], np.cumprod(1 - g / (c - wrong))])
+                place = np.arange(c - g + 1)
+                reciprocal[g, c] = float(np.sum(survives * g / (c - place) / (place + 1))) if g else 0.0
+            ranks.append(reciprocal[g, c])
+        return {f"top1{suffix}": float(np.mean(right[rows] / counts[rows])), f"mrr{suffix}": float(np.mean(ranks))}
 
-    recall = {"recall@10": float(np.mean(np.minimum(1, 10 / official)))}
-    return figures(official, "") | figures(clean[split.clean], "_clean") | recall
+    found = right / np.maximum(1, np.bincount(prepared.answers.row, minlength=num)) * np.minimum(1, 10 / official)
+    recall = {"recall@10": float(np.mean(found)) if num else float("nan")}
+    return figures(every, official, "") | figures(np.flatnonzero(prepared.counts), clean, "_clean") | recall
 
 
 def _once(path: Path, work_out: Callable[[], Baselines]) -> Baselines:

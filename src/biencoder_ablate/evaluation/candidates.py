@@ -1,9 +1,10 @@
-"""Who may answer whom: the candidate sets of a split (design §2).
+"""Who may answer whom, and who is right: the candidate sets of a split (design §2).
 
-A split of N pairs has C = 2N candidates in candidate order: its counters 0…N−1, then its points N…2N−1. The
-true answer of row i is candidate i. The eight task names are those of Wachsmuth et al. 2018, §5: same debate
-(sd), same theme (st) or entire portal (ep); opposing counters (oc), counters (c), opposing arguments (oa),
-arguments (a).
+The ArguAna protocols ask each of N pairs for its own counter: C = 2N candidates in candidate order, the counters
+0…N−1, then the points N…2N−1, and the right answer of row i is candidate i. Elsewhere each point is asked once, for all
+its right answers, and candidates are the corpus's documents, or the distinct ones of the same 2N texts. The eight task
+names are those of Wachsmuth et al. 2018, §5: same debate (sd), same theme (st) or entire portal (ep); opposing counters
+(oc), counters (c), opposing arguments (oa), arguments (a).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from biencoder_ablate.data.index import SplitArrays
+from biencoder_ablate.data.index import SplitArrays, clean_queries
 
 TASKS = ("sdoc", "sdc", "sdoa", "sda", "stc", "sta", "epc", "epa")
 _TASK_SHAPE = {
@@ -61,43 +62,183 @@ class CandidateSet:
     """Which points are asked, and who may answer them.
 
     rows (n,), ascending: the points. `excluded` are (rows, candidates), sorted by row, that are left out;
-    `admitted` gives, for a block of rows (b,), a mask (b, C).
+    `admitted` gives, for a block of rows (b,), a mask (b, C). `right` are the (rows, candidates), sorted by row, that
+    are right answers; without it the right answer of row i is candidate i.
     """
 
     rows: np.ndarray
     excluded: tuple[np.ndarray, np.ndarray]
     admitted: Callable[[np.ndarray], np.ndarray] | None = None
+    right: tuple[np.ndarray, np.ndarray] | None = None
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The E right answers of a split's queries, sorted by row, then by candidate: each (E,), grades above 0.
+
+    One that is no candidate, −1, counts as never found.
+    """
+
+    row: np.ndarray
+    candidate: np.ndarray
+    grade: np.ndarray
 
 
 @dataclass(frozen=True)
 class SplitCandidates:
-    """A split with its candidates and exclusions worked out once, for every epoch to use."""
+    """A split's Q queries with their candidates, right answers and exclusions, worked out once for every epoch to use.
+
+    pair (Q,), ascending in split.query: the row of the pair that names a query. `counts` (Q,) marks the queries that
+    count in clean figures; clean_differs are those whose clean candidates are not the official ones. source (2N,):
+    which candidate each of the split's 2N texts is, counters first, and first_text (C,) the first of them that is a
+    candidate; both empty where documents are the candidates.
+    """
 
     split: SplitArrays
+    pair: np.ndarray
     candidates: Candidates
+    answers: Answers
+    counts: np.ndarray
     official: tuple[np.ndarray, np.ndarray]
     clean: tuple[np.ndarray, np.ndarray]
     clean_differs: np.ndarray
-    """Rows whose clean candidates are not the official ones."""
+    source: np.ndarray
+    first_text: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.pair)
+
+    @property
+    def point(self) -> np.ndarray:
+        """Text index of each query (Q,)."""
+        return self.split.point[self.pair]
+
+    @property
+    def reachable(self) -> tuple[np.ndarray, np.ndarray]:
+        """The right answers that are candidates, as (rows, candidates)."""
+        found = self.answers.candidate >= 0
+        return self.answers.row[found], self.answers.candidate[found]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that there are: documents have no debates."""
+        return TASKS if self.split.documents is None else ()
 
     def sets(self, tasks: Sequence[str] = ()) -> list[CandidateSet]:
         """Official, clean for the points whose candidates then differ, and one for each of `tasks`."""
-        every = np.arange(len(self.split))
+        every, right = np.arange(len(self)), self.reachable
 
         def admitted_by(task: str) -> Callable[[np.ndarray], np.ndarray]:
-            return lambda rows: task_mask(self.split, task, rows)
+            return lambda rows: self._task_mask(task, rows)
 
-        own = [CandidateSet(every, self.official), CandidateSet(self.clean_differs, self.clean)]
-        return own + [CandidateSet(every, self.official, admitted_by(task)) for task in tasks]
+        own = [
+            CandidateSet(every, self.official, right=right),
+            CandidateSet(self.clean_differs, self.clean, right=right),
+        ]
+        return own + [CandidateSet(every, self.official, admitted_by(task), right) for task in tasks]
+
+    def _task_mask(self, task: str, rows: np.ndarray) -> np.ndarray:
+        """Which candidates a task admits (b, C): with one query for several pairs, whatever it admits for any of them,
+        under any place where the candidate is filed."""
+        if self.split.asks_pairs:
+            return task_mask(self.split, task, rows)
+        query = self.split.query
+        pairs = np.flatnonzero(np.isin(query, query[self.pair[rows]]))
+        pairs = pairs[np.argsort(query[pairs], kind="stable")]
+        by_candidate = np.argsort(self.source, kind="stable")
+        mask = _any_of(task_mask(self.split, task, pairs), query[pairs], axis=0)
+        return _any_of(mask[:, by_candidate], self.source[by_candidate], axis=1)
+
+    def name_of(self, candidate: int) -> str:
+        """A document's id, or the name of the pair and which of its two texts it is."""
+        if self.split.documents is not None:
+            return self.split.documents.ids[candidate]
+        return candidate_id(self.split, int(self.first_text[candidate]))
+
+
+def _any_of(mask: np.ndarray, groups: np.ndarray, axis: int) -> np.ndarray:
+    """The mask with rows or columns of one group, which lie together, joined."""
+    return np.logical_or.reduceat(mask, np.flatnonzero(np.diff(groups, prepend=-1)), axis=axis)
 
 
 def prepare(split: SplitArrays) -> SplitCandidates:
-    """Work out the candidates and exclusions of a split."""
-    official, besides = official_exclusions(split), clean_exclusions(split)
-    rows, candidates = (np.concatenate([official[i], besides[i]]) for i in (0, 1))
+    """Work out the queries, candidates, right answers and exclusions of a split."""
+    if split.asks_pairs:
+        every = np.arange(len(split))
+        text, source = candidate_texts(split), np.arange(2 * len(split))
+        answers, pair = Answers(every, every, np.ones_like(every)), every
+        official, besides = official_exclusions(split), clean_exclusions(split)
+    else:
+        text, key, right, source, own = _shared_candidates(split)
+        pair, answers = _queries(split, right)
+        official, besides = _point_exclusions(split, pair, answers, key, own)
+    rows, left_out = (np.concatenate([official[i], besides[i]]) for i in (0, 1))
     order = np.argsort(rows, kind="stable")
-    clean = rows[order], candidates[order]
-    return SplitCandidates(split, as_candidates(candidate_texts(split)), official, clean, np.unique(besides[0]))
+    clean = rows[order], left_out[order]
+    first = np.unique(source, return_index=True)[1]
+    differs = np.unique(besides[0])
+    counts, candidates = clean_queries(split), as_candidates(text)
+    return SplitCandidates(split, pair, candidates, answers, counts, official, clean, differs, source, first)
+
+
+def _shared_candidates(
+    split: SplitArrays,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Callable[[int], Sequence[int]]]:
+    """Candidates of queries with several right answers: their texts and keys (C,); for each pair the candidate that is
+    its counter (N,); for each of its 2N texts the candidate it is (2N,); and by pair, those that are the point itself.
+
+    Documents are candidates as they are, and one with the query's own name is the point itself (what BEIR's
+    ignore_identical_ids leaves out). Else each distinct string is one candidate.
+    """
+    documents = split.documents
+    if documents is not None:
+        place = {name: number for number, name in enumerate(documents.ids)}
+        right = np.array([place.get(pair.document, -1) for pair in split.pairs], dtype=np.int64)
+        own = [[place[pair.query]] if pair.query in place else [] for pair in split.pairs]
+        return documents.text, documents.key, right, np.empty(0, dtype=np.int64), own.__getitem__
+    texts, keys = candidate_texts(split), np.concatenate([split.counter_key, split.point_key])
+    _, first, back = np.unique(texts, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    source = np.argsort(order)[back.reshape(-1)]
+    first, n = first[order], len(split)
+    return texts[first], keys[first], source[:n], source, lambda row: (int(source[n + row]),)
+
+
+def _queries(split: SplitArrays, right: np.ndarray) -> tuple[np.ndarray, Answers]:
+    """The first right pair of each query (Q,), and the right answers."""
+    positive = np.flatnonzero(split.grade > 0)
+    _, first, row = np.unique(split.query[positive], return_index=True, return_inverse=True)
+    pair, row = positive[first], row.reshape(-1)
+    # The same answer given twice counts once, with its highest grade.
+    order = np.lexsort((-split.grade[positive], right[positive], row))
+    row, candidate, grade = (of[order] for of in (row, right[positive], split.grade[positive]))
+    kept = np.ones(len(row), dtype=bool)
+    kept[1:] = (np.diff(row) != 0) | (np.diff(candidate) != 0) | (candidate[1:] < 0)
+    return pair, Answers(row[kept], candidate[kept], grade[kept])
+
+
+def _point_exclusions(
+    split: SplitArrays,
+    pair: np.ndarray,
+    answers: Answers,
+    key: np.ndarray,
+    own: Callable[[int], Sequence[int]],
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """(rows, candidates), sorted by row, that `official` leaves out, the point itself, and that clean leaves out too,
+    texts equal, after folding, to the point or to a right answer. A right answer stays, whatever its text."""
+    same = _members(key)
+    bounds = np.searchsorted(answers.row, np.arange(len(pair) + 1))
+    official: tuple[list[int], list[int]] = ([], [])
+    besides: tuple[list[int], list[int]] = ([], [])
+    for row, first in enumerate(pair.tolist()):
+        right = set(answers.candidate[bounds[row] : bounds[row + 1]].tolist()) - {-1}
+        itself = {*own(first)} - right
+        equal = {*same[int(split.point_key[first])]}.union(*(same[int(key[answer])] for answer in right))
+        for (rows, candidates), found in ((official, itself), (besides, equal - itself - right)):
+            rows += [row] * len(found)
+            candidates += sorted(found)
+    (a, b), (c, d) = (map(lambda of: np.array(of, dtype=np.int64), of) for of in (official, besides))
+    return (a, b), (c, d)
 
 
 def candidate_texts(split: SplitArrays) -> np.ndarray:
@@ -164,34 +305,36 @@ def task_mask(split: SplitArrays, task: str, rows: np.ndarray) -> np.ndarray:
     return np.concatenate([counters, points & with_points], axis=1)
 
 
+_KINDS = {
+    "debate_same_counter": "sdoc",
+    "debate_other_counter": "sdc",
+    "debate_other_point": "sdoa",
+    "debate_same_point": "sda",
+    "theme_counter": "stc",
+    "theme_point": "sta",
+    "portal_counter": "epc",
+    "portal_point": "epa",
+}
+"""By kind of candidate the task that admits it, and none before it."""
+_BLOCK = 256
+
+
 def candidate_totals(split: SplitArrays) -> dict[str, int]:
-    """How many candidates of each disjoint kind `official` offers, summed over the points of a split."""
-    n = len(split)
-    totals = dict.fromkeys(
-        (
-            "true",
-            "debate_same_counter",
-            "debate_other_counter",
-            "debate_same_point",
-            "debate_other_point",
-            "theme_counter",
-            "theme_point",
-            "portal_counter",
-            "portal_point",
-        ),
-        0,
-    )
-    totals["true"] = n
-    for row in range(n):
-        debate = split.debate == split.debate[row]
-        theme = (split.theme == split.theme[row]) & ~debate
-        own = split.stance == split.stance[row]
-        counter = split.counter != split.counter[row]
-        point = np.ones(n, dtype=bool)
-        point[row] = False
-        for kind, allowed in (("counter", counter), ("point", point)):
-            totals[f"debate_same_{kind}"] += int((allowed & debate & own).sum())
-            totals[f"debate_other_{kind}"] += int((allowed & debate & ~own).sum())
-            totals[f"theme_{kind}"] += int((allowed & theme).sum())
-            totals[f"portal_{kind}"] += int((allowed & ~debate & ~theme).sum())
+    """How many candidates of each disjoint kind `official` offers, summed over the queries of a split: the right ones
+    ("true"), and the others by where they are filed; of documents only how many ("document")."""
+    prepared = prepare(split)
+    kinds = _KINDS if prepared.tasks else {"document": "epa"}
+    totals = {"true": len(prepared.reachable[0])} | dict.fromkeys(kinds, 0)
+    masks = dict(zip(prepared.tasks, prepared.sets(prepared.tasks)[2:], strict=True))
+    for start in range(0, len(prepared), _BLOCK):
+        rows = np.arange(start, min(start + _BLOCK, len(prepared)))
+        left = np.ones((len(rows), len(prepared.candidates)), dtype=bool)
+        for at, candidate in (prepared.official, prepared.reachable):
+            own = slice(*np.searchsorted(at, [start, rows[-1] + 1]))
+            left[at[own] - start, candidate[own]] = False
+        for kind, task in kinds.items():
+            admitted = masks[task].admitted if task in masks else None
+            found = left & admitted(rows) if admitted else left.copy()
+            totals[kind] += int(found.sum())
+            left &= ~found
     return totals

@@ -13,8 +13,14 @@ import torch
 from biencoder_ablate.model.linear import linear
 
 BLOCK = 512
-"""So many points at a time have their distances worked out."""
+"""So many points at a time have their distances worked out, or fewer: at most FLOATS of them."""
+FLOATS = 1 << 24
 GROUP = 64
+
+
+def block_size(num_candidates: int) -> int:
+    """How many points at a time are measured against so many candidates: memory does not grow with their number."""
+    return max(1, min(BLOCK, FLOATS // max(1, num_candidates)))
 
 
 @dataclass(frozen=True)
@@ -102,8 +108,14 @@ def smallest(values: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     return found, columns.gather(1, places)
 
 
-def rank_of(scores: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-    """How many candidates come before the true one (b,): smaller scores (b, C), or equal and earlier."""
+def rank_of(scores: torch.Tensor, true: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
+    """How many candidates come before the true ones (e,): smaller scores (b, C), or equal and earlier.
+
+    rows (e,) are the rows of `scores` that the true ones are of; without, there is one a row.
+    """
+    if rows is not None:
+        parts = [rank_of(scores[some], its) for some, its in pieces(rows, true, len(scores))]
+        return torch.cat(parts) if parts else torch.zeros_like(true)
     own = scores.gather(1, true[:, None])
     before = (scores < own).sum(1)
     not_after = (scores <= own).sum(1)
@@ -114,13 +126,22 @@ def rank_of(scores: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
     return before
 
 
+def pieces(rows: torch.Tensor, true: torch.Tensor, num_rows: int) -> list[tuple[torch.Tensor | slice, torch.Tensor]]:
+    """Right answers (e,) and their rows, as many at a time as there are rows; a slice where each row has one, since
+    what it takes is no copy."""
+    if torch.equal(rows, torch.arange(num_rows, device=rows.device)):
+        return [(slice(None), true)]
+    size = max(1, num_rows)
+    return list(zip(rows.split(size), true.split(size), strict=True))
+
+
 def count_up(counts: np.ndarray) -> np.ndarray:
     """0 … counts[0] − 1, then 0 … counts[1] − 1, and so on, in one array."""
     return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
 def exclusions_of(block: np.ndarray, excluded: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """(positions in the block, candidates) that the rows `block` (ascending) leave out.
+    """(positions in the block, candidates) that the rows `block` (ascending, one may come again) leave out.
 
     All that is left out: `excluded`, as (rows, candidates) sorted by row.
     """

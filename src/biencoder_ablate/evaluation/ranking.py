@@ -4,7 +4,8 @@ Training, `evaluate` and `retrieve` all rank by this: `stage1` and `rerank` to a
 candidate has a score (evaluation.rerank=all, and baselines), and `rank` by either. Several candidate sets are ranked
 at once.
 
-N points, n of them asked, b of a block, C candidates, D distinct texts among them, k candidates kept, M pairs.
+N points, n of them asked, b of a block, e right answers of theirs (one each, or more), C candidates, D distinct texts
+among them, k candidates kept, M pairs.
 Ranks are 0-based; −1 stands for "no candidate".
 """
 
@@ -18,7 +19,7 @@ import torch
 
 from biencoder_ablate.evaluation.candidates import Candidates, CandidateSet
 from biencoder_ablate.evaluation.distances import (
-    BLOCK,
+    block_size,
     check_finite,
     count_up,
     distances_to,
@@ -26,6 +27,7 @@ from biencoder_ablate.evaluation.distances import (
     first_k,
     first_k_of_lists,
     make_targets,
+    pieces,
     rank_of,
     smallest,
 )
@@ -38,8 +40,8 @@ PIECE = 262_144
 
 @dataclass(frozen=True)
 class Ranking:
-    """For each of n points: the rank of its counter in stage 1 and in the final list, the first candidate,
-    whether a tie decided who is first, and how many pairs the head scored and left dead."""
+    """The ranks of n points' right answers (e,), in order of the points, in stage 1 and in the final list; and for each
+    point the first candidate, whether a tie decided who is first, and how many pairs the head scored and left dead."""
 
     stage1_rank: np.ndarray
     final_rank: np.ndarray
@@ -51,7 +53,7 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Stage1:
-    """rank (n,) of the true counter by distance; the first k candidates (n, k) and their squared distances."""
+    """rank (e,) of the right answers by distance; the first k candidates (n, k) and their squared distances."""
 
     rank: torch.Tensor
     order: torch.Tensor
@@ -61,7 +63,7 @@ class Stage1:
 @dataclass(frozen=True)
 class Lists:
     """The first k candidates of n points in their final order, each (n, k): which, squared distance, the score (−inf
-    where there is none) and whether the pair is dead; and the rank (n,) of the true counter by distance."""
+    where there is none) and whether the pair is dead; and the rank (e,) of the right answers by distance."""
 
     order: np.ndarray
     distance: np.ndarray
@@ -69,15 +71,21 @@ class Lists:
     dead: np.ndarray
     stage1_rank: np.ndarray
 
-    def ranking(self, rows: np.ndarray) -> Ranking:
-        """The ranking of the points `rows` (n,), of whose lists at least two candidates should be kept."""
-        hit, scored = self.order == rows[:, None], np.isfinite(self.score)
+    def ranking(self, asking: CandidateSet) -> Ranking:
+        """The ranking of the set's points, of whose lists at least two candidates should be kept."""
+        position, right = right_answers(asking, asking.rows)
+        hit, scored = self.order[position] == right[:, None], np.isfinite(self.score)
         final_rank = np.where(hit.any(axis=1), hit.argmax(axis=1), self.stage1_rank)
-        tied = np.zeros(len(rows), dtype=bool)
+        tied = np.zeros(len(self.order), dtype=bool)
         if self.order.shape[1] > 1:
             by_score, by_distance = (values[:, 0] == values[:, 1] for values in (self.score, self.distance))
             tied = (self.order[:, 1] >= 0) & np.where(scored[:, 1], by_score, by_distance)
         return Ranking(self.stage1_rank, final_rank, self.order[:, 0], tied, scored.sum(1), self.dead.sum(1))
+
+
+def right_answers(asking: CandidateSet, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(positions in `rows`, candidates), each (e,), of the right answers of a set's points `rows` (b,), ascending."""
+    return (np.arange(len(rows)), rows) if asking.right is None else exclusions_of(rows, asking.right)
 
 
 def rank(
@@ -91,17 +99,16 @@ def rank(
     """Rank by evaluation.rerank, for each candidate set: to a depth, by distance alone (`none`), or with the head
     scoring `all`.
 
-    point (N,) are text indices; the true answer of row i is candidate i; the first set must hold the rows of all
-    others. `embeddings` are of all texts, and `score` scores pairs of them (None with `none`). Raises ValueError when
-    a distance or a score is not a finite number.
+    point (N,) are text indices; the first set must hold the rows of all others. `embeddings` are of all texts, and
+    `score` scores pairs of them (None with `none`). Raises ValueError when a distance or a score is not finite.
     """
     if depth == "all":
         assert score is not None
-        return rank_matrix(sets, all_scores(embeddings, point, candidates, score))
+        return rank_matrix(sets, all_scores(embeddings, point, candidates, score), len(candidates))
     num = depth if isinstance(depth, int) else 0
     found = stage1(embeddings, point, candidates, sets, max(2, num))
     return [
-        rerank(part, num, point[asking.rows], candidates, score).ranking(asking.rows)
+        rerank(part, num, point[asking.rows], candidates, score).ranking(asking)
         for part, asking in zip(found, sets, strict=True)
     ]
 
@@ -119,7 +126,7 @@ def stage1(
     targets = make_targets(embeddings.candidate[torch.from_numpy(candidates.distinct).to(device)])
     empty = torch.empty(0, dtype=torch.int64, device=device)
     found = [[Stage1(empty, empty.reshape(0, k), targets.extended.new_empty(0, k))] for _ in sets]
-    for block, asked in _blocks(sets):
+    for block, asked in _blocks(sets, len(candidates)):
         distances = distances_to(embeddings.point[torch.from_numpy(point[block]).to(device)], targets)
         check_finite(distances)
         # Backwards, since ranking by text changes distances: all but the first set get copies.
@@ -132,11 +139,13 @@ def stage1(
     ]
 
 
-def _blocks(sets: Sequence[CandidateSet]) -> Iterator[tuple[np.ndarray, list[tuple[int, np.ndarray]]]]:
+def _blocks(
+    sets: Sequence[CandidateSet], num_candidates: int
+) -> Iterator[tuple[np.ndarray, list[tuple[int, np.ndarray]]]]:
     """The rows of the first set a block at a time, and which of them (positions in the block) each set asks."""
-    rows = sets[0].rows
-    for start in range(0, len(rows), BLOCK):
-        block = rows[start : start + BLOCK]
+    rows, size = sets[0].rows, block_size(num_candidates)
+    for start in range(0, len(rows), size):
+        block = rows[start : start + size]
         asked = [np.flatnonzero(np.isin(block, asking.rows, assume_unique=True)) for asking in sets]
         yield block, [(number, some) for number, some in enumerate(asked) if len(some)]
 
@@ -155,7 +164,8 @@ def _rank_by_candidate(
     device = distances.device
     distances = distances.index_select(1, torch.from_numpy(candidates.place).to(device))
     distances.masked_fill_(~_allowed(asking, rows, len(candidates), device), torch.inf)
-    return Stage1(rank_of(distances, torch.from_numpy(rows).to(device)), *first_k(distances, k))
+    position, right = (torch.from_numpy(of).to(device) for of in right_answers(asking, rows))
+    return Stage1(rank_of(distances, right, position), *first_k(distances, k))
 
 
 def _rank_by_text(
@@ -168,17 +178,26 @@ def _rank_by_text(
     device, num_texts, num_candidates = distances.device, len(candidates.copies), len(candidates)
     left_out = np.unique(np.ravel_multi_index(exclusions_of(rows, asking.excluded), (len(rows), num_candidates)))
     position, candidate = np.divmod(left_out, num_candidates)
-    where = (torch.from_numpy(position).to(device), torch.from_numpy(candidates.place[candidate]).to(device))
-    # How many candidates come before the true one, and how many not after it. Sums of floats are exact below 2^24
+    # How many candidates come before a right answer, and how many not after it. Sums of floats are exact below 2^24
     # candidates, and several times faster than sums of bools.
     copies = torch.from_numpy(candidates.copies).to(distances)
-    own = distances.gather(1, torch.from_numpy(candidates.place[rows]).to(device)[:, None])
+    asked, right = right_answers(asking, rows)
+    of_row, of_text = (torch.from_numpy(of).to(device) for of in (asked, candidates.place[right]))
+    own = distances[of_row, of_text]
     compared = torch.empty_like(distances)
-    before = torch.mv(torch.lt(distances, own, out=compared), copies)
-    not_after = torch.mv(torch.le(distances, own, out=compared), copies)
-    own_of, distance_of = own[where[0], 0], distances[where]
-    before.index_add_(0, where[0], (distance_of < own_of).to(before), alpha=-1)
-    not_after.index_add_(0, where[0], (distance_of <= own_of).to(before), alpha=-1)
+    counted = []
+    for some, its in pieces(of_row, own, len(rows)):
+        these = distances[some]
+        out = compared[: len(these)]
+        counted.append([torch.mv(sign(these, its[:, None], out=out), copies) for sign in (torch.lt, torch.le)])
+    before, not_after = (torch.cat(list(of)) for of in zip(*counted, strict=True))
+    # What is left out, beside each right answer of its point.
+    beside, gone = (
+        torch.from_numpy(of).to(device) for of in exclusions_of(asked, (position, candidates.place[candidate]))
+    )
+    own_of, distance_of = own[beside], distances[of_row[beside], gone]
+    before.index_add_(0, beside, (distance_of < own_of).to(before), alpha=-1)
+    not_after.index_add_(0, beside, (distance_of <= own_of).to(before), alpha=-1)
     # The nearest texts of which a candidate is left, then their candidates without those left out.
     codes, times = np.unique(position * num_texts + candidates.place[candidate], return_counts=True)
     gone = codes[times == candidates.copies[codes % num_texts]]
@@ -196,13 +215,15 @@ def _rank_by_text(
     entries = [torch.from_numpy(of[in_order]) for of in (codes // num_candidates, codes % num_candidates, values)]
     order, distance = first_k_of_lists(entries[0], entries[1], entries[2], len(rows), k)
     ranked = Stage1(before.long(), order.to(device), distance.to(device))
-    undecided = ~(not_after - before == 1)
+    undecided = torch.zeros(len(rows), dtype=torch.bool, device=device)
+    undecided[of_row[~(not_after - before == 1)]] = True
     if nearest.shape[1] > k:
         undecided |= (nearest[:, k] == nearest[:, k - 1]) & nearest[:, k].isfinite()
     again = undecided.nonzero()[:, 0]
     if len(again):
         redone = _rank_by_candidate(distances[again], candidates, rows[again.cpu().numpy()], asking, k)
-        ranked.rank[again], ranked.order[again], ranked.distance[again] = redone.rank, redone.order, redone.distance
+        ranked.rank[undecided[of_row]] = redone.rank
+        ranked.order[again], ranked.distance[again] = redone.order, redone.distance
     return ranked
 
 
@@ -248,7 +269,8 @@ ScoreRows = Callable[[np.ndarray], Scores]
 def all_scores(embeddings: Embeddings, point: np.ndarray, candidates: Candidates, score: PairScorer) -> ScoreRows:
     """Distance and head score of every candidate; each distinct pair of a block's texts is scored once.
 
-    Memory: some 40 bytes for each of BLOCK × C pairs and 32 for PIECE more; nothing grows with N × C.
+    Memory: some 40 bytes for each pair of a block's points and the C candidates, and 32 for PIECE more; nothing grows
+    with N × C.
     """
     device = embeddings.candidate.device
     distinct, places = (torch.from_numpy(of).to(device) for of in (candidates.distinct, candidates.place))
@@ -268,15 +290,15 @@ def all_scores(embeddings: Embeddings, point: np.ndarray, candidates: Candidates
     return score_rows
 
 
-def rank_matrix(sets: Sequence[CandidateSet], score_rows: ScoreRows) -> list[Ranking]:
-    """Rank where all candidates have scores, for each candidate set: by score, then by distance, then in order.
+def rank_matrix(sets: Sequence[CandidateSet], score_rows: ScoreRows, num_candidates: int) -> list[Ranking]:
+    """Rank where all C candidates have scores, for each candidate set: by score, then by distance, then in order.
 
     Scores are asked for once, a block of the first set's rows at a time. Raises ValueError when one that there is
     is not a finite number.
     """
     nothing = np.empty(0, dtype=np.int64)
     found = [[Ranking(nothing, nothing, nothing, nothing.astype(bool), nothing, nothing)] for _ in sets]
-    for block, asked in _blocks(sets):
+    for block, asked in _blocks(sets, num_candidates):
         scores = score_rows(block)
         for values in (scores.distance, scores.score):
             if values is not None:
@@ -292,17 +314,22 @@ def rank_matrix(sets: Sequence[CandidateSet], score_rows: ScoreRows) -> list[Ran
 
 def _rank_rows(scores: Scores, some: torch.Tensor, rows: np.ndarray, asking: CandidateSet) -> Ranking:
     """The ranking of the points `rows`, whose scores are those at `some`."""
-    true = torch.from_numpy(rows).to(some.device)
     distance = scores.distance[some]
     allowed = _allowed(asking, rows, distance.shape[1], distance.device)
     distance.masked_fill_(~allowed, torch.inf)
-    stage1_rank = final_rank = rank_of(distance, true)
-    best, num_scored, num_dead = allowed, torch.zeros_like(true), torch.zeros_like(true)
+    of_row, right = (torch.from_numpy(of).to(some.device) for of in right_answers(asking, rows))
+    stage1_rank = final_rank = rank_of(distance, right, of_row)
+    best, num_scored = allowed, torch.zeros(len(rows), dtype=torch.int64, device=some.device)
+    num_dead = num_scored
     if scores.score is not None:
         score = scores.score[some].masked_fill_(~allowed, -torch.inf)
-        own = score.gather(1, true[:, None])
-        # Among equal scores stage-1 order decides: the same count as in stage 1, over fewer candidates.
-        final_rank = (score > own).sum(1) + rank_of(distance.masked_fill(score != own, torch.inf), true)
+        final = []
+        for its_rows, its in pieces(of_row, right, len(rows)):
+            own = score[its_rows].gather(1, its[:, None])
+            # Among equal scores stage-1 order decides: the same count as in stage 1, over fewer candidates.
+            nearer = rank_of(distance[its_rows].masked_fill(score[its_rows] != own, torch.inf), its)
+            final.append((score[its_rows] > own).sum(1) + nearer)
+        final_rank = torch.cat(final)
         best, num_scored = score == score.amax(1, keepdim=True), allowed.sum(1)
         if scores.dead is not None:
             num_dead = (scores.dead[some] & allowed).sum(1)

@@ -129,8 +129,6 @@ def load_texts(study: Study) -> Texts:
                 problem = f"the corpus cannot be read from {path} any more"
                 continue
             if corpus.fingerprint == study.fingerprint:
-                return Texts(
-                    {f"{pair.id}#{kind}": getattr(pair, kind) for pair in corpus.test for kind in ("point", "counter")}
-                )
+                return Texts(dict(corpus.named_texts("test")))
             problem = f"the corpus of {path or 'this version of the package'} is not the one that these runs used"
     return Texts({}, problem)

@@ -330,5 +330,8 @@ def task_values(cells: Sequence[Cell], task: str) -> FloatArray:
     """Test top-1 of a task for each seed (S,), averaged over cells."""
     seeds = sorted(set.intersection(*(set(cell.runs) for cell in cells)))
     return np.array(
-        [np.mean([cell.runs[seed].result["test"]["tasks"][task]["top1"] for cell in cells]) for seed in seeds]
+        [
+            np.mean([cell.runs[seed].result["test"]["tasks"].get(task, {}).get("top1", np.nan) for cell in cells])
+            for seed in seeds
+        ]
     )

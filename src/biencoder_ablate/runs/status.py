@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 import re
 import time
@@ -85,7 +86,8 @@ def _epochs(run: RunStatus) -> str:
 def objective(result: Mapping[str, Any]) -> float:
     """What a search maximises: clean top-1 on val at the selected epoch, or the official one where none is clean."""
     clean = result["val"].get("top1_clean")
-    return float(result["val"]["top1"] if clean is None else clean)
+    value = result["val"]["top1"] if clean is None else clean
+    return math.nan if value is None else float(value)  # there is no val
 
 
 def failure_of(returned: Any) -> Exception | None:

@@ -17,7 +17,7 @@ import torch
 from filelock import FileLock
 
 from biencoder_ablate import registry
-from biencoder_ablate.config import Config, DataConfig, cache_directory, keywords
+from biencoder_ablate.config import Config, ConfigError, DataConfig, cache_directory, keywords
 from biencoder_ablate.data.corpus import Corpus
 from biencoder_ablate.data.index import TextIndex, build_index
 from biencoder_ablate.data.readers import load_corpus
@@ -122,6 +122,11 @@ def make_plan(config: Config) -> Plan:
 
 
 def _plan(config: Config, data: Data, source: ModelSource) -> Plan:
+    if config.training.epochs and not data.corpus.train:
+        raise ConfigError(
+            f"training.epochs={config.training.epochs}: data={data.corpus.name} has no training split here; must be 0 "
+            "(only evaluate)"
+        )
     make_loss(config)  # a name or key that is not there is refused before anything is written
     registry.make("heads", "head", config.head.name, keywords(config.head), (1,))
     device = choose_device(config.training.device, world_from_environment().local_rank)

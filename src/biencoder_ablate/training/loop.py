@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from biencoder_ablate.config import Config
+from biencoder_ablate.config import Config, TrainingConfig
 from biencoder_ablate.data.corpus import SPLITS
-from biencoder_ablate.data.index import TextIndex
+from biencoder_ablate.data.index import SplitArrays, TextIndex
 from biencoder_ablate.evaluation.candidates import SplitCandidates
 from biencoder_ablate.evaluation.pair_scores import PairScorer, pair_scorer
 from biencoder_ablate.evaluation.protocols import measure_split, study_top1
@@ -105,6 +105,17 @@ def _part_of(parameter: str) -> str:
     return {"encoder": "encoder", "linear1": "projection", "linear1_candidate": "projection"}.get(first, "head")
 
 
+def epoch_rows(train: SplitArrays, training: TrainingConfig, seed: int, epoch: int) -> np.ndarray:
+    """Rows of the pairs that an epoch uses, ascending: right answers, each distinct pair once or as often as it comes
+    (training.distinct_pairs), or one pair of each point, drawn (training.positives=one). Always as many."""
+    # What counts in clean figures of the training split is the first asking of each distinct pair.
+    rows = np.flatnonzero(train.clean if training.distinct_pairs else train.grade > 0)
+    if training.positives == "all":
+        return rows
+    drawn = generator(seed, "positives", epoch).permutation(rows)
+    return np.sort(drawn[np.unique(train.point_key[drawn], return_index=True)[1]])
+
+
 def rate_factor(step: int, num_warmup: int, num_steps: int, schedule: str) -> float:
     """What the learning rates are multiplied by at optimizer step `step` (from 0) of `num_steps`: linear from 1/n to
     1 over the warm-up, then 1, or down to 0 on a line, or on half a cosine (Loshchilov and Hutter 2017)."""
@@ -159,8 +170,7 @@ def train_epoch(
     started = time.perf_counter()
     negative, hard = draw_negatives(trainee.pool, share, config.seed, epoch, before, train, mining)
     pairs = Pairs(np.arange(len(train)), train.point, train.counter, negative)
-    # What counts in clean figures of the training split is the first asking of each distinct pair.
-    rows = np.flatnonzero(train.clean) if training.distinct_pairs else np.arange(len(train))
+    rows = epoch_rows(train, training, config.seed, epoch)
     order = rows[generator(config.seed, "shuffle", epoch).permutation(len(rows))]
     torch.manual_seed(derive_seed(config.seed, "dropout", epoch, world.rank))
     num_steps = math.ceil(len(rows) / training.batch_size) * training.epochs

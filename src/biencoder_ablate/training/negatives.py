@@ -12,7 +12,7 @@ import torch
 
 from biencoder_ablate.data.corpus import DataError
 from biencoder_ablate.data.index import SplitArrays, answers_of
-from biencoder_ablate.evaluation.distances import BLOCK, distances_to, exclude, first_k, make_targets, smallest
+from biencoder_ablate.evaluation.distances import block_size, distances_to, exclude, first_k, make_targets, smallest
 from biencoder_ablate.model.biencoder import Embeddings
 from biencoder_ablate.seeding import generator
 
@@ -22,9 +22,9 @@ class NegativePool:
     """The texts that may be negatives, and which of them a pair must never get.
 
     text (M,): text indices, one per distinct text (equal after folding counts as one), in order of first use: a tie
-    goes to the lower position. point and counter (N,): where each pair's own two texts stand in the pool. answers
-    (N, A): for each pair the positions of the point itself and of every counter that the point's text has anywhere
-    in the split, ascending, −1 where there are fewer.
+    goes to the lower position. point and counter (N,): where each pair's own two texts stand in the pool; points that
+    are no document stand behind its end, from M on. answers (N, A): for each pair the positions of the point itself and
+    of every right answer that the point's text has anywhere in the split, ascending, −1 where there are fewer.
     """
 
     text: np.ndarray
@@ -38,8 +38,8 @@ class NegativePool:
 
     @property
     def forbidden(self) -> tuple[np.ndarray, np.ndarray]:
-        """`answers` as (rows, positions), sorted by row."""
-        rows, columns = np.nonzero(self.answers >= 0)
+        """`answers` in the pool as (rows, positions), sorted by row."""
+        rows, columns = np.nonzero((self.answers >= 0) & (self.answers < self.size))
         return rows, self.answers[rows, columns]
 
     def positions_of(self, texts: np.ndarray) -> np.ndarray:
@@ -53,30 +53,32 @@ class NegativePool:
 
 
 def build_pool(train: SplitArrays) -> NegativePool:
-    """The pool of a training split. Raises DataError when a point has no possible negative."""
+    """The pool of a training split: its documents, or else the texts of its pairs. Raises DataError when a point has no
+    possible negative."""
     texts = np.stack([train.point, train.counter], axis=1).reshape(-1)
     keys = np.stack([train.point_key, train.counter_key], axis=1).reshape(-1)
-    position: dict[int, int] = {}
-    pool: list[int] = []
-    for text, key in zip(texts.tolist(), keys.tolist(), strict=True):
-        if key not in position:
-            position[key] = len(pool)
-            pool.append(text)
-    place_of = np.full(max(position) + 1, -1, dtype=np.int64)
-    place_of[list(position)] = list(position.values())
+    if train.documents is not None:
+        texts, keys = (np.concatenate(of) for of in ((train.documents.text, texts), (train.documents.key, keys)))
+    distinct, first = np.unique(keys, return_index=True)
+    order = np.argsort(first)
+    num = len(distinct) if train.documents is None else len(np.unique(train.documents.key))
+    pool = texts[first[order[:num]]]
+    place_of = np.full(int(distinct.max(initial=-1)) + 1, -1, dtype=np.int64)
+    place_of[distinct[order]] = np.arange(len(distinct))
     point, counter = place_of[train.point_key], place_of[train.counter_key]
     rows, answer_keys = answers_of(train)
     own = np.stack([np.arange(len(train)), point])
     codes = np.unique(np.concatenate([own, np.stack([rows, place_of[answer_keys]])], axis=1), axis=1)
     counts = np.bincount(codes[0], minlength=len(train))
-    if counts.max() >= len(pool):
+    in_pool = np.bincount(codes[0][codes[1] < num], minlength=len(train))
+    if in_pool.max(initial=-1) >= num:
         raise DataError(
-            f"train pair {train.pairs[int(counts.argmax())].id} has no possible negative: every text of the training "
+            f"train pair {train.pairs[int(in_pool.argmax())].id} has no possible negative: every text of the training "
             "split is its point or one of its counters"
         )
-    answers = np.full((len(train), counts.max()), -1, dtype=np.int64)
+    answers = np.full((len(train), counts.max(initial=0)), -1, dtype=np.int64)
     answers[codes[0], np.arange(len(codes[0])) - np.repeat(np.cumsum(counts) - counts, counts)] = codes[1]
-    return NegativePool(np.array(pool, dtype=np.int64), point, counter, answers)
+    return NegativePool(pool, point, counter, answers)
 
 
 def hard_share(schedule: str, epoch: int, ratio: float, start: float | None) -> float:
@@ -134,7 +136,8 @@ def _draw_again(
 ) -> None:
     """Draw those of `chosen` (N, P) that are `free` again, in place, until none is forbidden; with `distinct`, nor
     equal to another of its pair, for pairs that have enough texts."""
-    enough = pool.size - (pool.answers >= 0).sum(axis=1) >= chosen.shape[1]
+    forbidden = np.bincount(pool.forbidden[0], minlength=len(chosen))
+    enough = pool.size - forbidden >= chosen.shape[1]
     pending = np.arange(len(chosen))
     while len(pending):
         some = chosen[pending]
@@ -192,8 +195,9 @@ def mine_nearest(
     device = embeddings.point.device
     targets = make_targets(embeddings.candidate[torch.from_numpy(pool.text).to(device)])
     nearest, forbidden = [], pool.forbidden
-    for start in range(0, len(rows), BLOCK):
-        block = rows[start : start + BLOCK]
+    size = block_size(pool.size)
+    for start in range(0, len(rows), size):
+        block = rows[start : start + size]
         points = embeddings.point[torch.from_numpy(train.point[block]).to(device)]
         distances = distances_to(points, targets)
         exclude(distances, block, forbidden)

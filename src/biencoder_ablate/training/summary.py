@@ -18,6 +18,7 @@ from biencoder_ablate.runs.directory import RunDirectory
 from biencoder_ablate.runs.records import Record
 from biencoder_ablate.text import figure, text_table
 from biencoder_ablate.training.assemble import Parts, Plan
+from biencoder_ablate.training.loop import epoch_rows
 
 _MEGABYTE = 1e6
 _BELOW = {
@@ -51,8 +52,7 @@ def first_lines(plan: Plan, run: RunDirectory) -> str:
     share = describe_hard_share(negatives.schedule, config.neg_ratio, negatives.start)
     lines.append(f"negatives  {several}hard negatives: {share}")
     train = plan.data.index.splits["train"]
-    num_pairs = int(train.clean.sum()) if training.distinct_pairs else len(train)
-    steps = math.ceil(num_pairs / training.batch_size)
+    steps = math.ceil(len(epoch_rows(train, training, config.seed, 0)) / training.batch_size)
     lines.append(
         f"training   loss {config.loss.name}, {training.epochs} epochs of {steps} batches of {training.batch_size} "
         f"pairs, {training.optimizer}, seed {config.seed}"
@@ -75,8 +75,10 @@ def describe_hard_share(schedule: str, ratio: float, start: float | None) -> str
 def _data_lines(config: Config, corpus: Corpus) -> list[str]:
     sizes = ", ".join(f"{len(corpus.split(name))} {name}" for name in SPLITS)
     debates = {(pair.theme, pair.debate) for name in SPLITS for pair in corpus.split(name)}
+    among = f", {len(corpus.documents)} documents" if corpus.documents else ""
+    what = "queries" if corpus.documents else "debates"
     lines = [
-        f"{corpus.name}: {sizes} pairs of {len(debates)} debates"
+        f"{corpus.name}: {sizes} pairs of {len(debates)} {what}{among}"
         + (f", {sum(corpus.incomplete.values())} incomplete points left out" if corpus.incomplete else "")
     ]
     lines += corpus.notes
@@ -216,6 +218,6 @@ def finished_already(run: RunDirectory, result: dict[str, Any]) -> str:
 def finished_line(run: RunDirectory, result: dict[str, Any]) -> str:
     """A finished run in one line."""
     return (
-        f"{run.name}: epoch {result['best_epoch']}, val top-1 {result['val']['top1']:.4f}, "
-        f"test top-1 {result['test']['top1']:.4f}: finished"
+        f"{run.name}: epoch {result['best_epoch']}, val top-1 {figure(result['val']['top1']) or '–'}, "
+        f"test top-1 {figure(result['test']['top1']) or '–'}: finished"
     )
