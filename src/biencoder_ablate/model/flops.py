@@ -6,6 +6,7 @@ operations, without what an implementation does besides (padding, recomputation)
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -14,15 +15,16 @@ TRAINING_FACTOR = 3
 """A backward pass takes twice the products of a forward pass."""
 
 BF16_PEAKS = {
-    "H200": 989.4e12,
+    "H100 NVL": 835e12,
     "H100 PCIe": 756e12,
     "H100": 989.4e12,
+    "H200": 989.4e12,
     "A100": 312e12,
     "L40S": 362e12,
     "L4": 121e12,
     "A10": 125e12,
 }
-"""Dense bf16 operations a second of GPUs, from their makers' data sheets, by part of the name CUDA gives them."""
+"""Dense bf16 operations a second of GPUs, from their makers' data sheets, by words of the name CUDA gives them."""
 
 
 def forward_flops(config: Any, lengths: np.ndarray) -> np.ndarray:
@@ -40,4 +42,5 @@ def peak_flops(device_name: str, precision: str) -> float | None:
     """Operations a second that a GPU can do at best in bf16; None in another precision or where not known."""
     if precision != "bf16":
         return None
-    return next((peak for part, peak in BF16_PEAKS.items() if part in device_name), None)
+    named = (peak for words, peak in BF16_PEAKS.items() if re.search(rf"\b{words}\b", device_name))
+    return next(named, None)

@@ -25,11 +25,13 @@ from biencoder_ablate.runs.trackers import TrackedRun, Trackers, choose_trackers
 from biencoder_ablate.training import summary
 from biencoder_ablate.training.assemble import Parts, Plan, build_parts, make_plan
 from biencoder_ablate.training.checkpoint import (
+    InTurn,
     RunState,
     load_best,
     load_checkpoint,
     remove_checkpoint,
     save_checkpoint,
+    snapshot,
     trained_state,
 )
 from biencoder_ablate.training.loop import (
@@ -158,26 +160,37 @@ def _train(plan: Plan, run: RunDirectory, log: RunLog, world: World, trackers: T
         reached.records.append(record)
         if not world.is_main:
             return
-        if optimizer is not None:
-            state = trained_state(trainee.model) if is_best else None
-            save_checkpoint(run.checkpoint, trainee.model, optimizer, reached, state)
-        write_metrics(run.path, reached.records)
-        log.say(epoch_line(record))
-        for step, figures in steps:
-            trackers.step(step, figures)
-        trackers.epoch(reached.step, record)
+        if optimizer is None:
+            follow(list(reached.records), reached.step, steps)
+            return
+        state = snapshot(trainee.model, optimizer, reached)
 
-    embeddings = embed(trainee, parts.pretrained() if reached.next_epoch <= 0 else None)
-    if reached.next_epoch < 0:
-        commit(embeddings, -1, {}, [])
-    while reached.next_epoch < training.epochs and not _out_of_patience(reached, training.patience):
-        assert optimizer is not None
-        epoch = reached.next_epoch
-        trained = train_epoch(trainee, optimizer, epoch, reached.step, embeddings)
-        reached.step = trained.step
-        embeddings = embed(trainee)
-        check_trained(embeddings, epoch)
-        commit(embeddings, epoch, trained.record, trained.steps)
+        def write() -> None:
+            save_checkpoint(run.checkpoint, state)
+            follow(state["records"], state["step"], steps)
+
+        writer.start(write)
+
+    def follow(records: list[Record], step: int, steps: list[tuple[int, Record]]) -> None:
+        write_metrics(run.path, records)
+        log.say(epoch_line(records[-1]))
+        for at, figures in steps:
+            trackers.step(at, figures)
+        trackers.epoch(step, records[-1])
+
+    with InTurn() as writer:
+        embeddings = embed(trainee, parts.pretrained() if reached.next_epoch <= 0 else None)
+        if reached.next_epoch < 0:
+            commit(embeddings, -1, {}, [])
+        while reached.next_epoch < training.epochs and not _out_of_patience(reached, training.patience):
+            assert optimizer is not None
+            epoch = reached.next_epoch
+            trained = train_epoch(trainee, optimizer, epoch, reached.step, embeddings)
+            reached.step = trained.step
+            embeddings = embed(trainee)
+            check_trained(embeddings, epoch)
+            commit(embeddings, epoch, trained.record, trained.steps)
+    world.agree(None)  # rank 0 has written the best weights
     if reached.best_epoch is not None and reached.best_epoch != reached.next_epoch - 1:
         load_best(run.checkpoint, reached, trainee.model)
         embeddings = embed(trainee)
