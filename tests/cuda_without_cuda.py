@@ -109,8 +109,9 @@ class EmulatedCuda(TorchDispatchMode):
     """While in use, device="cuda" works. What a GPU's host would do is counted by line of the program.
 
     waits: what the host waits for; blocking: uploads that it waits for; uploads: the others; calls: ops that launch
-    something; ops: which; doubles: float64 on the device. `moved` are bytes read and written by those ops, and
-    `held` and `peak` bytes on the device, both with `shapes_only` alone.
+    something; ops: which; doubles: float64 on the device. With `shapes_only` alone: `trace` has for each such op its
+    name, the bytes it reads and writes, and the multiply-adds of a matrix product, counted twice; `held` and `peak`
+    are bytes on the device.
     """
 
     def __init__(self, shapes_only: bool = False):
@@ -118,7 +119,8 @@ class EmulatedCuda(TorchDispatchMode):
         self.shapes_only = shapes_only
         self.waits, self.blocking, self.uploads, self.doubles = (collections.Counter() for _ in range(4))
         self.ops, self.calls = collections.Counter(), 0
-        self.moved = self.held = self.peak = 0
+        self.trace: list[tuple[str, int, int]] = []
+        self.held = self.peak = 0
         self.on_the_way: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -158,8 +160,7 @@ class EmulatedCuda(TorchDispatchMode):
             out = self._run(func, packet, args, kwargs)
         out = tree_map(lambda x: by_inner.get(id(x)) if id(x) in by_inner else self._wrap(x), out)
         if self.shapes_only and self._launches(func):
-            each = {id(x): x for x in [*wrapped, *tree_flatten(out)[0]] if isinstance(x, CudaTensor)}
-            self.moved += sum(tensor.numel() * tensor.element_size() for tensor in each.values())
+            self.trace.append((self._name(packet), *_cost(func, wrapped, out)))
         return out
 
     def _run(self, func, packet, args, kwargs):
@@ -252,12 +253,26 @@ class EmulatedCuda(TorchDispatchMode):
         is_view = any(of.alias_info is not None and not of.alias_info.is_write for of in func._schema.returns)
         return not is_view and func._overloadpacket not in LAUNCH_NOTHING
 
+    @staticmethod
+    def _name(packet):
+        return str(packet).removeprefix("aten.")
+
     def _count(self, func, packet, args, kwargs):
         if self._launches(func):
             self.calls += 1
-            self.ops[str(packet).removeprefix("aten.")] += 1
+            self.ops[self._name(packet)] += 1
         if packet in WAITS and not kwargs.get("unsafe") and kwargs.get("output_size") is None:
-            self.waits[f"{str(packet).removeprefix('aten.')} {_line()}"] += WAITS[packet]
+            self.waits[f"{self._name(packet)} {_line()}"] += WAITS[packet]
+
+
+def _cost(func, wrapped, out):
+    """Bytes and product operations of an op: what it is given and what it gives."""
+    made = [x for x in tree_flatten(out)[0] if isinstance(x, CudaTensor)]
+    each = {id(x): x.numel() * x.element_size() for x in [*wrapped, *made]}
+    size = sum(each.values()) * (7 / 4 if "adam" in str(func) else 1)  # reads four of a weight's, writes three
+    products = {aten.mm: 0, aten.addmm: 1, aten.bmm: 0}
+    place = products.get(func._overloadpacket)
+    return int(size), 0 if place is None else 2 * made[0].numel() * wrapped[place].shape[-1]
 
 
 def _line() -> str:

@@ -85,14 +85,15 @@ def encode_packed(
     whole = layers if pooling == "mean" else layers[:-1]
     for layer in whole:
         attention, weights = layer.attention.self, _weights(layer, x.device)
-        query, key, value = _project(attention, x, weights, 0, 3)
+        query, key, value = _project(attention, x, weights[0], weights[1])
         attended = _attend(attention, Asked(query, key, value, batch.lengths, batch.lengths), batch, generator)
         x = finish(layer, weights, attended, x, generator)
     if pooling == "mean":
         return _means(x.float(), to_device(batch.lengths, x.device))
     attention, weights = layers[-1].attention.self, _weights(layers[-1], x.device)
     first = x.index_select(0, batch.starts)
-    (query,), (key, value) = _project(attention, first, weights, 0, 1), _project(attention, x, weights, 1, 3)
+    of_query, of_others = zip(*(of.split([len(of) // 3, 2 * len(of) // 3]) for of in weights[:2]), strict=True)
+    (query,), (key, value) = _project(attention, first, *of_query), _project(attention, x, *of_others)
     asked = Asked(query, key, value, batch.lengths, np.ones_like(batch.lengths))
     x = finish(layers[-1], weights, _attend(attention, asked, batch, generator), first, generator)
     if pooling == "cls":
@@ -165,10 +166,10 @@ class _Cast(torch.autograd.Function):
         return None, *exact
 
 
-def _project(attention: Any, x: torch.Tensor, weights: Weights, begin: int, end: int) -> tuple[torch.Tensor, ...]:
-    """Queries (0), keys (1) and values (2) from `begin` to `end` of tokens, each (N, A, D), in one product."""
-    weight, bias = (of.view(3, -1, *of.shape[1:])[begin:end].flatten(0, 1) for of in weights[:2])
-    return linear(x, weight, bias).view(len(x), end - begin, attention.num_attention_heads, -1).unbind(1)
+def _project(attention: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Queries, keys or values of tokens, as many as there are weights end to end, each (N, A, D), in one product."""
+    heads = (attention.num_attention_heads, attention.attention_head_size)
+    return linear(x, weight, bias).view(len(x), -1, *heads).unbind(1)
 
 
 def finish_layer(
