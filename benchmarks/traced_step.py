@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "src")]
 
-import cuda_without_cuda as emulated  # noqa: E402, I001: before torch
+import cuda_without_cuda as emulated  # noqa: E402 (before torch)
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from transformers import BertConfig, BertModel  # noqa: E402
@@ -27,7 +26,7 @@ from biencoder_ablate.config import ModelConfig, cache_directory  # noqa: E402
 from biencoder_ablate.data.tokens import tokenize  # noqa: E402
 from biencoder_ablate.model.biencoder import BiEncoder  # noqa: E402
 from biencoder_ablate.model.encoder import MINILM_NAME, find_model, load_tokenizer  # noqa: E402
-from biencoder_ablate.model.flops import TRAINING_FACTOR, forward_flops  # noqa: E402
+from biencoder_ablate.model.flops import TRAINING_FACTOR  # noqa: E402
 from biencoder_ablate.model.texts import EVAL_TOKEN_BUDGET, TRAIN_TOKEN_BUDGET, EncodedTexts, packed_encoder  # noqa: E402
 from biencoder_ablate.training.assemble import architecture_of, make_loss, read_data  # noqa: E402
 from biencoder_ablate.training.loop import OnItsWay, Pairs, Trainee, make_optimizer, train_step  # noqa: E402

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 SOURCE = Path(__file__).with_name("no_cuda.cpp")
 
@@ -380,6 +381,7 @@ def emulate(name: str = "NVIDIA H100 80GB HBM3", capability: tuple[int, int] = (
     torch.cuda.is_available = lambda: True
     torch.cuda.device_count = lambda: 1
     torch.cuda.get_device_capability = lambda device=None: capability
+    torch.cuda.get_device_properties = lambda device=None: SimpleNamespace(total_memory=80 * 2**30)
     torch.cuda.get_device_name = lambda device=None: name
     torch.cuda.is_bf16_supported = lambda including_emulation=True: including_emulation or capability >= (8, 0)
     torch.cuda.get_rng_state = lambda device="cuda": torch.get_rng_state()

@@ -29,7 +29,7 @@ from biencoder_ablate.retrieve import retrieve
 from biencoder_ablate.runs.records import RunLog
 from biencoder_ablate.training import loop
 from biencoder_ablate.training.assemble import build_parts, make_plan
-from biencoder_ablate.training.experiment import run_experiment
+from biencoder_ablate.training.experiment import OutOfMemory, run_experiment
 from biencoder_ablate.training.processes import World
 
 SAME = {
@@ -171,6 +171,23 @@ def interrupted_and_whole(runs: Runs) -> list[dict]:
     return [whole, figures(resumed)]
 
 
+def without_memory(runs: Runs) -> list[str]:
+    """What a run says when the device has no room, without and with texts in turns."""
+
+    def refused(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    said, plain = [], loop.train_step
+    loop.train_step = refused
+    for micro_batch in (None, "auto"):
+        try:
+            runs.on("cuda", training__micro_batch=micro_batch)
+        except OutOfMemory as error:
+            said.append(str(error))
+    loop.train_step = plain
+    return said
+
+
 def one_epoch(runs: Runs, device: str, head: HeadConfig) -> dict:
     """Loss and figures after an epoch of a frozen run with this head."""
     config = runs.config(device, head=head, training__freeze_encoder=True, training__precision="fp32")
@@ -248,6 +265,7 @@ def main() -> None:
         found["resumed"] = interrupted_and_whole(runs)
         found["encoder"] = {pooling: encoder_errors(runs, pooling) for pooling in ("mean", "cls", "pooler")}
         found["dropout"] = dropout_spread(runs)
+        found["memory"] = without_memory(runs)
         found["doubles"] = runs.mode.doubles
         emulated.emulate("Tesla T4", capability=(7, 5))
         found["T4"] = records(runs.on("cuda"))[-1]["loss"]

@@ -73,6 +73,14 @@ def test_dropout_falls_as_often_as_in_the_plain_path(found):
     assert found["dropout"] == pytest.approx(1.0, abs=0.1)
 
 
+def test_out_of_memory_it_says_which_key_to_lower_and_to_what(found):
+    plain, in_turns = found["memory"]
+    # 3 pairs of 3 texts of 40 tokens, 3 layers of 22 × 32 + 4 × 40 bytes, and 16 bytes a weight.
+    assert plain.startswith("out of memory on cuda:0, which has 85.9 GB; a step of 3 pairs asks for up to 0.00")
+    assert "3 kB a token; add training.micro_batch=auto: the same run then goes on" in plain
+    assert "or try training.batch_size=1, which is another run" in in_turns
+
+
 def test_nothing_is_in_float64_on_the_device(found):
     """Apple's GPU has none."""
     assert found["doubles"] == {}

@@ -22,7 +22,7 @@ from biencoder_ablate.data.tokens import Tokens, cached_tokens, length_groups, p
 from biencoder_ablate.files import whole_file
 from biencoder_ablate.model.biencoder import encode
 from biencoder_ablate.model.encoder import ModelSource, load_encoder, load_tokenizer
-from biencoder_ablate.model.flops import forward_flops
+from biencoder_ablate.model.flops import forward_flops, training_bytes
 from biencoder_ablate.model.packed import encode_packed, finish_layer, pack
 from biencoder_ablate.model.threads import TwoThreads, halves
 
@@ -82,10 +82,19 @@ class TextEncoder:
             tokens,
             reading.device,
             reading.precision,
-            TRAIN_TOKEN_BUDGET[kind],
+            self._train_token_budget(),
             EVAL_TOKEN_BUDGET[kind],
             threads,
         )
+
+    def _train_token_budget(self) -> int:
+        """On CUDA no more than fits beside weights, gradients and two moments, with a fifth of the memory left."""
+        budget, device = TRAIN_TOKEN_BUDGET[self.reading.device.type], self.reading.device
+        if device.type != "cuda":
+            return budget
+        weights = sum(value.numel() for value in self.module.parameters())
+        free = 0.8 * torch.cuda.get_device_properties(device).total_memory - 16 * weights
+        return min(budget, max(512, int(free / training_bytes(self.module.config, self.reading.precision))))
 
     def __call__(self, texts: Sequence[str], advance: Advance | None = None) -> torch.Tensor:
         """Pooled outputs h (B, H) of any texts, in eval mode; `advance` is told how many more are done."""
