@@ -233,6 +233,27 @@ def encoder_errors(runs: Runs, pooling: str) -> dict:
     }
 
 
+def turns_error(runs: Runs) -> float:
+    """Of gradients of texts in turns, on the device with dropout, from those of the same draws all at once."""
+    encoder, rows, found = runs.encoder.train(), np.array([3, 0, 5, 1, 2, 4]), []
+    with runs.mode:
+        encoder.to("cuda")
+        for in_turns in (False, True):
+            texts = texts_of(encoder, "mean", "cuda", "bf16")
+            texts.train_token_budget = 50
+            torch.manual_seed(0)
+            h, spread = texts.hidden_in_turns(rows) if in_turns else (texts.hidden(rows), lambda: None)
+            torch.rand(7)  # as a head's dropout might
+            (h * torch.linspace(-1, 1, h.numel()).view(h.shape).to("cuda")).sum().backward()
+            spread()
+            found.append(
+                torch.cat([value.grad.cpu().flatten() for value in encoder.parameters() if value.grad is not None])
+            )
+            encoder.zero_grad()
+        encoder.to("cpu")
+    return float((found[1] - found[0]).norm() / found[0].norm())
+
+
 def dropout_spread(runs: Runs) -> float:
     """Spread of outputs over draws of dropout, on the device beside the plain path on the CPU."""
     encoder = runs.encoder.train()
@@ -264,6 +285,7 @@ def main() -> None:
         found["steps"] = {name: traffic(runs, **changes) for name, changes in HALF.items()}
         found["resumed"] = interrupted_and_whole(runs)
         found["encoder"] = {pooling: encoder_errors(runs, pooling) for pooling in ("mean", "cls", "pooler")}
+        found["turns"] = turns_error(runs)
         found["dropout"] = dropout_spread(runs)
         found["memory"] = without_memory(runs)
         found["doubles"] = runs.mode.doubles

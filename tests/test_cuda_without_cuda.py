@@ -69,6 +69,10 @@ def test_the_encoder_and_its_gradients_in_bf16_are_near_float32(found, pooling):
     assert errors["h keeps more than bf16"]
 
 
+def test_texts_in_turns_draw_the_same_dropout_again(found):
+    assert found["turns"] < 0.02
+
+
 def test_dropout_falls_as_often_as_in_the_plain_path(found):
     assert found["dropout"] == pytest.approx(1.0, abs=0.1)
 
