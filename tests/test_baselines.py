@@ -1,14 +1,28 @@
-"""TF-IDF and BM25 against three documents worked by hand and a slow, plain reference."""
+"""TF-IDF and BM25 against three documents worked by hand and a slow, plain reference; chance; once a corpus, kept."""
 
+import json
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import reference
+from helpers import load_sample, run_python, train
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from biencoder_ablate.evaluation.baselines import bm25_similarities, count_words, tfidf_similarities
+from biencoder_ablate.data.corpus import limit_debates, make_disjoint
+from biencoder_ablate.data.index import build_index
+from biencoder_ablate.evaluation.baselines import (
+    baselines_of_run,
+    bm25_similarities,
+    chance_figures,
+    corpus_baselines,
+    count_words,
+    tfidf_similarities,
+)
+from biencoder_ablate.evaluation.candidates import prepare
 
 THREE = ["Cats purr.", "cats and DOGS", "dogs bark, dogs bite"]
 
@@ -131,3 +145,89 @@ def test_texts_without_words():
         assert not measure(counts, [0, 2], [0, 1, 2], [0, 1, 2]).any()
         assert np.isfinite(measure(counts, [1], [1], [0, 2])).all()
         assert measure(count_words([""]), [0], [0], [0]).tolist() == [[0.0]]
+
+
+# Chance, and what is kept.
+
+
+@settings(max_examples=20, deadline=None)
+@given(reference.published_and_used())
+def test_chance_is_the_mean_over_all_places_of_the_counter(both):
+    published, used = both
+    for name, split in build_index(used).splits.items():
+        pairs = used.split(name)
+        order = ("train", "val", "test")
+        earlier = [pair for other in order[: order.index(name)] for pair in published.split(other)]
+        found = chance_figures(prepare(split))
+        sizes = [len(reference.official_candidates(pairs, row)) for row in range(len(pairs))]
+        assert found["top1"] == pytest.approx(np.mean([1 / size for size in sizes]))
+        assert found["mrr"] == pytest.approx(np.mean([np.mean(1 / np.arange(1, size + 1)) for size in sizes]))
+        assert found["recall@10"] == pytest.approx(np.mean([np.mean(np.arange(size) < 10) for size in sizes]))
+        clean = [len(reference.clean_candidates(pairs, row)) for row in reference.clean_rows(pairs, earlier)]
+        if clean:
+            assert found["top1_clean"] == pytest.approx(np.mean([1 / size for size in clean]))
+
+
+def test_baselines_are_worked_out_once_for_a_corpus_and_anew_for_a_part_of_it(tmp_path):
+    def kept(part):
+        index = build_index(part)
+        splits = {name: prepare(split) for name, split in index.splits.items()}
+        return corpus_baselines(tmp_path, part.fingerprint, index.texts, splits)
+
+    corpus = limit_debates(load_sample(), 2)
+    found = kept(corpus)
+    (path,) = tmp_path.rglob("*.json")
+    assert json.loads(path.read_text("utf-8")) == found
+    path.write_text('{"chance": "as kept"}', encoding="utf-8")
+    assert kept(corpus) == {"chance": "as kept"}
+    leaking = replace(corpus, train=(*corpus.train, replace(corpus.val[0], split="train")))
+    for part in (limit_debates(corpus, 1), leaking, make_disjoint(replace(leaking, val=corpus.val[1:]))):
+        assert set(kept(part)) == {"bm25", "tfidf", "chance"}
+    assert len(list(tmp_path.rglob("*.json"))) == 4
+
+
+@pytest.fixture(scope="module")
+def short_run(tmp_path_factory):
+    sizes = ("model=tiny", "model.max_tokens=16", "data.limit=3", "training.freeze_encoder=true", "training.epochs=1")
+    return train(tmp_path_factory.mktemp("short"), "head=none", *sizes)
+
+
+def test_every_run_has_the_baselines_of_its_corpus_in_the_figures_it_has_itself(short_run):
+    result = json.loads((short_run / "result.json").read_text("utf-8"))
+    assert list(result["baselines"]) == ["pretrained", "bm25", "tfidf", "chance"]
+    for name, splits in result["baselines"].items():
+        assert set(splits) == {"val", "test"}
+        for split, figures in splits.items():
+            assert set(figures) <= set(result[split])
+            assert name == "chance" or set(figures) == set(result[split])
+    for split in ("val", "test"):
+        for key in ("top1", "top1_clean", "recall@10"):
+            assert result["initial"][f"pretrained/{split}/{key}"] == result["baselines"]["pretrained"][split][key]
+
+
+def test_an_older_run_without_baselines_is_given_those_of_its_corpus(short_run, tmp_path):
+    result, manifest = (json.loads((short_run / name).read_text("utf-8")) for name in ("result.json", "manifest.json"))
+    own = result.pop("baselines")
+    corpus = limit_debates(load_sample(), 3)
+    found = baselines_of_run(result, manifest["determined_by"], tmp_path, lambda: corpus)
+    assert list(found) == list(own) and found["bm25"] == own["bm25"] and found["chance"] == own["chance"]
+    assert found["pretrained"]["test"] == {
+        key: own["pretrained"]["test"][key] for key in ("top1", "top1_clean", "recall@10")
+    }
+    another = baselines_of_run(result, manifest["determined_by"], tmp_path / "empty", load_sample)
+    assert list(another) == ["pretrained"], "the corpus there now is not the run's"
+    assert list(baselines_of_run(result, {}, tmp_path / "empty", load_sample)) == ["pretrained"]
+
+
+def test_known_baselines_are_read_without_torch(short_run):
+    program = (
+        "import json, sys; from pathlib import Path\n"
+        "from biencoder_ablate.evaluation.baselines import baselines_of_run, known_baselines\n"
+        "from biencoder_ablate.config import Config, cache_directory\n"
+        "by = json.loads(Path('manifest.json').read_text())['determined_by']\n"
+        "result = json.loads(Path('result.json').read_text()); own = result.pop('baselines')\n"
+        "assert baselines_of_run(result, by, cache_directory(Config()), None) == own\n"
+        "print(*sorted({'torch', 'scipy', 'transformers'} & set(sys.modules)))"
+    )
+    ended = run_python(["-c", program], short_run)
+    assert (ended.stdout, ended.stderr) == ("\n", "")

@@ -180,6 +180,9 @@ MISTAKES = [
     (["experiment=nope"], ["experiment=nope", "arguana"]),
     (["hydra/launcher=nope"], ["hydra/launcher=nope", "must be one of", "basic"]),
     (["-m", "hydra/launcher=nope", "head=none,relu"], ["hydra/launcher=nope", "must be one of", "basic"]),
+    (["hydra/sweeper=basic"], ["hydra/sweeper=basic", "add -m"]),
+    (["training.lr=1"], ["training.lr=1", "did you mean training.learning_rate"]),
+    (["+logger=wandb"], ["+logger=wandb", "did you mean tracker"]),
     (["hydra/sweeper=nope"], ["hydra/sweeper=nope", "must be one of", "basic"]),
     # Hydra's own settings for what is this program's business
     (["hydra.run.dir=x"], ["hydra.run.dir=x", "logs_dir=DIR"]),

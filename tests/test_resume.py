@@ -134,7 +134,7 @@ def test_sigterm_ends_with_143_and_the_same_command_goes_on(never_killed, tmp_pa
     process.terminate()
     _, err = process.communicate(timeout=300)
     assert process.returncode == 143
-    assert err.strip() == "terminated: the last finished epoch is on disk; the same command goes on from there"
+    assert err.strip() == "terminated: every finished epoch is on disk; the same command goes on from there"
     assert_equal_runs(never_killed, finish(folder))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,22 +12,21 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers import run_program
+from helpers import run_here, run_program
 
 from biencoder_ablate.runs.__main__ import main as list_runs
 from biencoder_ablate.runs.directory import RunDirectory, locked
 from biencoder_ablate.runs.records import write_metrics
-from biencoder_ablate.runs.status import SweepDirectory, objective, run_status, sweep_text
+from biencoder_ablate.runs.status import RunStatus, SweepDirectory, objective, run_status, sweep_directory
 from biencoder_ablate.runs.workers import take_first_free
+from biencoder_ablate.sweep_table import sweep_text
 from biencoder_ablate.text import figure, show_seconds, text_table
 
 SMALL = ["training.freeze_encoder=true", "training.epochs=2", "model.max_tokens=16", "data.limit=3"]
 
 
-def sweep(folder: Path, *overrides: str, timeout: float = 120):
-    return run_program(
-        ["-m", *SMALL, "sweep_name=s", f"cache_dir={folder}/cache", *overrides], cwd=folder, timeout=timeout
-    )
+def sweep(folder: Path, *overrides: str, run=run_here):
+    return run(["-m", *SMALL, "sweep_name=s", f"cache_dir={folder}/cache", *overrides], cwd=folder)
 
 
 def states(folder: Path):
@@ -66,6 +66,19 @@ def test_the_sweep_directory_holds_only_the_list_and_the_table(with_failure, fol
         assert (folder / "logs" / "sweeps" / "s" / job["directory"]).is_dir()
 
 
+def test_the_last_lines_are_means_beside_what_needs_no_training_and_what_to_type_next(with_failure):
+    after = with_failure.stdout.partition("test top-1, mean")[2].splitlines()
+    assert [line.split("  ")[0] for line in after[1:7]] == [
+        "training.head_learning_rate=0.001",
+        "training.head_learning_rate=0.002",
+        "pretrained encoder",
+        "BM25",
+        "TF-IDF",
+        "chance",
+    ]
+    assert after[-1] == "next: python -m biencoder_ablate.report logs/sweeps/s -o report"
+
+
 def test_progress_and_time_left_are_shown_while_it_runs(with_failure):
     assert "sweep: 1 of 3 finished, about" in with_failure.stdout
     assert "sweep: 2 of 3 finished, 1 failed" in with_failure.stdout
@@ -95,6 +108,12 @@ def test_runs_are_listed_with_status_and_pruned_on_request(with_failure, folder,
     assert list_runs([str(folder / "logs")]) == 0
     shown = capsys.readouterr().out
     assert shown.count(" finished ") >= 2 and " failed " in shown and "s: " in shown
+    assert list_runs([str(folder / "logs"), "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [run["status"] for run in listed].count("failed") == 1
+    assert {(run["data"], run["model"], run["epochs"]) for run in listed if run["status"] == "finished"} == {
+        ("sample", "all-MiniLM-L6-v2", 2)
+    }
     failed = states(folder)[1].directory.path
     assert list_runs([str(folder / "logs"), "--prune", "failed"]) == 0
     assert "would delete 1 run," in capsys.readouterr().out and failed.exists()
@@ -111,7 +130,11 @@ def test_a_directory_without_runs_is_one_message(tmp_path, capsys):
 def test_joblib_workers_run_a_sweep_in_parallel(folder, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     done = sweep(
-        tmp_path, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "training.head_learning_rate=0.001,1e30,0.002"
+        tmp_path,
+        "hydra/launcher=joblib",
+        "hydra.launcher.n_jobs=2",
+        "training.head_learning_rate=0.001,1e30,0.002",
+        run=run_program,
     )
     assert done.returncode == 1
     assert [state.status for state in states(tmp_path)] == ["finished", "failed", "finished"]
@@ -159,6 +182,71 @@ def test_the_table_says_why_a_run_has_not_finished(tmp_path):
         assert ("0 epochs done; the same command goes on from there" in line) == (name == "cut")
 
 
+def finished(test: float, clean: float, *overrides: str) -> RunStatus:
+    """A finished run with these top-1 on test; stage 1 has 0.1 less, the pretrained encoder 0.5, BM25 0.25."""
+    figures = {"top1": test, "top1_clean": clean, "top1_stage1": test - 0.1, "top1_stage1_clean": clean - 0.1}
+    baselines = {
+        name: {split: {"top1": value, "top1_clean": value} for split in ("val", "test")}
+        for name, value in (("pretrained", 0.5), ("bm25", 0.25), ("chance", 0.01))
+    }
+    result = {"best_epoch": 3, "seconds": 2.0, "val": {"top1": 0.75, "top1_clean": 0.75}, "test": figures}
+    return RunStatus(RunDirectory(Path("r")), "finished", "", result | {"baselines": baselines}, overrides)
+
+
+def test_means_over_seeds_by_hand_marked_where_they_are_below_what_needs_no_training():
+    runs = [
+        finished(test, test, "model=tiny", f"head={head}", f"seed={seed}")
+        for head, values in (("none", (0.6, 0.8)), ("relu", (0.2, 0.3)))
+        for seed, test in enumerate(values)
+    ]
+    table, _, means = sweep_text(runs).partition("\n\n")
+    assert table.splitlines()[0].split() == ["run", "epoch", "val", "test", "s"], "nothing unfinished, nothing leaked"
+    assert table.splitlines()[3].split() == ["head=relu", "seed=0", "3", "0.7500", "0.2000!", "2.0"]
+    *lines, warning = means.splitlines()
+    assert [line.split() for line in lines] == [
+        ["test", "top-1,", "mean", "seeds", "test", "sd", "stage", "1"],
+        ["head=none", "2", "0.7000", "0.1414", "0.6000"],
+        ["head=relu", "2", "0.2500!", "0.0707", "0.1500"],
+        ["pretrained", "encoder", "0.5000"],
+        ["BM25", "0.2500"],
+        ["chance", "0.0100"],
+    ]
+    assert warning == "warning: on test 2 of 4 runs below the pretrained encoder, 1 of 4 runs below BM25 (!)"
+
+
+def test_clean_means_stand_beside_official_ones_and_everything_fits_eighty_columns():
+    heads = ("none", "layernorm_relu")
+    runs = [
+        finished(0.6, 0.4, f"head={head}", f"training.head_learning_rate={rate}", f"seed={seed}")
+        for head in heads
+        for rate in (0.001, 0.002)
+        for seed in range(2)
+    ]
+    lines = sweep_text(runs, width=80).splitlines()
+    assert max(map(len, lines[:-1])) <= 80
+    assert "clean" in lines[0] and lines[-1].startswith(
+        "warning: on clean test 8 of 8 runs below the pretrained encoder"
+    )
+    row = next(line for line in lines if line.split()[1:2] == ["2"])
+    assert row.split() == ["head=none", "2", "0.6000", "0.0000", "0.5000", "0.4000!", "0.0000", "0.3000"]
+
+
+def test_a_sweep_has_a_name_one_can_read(tmp_path):
+    """Presets, then what the jobs vary and how much, then a hash of what was typed, which alone tells sweeps apart."""
+    jobs = [[f"head={head}", f"training.epochs={n}", "seed=0"] for head in ("none", "relu") for n in (1, 2, 3)]
+    typed = ["head=none,relu", "training.epochs=1,2,3", "seed=0", "experiment=heads"]
+    found = sweep_directory(str(tmp_path), None, typed, jobs).path
+    assert found.parent == tmp_path / "sweeps"
+    assert re.fullmatch("heads_head2_epochs3_[0-9a-f]{8}", found.name)
+    assert found == sweep_directory(str(tmp_path), None, [*typed[::-1], "logs_dir=elsewhere"], jobs).path
+    assert found != sweep_directory(str(tmp_path), None, [*typed, "neg_ratio=0"], jobs).path
+    assert re.fullmatch("search_[0-9a-f]{8}", sweep_directory(str(tmp_path), None, ["seed=0"]).path.name)
+    assert sweep_directory(str(tmp_path), "mine", typed, jobs).path.name == "mine"
+    older = tmp_path / "sweeps" / found.name[-8:]
+    older.mkdir(parents=True)
+    assert sweep_directory(str(tmp_path), None, typed, jobs).path == older, "as an earlier version named it"
+
+
 def test_each_worker_gets_a_gpu_of_its_own(tmp_path):
     with take_first_free(tmp_path, 2) as first, take_first_free(tmp_path, 2) as second:
         assert (first, second) == (0, 1)
@@ -190,6 +278,17 @@ def test_durations_read_well(seconds, shown):
 def test_a_text_table_is_aligned_names_to_the_left_and_figures_to_the_right():
     assert text_table(["run", "val"], [["none", "0.5"], ["relu", ""]]) == "run   val\nnone  0.5\nrelu"
     assert text_table(["a", "b", "c"], [["x", "y", "10"]], left=2) == "a  b   c\nx  y  10"
+    assert text_table(["a"], [["x"]], left=0, least=[3]) == "  a\n  x"
+    wide = text_table(
+        ["run", "val"], [["head=none training.epochs=2", "0.5"], ["layernorm_relu_neg0.01", "1"]], width=24
+    )
+    assert wide.splitlines() == [
+        "run                  val",
+        "head=none            0.5",
+        "  training.epochs=2",
+        "layernorm_relu_        1",
+        "  neg0.01",
+    ]
     assert [figure(value) for value in (0.25, 1, None, float("nan"))] == ["0.2500", "1.0000", "", ""]
 
 

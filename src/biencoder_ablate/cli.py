@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 import biencoder_ablate
 from biencoder_ablate.command import Terminated, raise_on_sigterm
+from biencoder_ablate.config import ConfigError
 from biencoder_ablate.files import explained
 
 
@@ -58,6 +59,9 @@ def _run_one(command: Any) -> int:
 
     from biencoder_ablate.compose import to_config, without_hydra
 
+    idle = [override for override in command.overrides if override.startswith(("hydra/launcher=", "hydra/sweeper="))]
+    if idle:
+        raise ConfigError(f"{idle[0]}: is for a sweep; add -m, or leave it out")
     config = to_config(command.base)
 
     from biencoder_ablate.runs.directory import RunBusy, RunDirectory
@@ -94,7 +98,7 @@ def _fail(error: BaseException) -> int:
 
 
 def _stopped(how: str, code: int) -> int:
-    print(f"{how}: the last finished epoch is on disk; the same command goes on from there", file=sys.stderr)
+    print(f"{how}: every finished epoch is on disk; the same command goes on from there", file=sys.stderr)
     return code
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
-import difflib
-import importlib.util
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -32,33 +30,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from biencoder_ablate.command import refuse_in_one_line
-from biencoder_ablate.config import Config, ConfigError, check, schema_keys
+from biencoder_ablate.config import Config, ConfigError, check
 from biencoder_ablate.data.readers import check_corpus
-from biencoder_ablate.runs.trackers import check_option, choose_trackers
+from biencoder_ablate.refusals import EXTRAS, check_extra, check_hydra, check_overrides, explained, one_line
+from biencoder_ablate.runs.trackers import choose_trackers
 
 CONFIG_NAME = "config"
 SCHEMA_NAME = "biencoder_ablate_schema"
-
-_EXTRAS = {
-    ("hydra/launcher", "joblib"): ("joblib", "hydra_joblib_launcher"),
-    ("hydra/launcher", "slurm"): ("slurm", "hydra_submitit_launcher"),
-    ("hydra/launcher", "submitit_slurm"): ("slurm", "hydra_submitit_launcher"),
-    ("hydra/sweeper", "optuna"): ("optuna", "hydra_optuna_sweeper"),
-}
-"""What choices that other packages bring need: our extra, and the plugin in it."""
-
-_SEVERAL = ("tracker",)
-"""Groups of which several choices may be made at once, in a list: of the others the last would silently win."""
-
-_LOGS_DIR = "a run is kept in logs_dir/runs/NAME; give logs_dir=DIR instead"
-_OURS = {
-    "run.dir": (".", _LOGS_DIR),
-    "sweep.dir": (".", "a sweep is kept in logs_dir/sweeps/NAME; give logs_dir=DIR or sweep_name=NAME instead"),
-    "sweep.subdir": (".", _LOGS_DIR),
-    "output_subdir": (None, "what was asked is kept in the run's own .hydra; leave it out"),
-    "job.chdir": (False, "the working directory stays as it is; give logs_dir=DIR to have runs elsewhere"),
-}
-"""Hydra's settings for what is this program's business: the only value that means anything here, and what would do."""
 
 
 def conf_directory() -> Path:
@@ -188,7 +166,7 @@ class Command:
                 for override in values:
                     OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
             except OmegaConfBaseException as error:
-                raise _explained(error, job) from error
+                raise explained(error, job) from error
             configs.append(to_config(config, checked))
         return configs
 
@@ -217,13 +195,13 @@ def understood(arguments: argparse.Namespace) -> Iterator[Command]:
     """A command line (of `parse_arguments`), composed. Raises ConfigError."""
     with _loader(arguments.config_dir) as loader:
         parsed = _parse(loader, arguments.overrides)
-        _check_overrides(loader, parsed)
+        check_overrides(loader, parsed)
         overrides = arguments.overrides + ["hydra.mode=MULTIRUN"] * arguments.multirun
         swept = [override.input_line or "" for override in parsed if override.is_sweep_override()]
         name = arguments.config_name or CONFIG_NAME
         # Composed for many jobs, a group with several values is left out, and none that is missing is noticed.
         base = _compose(loader, name, overrides, RunMode.MULTIRUN if swept else RunMode.RUN)
-        _check_hydra(base)
+        check_hydra(base)
         multirun = base.hydra.mode == RunMode.MULTIRUN
         if swept and not multirun:
             key, _, value = swept[0].partition("=")
@@ -237,7 +215,7 @@ def understood(arguments: argparse.Namespace) -> Iterator[Command]:
         try:
             yield command
         except InterpolationResolutionError as error:
-            raise _explained(error, arguments.overrides) from error
+            raise explained(error, arguments.overrides) from error
 
 
 def load_config(overrides: Sequence[str]) -> Config:
@@ -261,7 +239,7 @@ def to_config(composed: DictConfig, checked: bool = True) -> Config:
     except InterpolationResolutionError:
         raise
     except OmegaConfBaseException as error:
-        raise _explained(error, []) from error
+        raise explained(error, []) from error
     assert isinstance(config, Config)
     if checked:
         check(config)
@@ -287,12 +265,6 @@ def without_hydra(composed: DictConfig) -> str:
     assert isinstance(plain, dict)
     plain.pop("hydra", None)
     return OmegaConf.to_yaml(OmegaConf.create(plain))
-
-
-def one_line(error: BaseException) -> str:
-    """The first lines of what Hydra says, as one, without the lists that follow."""
-    message = str(error).partition("Config search path:")[0].partition("\nfull_key:")[0]
-    return " ".join(line.strip() for line in message.splitlines() if line.strip())
 
 
 @contextlib.contextmanager
@@ -337,90 +309,12 @@ def _parse(loader: ConfigLoader, overrides: list[str]) -> list[Override]:
     return parsed
 
 
-def _check_overrides(loader: ConfigLoader, overrides: list[Override]) -> None:
-    """Refuse unknown keys and choices before Hydra does: our messages say what would be valid."""
-    groups = [group for group in loader.list_groups("") if group != "hydra"]
-    keys = dict(schema_keys())
-    for override in overrides:
-        key, line = override.key_or_group, override.input_line or ""
-        if key.startswith("hydra."):
-            continue
-        if override.is_delete() and not key.startswith("hydra/"):
-            options = f"one of {', '.join(loader.get_group_options(key))}" if key in groups else "a value"
-            raise ConfigError(f"{line}: {key} cannot be left out; give it {options} instead")
-        open_keys = ("head.options.", "loss.options.", "data.options.")
-        if key in groups or (key.startswith("hydra/") and not override.is_delete()):
-            _check_choice(loader, key, override)
-        elif key.startswith("tracker."):
-            _, name, option = f"{key}..".split(".")[:3]
-            check_option(name, option, line)
-        elif key not in keys and not key.startswith(open_keys) and not any(name.startswith(f"{key}.") for name in keys):
-            near = [name for name in keys if name.rpartition(".")[2] == key.rpartition(".")[2]]
-            near = near or difflib.get_close_matches(key, [*keys, *groups], n=3, cutoff=0.5)
-            hint = f"did you mean {' or '.join(near)}?" if near else "see --cfg job for all keys"
-            raise ConfigError(f"{line}: there is no key {key}; {hint}")
-
-
-def _check_choice(loader: ConfigLoader, group: str, override: Override) -> None:
-    """One choice, several in a sweep, or several at once in a list. Raises ConfigError."""
-    several = override.is_sweep_override()
-    chosen = override.sweep_string_iterator() if several else [override.get_value_element_as_str()]
-    options = loader.get_group_options(group)
-    for value in chosen:
-        for choice in value[1:-1].split(",") if group in _SEVERAL and value.startswith("[") else [value]:
-            _check_extra(group, choice)
-            if choice not in options:
-                raise ConfigError(f"{group}={choice}: must be one of {', '.join(options)}")
-
-
-def _check_extra(group: str, choice: str) -> None:
-    extra, plugin = _EXTRAS.get((group, choice), ("", ""))
-    try:
-        found = not extra or importlib.util.find_spec(f"hydra_plugins.{plugin}") is not None
-    except ModuleNotFoundError:  # no plugin at all
-        found = False
-    if not found:
-        raise ConfigError(f"{group}={choice}: needs the extra {extra}: pip install 'biencoder-ablate[{extra}]'")
-
-
-def _check_hydra(base: DictConfig) -> None:
-    """Refuse settings of Hydra's that would be taken and ignored. Raises ConfigError."""
-    for key, (neutral, remedy) in _OURS.items():
-        value = OmegaConf.select(base.hydra, key)
-        if value not in (neutral, None):
-            raise ConfigError(f"hydra.{key}={value}: {remedy}")
-
-
 def _compose(loader: ConfigLoader, name: str, overrides: list[str], mode: RunMode) -> DictConfig:
     validate = mode == RunMode.MULTIRUN
     try:
         return loader.load_configuration(name, overrides, run_mode=mode, validate_sweep_overrides=validate)
     except (HydraException, OmegaConfBaseException) as error:
-        for group, choice in _EXTRAS:  # a preset may ask for one that is not there
+        for group, choice in EXTRAS:  # a preset may ask for one that is not there
             if f"{group}/{choice}" in str(error):
-                _check_extra(group, choice)
-        raise _explained(error, overrides) from error
-
-
-def _explained(error: BaseException, overrides: Sequence[str]) -> ConfigError:
-    """One line from Hydra's or OmegaConf's error: the key, the value, and what the schema says is valid."""
-    unresolved = next((line for line in overrides if "${" in line), None)
-    if isinstance(error, InterpolationResolutionError) and unresolved is not None:
-        return ConfigError(f"{unresolved}: {str(error).splitlines()[0]}; must be a value, or ${{…}} that names one")
-    cause: BaseException | None = error
-    while cause is not None:
-        key = getattr(cause, "full_key", None)
-        if key:
-            break
-        cause = cause.__cause__ or cause.__context__
-    if cause is not None:
-        valid = dict(schema_keys()).get(str(key))
-        asked = next((line for line in overrides if line.lstrip("+~").startswith(f"{key}=")), None)
-        if valid is not None:
-            return ConfigError(f"{asked or key}: must be {valid}")
-        if str(key).startswith("tracker."):
-            name = str(key).split(".")[1]
-            asked = next((line for line in overrides if line.startswith(f"tracker.{name}")), f"tracker.{name}")
-            return ConfigError(f"{asked}: that tracker is not chosen; choose it with tracker={name}")
-        return ConfigError(f"{asked or key}: {str(cause).splitlines()[0]}; see --cfg job for all keys")
-    return ConfigError(one_line(error))
+                check_extra(group, choice)
+        raise explained(error, overrides) from error

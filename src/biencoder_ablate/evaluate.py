@@ -26,8 +26,8 @@ MEASURED = ("val", "test")
 TITLES = {
     "tfidf_cosine": "TF-IDF cosine",
     "bm25": "BM25",
-    "pretrained_euclidean": "pretrained encoder as downloaded, Euclidean",
-    "pretrained_cosine": "pretrained encoder as downloaded, cosine",
+    "pretrained_euclidean": "pretrained, Euclidean",
+    "pretrained_cosine": "pretrained, cosine",
 }
 COLUMNS = {
     "top-1": "top1",
@@ -196,6 +196,8 @@ def describe(report: Mapping[str, Any]) -> str:
         f"{report['run']}, {chosen}, on {report['data']['name']}, {report['device']}, {report['precision']}",
         *(f"note: {note}" for note in report["notes"]),
     ]
+    if report.get("baselines", {}).keys() & {"pretrained_cosine"}:
+        lines.append("pretrained: the encoder as downloaded, without linear1 and head")
     for split, measured in report["measured"].items():
         rows = [
             (f"this run, rerank={report['own']['rerank']}", report["own"][split]),
@@ -208,6 +210,10 @@ def describe(report: Mapping[str, Any]) -> str:
                 f"source/{split}/top1 {measured['source/top1']:.4f}: to read the source study's logs beside "
                 "ours, not to publish"
             )
+    lines.append(
+        "\nsd, st, ep: same debate, same theme, everything; oc, c, oa, a: opposing counters,\n"
+        "counters, opposing arguments, arguments; epa is official"
+    )
     took = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report["seconds"].items())
     return "\n".join([*lines, "", took])
 
@@ -218,11 +224,9 @@ def figures_table(split: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> 
 
     sizes = {(figures["num_points"], figures["num_points_clean"]) for _, figures in rows}
     over = " or ".join(f"{points} points, {clean} of them clean" for points, clean in sorted(sizes, reverse=True))
-    cells = []
-    for name, figures in rows:
-        values = [figures.get(key) for key in COLUMNS.values()] + [figures["tasks"][task]["top1"] for task in TASKS]
-        cells.append([name, *(figure(value) or "–" for value in values)])
-    return f"{split}: {over}\n" + text_table(["", *COLUMNS, *TASKS], cells)
+    main = [[name, *(figure(figures.get(key)) or "–" for key in COLUMNS.values())] for name, figures in rows]
+    tasks = [[name, *(figure(figures["tasks"][task]["top1"], 3) or "–" for task in TASKS)] for name, figures in rows]
+    return f"{split}: {over}\n{text_table(['', *COLUMNS], main)}\n\n{text_table(['top-1 among', *TASKS], tasks)}"
 
 
 if __name__ == "__main__":

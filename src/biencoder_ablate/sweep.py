@@ -22,8 +22,9 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, open_dict
 
 from biencoder_ablate.command import Terminated, raise_on_sigterm
-from biencoder_ablate.compose import Command, one_line, to_config, without_hydra
+from biencoder_ablate.compose import Command, to_config, without_hydra
 from biencoder_ablate.config import Config, ConfigError
+from biencoder_ablate.refusals import one_line
 from biencoder_ablate.runs.directory import RunDirectory
 from biencoder_ablate.runs.slurm import is_slurm, run_on_cluster
 from biencoder_ablate.runs.status import (
@@ -35,9 +36,9 @@ from biencoder_ablate.runs.status import (
     plan_text,
     progress_line,
     sweep_directory,
-    sweep_text,
-    write_table,
 )
+from biencoder_ablate.sweep_table import sweep_text, write_table
+from biencoder_ablate.text import terminal_width
 
 
 def run_sweep(command: Command) -> int:
@@ -51,7 +52,7 @@ def run_sweep(command: Command) -> int:
     jobs = command.jobs()
     configs = command.configs(jobs)
     names = _names(configs)
-    directory = sweep_directory(configs[0].logs_dir, configs[0].sweep_name, command.overrides)
+    directory = sweep_directory(configs[0].logs_dir, configs[0].sweep_name, command.overrides, jobs)
     if configs[0].plan:
         print(plan_text(directory.statuses(directory.list_jobs(jobs, names)), configs[0].training.epochs))
         return 0
@@ -216,7 +217,7 @@ class _Sweep:
         """Print and keep the table, after a search with its best run; returns the exit code."""
         runs = self.directory.statuses(errors=self._errors)
         write_table(self.directory.table, runs)
-        print(f"\n{sweep_text(runs)}\n{time.time() - self._started:.1f} s; {self.directory.path}")
+        print(f"\n{sweep_text(runs, terminal_width())}\n{time.time() - self._started:.1f} s; {self.directory.path}")
         found = [run for run in runs if run.status == "finished" and run.name in self._asked]
         if best and found:
             first = max(found, key=lambda run: objective(run.result))

@@ -185,15 +185,14 @@ def near_duplicates(texts: Sequence[str]) -> np.ndarray:
 
 
 def describe(report: Mapping[str, Any]) -> str:
-    """The report as tables for a person, at most 100 columns wide: splits, candidates, what splits share, themes."""
+    """The report as tables for a person, at most 80 columns wide: splits, candidates, what splits share, themes."""
     splits = report["splits"]
     shared = []
     for earlier, later in SPLIT_PAIRS:
         equal, near = (report[key][f"{earlier}_{later}"] for key in ("shared_texts", "near_shared_texts"))
         total = splits[later]["num_distinct_texts"]
         shared.append(
-            f"  {earlier}, {later}: {equal} of {total} distinct {later} texts ({100 * equal / total:.1f}%); "
-            f"{near} more have a near duplicate in {earlier}"
+            [f"{later} texts also in {earlier}", *map(str, (total, equal)), f"{equal / total:.1%}", str(near)]
         )
     gram = report["near_duplicates"]
     return "\n".join(
@@ -205,9 +204,8 @@ def describe(report: Mapping[str, Any]) -> str:
             "",
             text_table(["candidates, summed over points", *SPLITS], _rows(splits, _CANDIDATES)),
             "",
-            "texts in two splits",
-            *shared,
-            f"  near duplicate: Jaccard of word {gram['shingle_words']}-grams at least {gram['jaccard']}",
+            text_table(["texts in two splits", "distinct", "equal", "share", "near duplicates besides"], shared),
+            f"near duplicate: Jaccard of word {gram['shingle_words']}-grams at least {gram['jaccard']}",
             "",
             _theme_table(splits),
         ]

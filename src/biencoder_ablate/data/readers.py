@@ -113,8 +113,7 @@ def split_debates(debates: Sequence[tuple[str, str]], split_seed: int) -> dict[t
     distinct = sorted(set(debates))
     if len(distinct) < 3:
         raise DataError(
-            f"{len(distinct)} debates cannot be split into train, val and test; at least 3 are needed, "
-            "or a column split"
+            f"debates: {len(distinct)}; to be split into train, val and test at least 3 are needed, or a column split"
         )
     shuffled = [distinct[i] for i in generator(split_seed, "split").permutation(len(distinct))]
     held_out = max(1, round(len(distinct) / 5))

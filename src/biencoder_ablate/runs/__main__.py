@@ -7,13 +7,15 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from biencoder_ablate.command import add_json_option, print_json
 from biencoder_ablate.files import read_json
 from biencoder_ablate.runs.directory import RunDirectory, locked
 from biencoder_ablate.runs.status import STATUSES, RunStatus, SweepDirectory, directory_bytes, run_status
-from biencoder_ablate.text import figure, text_table
+from biencoder_ablate.text import figure, terminal_width, text_table
 
 
 def list_runs(logs_dir: Path) -> list[RunStatus]:
@@ -23,15 +25,32 @@ def list_runs(logs_dir: Path) -> list[RunStatus]:
     return [run_status(RunDirectory(path)) for path in found if path.is_dir() and not path.name.startswith(".")]
 
 
-def describe_runs(runs: Sequence[RunStatus]) -> str:
-    """One aligned line a run."""
-    rows = []
-    for run in runs:
-        result = run.result if run.status == "finished" else {}
-        top1 = [figure(result.get(split, {}).get("top1")) for split in ("val", "test")]
-        size = figure(directory_bytes(run.directory.path) / 1e6, 1)
-        rows.append([run.name, run.status, *_data_and_model(run.directory), str(run.epochs_done), *top1, size])
-    return text_table(["run", "status", "data", "model", "epochs", "val", "test", "MB"], rows, left=4)
+def describe_runs(runs: Sequence[RunStatus], width: int | None = None) -> str:
+    """One aligned line a run, or more where it would be wider than `width`; statuses where any is not finished."""
+    rows = [["run", "status", "data", "model", "epochs", "val", "test", "MB"]]
+    for run in map(listed, runs):
+        figures = [figure(run["val"]), figure(run["test"]), figure(run["bytes"] / 1e6, 1)]
+        rows.append([run["name"], run["status"], run["data"], run["model"], str(run["epochs"]), *figures])
+    if all(row[1] == "finished" for row in rows[1:]):
+        rows = [[row[0], *row[2:]] for row in rows]
+    return text_table(rows[0], rows[1:], left=rows[0].index("epochs"), width=width)
+
+
+def listed(run: RunStatus) -> dict[str, Any]:
+    """A run as --json lists it: name, directory, status and why, data, model, epochs done, top-1, bytes on disk."""
+    result = run.result if run.status == "finished" else {}
+    data, model = _data_and_model(run.directory)
+    told: dict[str, Any] = {
+        "name": run.name,
+        "directory": str(run.directory.path),
+        "status": run.status,
+        "why": run.why,
+    }
+    told |= {"data": data, "model": model, "epochs": run.epochs_done, "bytes": directory_bytes(run.directory.path)}
+    for split in ("val", "test"):
+        for key in ("top1", "top1_clean"):
+            told[split + key.removeprefix("top1")] = result.get(split, {}).get(key)
+    return told
 
 
 def _data_and_model(run: RunDirectory) -> tuple[str, str]:
@@ -90,6 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="delete runs with these statuses (failed, interrupted, damaged, finished); says which without --yes",
     )
     parser.add_argument("--yes", action="store_true", help="really delete")
+    add_json_option(parser)
     arguments = parser.parse_args(argv)
     runs = list_runs(arguments.logs_dir)
     if not runs:
@@ -102,8 +122,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"error: {error}", file=sys.stderr)
             return 1
         return 0
+    if arguments.json:
+        print_json([listed(run) for run in runs])
+        return 0
     sweeps = describe_sweeps(arguments.logs_dir)
-    print(describe_runs(runs) + (f"\n\nsweeps\n{sweeps}" if sweeps else ""))
+    print(describe_runs(runs, terminal_width()) + (f"\n\nsweeps\n{sweeps}" if sweeps else ""))
     return 0
 
 

@@ -16,9 +16,13 @@ from tqdm import tqdm
 
 import biencoder_ablate
 from biencoder_ablate.files import finite, naming, write_text
+from biencoder_ablate.text import figure, text_table
 
 Record = dict[str, Any]
-HEADER = " epoch     loss    train      val     test   val clean  test clean   hard   dead  seconds"
+EPOCH_COLUMNS = ("epoch", "loss", "train", "val", "clean", "test", "clean", "hard", "dead", "s")
+_LEAST = (5, 6, 6, 6, 6, 6, 6, 6, 6, 6)
+_CLEAN = (4, 6)
+"""The places of the clean figures, each after the official one."""
 
 
 def write_metrics(directory: Path, records: Sequence[Record]) -> None:
@@ -42,22 +46,19 @@ def read_metrics(directory: Path) -> list[Record]:
         return []
 
 
-def epoch_line(record: Record) -> str:
-    """One aligned line under HEADER."""
-    seconds = (record.get("train_seconds") or 0.0) + record["eval_seconds"]
-    loss = record.get("loss")
-    shown_loss = f"{loss:8.4f}" if loss is not None else "       –"
-    hard = record.get("hard_share")
-    shown_hard = f"{100 * hard:5.1f}%" if hard is not None else "     –"
-    return (
-        f"{record['epoch']:6d} {shown_loss} {record['train/top1']:8.4f} {record['val/top1']:8.4f} "
-        f"{record['test/top1']:8.4f}    {_figure(record['val/top1_clean'])}    {_figure(record['test/top1_clean'])} "
-        f"{shown_hard} {100 * record['dead_pairs']:5.1f}% {seconds:8.2f}"
-    )
-
-
-def _figure(value: float | None) -> str:
-    return f"{value:8.4f}" if value is not None and value == value else "       –"
+def epoch_line(record: Record | None, clean: bool = True) -> str:
+    """An epoch in one line of a table, or the line with its columns' names (None); with or without clean figures."""
+    cells = list(EPOCH_COLUMNS)
+    if record is not None:
+        seconds = (record.get("train_seconds") or 0.0) + record["eval_seconds"]
+        names = ("train/top1", "val/top1", "val/top1_clean", "test/top1", "test/top1_clean")
+        hard = record.get("hard_share")
+        cells = ["start" if record["epoch"] < 0 else str(record["epoch"]), figure(record.get("loss"))]
+        cells += [figure(record[name]) for name in names]
+        cells += [f"{100 * hard:.1f}%" if hard is not None else "", f"{100 * record['dead_pairs']:.1f}%"]
+        cells = [cell or "–" for cell in cells] + [figure(seconds, 2)]
+    kept = [place for place in range(len(cells)) if clean or place not in _CLEAN]
+    return text_table([cells[place] for place in kept], [], left=0, least=[_LEAST[place] for place in kept])
 
 
 class RunLog:

@@ -6,7 +6,6 @@ It comes from the runs' own files, so that it is the same whichever launcher, ma
 from __future__ import annotations
 
 import contextlib
-import csv
 import io
 import os
 import re
@@ -17,11 +16,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from biencoder_ablate.files import explained, read_json, write_json, write_text
+from biencoder_ablate.files import explained, read_json, write_json
 from biencoder_ablate.runs.directory import RunDirectory, holder
 from biencoder_ablate.runs.identity import short_hash
 from biencoder_ablate.runs.records import read_metrics
-from biencoder_ablate.text import figure, show_seconds, text_table
+from biencoder_ablate.text import show_seconds, terminal_width, text_table
 
 STATUSES = ("finished", "running", "interrupted", "failed", "damaged", "new")
 
@@ -161,10 +160,27 @@ class SweepDirectory:
         return Path(os.path.normpath(self.path / job["directory"]))
 
 
-def sweep_directory(logs_dir: str, name: str | None, overrides: Sequence[str]) -> SweepDirectory:
-    """The directory of a sweep: by its name, or a hash of the overrides that choose its runs."""
+def sweep_directory(
+    logs_dir: str, name: str | None, overrides: Sequence[str], jobs: Sequence[Sequence[str]] = ()
+) -> SweepDirectory:
+    """The directory of a sweep: by its name, or by a hash of the overrides that choose its runs.
+
+    Before the hash, for the eye, stand its presets and what its jobs vary: heads_seed8_3fa9c1d2. A directory that an
+    earlier version named by the hash alone stays the sweep's.
+    """
     chosen = sorted(item for item in overrides if not item.startswith(_NOT_PART_OF_THE_NAME))
-    return SweepDirectory(Path(logs_dir).expanduser() / "sweeps" / (name or short_hash(chosen)))
+    digest, sweeps = short_hash(chosen), Path(logs_dir).expanduser() / "sweeps"
+    if name is None and not (sweeps / digest).exists():
+        values: dict[str, set[str]] = {}
+        for key, _, value in (override.partition("=") for job in jobs for override in job):
+            values.setdefault(key.rpartition(".")[2].lstrip("+"), set()).add(value)
+        presets = [item.partition("=")[2] for item in chosen if item.startswith("experiment=") and "," not in item]
+        varied = [f"{key}{len(found)}" for key, found in values.items() if len(found) > 1]
+        name = "_".join([*(preset for preset in presets if preset.isidentifier()), *(varied if jobs else ["search"])])[
+            :60
+        ]
+        name = f"{name}_{digest}".lstrip("_")
+    return SweepDirectory(sweeps / (name or digest))
 
 
 def progress_line(sweep: SweepDirectory) -> str:
@@ -189,46 +205,12 @@ def _short(override: str) -> str:
     return re.sub(r"=(-?\d+\.\d{6,}(e-?\d+)?)$", lambda found: f"={float(found[1]):.4g}", override)
 
 
-def _figures(run: RunStatus) -> list[str]:
-    """Best epoch; official and clean top-1 of val, then of test; seconds. Empty where the run is not finished."""
-    result = run.result if run.status == "finished" else {}
-    top1 = [figure(result.get(split, {}).get(key)) for split in ("val", "test") for key in ("top1", "top1_clean")]
-    return [str(result.get("best_epoch", "")), *top1, figure(result.get("seconds"), 1)]
-
-
-def sweep_text(runs: Sequence[RunStatus]) -> str:
-    """The table of a sweep, and why the others did not finish. Clean figures have columns where any differs."""
-    labels = differing(runs)
-    rows = [[label, run.status, *_figures(run)] for label, run in zip(labels, runs, strict=True)]
-    columns = ["run", "status", "epoch", "val", "clean", "test", "clean", "s"]
-    if all(row[3] == row[4] and row[5] == row[6] for row in rows):
-        columns, *rows = [[cell for place, cell in enumerate(row) if place not in (4, 6)] for row in [columns, *rows]]
-    lines = [text_table(columns, rows, left=2)]
-    lines += [
-        f"{run.status}: {label}: {run.why}"
-        for label, run in zip(labels, runs, strict=True)
-        if run.status not in ("finished", "new")
-    ]
-    return "\n".join(lines)
-
-
-def write_table(path: Path, runs: Sequence[RunStatus]) -> None:
-    """The table of a sweep as csv, with the run's name as its last column."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["run", "status", "best epoch", "val", "test", "val clean", "test clean", "seconds", "name"])
-    for label, run in zip(differing(runs), runs, strict=True):
-        best, val, val_clean, test, test_clean, seconds = _figures(run)
-        writer.writerow([label, run.status, best, val, test, val_clean, test_clean, seconds, run.name])
-    write_text(path, file.getvalue())
-
-
 def plan_text(runs: Sequence[RunStatus], num_epochs: int) -> str:
     """What a command would run, what is done, and about how long and how much disk the rest takes."""
     rows = [[label, _plan(run), run.name] for label, run in zip(differing(runs), runs, strict=True)]
     if all(label == name for label, _, name in rows):
         rows = [row[1:] for row in rows]
-    lines = [text_table(rows[0], rows[1:], left=len(rows[0]))]
+    lines = [text_table(rows[0], rows[1:], left=len(rows[0]), width=terminal_width())]
     done = [run for run in runs if run.status == "finished"]
     left = [run for run in runs if run.status != "finished"]
     lines.append(f"\n{len(done)} finished, {len(left)} to run")

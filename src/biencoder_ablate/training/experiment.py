@@ -16,15 +16,23 @@ from typing import Any
 
 import torch
 
-from biencoder_ablate.config import Config
-from biencoder_ablate.evaluation.protocols import final_rankings, measure_split, point_records, split_figures
+from biencoder_ablate.config import Config, cache_directory
+from biencoder_ablate.evaluation.baselines import (
+    MEASURED,
+    Baselines,
+    corpus_baselines,
+    in_order,
+    known_baselines,
+    pretrained_baseline,
+)
+from biencoder_ablate.evaluation.protocols import final_rankings, point_records, split_figures
 from biencoder_ablate.files import explained, read_json, remove_parts, write_json, write_text, yaml_string
 from biencoder_ablate.model.biencoder import Embeddings
 from biencoder_ablate.model.flops import training_bytes
 from biencoder_ablate.model.saved import Contract, save_model
 from biencoder_ablate.runs import directory as run_files
 from biencoder_ablate.runs.directory import RunDirectory
-from biencoder_ablate.runs.records import HEADER, Record, RunLog, build_manifest, epoch_line, write_metrics
+from biencoder_ablate.runs.records import Record, RunLog, build_manifest, epoch_line, write_metrics
 from biencoder_ablate.runs.trackers import TrackedRun, Trackers, choose_trackers
 from biencoder_ablate.training import summary
 from biencoder_ablate.training.assemble import Parts, Plan, build_parts, make_plan
@@ -191,13 +199,20 @@ def _train(plan: Plan, run: RunDirectory, log: RunLog, world: World, trackers: T
         log.say(f"going on after epoch {reached.next_epoch - 1}, the last finished one")
         if world.is_main:
             write_metrics(run.path, reached.records)
+    baselines, pretrained = _baselines(plan, parts, reached, log, world)
     trackers.start(TrackedRun(run.name, run.path, asdict(plan.config), reached.step, found is not None), log.say)
-    log.say(HEADER)
+    leaks = any(
+        len(plan.data.splits[name].clean_differs) or not plan.data.index.splits[name].clean.all() for name in MEASURED
+    )
+    log.say(epoch_line(None, leaks))
 
     def commit(embeddings: Embeddings, epoch: int, trained: Record, steps: list[tuple[int, Record]]) -> None:
         """An epoch is finished once its checkpoint is on disk; the metrics files and trackers follow from it."""
         started = time.perf_counter()
-        values = world.agree(_measured(parts, embeddings, epoch) if world.is_main else None)
+        values = world.agree(measure_all(trainee, embeddings) if world.is_main else None)
+        if epoch < 0 and world.is_main:  # to read the others beside
+            for name, figures in baselines["pretrained"].items():
+                values |= {f"pretrained/{name}/{key}": figures[key] for key in ("top1", "top1_clean", "recall@10")}
         record = {"epoch": epoch, **trained, **values, "eval_seconds": time.perf_counter() - started}
         is_best = epoch >= 0 and selects(record, reached, plan.config.evaluation.select)
         if is_best:
@@ -218,13 +233,13 @@ def _train(plan: Plan, run: RunDirectory, log: RunLog, world: World, trackers: T
 
     def follow(records: list[Record], step: int, steps: list[tuple[int, Record]]) -> None:
         write_metrics(run.path, records)
-        log.say(epoch_line(records[-1]))
+        log.say(epoch_line(records[-1], leaks))
         for at, figures in steps:
             trackers.step(at, figures)
         trackers.epoch(step, records[-1])
 
     with InTurn() as writer:
-        embeddings = embed(trainee, parts.pretrained() if reached.next_epoch <= 0 else None)
+        embeddings = embed(trainee, pretrained)
         if reached.next_epoch < 0:
             commit(embeddings, -1, {}, [])
         while reached.next_epoch < training.epochs and not _out_of_patience(reached, training.patience):
@@ -242,21 +257,27 @@ def _train(plan: Plan, run: RunDirectory, log: RunLog, world: World, trackers: T
     world.agree(None)  # every process has read the best weights before rank 0 drops the checkpoint
     if not world.is_main:
         return {}
-    result = _finish(plan, run, log, parts, reached, embeddings, time.perf_counter() - started)
+    result = _finish(plan, run, log, parts, reached, embeddings, baselines, time.perf_counter() - started)
     trackers.finish(result)
     return result
 
 
-def _measured(parts: Parts, embeddings: Embeddings, epoch: int) -> Record:
-    """The figures after an epoch; before training also those of the encoder's own cosine, to read the others beside."""
-    values = measure_all(parts.trainee, embeddings)
-    if epoch < 0:
-        unit = torch.nn.functional.normalize(embeddings.h, dim=1)  # by distance they are in the order of the cosine
-        score = scorer_of(parts.trainee, embeddings)  # not asked for: stage 1 is final
-        for name in ("val", "test"):
-            cosine = measure_split(parts.trainee.splits[name], Embeddings(embeddings.h, unit, unit), score, "none")
-            values |= {f"pretrained/{name}/{key}": cosine[key] for key in ("top1", "top1_clean", "recall@10")}
-    return values
+def _baselines(
+    plan: Plan, parts: Parts, reached: RunState, log: RunLog, world: World
+) -> tuple[Baselines, torch.Tensor | None]:
+    """What needs no training (on rank 0), and h (T, H) of the pretrained encoder where the run begins with it."""
+    cache = cache_directory(plan.config)
+    known = world.agree(known_baselines(cache, plan.determined_by) if world.is_main else None)
+    hidden = parts.pretrained() if reached.next_epoch <= 0 or "pretrained" not in known else None
+    if world.is_main:
+        if not {"chance", "pretrained"} <= set(known):
+            log.say("measuring what needs no training (BM25, TF-IDF, the pretrained encoder), once for this corpus")
+        data, splits = plan.data, plan.data.splits
+        known |= corpus_baselines(cache, data.fingerprint, data.index.texts, splits)
+        if hidden is not None:
+            found = hidden
+            known |= pretrained_baseline(cache, plan.determined_by, lambda: found, splits)
+    return known, hidden if reached.next_epoch <= 0 else None
 
 
 def selects(record: Record, reached: RunState, select: str) -> bool:
@@ -282,7 +303,14 @@ def _out_of_patience(reached: RunState, patience: int | None) -> bool:
 
 
 def _finish(
-    plan: Plan, run: RunDirectory, log: RunLog, parts: Parts, reached: RunState, embeddings: Embeddings, seconds: float
+    plan: Plan,
+    run: RunDirectory,
+    log: RunLog,
+    parts: Parts,
+    reached: RunState,
+    embeddings: Embeddings,
+    baselines: Baselines,
+    seconds: float,
 ) -> dict[str, Any]:
     """Measure the selected epoch in full, write records, model and result, and drop the checkpoint."""
     figures = write_rankings(run, parts, embeddings, plan.config.evaluation.rerank)
@@ -297,6 +325,7 @@ def _finish(
         "initial": by_epoch[-1],
         "val": figures["val"],
         "test": figures["test"],
+        "baselines": in_order(baselines),
         "seconds": seconds,
     }
     if plan.config.training.save_model:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,12 +12,23 @@ import torch
 import biencoder_ablate
 from biencoder_ablate.config import Config, head_name
 from biencoder_ablate.data.corpus import SPLITS, Corpus, pair_keys
+from biencoder_ablate.evaluation.baselines import MEASURED, TITLES, better
 from biencoder_ablate.model.encoder import describe_device
 from biencoder_ablate.runs.directory import RunDirectory
 from biencoder_ablate.runs.records import Record
+from biencoder_ablate.text import figure, text_table
 from biencoder_ablate.training.assemble import Parts, Plan
 
 _MEGABYTE = 1e6
+_BELOW = {
+    "pretrained": (
+        "the pretrained encoder's own cosine",
+        "this training has cost more than it brought: try recipe=contrastive, or fewer epochs",
+    ),
+    "bm25": ("BM25", "counting words ranks these points better: try a pretrained encoder (model=minilm)"),
+    "chance": ("chance", "a random order would rank these points better: something is wrong with this model"),
+}
+"""What each baseline is called in a warning, and what it means to be below it."""
 
 
 def first_lines(plan: Plan, run: RunDirectory) -> str:
@@ -103,23 +115,14 @@ def before_training(parts: Parts, config: Config) -> str:
 
 def last_lines(run: RunDirectory, result: dict[str, Any], config: Config, records: Sequence[Record]) -> str:
     """The selected epoch's figures beside those of no training, what they mean, what looks wrong, what to type next."""
-    best, initial = result["best_epoch"], result["initial"]
+    best = result["best_epoch"]
     select = {"top1": "top-1", "top1_clean": "clean top-1", "mrr": "MRR", "last": ""}[config.evaluation.select]
     lines = [
         f"selected epoch {best}, {f'by val {select}' if select else 'the last'}"
         if best >= 0
         else "no epoch trained: figures of the initial model"
     ]
-    lines.append(f"{'':11}{'pretrained':>12}{'by distance':>13}{'after head':>12}{'points':>9}")
-    for name in ("val", "test"):
-        figures = result[name]
-        for title, key, points in (("", "top1", "num_points"), (" clean", "top1_clean", "num_points_clean")):
-            stage1 = figures["top1_stage1" + key.removeprefix("top1")]
-            lines.append(
-                f"{name + title:<11}{_shown(initial[f'pretrained/{name}/{key}']):>12}{_shown(stage1):>13}"
-                f"{_shown(figures[key]):>12}{figures[points]:>9}"
-            )
-    lines.append("pretrained: top-1 by the cosine of the encoder as it was before training, without a head")
+    lines.append(figures_table(result))
     lines += [f"warning: {warning}" for warning in warnings(result, records)]
     if best >= 0:
         lines.append(meaning(result))
@@ -129,9 +132,33 @@ def last_lines(run: RunDirectory, result: dict[str, Any], config: Config, record
     return "\n".join(lines)
 
 
+def figures_table(result: Mapping[str, Any]) -> str:
+    """Top-1 of val and test before and after the head, beside what needs no training; ! marks what is below that.
+
+    Clean figures have columns where any differs from the official one.
+    """
+    places = [(split, key) for split in MEASURED for key in ("top1", "top1_clean")]
+    columns = [
+        ["", "by distance, this run", "after the head, this run", *map(TITLES.get, result["baselines"]), "points"]
+    ]
+    for split, key in places:
+        figures, clean = result[split], key.removeprefix("top1")
+        own = [
+            (value, bool(better(result["baselines"], split, key, value)))
+            for value in (figures["top1_stage1" + clean], figures[key])
+        ]
+        others = [(baseline[split].get(key), False) for baseline in result["baselines"].values()]
+        shown = [(figure(value) or "–") + ("!" if below else " ") for value, below in own + others]
+        columns.append([split + " clean" * bool(clean) + " ", *shown, f"{figures['num_points' + clean]} "])
+    if all(columns[place][1:] == columns[place + 1][1:] for place in (1, 3)):
+        del columns[4], columns[2]
+    header, *rows = zip(*columns, strict=True)
+    return text_table(header, rows)
+
+
 def meaning(result: dict[str, Any]) -> str:
     """One sentence: what training has changed on clean test points, in points of the split."""
-    test, before = result["test"], result["initial"]["pretrained/test/top1_clean"]
+    test, before = result["test"], result["baselines"]["pretrained"]["test"]["top1_clean"]
     after, num = test["top1_clean"], test["num_points_clean"]
     if not num or before is None or math.isnan(before):
         return "no test point counts in clean figures: every one was seen in an earlier split"
@@ -139,8 +166,9 @@ def meaning(result: dict[str, Any]) -> str:
     how = f"{abs(change)} {'more' if change > 0 else 'fewer'}" if change else "as many"
     head = round((after - test["top1_stage1_clean"]) * num)
     part = f"{abs(head)} {'more' if head > 0 else 'fewer'}" if head else "no more and no fewer"
+    points = "test points" if num == test["num_points"] else "clean test points"
     return (
-        f"learned: {round(after * num)} of {num} clean test points find their counter first, {how} "
+        f"learned: {round(after * num)} of {num} {points} find their counter first, {how} "
         f"{'as' if not change else 'than'} without training; the head finds {part} than distance alone"
     )
 
@@ -148,7 +176,7 @@ def meaning(result: dict[str, Any]) -> str:
 def warnings(result: dict[str, Any], records: Sequence[Record]) -> list[str]:
     """What looks wrong with a finished run, each with what to try."""
     found = []
-    val, test, initial = result["val"], result["test"], result["initial"]
+    val = result["val"]
     if val["dead_pairs"] >= 0.5:
         found.append(
             f"the head says nothing of {100 * val['dead_pairs']:.0f}% of val pairs: a ReLU has left both logits at 0, "
@@ -163,22 +191,16 @@ def warnings(result: dict[str, Any], records: Sequence[Record]) -> list[str]:
     trained = [record["val/top1"] for record in records]
     if len(trained) > 2 and len(set(trained)) == 1:
         found.append("val top-1 has not moved in any epoch; try a higher training.head_learning_rate, or more epochs")
-    below = []
-    for name, figures in (("val", val), ("test", test)):
-        for title, key in (("", "top1"), ("clean ", "top1_clean")):
-            before, after = initial[f"pretrained/{name}/{key}"], figures[key]
-            if before is not None and after is not None and after < before:
-                below.append(f"{title}{name} {after:.4f} ({before:.4f})")
-    if below:
-        found.append(
-            f"top-1 is below the pretrained encoder's own cosine, in brackets: {', '.join(below)}; this training has "
-            "cost more than it brought: try recipe=contrastive, or fewer epochs"
-        )
+    for name, (title, remedy) in _BELOW.items():
+        below = []
+        for split, key in itertools.product(MEASURED, ("top1", "top1_clean")):
+            value = result[split][key]
+            if name in better(result["baselines"], split, key, value):
+                shown = f"{split} {value:.4f} ({result['baselines'][name][split][key]:.4f})"
+                below += [shown] if key == "top1" else [f"clean {shown}"] if shown not in below else []
+        if below:
+            found.append(f"top-1 is below {title}, in brackets: {', '.join(below)}; {remedy}")
     return found
-
-
-def _shown(value: float | None) -> str:
-    return f"{value:.4f}" if value is not None and math.isfinite(value) else "–"
 
 
 def finished_already(run: RunDirectory, result: dict[str, Any]) -> str:
