@@ -32,6 +32,10 @@ def test_operations_are_those_that_torch_counts(length):
 def test_only_a_known_gpu_in_bf16_has_a_best():
     assert peak_flops("cuda:0 (NVIDIA H100 80GB HBM3)", "bf16") == 989.4e12
     assert peak_flops("cuda:0 (NVIDIA H100 PCIe)", "bf16") == 756e12
+    assert peak_flops("cuda:0 (NVIDIA H100 NVL)", "bf16") == 835e12
+    assert peak_flops("cuda:0 (NVIDIA A100-SXM4-80GB)", "bf16") == 312e12
+    for other in ("NVIDIA RTX A1000", "NVIDIA L40", "NVIDIA A10G"):  # not an A100, an L4, an A10
+        assert peak_flops(f"cuda:0 ({other})", "bf16") is None
     assert peak_flops("cuda:0 (NVIDIA H100 80GB HBM3)", "fp32") is None
     assert peak_flops("cpu", "bf16") is None
 

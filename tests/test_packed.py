@@ -171,6 +171,18 @@ def test_bf16_is_near_float32_and_gradients_are_float32():
     assert all(weight.grad.dtype == torch.float32 for weight in encoder.parameters() if weight.grad is not None)
 
 
+def test_means_of_texts_without_segment_reduce_are_the_same():
+    """Apple's GPU has none; a tensor that only says it is there."""
+
+    class Mps(torch.Tensor):
+        device = property(lambda self: torch.device("mps"))
+
+    x, lengths = torch.randn(9, 4), torch.tensor([3, 1, 5])
+    expected = torch.stack([part.mean(0) for part in x.split(lengths.tolist())])
+    for values in (x, x.as_subclass(Mps)):
+        torch.testing.assert_close(packed._means(values, lengths).as_subclass(torch.Tensor), expected)
+
+
 def test_the_module_is_left_as_it_was():
     encoder = make_encoder("cls")
     before = {name: value.clone() for name, value in encoder.state_dict().items()}

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 
 from biencoder_ablate.runs.directory import RunDirectory
 from biencoder_ablate.seeding import generator
+from biencoder_ablate.training.checkpoint import InTurn
 
 SETTINGS = (
     "training.freeze_encoder=true",
@@ -170,6 +172,21 @@ def test_what_a_kill_after_the_result_left_behind_goes_when_the_run_is_asked_for
         (left / "last.pt").write_bytes(b"x")
     assert finish(tmp_path / "done").result.exists()
     assert not run.checkpoint.exists() and not run.aside.exists()
+
+
+def test_epochs_are_written_in_order_and_what_went_wrong_is_told_once():
+    done, go_on = [], threading.Event()
+    with pytest.raises(OSError, match="full"), InTurn() as writer:
+        writer.start(lambda: done.append(go_on.wait(60)))
+        assert done == []  # the caller goes on meanwhile
+        go_on.set()
+        writer.start(lambda: os.stat("/not/there"))
+        assert done == [True]
+        with pytest.raises(FileNotFoundError):
+            writer.wait()
+        writer.wait()
+        writer.start(lambda: os.stat("/not/there"))
+        raise OSError("full")  # the first error is the one that is told
 
 
 def test_a_second_process_is_told_who_works_in_the_run(tmp_path):

@@ -2,13 +2,14 @@
 
 import json
 import math
+import re
 from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from helpers import make_pairs, write_pairs_csv
+from helpers import make_pairs, run_here, write_pairs_csv
 from transformers import BertConfig, BertModel
 
 from biencoder_ablate.config import (
@@ -27,7 +28,7 @@ from biencoder_ablate.evaluation.protocols import measure_split
 from biencoder_ablate.model.biencoder import Architecture, BiEncoder
 from biencoder_ablate.model.texts import EncodedTexts, plain_encoder
 from biencoder_ablate.runs.records import RunLog
-from biencoder_ablate.training import loop
+from biencoder_ablate.training import experiment, loop
 from biencoder_ablate.training.assemble import build_parts, make_plan
 from biencoder_ablate.training.checkpoint import RunState
 from biencoder_ablate.training.experiment import run_experiment, selects
@@ -256,6 +257,26 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, key):
     (result,) = (tmp_path / "logs" / "runs").glob("*/result.json")
     assert json.loads(result.read_text("utf-8"))["status"] == "failed"
     assert str(caught.value) in (result.parent / "train.log").read_text("utf-8")
+
+
+def test_without_memory_one_message_says_what_to_change_and_the_run_goes_on(tmp_path, monkeypatch):
+    asked = ("model=tiny", "data.limit=2", "model.max_tokens=16", "training.epochs=2", "training.batch_size=4")
+    plain = experiment.train_epoch
+
+    def greedy(trainee, optimizer, epoch, *others):
+        if trainee.config.training.micro_batch is None and epoch == 1:
+            torch.empty(2**50)
+        return plain(trainee, optimizer, epoch, *others)
+
+    monkeypatch.setattr(experiment, "train_epoch", greedy)
+    ended = run_here(asked, tmp_path)
+    assert ended.returncode == 1 and ended.stderr.count("\n") == 1
+    assert re.search(
+        r"error: out of memory on cpu, which has [\d.]+ GB; a step of 4 pairs asks for up to", ended.stderr
+    )
+    assert "add training.micro_batch=auto: the same run then goes on after its last finished epoch" in ended.stderr
+    ended = run_here((*asked, "training.micro_batch=auto"), tmp_path)
+    assert ended.returncode == 0 and "going on after epoch 0" in ended.stdout
 
 
 @pytest.mark.parametrize("neg_ratio", [0.0, 1.0])

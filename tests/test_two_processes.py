@@ -15,6 +15,7 @@ import torch
 from helpers import PACKAGE, run_python
 from test_losses import gradients, make_batch, make_model, make_texts
 
+from biencoder_ablate.training import processes
 from biencoder_ablate.training.losses import ContrastiveLoss
 
 HERE = Path(__file__).parent
@@ -51,6 +52,14 @@ def test_the_contrastive_loss_of_two_processes_is_that_of_one(tmp_path):
         assert found.keys() == expected.keys()
         for name, value in expected.items():
             torch.testing.assert_close(found[name], value.detach(), rtol=1e-6, atol=1e-7, msg=f"{shares} {name}")
+
+
+def test_gradients_are_summed_in_buckets_of_a_size_and_one_dtype(monkeypatch):
+    monkeypatch.setattr(processes, "BUCKET_BYTES", 40)
+    sizes = [4, 5, 11, 1, 1, 3]
+    tensors = [torch.zeros(size, dtype=torch.float64 if size == 3 else torch.float32) for size in sizes]
+    found = list(processes.buckets(tensors))
+    assert [[len(tensor) for tensor in some] for some in found] == [[4, 5, 11], [1, 1], [3]]
 
 
 @pytest.mark.slow

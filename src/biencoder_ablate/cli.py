@@ -84,7 +84,7 @@ def _run_one(command: Any) -> int:
     from biencoder_ablate.runs.directory import RunBusy, RunDirectory
     from biencoder_ablate.runs.status import failure_of, objective, plan_text, run_status
     from biencoder_ablate.training.assemble import plan_runs
-    from biencoder_ablate.training.experiment import run_experiment
+    from biencoder_ablate.training.experiment import OutOfMemory, run_experiment
     from biencoder_ablate.training.loop import TrainingDiverged
 
     if config.plan:
@@ -101,7 +101,7 @@ def _run_one(command: Any) -> int:
     done = run_job(train, command.base, "hydra.run.dir", None, context, configure_logging=command.logs)
     context.callbacks.on_run_end(config=command.base, config_name=name, job_return=done)
     error = failure_of(done)
-    if isinstance(error, RunBusy | TrainingDiverged):
+    if isinstance(error, RunBusy | TrainingDiverged | OutOfMemory):
         return _fail(error)
     if error is not None:
         raise error

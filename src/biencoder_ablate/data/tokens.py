@@ -99,8 +99,13 @@ def pad(tokens: Tokens, rows: np.ndarray, device: torch.device) -> tuple[torch.T
     inside = columns[None, :] < lengths[:, None]
     flat = tokens.offsets[rows][:, None] + np.minimum(columns[None, :], lengths[:, None] - 1)
     ids = np.where(inside, tokens.ids[flat], tokens.pad_id).astype(np.int64)
-    mask = None if inside.all() else torch.from_numpy(inside.astype(np.int64)).to(device, non_blocking=True)
-    return torch.from_numpy(ids).to(device, non_blocking=True), mask
+    return to_device(ids, device), None if inside.all() else to_device(inside.astype(np.int64), device)
+
+
+def to_device(values: np.ndarray, device: torch.device) -> torch.Tensor:
+    """An array on a device; of CUDA's the host does not wait, which takes a copy in pinned memory first."""
+    tensor = torch.from_numpy(values)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def length_groups(lengths: np.ndarray, token_budget: int) -> list[np.ndarray]:

@@ -98,7 +98,7 @@ def _by_terms(model: BiEncoder, separable: Separable, embeddings: Embeddings) ->
     of_a, of_b, of_difference = torch.cat([piece.unflatten(1, (3, -1)) for piece in pieces], dim=2).unbind(1)
     rows = [2 * of_difference, *([torch.ones_like(of_difference[:1])] if separable.centred else [])]
     of_max, weight_sums = torch.cat(rows).float().to(h.device), weight.sum(1).float().to(h.device)
-    bias = separable.bias.detach().float()
+    bias = separable.bias.detach().float().to(h.device)
 
     def own_terms(texts: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
         kept = texts.relu() if separable.rectified else texts

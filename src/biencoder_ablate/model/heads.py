@@ -116,11 +116,11 @@ class LinearHead(PairHead):
         if plain:
             return Separable(linear2.weight, linear2.bias, finish=self.activation)
         if type(norm) is nn.LayerNorm and norm.bias is not None:
-            bias = linear2.bias.double() + linear2.weight.double() @ norm.bias.double()
-            weight = linear2.weight.double() * norm.weight.double()
+            bias = _exact(linear2.bias) + _exact(linear2.weight) @ _exact(norm.bias)
+            weight = _exact(linear2.weight) * _exact(norm.weight)
             return Separable(weight, bias, centred=True, eps=norm.eps, finish=self.activation)
         if type(norm) is nn.RMSNorm and norm.weight is not None and norm.eps is not None:
-            weight = linear2.weight.double() * norm.weight.double()
+            weight = _exact(linear2.weight) * _exact(norm.weight)
             return Separable(weight, linear2.bias, eps=norm.eps, finish=self.activation)
         return None
 
@@ -182,6 +182,11 @@ def _begin_at_one(linear: nn.Linear) -> None:
     """Both logits 1 for every pair: equal, and with a ReLU on them still alive."""
     nn.init.zeros_(linear.weight)
     nn.init.ones_(linear.bias)
+
+
+def _exact(weight: torch.Tensor) -> torch.Tensor:
+    """A weight in float64, on the CPU: Apple's GPU has none."""
+    return weight.detach().cpu().double()
 
 
 def separable_of(head: nn.Module) -> Separable | None:

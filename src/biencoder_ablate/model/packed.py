@@ -19,11 +19,23 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from biencoder_ablate.data.tokens import Tokens
+from biencoder_ablate.data.tokens import Tokens, to_device
 from biencoder_ablate.model.linear import linear
 
 PADDING_ALLOWED = 1.25
 """Where attention has to be padded, texts of similar length share a call until it holds so many times their tokens."""
+_FLASH_ARGUMENTS = [
+    "query",
+    "key",
+    "value",
+    "cum_seq_q",
+    "cum_seq_k",
+    "max_q",
+    "max_k",
+    "dropout_p",
+    "is_causal",
+    "return_debug_mask",
+]
 
 
 @dataclass(frozen=True)
@@ -37,13 +49,13 @@ class Packed:
     @functools.cached_property
     def starts(self) -> torch.Tensor:
         """Where each text begins (B,)."""
-        return torch.from_numpy(np.cumsum(self.lengths) - self.lengths).to(self.ids.device)
+        return to_device(np.cumsum(self.lengths) - self.lengths, self.ids.device)
 
     @functools.cached_property
     def boundaries(self) -> torch.Tensor:
         """0 and where each text ends (B + 1,), int32."""
         ends = np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int32)
-        return torch.from_numpy(ends).to(self.ids.device, non_blocking=True)
+        return to_device(ends, self.ids.device)
 
 
 def can_pack(encoder: Any) -> bool:
@@ -56,12 +68,7 @@ def pack(tokens: Tokens, rows: np.ndarray, device: torch.device) -> Packed:
     lengths = tokens.lengths[rows]
     positions = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     ids = tokens.ids[np.repeat(tokens.offsets[rows], lengths) + positions]
-    return Packed(_to_device(ids.astype(np.int64), device), _to_device(positions, device), lengths)
-
-
-def _to_device(values: np.ndarray, device: torch.device) -> torch.Tensor:
-    tensor = torch.from_numpy(values)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    return Packed(to_device(ids.astype(np.int64), device), to_device(positions, device), lengths)
 
 
 def encode_packed(
@@ -82,19 +89,32 @@ def encode_packed(
     layers = list(encoder.encoder.layer)
     whole = layers if pooling == "mean" else layers[:-1]
     for layer in whole:
-        attention = layer.attention.self
-        query, key, value = _project(attention, x, "query", "key", "value")
+        attention, weights = layer.attention.self, _weights(layer, x.device)
+        query, key, value = _project(attention, x, weights[0], weights[1])
         attended = _attend(attention, Asked(query, key, value, batch.lengths, batch.lengths), batch, generator)
-        x = finish(layer, attended, x, generator)
+        x = finish(layer, weights, attended, x, generator)
     if pooling == "mean":
-        lengths = torch.from_numpy(batch.lengths).to(x.device)
-        return torch.segment_reduce(x.float(), "mean", lengths=lengths, axis=0)
-    attention = layers[-1].attention.self
-    first = x[batch.starts]
-    (query,), (key, value) = _project(attention, first, "query"), _project(attention, x, "key", "value")
+        return _means(x.float(), to_device(batch.lengths, x.device))
+    attention, weights = layers[-1].attention.self, _weights(layers[-1], x.device)
+    first = x.index_select(0, batch.starts)
+    of_query, of_others = zip(*(of.split([len(of) // 3, 2 * len(of) // 3]) for of in weights[:2]), strict=True)
+    (query,), (key, value) = _project(attention, first, *of_query), _project(attention, x, *of_others)
     asked = Asked(query, key, value, batch.lengths, np.ones_like(batch.lengths))
-    x = finish(layers[-1], _attend(attention, asked, batch, generator), first, generator)
-    return (x if pooling == "cls" else encoder.pooler(x[:, None])).float()
+    x = finish(layers[-1], weights, _attend(attention, asked, batch, generator), first, generator)
+    if pooling == "cls":
+        return x.float()
+    with torch.autocast(x.device.type, enabled=False):  # half precision would leave h eight bits, and saves nothing
+        pooled: torch.Tensor = encoder.pooler(x[:, None].float())
+    return pooled
+
+
+def _means(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """The mean of each text's tokens (N, H) → (B, H)."""
+    if x.device.type == "mps":  # which has no segment_reduce
+        texts = torch.repeat_interleave(lengths, output_size=len(x))
+        return x.new_zeros(len(lengths), x.shape[1]).index_add(0, texts, x) / lengths[:, None]
+    # Of the checks that unsafe=True leaves out, CUDA's host would wait for two.
+    return torch.segment_reduce(x, "mean", lengths=lengths, axis=0, unsafe=True)
 
 
 def _embed(embeddings: Any, batch: Packed, generator: torch.Generator | None) -> torch.Tensor:
@@ -112,24 +132,61 @@ def _drop(dropout: Any, x: torch.Tensor, generator: torch.Generator | None) -> t
     return x * torch.empty_like(x).bernoulli_(kept, generator=generator).div_(kept)
 
 
-def _project(attention: Any, x: torch.Tensor, *names: str) -> tuple[torch.Tensor, ...]:
-    """Queries, keys or values of tokens, each (N, A, D), in one product."""
-    parts = [getattr(attention, name) for name in names]
-    projected = linear(x, torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts]))
-    return projected.view(len(x), len(parts), attention.num_attention_heads, -1).unbind(1)
+Weights = tuple[torch.Tensor, ...]
+"""Weight and bias of a layer's products: of queries, keys and values end to end, of attention's output, and of the two
+of the feed-forward."""
+
+
+def _weights(layer: Any, device: torch.device) -> Weights:
+    """A layer's weights, in half precision where autocast is on: cast together, there and back, rather than one by one
+    by autocast."""
+    attention = layer.attention.self
+    first = [attention.query, attention.key, attention.value]
+    others = [layer.attention.output.dense, layer.intermediate.dense, layer.output.dense]
+    single = [value for module in others for value in (module.weight, module.bias)]
+    weights, biases = ([getattr(module, name) for module in first] for name in ("weight", "bias"))
+    if torch.is_autocast_enabled(device.type):
+        cast: Weights = _Cast.apply(torch.get_autocast_dtype(device.type), *weights, *biases, *single)
+        return cast
+    return (torch.cat(weights), torch.cat(biases), *single)
+
+
+class _Cast(torch.autograd.Function):
+    """Weights of queries, keys and values, their biases, and any others → the same in another dtype, the first three
+    and the next three each end to end."""
+
+    @staticmethod
+    def forward(ctx: Any, dtype: torch.dtype, *weights: torch.Tensor) -> Weights:
+        joined = [weights[0].new_empty((3 * len(of), *of.shape[1:]), dtype=dtype) for of in (weights[0], weights[3])]
+        others = [torch.empty_like(weight, dtype=dtype) for weight in weights[6:]]
+        torch._foreach_copy_([*joined[0].chunk(3), *joined[1].chunk(3), *others], list(weights))
+        ctx.dtype = weights[0].dtype
+        return (*joined, *others)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        given = [*gradients[0].chunk(3), *gradients[1].chunk(3), *gradients[2:]]
+        exact = [torch.empty_like(gradient, dtype=ctx.dtype) for gradient in given]
+        torch._foreach_copy_(exact, given)
+        return None, *exact
+
+
+def _project(attention: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Queries, keys or values of tokens, as many as there are weights end to end, each (N, A, D), in one product."""
+    heads = (attention.num_attention_heads, attention.attention_head_size)
+    return linear(x, weight, bias).view(len(x), -1, *heads).unbind(1)
 
 
 def finish_layer(
-    layer: Any, attended: torch.Tensor, x: torch.Tensor, generator: torch.Generator | None = None
+    layer: Any, weights: Weights, attended: torch.Tensor, x: torch.Tensor, generator: torch.Generator | None = None
 ) -> torch.Tensor:
     """What a layer does after attention: project, add, normalise, feed forward, add, normalise (N, H)."""
-    output, wide = layer.attention.output, layer.intermediate
-    projected = linear(attended, output.dense.weight, output.dense.bias)
-    x = output.LayerNorm(_drop(output.dropout, projected, generator) + x)
-    wider = wide.intermediate_act_fn(linear(x, wide.dense.weight, wide.dense.bias))
+    _, _, out, out_bias, wide, wide_bias, narrow, narrow_bias = weights
+    output = layer.attention.output
+    x = output.LayerNorm(_drop(output.dropout, linear(attended, out, out_bias), generator) + x)
+    wider = layer.intermediate.intermediate_act_fn(linear(x, wide, wide_bias))
     output = layer.output
-    narrow = linear(wider, output.dense.weight, output.dense.bias)
-    return output.LayerNorm(_drop(output.dropout, narrow, generator) + x)
+    return output.LayerNorm(_drop(output.dropout, linear(wider, narrow, narrow_bias), generator) + x)
 
 
 @dataclass(frozen=True)
@@ -152,9 +209,8 @@ def _attend(attention: Any, asked: Asked, batch: Packed, generator: torch.Genera
         call = functools.partial(_attend_dropping, attention.dropout, attention.scaling, generator)
     if asked.query.device.type != "cuda":
         return _attend_in_runs(call, asked)
-    half, has_flash = asked.query.dtype in (torch.bfloat16, torch.float16), torch.cuda.get_device_capability()[0] >= 8
-    if dropout == 0 and half and has_flash:  # FlashAttention is for Ampere and newer
-        return _attend_varlen(asked, batch, attention.scaling)
+    if _takes_flash(asked.query):
+        return _attend_varlen(asked, batch, attention.scaling, dropout)
     return _attend_padded(call, asked)
 
 
@@ -191,16 +247,35 @@ def _by_head(x: torch.Tensor, count: int, length: int) -> torch.Tensor:
     return x.view(count, length, *x.shape[1:]).transpose(1, 2)
 
 
-def _attend_varlen(asked: Asked, batch: Packed, scale: float) -> torch.Tensor:
-    """FlashAttention over texts of different lengths in one call; half precision, no dropout."""
-    from torch.nn.attention.varlen import varlen_attn
+def _takes_flash(query: torch.Tensor) -> bool:
+    """What FlashAttention asks of queries (…, A, D), and of the machine."""
+    half, width = query.dtype in (torch.bfloat16, torch.float16), query.shape[-1]
+    return half and width % 8 == 0 and width <= 256 and _has_flash(query.device)
 
+
+@functools.lru_cache
+def _has_flash(device: torch.device) -> bool:
+    """Whether the op is there as `_attend_varlen` calls it, on a GPU that has it: Ampere and newer, of NVIDIA's."""
+    try:
+        arguments = torch.ops.aten._flash_attention_forward.default._schema.arguments
+    except AttributeError:  # private, so a newer torch may have dropped it: then attention is padded
+        return False
+    known = [argument.name for argument in arguments[: len(_FLASH_ARGUMENTS)]] == _FLASH_ARGUMENTS
+    return known and torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _attend_varlen(asked: Asked, batch: Packed, scale: float, dropout: float) -> torch.Tensor:
+    """FlashAttention over texts of different lengths in one call; half precision.
+
+    The op below torch.nn.attention.varlen: that has no dropout, and Python layers that cost half a millisecond.
+    """
     query, key = asked.query, asked.key
     same = len(query) == len(key)
     of_queries = batch.boundaries if same else torch.arange(len(query) + 1, dtype=torch.int32, device=query.device)
     longest_query, longest = int(asked.query_lengths.max()), int(asked.lengths.max())
-    attended = varlen_attn(query, key, asked.value, of_queries, batch.boundaries, longest_query, longest, scale=scale)
-    assert isinstance(attended, torch.Tensor)
+    places = (of_queries, batch.boundaries, longest_query, longest)
+    forward = torch.ops.aten._flash_attention_forward
+    attended: torch.Tensor = forward(query, key, asked.value, *places, dropout, False, False, scale=scale)[0]
     return attended.flatten(1)
 
 
@@ -212,7 +287,7 @@ def _attend_padded(call: Any, asked: Asked) -> torch.Tensor:
     parts = (asked.query.split(query_sizes), asked.key.split(sizes), asked.value.split(sizes))
     for group, q, k, v in zip(groups, *parts, strict=True):
         inside, inside_q = _inside(lengths[group]), _inside(query_lengths[group])
-        mask = torch.from_numpy(inside[:, None, None]).to(q.device, non_blocking=True)
+        mask = to_device(inside[:, None, None], q.device)
         attended = call(_padded(q, inside_q), _padded(k, inside), _padded(v, inside), attn_mask=mask)
         outputs.append(attended.transpose(1, 2).flatten(0, 1).index_select(0, _flat(inside_q, q)).flatten(1))
     return torch.cat(outputs)
@@ -235,7 +310,7 @@ def _inside(lengths: np.ndarray) -> np.ndarray:
 
 
 def _flat(inside: np.ndarray, like: torch.Tensor) -> torch.Tensor:
-    return torch.from_numpy(np.flatnonzero(inside)).to(like.device, non_blocking=True)
+    return to_device(np.flatnonzero(inside), like.device)
 
 
 def _padded(x: torch.Tensor, inside: np.ndarray) -> torch.Tensor:

@@ -19,11 +19,11 @@ from torch import nn
 
 from biencoder_ablate.config import ConfigError
 from biencoder_ablate.data.index import fingerprint_texts
-from biencoder_ablate.data.tokens import Tokens, cached_tokens, length_groups, pad, tokenize
+from biencoder_ablate.data.tokens import Tokens, cached_tokens, length_groups, pad, to_device, tokenize
 from biencoder_ablate.files import whole_file
 from biencoder_ablate.model.biencoder import encode
 from biencoder_ablate.model.encoder import ModelSource, load_encoder, load_tokenizer
-from biencoder_ablate.model.flops import forward_flops
+from biencoder_ablate.model.flops import forward_flops, training_bytes
 from biencoder_ablate.model.packed import can_pack, encode_packed, finish_layer, pack
 from biencoder_ablate.model.threads import TwoThreads, halves
 
@@ -124,10 +124,19 @@ class TextEncoder:
             tokens,
             reading.device,
             reading.precision,
-            TRAIN_TOKEN_BUDGET[kind],
+            self._train_token_budget(),
             EVAL_TOKEN_BUDGET[kind],
             threads,
         )
+
+    def _train_token_budget(self) -> int:
+        """On CUDA no more than fits beside weights, gradients and two moments, with a fifth of the memory left."""
+        budget, device = TRAIN_TOKEN_BUDGET[self.reading.device.type], self.reading.device
+        if device.type != "cuda":
+            return budget
+        weights = sum(value.numel() for value in self.module.parameters())
+        free = 0.8 * torch.cuda.get_device_properties(device).total_memory - 16 * weights
+        return min(budget, max(512, int(free / training_bytes(self.module.config, self.reading.precision))))
 
     def __call__(self, texts: Sequence[str], advance: Advance | None = None) -> torch.Tensor:
         """Pooled outputs h (B, H) of any texts, in eval mode; `advance` is told how many more are done."""
@@ -203,7 +212,7 @@ class EncodedTexts:
         else:
             h, back = self._encode_halves(self.threads, distinct)
             where = back[where]
-        return h.index_select(0, torch.from_numpy(where).to(h.device))
+        return h.index_select(0, to_device(where, h.device))
 
     def hidden_in_turns(self, rows: np.ndarray) -> tuple[torch.Tensor, Callable[[], None]]:
         distinct, where = np.unique(rows, return_inverse=True)
@@ -217,7 +226,7 @@ class EncodedTexts:
                     pieces.append(self._one_group(distinct[part[group]], generator))
         back = back_in_order([group for group, _, _ in turns])
         flat = torch.cat(pieces).requires_grad_()
-        h = flat.index_select(0, torch.from_numpy(back[where]).to(flat.device))
+        h = flat.index_select(0, to_device(back[where], flat.device))
 
         def spread() -> None:
             assert flat.grad is not None
@@ -291,7 +300,7 @@ class CachedTexts:
         self.features = features
 
     def hidden(self, rows: np.ndarray) -> torch.Tensor:
-        return self.features.index_select(0, torch.from_numpy(rows).to(self.features.device))
+        return self.features.index_select(0, to_device(rows, self.features.device))
 
     def hidden_in_turns(self, rows: np.ndarray) -> tuple[torch.Tensor, Callable[[], None]]:
         return self.hidden(rows), lambda: None
@@ -338,7 +347,7 @@ def encode_rows(
         pieces.append(piece)
         if advance is not None:
             advance(len(group))
-    return torch.cat(pieces).index_select(0, torch.from_numpy(back_in_order(groups)).to(device))
+    return torch.cat(pieces).index_select(0, to_device(back_in_order(groups), device))
 
 
 def back_in_order(groups: Sequence[np.ndarray]) -> np.ndarray:
@@ -379,6 +388,7 @@ def features_path(cache: Path, source: ModelSource, reading: Reading, texts: Seq
         reading.max_tokens,
         reading.precision,
         int(reading.fast) + int(reading.compiled),
+        *([] if reading.device.type == "cpu" else [reading.device.type]),  # which rounds in its own way
     )
     text = " ".join(map(str, ("features-2", *determined_by)))
     return cache / "features" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npy"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,19 +23,19 @@ def take_device(directory: Path, asked: str, parallel: bool) -> Iterator[str]:
 
 @contextlib.contextmanager
 def take_first_free(directory: Path, count: int) -> Iterator[int]:
-    """Hold the first free number below `count` while in use; waits for number 0 when all are taken."""
+    """Hold the first free number below `count` while in use; waits for any of them when all are taken."""
     directory.mkdir(parents=True, exist_ok=True)
     locks = [FileLock(directory / f".gpu{number}.lock") for number in range(count)]
-    for number, lock in enumerate(locks):
-        try:
-            held = lock.acquire(timeout=0)
-        except Timeout:
-            continue
-        with held:
-            yield number
-        return
-    with locks[0]:
-        yield 0
+    while True:
+        for number, lock in enumerate(locks):
+            try:
+                held = lock.acquire(timeout=0)
+            except Timeout:
+                continue
+            with held:
+                yield number
+            return
+        time.sleep(0.2)
 
 
 def _num_gpus() -> int:

@@ -2,18 +2,22 @@
 
 `checkpoint/last.pt` holds the trained weights, the optimizer, the records and which epoch is best; the best
 weights lie beside it under their epoch, written before last.pt refers to them and removed after. Random
-states need no saving: every draw comes from (seed, name, epoch).
+states need no saving: every draw comes from (seed, name, epoch). An epoch is written while the next one runs: what a
+kill loses then is an epoch more.
 """
 
 from __future__ import annotations
 
 import contextlib
 import shutil
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_map
 
 from biencoder_ablate.files import whole_file
 from biencoder_ablate.runs.records import Record
@@ -37,30 +41,63 @@ def trained_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
 
 
-def save_checkpoint(
-    directory: Path,
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer | None,
-    reached: RunState,
-    best_state: dict[str, torch.Tensor] | None,
-) -> None:
-    """Commit an epoch. `best_state` is given when this epoch is the best so far. Raises OSError naming the file."""
-    directory.mkdir(exist_ok=True)  # not its parents: a run's directory that has vanished is not made again, half
-    if best_state is not None:
-        with whole_file(_best_path(directory, reached), "wb") as file:
-            torch.save(best_state, file)
-    state = {
+def snapshot(model: torch.nn.Module, optimizer: torch.optim.Optimizer, reached: RunState) -> dict[str, Any]:
+    """All that a run goes on from, copied: training may go on meanwhile."""
+    return {
         "model": trained_state(model),
-        "optimizer": optimizer.state_dict() if optimizer else None,
-        "records": reached.records,
+        "optimizer": tree_map(_copied, optimizer.state_dict()),
+        "records": list(reached.records),
         "best_epoch": reached.best_epoch,
         "step": reached.step,
     }
+
+
+def _copied(value: Any) -> Any:
+    return value.detach().to("cpu", copy=True) if isinstance(value, torch.Tensor) else value
+
+
+def save_checkpoint(directory: Path, state: dict[str, Any]) -> None:
+    """Commit a snapshot's epoch. Raises OSError naming the file."""
+    directory.mkdir(exist_ok=True)  # not its parents: a run's directory that has vanished is not made again, half
+    best = _best_path(directory, state["best_epoch"])
+    if state["best_epoch"] == state["records"][-1]["epoch"]:
+        with whole_file(best, "wb") as file:
+            torch.save(state["model"], file)
     with whole_file(directory / "last.pt", "wb") as file:
         torch.save(state, file)
     for old in directory.glob("best-*.pt"):
-        if reached.best_epoch is None or old != _best_path(directory, reached):
+        if old != best:
             old.unlink()
+
+
+class InTurn:
+    """Jobs in a thread of their own, one at a time and in order, while the caller goes on.
+
+    Leaving it waits for the last one. A job's error is raised by the next call, once.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, "checkpoint")
+        self._last: Future[None] | None = None
+
+    def start(self, job: Callable[[], None]) -> None:
+        """Have a job done once the one before is; waits for that one first, so that only one's data is held."""
+        self.wait()
+        self._last = self._pool.submit(job)
+
+    def wait(self) -> None:
+        """Until nothing is left to do."""
+        last, self._last = self._last, None
+        if last is not None:
+            last.result()
+
+    def __enter__(self) -> InTurn:
+        return self
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        self._pool.shutdown()
+        with contextlib.suppress(*([] if kind is None else [Exception])):  # the first error is the one to tell
+            self.wait()
 
 
 def load_checkpoint(
@@ -79,7 +116,7 @@ def load_checkpoint(
 
 def load_best(directory: Path, reached: RunState, model: torch.nn.Module) -> None:
     """Put the selected epoch's weights into the model."""
-    model.load_state_dict(torch.load(_best_path(directory, reached), map_location="cpu", weights_only=True))
+    model.load_state_dict(torch.load(_best_path(directory, reached.best_epoch), map_location="cpu", weights_only=True))
 
 
 def remove_checkpoint(directory: Path) -> None:
@@ -88,5 +125,5 @@ def remove_checkpoint(directory: Path) -> None:
         shutil.rmtree(directory)
 
 
-def _best_path(directory: Path, reached: RunState) -> Path:
-    return directory / f"best-{reached.best_epoch}.pt"
+def _best_path(directory: Path, epoch: int | None) -> Path:
+    return directory / f"best-{epoch}.pt"

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import shutil
 import time
 import traceback
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -23,8 +26,9 @@ from biencoder_ablate.evaluation.baselines import (
     pretrained_baseline,
 )
 from biencoder_ablate.evaluation.protocols import final_rankings, point_records, split_figures
-from biencoder_ablate.files import explained, remove_parts, write_json, write_text, yaml_string
+from biencoder_ablate.files import explained, read_json, remove_parts, write_json, write_text, yaml_string
 from biencoder_ablate.model.biencoder import Embeddings
+from biencoder_ablate.model.flops import training_bytes
 from biencoder_ablate.model.saved import Contract, save_model
 from biencoder_ablate.model.texts import Hidden
 from biencoder_ablate.runs import directory as run_files
@@ -34,11 +38,13 @@ from biencoder_ablate.runs.trackers import TrackedRun, Trackers, choose_trackers
 from biencoder_ablate.training import summary
 from biencoder_ablate.training.assemble import Parts, Plan, build_parts, make_plan
 from biencoder_ablate.training.checkpoint import (
+    InTurn,
     RunState,
     load_best,
     load_checkpoint,
     remove_checkpoint,
     save_checkpoint,
+    snapshot,
     trained_state,
 )
 from biencoder_ablate.training.loop import (
@@ -86,13 +92,15 @@ def _run_as(world: World, plan: Plan, composed: str, overrides: list[str], quiet
             _drop_leftovers(run)
         return Outcome(run, done, skipped=True)
     if not world.is_main:
-        return Outcome(run, _train(plan, run, RunLog(None, quiet), world, trackers), skipped=False)
+        with memory_explained(plan):
+            return Outcome(run, _train(plan, run, RunLog(None, quiet), world, trackers), skipped=False)
     with run_files.locked(run.path):
         if config.rerun:
             run_files.start_over(run)
         log = _open_run(plan, run, composed, overrides, quiet)
         try:
-            result = _train(plan, run, log, world, trackers)
+            with memory_explained(plan):
+                result = _train(plan, run, log, world, trackers)
         except Exception as error:
             _note_failure(run, log, error)
             raise
@@ -104,6 +112,45 @@ def _run_as(world: World, plan: Plan, composed: str, overrides: list[str], quiet
             trackers.finish(None)  # nothing where the run has finished
         run_files.forget_old(run)
     return Outcome(run, result, skipped=False)
+
+
+class OutOfMemory(RuntimeError):
+    """The device, or the machine, has no room for what the run asks for."""
+
+
+@contextlib.contextmanager
+def memory_explained(plan: Plan) -> Iterator[None]:
+    """Raise OutOfMemory, which says what to change, where torch or Python says that memory is out."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        of_host = isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
+        if not of_host and not isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise OutOfMemory(_what_to_lower(plan, torch.device("cpu") if of_host else plan.device)) from error
+
+
+def _what_to_lower(plan: Plan, device: torch.device) -> str:
+    """The message of OutOfMemory: where it was out, what a step asks for at most, which key to lower and to what."""
+    config, training = plan.config, plan.config.training
+    if device.type == "cuda":
+        memory = torch.cuda.get_device_properties(device).total_memory
+    else:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    said = f"out of memory on {device}, which has {memory / 1e9:.3g} GB"
+    shape = read_json(plan.source.directory / "config.json")
+    lower = f"training.batch_size={max(1, training.batch_size // 2)}"
+    if not training.freeze_encoder and shape is not None:
+        weights = 16 * (plan.source.directory / "model.safetensors").stat().st_size / 4  # with gradients and moments
+        num_tokens = (2 + config.negatives.per_pair) * config.model.max_tokens
+        a_pair = num_tokens * training_bytes(SimpleNamespace(**shape), plan.precision)
+        needed = f"{(weights + training.batch_size * a_pair) / 1e9:.3g} GB, {a_pair / num_tokens / 1e3:.0f} kB a token"
+        said += f"; a step of {training.batch_size} pairs asks for up to {needed}"
+        if training.micro_batch is None:
+            return f"{said}; add training.micro_batch=auto: the same run then goes on after its last finished epoch"
+        fits = int((0.8 * memory - weights) / a_pair)
+        lower = f"training.batch_size={min(max(1, fits), max(1, training.batch_size // 2))}"
+    return f"{said}; free some of it and the same command goes on, or try {lower}, which is another run"
 
 
 def _drop_leftovers(run: RunDirectory) -> None:
@@ -174,26 +221,37 @@ def _train(plan: Plan, run: RunDirectory, log: RunLog, world: World, trackers: T
         reached.records.append(record)
         if not world.is_main:
             return
-        if optimizer is not None:
-            state = trained_state(trainee.model) if is_best else None
-            save_checkpoint(run.checkpoint, trainee.model, optimizer, reached, state)
-        write_metrics(run.path, reached.records)
-        log.say(epoch_line(record, leaks))
-        for step, figures in steps:
-            trackers.step(step, figures)
-        trackers.epoch(reached.step, record)
+        if optimizer is None:
+            follow(list(reached.records), reached.step, steps)
+            return
+        state = snapshot(trainee.model, optimizer, reached)
 
-    embeddings = embed(trainee, pretrained)
-    if reached.next_epoch < 0:
-        commit(embeddings, -1, {}, [])
-    while reached.next_epoch < training.epochs and not _out_of_patience(reached, training.patience):
-        assert optimizer is not None
-        epoch = reached.next_epoch
-        trained = train_epoch(trainee, optimizer, epoch, reached.step, embeddings)
-        reached.step = trained.step
-        embeddings = embed(trainee)
-        check_trained(embeddings, epoch)
-        commit(embeddings, epoch, trained.record, trained.steps)
+        def write() -> None:
+            save_checkpoint(run.checkpoint, state)
+            follow(state["records"], state["step"], steps)
+
+        writer.start(write)
+
+    def follow(records: list[Record], step: int, steps: list[tuple[int, Record]]) -> None:
+        write_metrics(run.path, records)
+        log.say(epoch_line(records[-1], leaks))
+        for at, figures in steps:
+            trackers.step(at, figures)
+        trackers.epoch(step, records[-1])
+
+    with InTurn() as writer:
+        embeddings = embed(trainee, pretrained)
+        if reached.next_epoch < 0:
+            commit(embeddings, -1, {}, [])
+        while reached.next_epoch < training.epochs and not _out_of_patience(reached, training.patience):
+            assert optimizer is not None
+            epoch = reached.next_epoch
+            trained = train_epoch(trainee, optimizer, epoch, reached.step, embeddings)
+            reached.step = trained.step
+            embeddings = embed(trainee)
+            check_trained(embeddings, epoch)
+            commit(embeddings, epoch, trained.record, trained.steps)
+    world.agree(None)  # rank 0 has written the best weights
     if reached.best_epoch is not None and reached.best_epoch != reached.next_epoch - 1:
         load_best(run.checkpoint, reached, trainee.model)
         embeddings = embed(trainee)

@@ -18,6 +18,7 @@ import torch
 from biencoder_ablate.config import Config, TrainingConfig
 from biencoder_ablate.data.corpus import SPLITS
 from biencoder_ablate.data.index import SplitArrays, TextIndex
+from biencoder_ablate.data.tokens import to_device
 from biencoder_ablate.evaluation.candidates import SplitCandidates
 from biencoder_ablate.evaluation.pair_scores import PairScorer, pair_scorer
 from biencoder_ablate.evaluation.protocols import measure_split, study_top1
@@ -177,12 +178,12 @@ def train_epoch(
     num_warmup = round(training.warmup_ratio * num_steps)
     names = ("loss", *(f"loss/{part}" for part in trainee.loss.parts))
     sums, steps = torch.zeros(len(names), dtype=torch.float64), []
-    waiting: tuple[torch.Tensor, int, dict[str, float]] | None = None
+    waiting: tuple[OnItsWay, int, dict[str, float]] | None = None
     work = torch.zeros(2, dtype=torch.float64)
 
-    def read(losses: torch.Tensor, size: int, rates: dict[str, float]) -> None:
+    def read(losses: OnItsWay, size: int, rates: dict[str, float]) -> None:
         """Losses are read one step late, so that a GPU computes while the next batch is made ready."""
-        found = _finite(losses, names, epoch, step - 1)
+        found = _finite(losses.get(), names, epoch, step - 1)
         sums.add_(found)
         means = {f"step/{name}": value for name, value in zip(names, (found / size).tolist(), strict=True)}
         steps.append((step, means | rates))
@@ -196,11 +197,8 @@ def train_epoch(
             work += torch.tensor(done, dtype=torch.float64)
             if waiting is not None:
                 read(*waiting)
-            waiting = (
-                losses,
-                len(batch),
-                {f"step/rate/{group['part']}": group["lr"] for group in optimizer.param_groups},
-            )
+            rates = {f"step/rate/{group['part']}": group["lr"] for group in optimizer.param_groups}
+            waiting = (OnItsWay(losses), len(batch), rates)
             step += 1
             bar.update(len(batch))
         assert waiting is not None
@@ -280,7 +278,7 @@ def _as_batch(trainee: Trainee, pairs: Pairs, own: Pairs, h: torch.Tensor) -> Ba
         }[kind]()
         gathered = [world.share_of(positions, rank).reshape(-1) for rank in range(world.size)]
         mask = pool.are_forbidden(own.rows, np.concatenate(gathered))
-        return torch.from_numpy(mask).to(trainee.device, non_blocking=True)
+        return to_device(mask, trainee.device)
 
     return Batch(
         model,
@@ -291,9 +289,29 @@ def _as_batch(trainee: Trainee, pairs: Pairs, own: Pairs, h: torch.Tensor) -> Ba
     )
 
 
+class OnItsWay:
+    """A small tensor on its way to the host: asked for now, behind the work under way, and waited for in `get`.
+
+    A copy that is asked for later would wait for all that a GPU was given in between.
+    """
+
+    def __init__(self, values: torch.Tensor) -> None:
+        self.values, self.event = values, None
+        if values.device.type == "cuda":
+            self.values = values.to("cpu", non_blocking=True)  # into pinned memory, which torch sees to
+            self.event = torch.cuda.Event()
+            self.event.record()
+
+    def get(self) -> torch.Tensor:
+        """The values on the CPU."""
+        if self.event is not None:
+            self.event.synchronize()
+        return self.values.cpu()
+
+
 def _finite(losses: torch.Tensor, names: tuple[str, ...], epoch: int, step: int) -> torch.Tensor:
     """Loss sums as float64 on the CPU. Raises TrainingDiverged when their total is no number."""
-    sums = losses.to("cpu").double()
+    sums = losses.double()
     if not bool(torch.isfinite(sums[0])):
         shown = ", ".join(f"{name} {value:.4g}" for name, value in zip(names, sums.tolist(), strict=True))
         raise TrainingDiverged(f"the loss is not finite at epoch {epoch}, step {step} ({shown}); {_WHAT_TO_TRY}")

@@ -144,7 +144,7 @@ class ContrastiveLoss(Loss):
 
 
 def _weighted(weights: Mapping[str, float], sums: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    first, *others = (weights[name] * value for name, value in sums.items())
+    first, *others = (value if weights[name] == 1 else weights[name] * value for name, value in sums.items())
     return functools.reduce(torch.add, others, first)
 
 

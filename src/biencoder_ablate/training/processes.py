@@ -19,6 +19,9 @@ import torch.distributed as dist
 
 from biencoder_ablate.model.texts import Advance, EncodedTexts
 
+BUCKET_BYTES = 64 * 2**20
+"""Of gradients summed over processes in one call."""
+
 
 @dataclass(frozen=True)
 class World:
@@ -66,10 +69,27 @@ class World:
         """Sum every gradient over the processes; one without a share of the batch contributes zeros."""
         if self.size == 1:
             return
+        gradients = []
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            dist.all_reduce(parameter.grad)
+            gradients.append(parameter.grad)
+        for some in buckets(gradients):
+            joined = torch.cat([gradient.flatten() for gradient in some])
+            dist.all_reduce(joined)
+            parts = joined.split([gradient.numel() for gradient in some])
+            torch._foreach_copy_(some, [part.view_as(own) for part, own in zip(parts, some, strict=True)])
+
+
+def buckets(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    """Neighbours of one dtype together, to BUCKET_BYTES and the one that goes beyond it: many small sums are slow."""
+    held: list[torch.Tensor] = []
+    for number, tensor in enumerate(tensors, start=1):
+        held.append(tensor)
+        full = sum(one.nbytes for one in held) >= BUCKET_BYTES
+        if full or number == len(tensors) or tensors[number].dtype != tensor.dtype:
+            yield held
+            held = []
 
 
 class _Gather(torch.autograd.Function):
