@@ -144,6 +144,7 @@ def write_run(
             "initial": records[0],
             "val": figures,
             "test": figures,
+            "baselines": {"chance": {"test": {"top1": 0.01, "top1_clean": 0.01, "recall@10": 0.1}}},
             "seconds": 12.5,
         }
     )

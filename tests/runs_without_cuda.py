@@ -25,7 +25,7 @@ from biencoder_ablate.data.tokens import Tokens
 from biencoder_ablate.evaluate import evaluate
 from biencoder_ablate.model.encoder import learn_tokenizer
 from biencoder_ablate.model.texts import EncodedTexts, encode_rows, packed_encoder, plain_encoder
-from biencoder_ablate.retrieve import retrieve
+from biencoder_ablate.retrieve import open_search
 from biencoder_ablate.runs.records import RunLog
 from biencoder_ablate.training import loop
 from biencoder_ablate.training.assemble import build_parts, make_plan
@@ -298,7 +298,7 @@ def opened(runs: Runs, device: str, run: Path) -> dict:
     """What evaluate and retrieve say of a run."""
     with runs.using(device):
         again = evaluate(run, ["evaluation.rerank=all"], baselines=True, quiet=True)
-        near = retrieve(run, "Cars are dangerous.", 3)["results"]
+        near = open_search(run)(["Cars are dangerous."], 3)[0]["results"]
     return {"measured": again["measured"], "baselines": again["baselines"], "texts": [found["text"] for found in near],
             "margins": [found["margin"] for found in near]}  # fmt: skip
 

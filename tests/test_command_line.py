@@ -243,8 +243,8 @@ def test_the_screen_and_the_log_say_in_words_what_happens(finished_run):
     ):
         assert words in text
     header = next(line for line in text.splitlines() if "epoch" in line and "train" in line and "val" in line)
-    shown = [line for line in text.splitlines() if re.match(r" +(-1|0) ", line)]
-    assert [line.split()[0] for line in shown] == ["-1", "0"]
+    shown = [line for line in text.splitlines() if re.match(r"start| +0 ", line)]
+    assert [line.split()[0] for line in shown] == ["start", "0"]
     assert all(len(line) == len(header) for line in shown), "the columns are not aligned"
     log = (finished_run.path / "train.log").read_text("utf-8")
     for line in text.splitlines():
@@ -286,8 +286,9 @@ def test_the_sweep_ends_with_a_table_of_all_its_runs(finished_sweep):
     for head in HEADS:
         (path,) = finished_sweep.runs.glob(f"{head}_neg*")
         result = json.loads((path / "result.json").read_text("utf-8"))
-        rows = [line for line in lines[-12:] if f"head={head} " in f"{line} " or path.name in line]
-        assert any("finished" in row and f"{result['test']['top1']:.4f}" in row for row in rows), head
+        row = next(line for line in lines if line.startswith(f"head={head} "))
+        assert re.search(rf" {result['test']['top1']:.4f}!?( |$)", row), head
+    assert f"sweep: {len(HEADS)} of {len(HEADS)} finished" in lines
 
 
 def test_the_variants_differ_from_the_first_epoch_on_with_the_same_seed(finished_sweep):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +14,9 @@ from report_runs import CURRICULUM, HEADS, config_of, made_up_points, sample_poi
 from biencoder_ablate.config import DataConfig, FusionConfig
 from biencoder_ablate.report import sentences
 from biencoder_ablate.report.contrasts import compare, factorial_effects
-from biencoder_ablate.report.examples import load_texts, side_by_side
+from biencoder_ablate.report.examples import joined_debates, load_texts, side_by_side
 from biencoder_ablate.report.questions import Analysis, Kind, analyse
-from biencoder_ablate.report.read import Protocol, collect
+from biencoder_ablate.report.read import Metric, Protocol, collect
 from biencoder_ablate.report.study import Study, arms_of, make_studies
 from biencoder_ablate.report.tables import groups_table, leakage_table, missing_table, overview_table, runs_table
 
@@ -73,7 +74,7 @@ def test_figures_are_those_of_the_statistics_on_the_same_outcomes(clear):
     counts = ~np.isnan(run.outcomes.correct[Protocol.CLEAN])
     debates = np.array(run.outcomes.debates)[counts]
     arms = arms_of(clear.study, [(level.label, {0: level}) for level in clear.study.axes[0].levels])
-    expected = compare(arms.groups(Protocol.CLEAN), debates, factorial_effects(*HEADS))
+    expected = compare(arms.groups(Protocol.CLEAN), debates, factorial_effects(("LayerNorm", "ReLU"), HEADS))
     assert clear.family(Kind.EFFECTS).primary == expected
     cell = clear.study.cells[0]
     group = cell.outcomes(Protocol.CLEAN)
@@ -118,7 +119,7 @@ def test_one_configuration_is_described_and_not_judged(tmp_path):
     mean = analysis.summaries[analysis.study.cells[0].name]["clean"].mean
     assert "Nothing to compare" in analysis.headline and f"clean test top-1 is {mean:.3f} (95% " in analysis.headline
     assert analysis.headline.endswith("over 3 seeds.")
-    assert groups_table(analysis).rows[0][0] == 3
+    assert groups_table(analysis, ()).rows[0][:2] == ("the only configuration", 3)
 
 
 def test_without_clean_points_the_official_figure_decides_and_says_so(tmp_path):
@@ -221,6 +222,56 @@ def test_curricula_and_constants_are_levels_of_one_axis(tmp_path):
     ]
 
 
+def test_parts_taken_out_are_each_compared_with_the_whole(tmp_path):
+    """Two keys may change with one part, and two parts may change the same key."""
+    parts = {"nothing": {}, "pooled": {"fusion": FusionConfig("pooled")}, "ratio": {"neg_ratio": 0.5}}
+    parts["both"] = {"fusion": FusionConfig("pooled"), "neg_ratio": 0.3}
+    for k, (part, changes) in enumerate(parts.items()):
+        for seed in range(3):
+            right = np.arange(24) % (k + 2) == 0
+            config = config_of(seed=seed, **changes)
+            write_run(tmp_path, config, right, made_up_points(4), fingerprint="f" * 64, overrides=[f"without={part}"])
+    analysis = analysis_of(tmp_path)
+    (axis,) = analysis.study.axes
+    assert (axis.name, [level.label for level in axis.levels]) == ("without", ["nothing", "both", "pooled", "ratio"])
+    (family,) = analysis.families
+    assert (family.kind, family.baseline) == (Kind.PARTS, "without=nothing")
+    assert {r.contrast.name: r.estimate for r in family.primary} == pytest.approx(
+        {"without=both": 5 / 24 - 0.5, "without=pooled": 8 / 24 - 0.5, "without=ratio": 6 / 24 - 0.5}
+    )
+    (answer, *_) = sentences.answers(analysis)
+    assert (answer.part, answer.words) == ("both", "not known at this number of seeds")
+    assert "lower without it" in answer.detail
+
+
+def test_the_figure_and_the_protocol_that_decide_can_be_chosen(tmp_path):
+    write_study(tmp_path, CLEAR, seeds=range(2), leaked=range(0, 180, 3))
+    (study,) = make_studies(collect([tmp_path], Metric.TOP1).runs)
+    by_official = analyse(study, Protocol.OFFICIAL)
+    assert (by_official.primary, by_official.figure()) == ("official", "official test top-1")
+    assert by_official.leakage.clean_order == analyse(study).leakage.clean_order
+    for directory in tmp_path.iterdir():
+        result = json.loads((directory / "result.json").read_text("utf-8"))
+        ranks = [
+            json.loads(line)["rank"] for line in (directory / "rankings.jsonl").read_text("utf-8").splitlines()[1:]
+        ]
+        result["test"]["mrr"] = float(np.mean(1 / np.array(ranks)))
+        (directory / "result.json").write_text(json.dumps(result), "utf-8")
+    (study,) = make_studies(collect([tmp_path], Metric.MRR).runs)
+    analysis = analyse(study)
+    assert analysis.figure() == "clean test MRR"
+    cell = study.cells[0]
+    wrong = 1 / 3  # where report_runs puts a counter that is not first
+    top1 = np.mean([run.result["test"]["top1_clean"] for run in cell.runs.values()])
+    assert analysis.summaries[cell.name][Protocol.CLEAN].mean == pytest.approx(top1 + (1 - top1) * wrong)
+
+
+def test_debates_that_share_a_text_are_one():
+    """b and c share a text, c and d another; e is alone."""
+    texts = [("a", "1"), ("b", "2"), ("c", "2"), ("c", "3"), ("d", "3"), ("e", "4")]
+    assert joined_debates(texts) == {"a": "a", "b": "b", "c": "b", "d": "b", "e": "e"}
+
+
 # --- leakage ---
 
 
@@ -276,32 +327,40 @@ def test_the_overview_marks_nothing_with_too_few_seeds(tmp_path):
 def test_findings_say_what_was_averaged_and_group_equal_answers(clear):
     said = sentences.findings(clear)
     assert said[0] == "Averaged over 2 settings: negatives (neg 0.01, neg 0.2)."
-    assert said[1].startswith("LayerNorm changes clean test top-1 by +0.")
-    assert said[2].startswith("By the official figure: “layernorm_relu” wins")
-    assert "“layernorm_relu” wins in each of the 2 settings" in said[3]
-    assert said[4] == "That what the head does depends on negatives cannot be told (3 tests)."
-    assert said[5].startswith("Negatives: ")
-    assert len(said) == 7, "and leakage"
+    assert said[1].startswith("By the official figure: “layernorm_relu” wins")
+    assert "“layernorm_relu” wins in each of the 2 settings" in said[2]
+    assert said[3] == "That what the head does depends on negatives cannot be told (3 tests)."
+    assert said[4].startswith("Negatives: ")
+    assert len(said) == 5
 
 
-def test_what_each_part_of_the_head_does_is_said_with_its_interval(clear):
-    (said,) = sentences.effects(clear)
-    for result in clear.family(Kind.EFFECTS).primary:
-        low, high = (f"{end:+.3f}".replace("-", "−") for end in (result.interval.low, result.interval.high))
-        estimate = f"{result.estimate:+.3f}".replace("-", "−")
-        assert f"by {estimate} (95% interval {low} to {high}; Holm p 0.023)" in said
-    assert said.endswith("Told apart from 0: LayerNorm, ReLU, LayerNorm × ReLU.")
+def test_what_each_part_of_the_head_does_is_said_in_points_of_the_test_set(clear):
+    total = clear.num_points[clear.primary]
+    said = sentences.answers(clear)
+    assert [(answer.part, answer.status) for answer in said] == [
+        ("LayerNorm", "earns"), ("ReLU", "earns"), ("LayerNorm and ReLU together", "earns")
+    ]  # fmt: skip
+    for answer, result in zip(said, clear.family(Kind.EFFECTS).primary, strict=True):
+        size = f"{100 * result.estimate:.1f} points in 100 (about {round(result.estimate * total)} of {total})"
+        low, high = (f"{100 * end:+.1f}" for end in (result.family_low, result.family_high))
+        assert size in answer.detail and f", 95% interval for all at once {low} to {high}; Holm p 0." in answer.detail
+    assert str(said[0]).startswith("LayerNorm: earns its place; it brings ")
+
+
+def test_a_part_that_costs_does_not_earn_its_place(tmp_path):
+    write_study(tmp_path, {"none": 0.8, "layernorm": 0.5, "relu": 0.8, "layernorm_relu": 0.5}, seeds=range(8))
+    layernorm, relu, _ = map(str, sentences.answers(analysis_of(tmp_path)))
+    assert layernorm.startswith("LayerNorm: does not earn its place; it costs ")
+    assert relu.startswith("ReLU: cannot be told from nothing; it ")
 
 
 def test_effects_that_too_few_seeds_cannot_tell_are_said_to_be_so(tmp_path):
     """Three tests need seven seeds, twelve nine: 3·2/2⁷ and 12·2/2⁹ are below 0.05."""
     write_study(tmp_path, EQUAL, seeds=range(6), ratios=(0.01, 0.1, 0.2, 0.3, 0.5))
-    said = sentences.findings(analysis_of(tmp_path))
-    assert said[1].endswith("Too few seeds to tell any of it apart from 0: 6 in common, 7 are needed for 3 tests.")
-    few = (
-        "Too few seeds to tell whether what the head does depends on negatives: 6 in common, 9 are needed for 12 tests."
-    )
-    assert few in said
+    analysis = analysis_of(tmp_path)
+    assert {answer.words for answer in sentences.answers(analysis)} == {"not known at this number of seeds"}
+    few = "Too few seeds to tell whether what the head does depends on negatives: 6 seeds of the 9 that 12 tests need."
+    assert few in sentences.findings(analysis)
 
 
 def test_effects_over_seeds_that_no_two_heads_share_are_not_made_up(tmp_path):
@@ -310,9 +369,19 @@ def test_effects_over_seeds_that_no_two_heads_share_are_not_made_up(tmp_path):
     analysis = analysis_of(tmp_path)
     assert "with no seed in common, the sign-flip test cannot reach" in analysis.headline
     assert ", each group over its own seeds)" in analysis.headline
-    (said,) = sentences.effects(analysis)
-    assert said.count("an unknown amount (no seed in common)") == 3
-    assert "none in common, 7 are needed" in said
+    for answer in sentences.answers(analysis):
+        assert answer.status == "unknown" and "an unknown number of points (no seed in common)" in answer.detail
+
+
+def test_without_parts_every_level_stands_beside_the_best(tmp_path):
+    write_study(tmp_path, {"none": 0.7, "layernorm": 0.3, "relu": 0.69}, seeds=range(8))
+    analysis = analysis_of(tmp_path)
+    best = analysis.verdict.best
+    other = "relu" if best == "none" else "none"
+    said = {answer.part: answer for answer in sentences.answers(analysis)}
+    assert set(said) == {"layernorm", other}
+    assert said["layernorm"].words == f"loses to “{best}”" and f" behind “{best}”, 95% " in said["layernorm"].detail
+    assert said[other].words == f"cannot be told from “{best}”"
 
 
 def test_an_interaction_that_is_there_is_found(tmp_path):
@@ -335,7 +404,7 @@ def test_notes_say_which_comparisons_they_are_on(tmp_path):
     written = write_study(tmp_path, {"none": 0.3, "relu": 0.3, "layernorm": 0.3}, seeds=range(3))
     (written[0] / "result.json").unlink()
     analysis = analysis_of(tmp_path)
-    assert sentences.about(analysis.study, analysis.family(Kind.PAIRS))[1:] == [
+    assert sentences.about(analysis.study, analysis.family(Kind.PAIRS)) == [
         "Note on none − layernorm; none − relu: seeds not in all of its groups, left out: 0."
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -9,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+import numpy as np
 import pytest
-from report_runs import made_up_points, write_study
+from report_runs import made_up_points, sample_points, write_study
 from test_report_page import Page
 
+from biencoder_ablate.files import write_json
 from biencoder_ablate.report.__main__ import main
 
 CHROMIUM = next((found for name in ("chromium", "chromium-browser") if (found := shutil.which(name))), None)
@@ -36,7 +39,9 @@ class Shown:
     def column(self, key: str, number: int) -> list[str]:
         """The texts of a column, in the order of the rows that can be seen."""
         body = self.table(key).partition("<tbody>")[2]
-        rows = [row for row in re.findall(r"<tr(.*?)</tr>", body, re.DOTALL) if not row.startswith(' hidden=""')]
+        rows = [
+            row for row in re.findall(r"<tr(.*?)</tr>", body, re.DOTALL) if 'hidden=""' not in row.partition(">")[0]
+        ]
         return [re.sub("<.*?>", "", re.findall(r"<td.*?</td>", row, re.DOTALL)[number]) for row in rows]
 
 
@@ -143,21 +148,94 @@ def test_a_script_of_someone_else_does_not_run(big, tmp_path):
     assert any("Content Security Policy" in line for line in shown.complaints)
 
 
-@pytest.mark.parametrize("width", [1280, 400])
-def test_it_can_be_seen(big, tmp_path, width):
-    """A screenshot holds the verdict's and the figures' ink, and nothing is wider than the window."""
-    import matplotlib.image
-
-    picture = tmp_path / "page.png"
-    browse(big, tmp_path / "profile", "", f"--window-size={width},3000", f"--screenshot={picture}", "--hide-scrollbars")
-    pixels = matplotlib.image.imread(picture)[..., :3]
-    assert pixels.shape[:2] == (3000, max(width, 400))
-    darkness = 1 - pixels.mean(axis=2)
-    for top in range(0, 3000, 500):
-        assert darkness[top : top + 500].max() > 0.8, f"nothing between {top} and {top + 500} pixels"
-    assert darkness[:, -4:].max() < 0.2, "ink at the right edge: something is cut off"
-
-
 def test_it_prints(big, tmp_path):
     browse(big, tmp_path / "profile", "", f"--print-to-pdf={tmp_path / 'page.pdf'}", "--no-pdf-header-footer")
     assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
+
+
+# --- at a desk and on a telephone, in light and dark; with playwright, which can hold a window at any width ---
+
+DESK, TELEPHONE = (1400, 900), (420, 860)
+VIEWS = [(size, scheme) for size in (DESK, TELEPHONE) for scheme in ("light", "dark")]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Path:
+    """The page of four heads × eight seeds on the sample debates, beside what needs no training."""
+    place = tmp_path_factory.mktemp("small")
+    means = {"none": 0.3, "layernorm": 0.35, "relu": 0.3, "layernorm_relu": 0.6}
+    figures = {"top1": 0.41, "top1_clean": 0.45, "recall@10": 0.8}
+    for run in write_study(place / "runs", means, range(8), points=sample_points(), leaked=(0, 5)):
+        result = json.loads((run / "result.json").read_text("utf-8"))
+        result["test"] |= {"top1_stage1": 0.2, "top1_stage1_clean": 0.25}
+        result["baselines"] = {name: {"test": figures} for name in ("pretrained", "bm25", "tfidf", "chance")}
+        write_json(run / "result.json", result)
+    assert main([str(place / "runs"), "-o", str(place / "out")]) == 0
+    return place / "out" / "index.html"
+
+
+@pytest.fixture(scope="module")
+def window(small):
+    """Opens the page in a window of a size, in light or dark."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="the extra `browser`")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+
+        def opened(size: tuple[int, int], scheme: str):
+            page = browser.new_page(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme)
+            page.goto(small.as_uri())
+            return page
+
+        yield opened
+        browser.close()
+
+
+def test_the_answers_the_figure_and_the_table_are_above_the_fold(window):
+    page = window(DESK, "light")
+    for what in (".answers", ".lead", ".top figure", "header .table table"):
+        box = page.locator(what).first.bounding_box()
+        assert box["y"] + box["height"] <= DESK[1], what
+    assert page.locator("header .table tr.yardstick").count() == 4
+    assert page.evaluate("document.documentElement.scrollWidth") == DESK[0]
+
+
+def test_on_a_telephone_nothing_but_tables_scrolls_sideways_and_they_say_so(window):
+    page = window(TELEPHONE, "light")
+    assert page.evaluate("document.documentElement.scrollWidth") == TELEPHONE[0]
+    figures = page.locator("figure img")
+    assert figures.count() >= 5
+    for figure in figures.all():
+        assert figure.evaluate("image => image.naturalWidth") == 360, "the narrow drawing"
+        box = figure.bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= TELEPHONE[0] and box["width"] >= 360
+    wider = 0
+    for table in page.locator(".table:visible").all():
+        overflows = table.locator(".scroll").evaluate("box => box.scrollWidth > box.clientWidth + 1")
+        assert table.locator(".sideways").is_visible() == overflows
+        wider += overflows
+    assert wider >= 2
+
+
+@pytest.mark.parametrize(("size", "scheme"), VIEWS)
+def test_axe_finds_nothing_to_mend(window, size, scheme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="the extra `browser`")
+    page = window(size, scheme)
+    page.evaluate("document.querySelectorAll('details').forEach(box => { box.open = true; })")
+    found = axe.Axe().run(page).response["violations"]
+    assert [(fault["id"], fault["nodes"][0]["html"][:200]) for fault in found] == []
+
+
+@pytest.mark.parametrize(("size", "scheme"), VIEWS)
+def test_paper_and_ink_are_as_asked_for_in_figures_too(window, size, scheme):
+    """Most of a figure is paper, as dark or light as the page's own; and some of it is ink."""
+    import io
+
+    import matplotlib.image
+
+    page = window(size, scheme)
+    pixels = matplotlib.image.imread(io.BytesIO(page.locator("figure img").first.screenshot()))[..., :3]
+    paper, ink = (0.08, 0.92) if scheme == "dark" else (1.0, 0.0)
+    assert np.median(pixels) == pytest.approx(paper, abs=0.01)
+    assert np.abs(pixels - ink).min() < 0.05
+    body = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert body == ("rgb(20, 20, 20)" if scheme == "dark" else "rgb(255, 255, 255)")

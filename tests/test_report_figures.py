@@ -57,6 +57,7 @@ def test_every_figure_is_drawn(pictures):
         "learning_curves",
         "learning_curves_by_setting",
         "forest",
+        "forest_more",
         "forest_by_setting",
         "seeds",
         "dead_pairs",
@@ -66,8 +67,9 @@ def test_every_figure_is_drawn(pictures):
         assert found.png.startswith(b"\x89PNG\r\n\x1a\n")
         root = ET.fromstring(found.svg)
         assert root.tag.endswith("svg")
-        assert found.width == 768
+        assert found.width == (634 if found.name == "forest" else 998)
         assert float(root.attrib["height"].removesuffix("pt")) == pytest.approx(found.height * 0.75, abs=1)
+        assert ET.fromstring(found.narrow).attrib["width"] == "270pt", "360 pixels: a telephone's"
 
 
 def test_figures_are_the_same_bytes_again(analysis, pictures):
@@ -135,19 +137,20 @@ def test_a_legend_has_room_for_its_names(num, name):
         assert [pair for pair in overlaps(figure) if pair[1] == "edge" or name not in pair] == []
 
 
-def test_bands_of_shares_stay_shares():
+def test_intervals_of_shares_stay_shares():
     """Two seeds, 0 and 1: Student's t would reach from −5.9 to 6.9."""
     with applied():
         _, axes = new_figure(2.0, 1, 1)
         plot_curves(axes[0, 0], [0, 1], np.array([[0.0, 1.0], [1.0, 0.0]]), styles(["a"])["a"], "a")
-    (band,) = axes[0, 0].collections
-    assert (band.get_datalim(axes[0, 0].transData).y0, band.get_datalim(axes[0, 0].transData).y1) == (0, 1)
+    _, interval = axes[0, 0].lines
+    assert list(interval.get_ydata()) == [0, 1]
 
 
+@pytest.mark.slow
 def test_many_settings_are_all_drawn_on_as_many_figures_as_it_takes(tmp_path):
     """Fourteen: six curves and twelve panels of seeds are the most that one figure holds."""
     ratios = [round(0.05 * k, 2) for k in range(14)]
-    means, points = {"none": 0.4, "relu": 0.5}, made_up_points(2)
+    means, points = {"none": 0.4, "layernorm": 0.45, "relu": 0.5}, made_up_points(2)
     write_study(tmp_path / "all", means, seeds=(0,), ratios=ratios, points=points)
     write_study(tmp_path / "last", means, seeds=(0,), ratios=ratios[12:], points=points)
     found, last = ({shown.name: shown for shown in draw(analysis_of(tmp_path / place))} for place in ("all", "last"))
@@ -267,7 +270,7 @@ def test_any_name_can_be_a_label(name, recwarn):
         figure, axes = new_figure(1.0, 1, 1)
         axes[0, 0].plot([0, 1], label=name)
         axes[0, 0].set_title(name)
-        (found,) = style.pictures([figure], "odd", name, name)
+        (found,) = style.pictures([(figure, figure)], "odd", name, name)
     ET.fromstring(found.svg)
     assert b"<script" not in found.svg
     assert [str(warning.message) for warning in recwarn] == []

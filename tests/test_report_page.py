@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections import Counter
 from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
@@ -33,7 +34,7 @@ from biencoder_ablate.report.render import markdown_cell, markdown_text
 from biencoder_ablate.report.tables import Column, interval_text, shown
 from biencoder_ablate.training.experiment import run_experiment
 
-VOID = {"meta", "link", "img", "input", "br", "hr"}
+VOID = {"meta", "link", "img", "source", "input", "br", "hr"}
 SEEDS = (0, 1, 2)
 
 
@@ -123,9 +124,15 @@ def report(logs) -> Path:
 def test_all_files_are_written(report):
     files = {path.relative_to(report).as_posix() for path in report.rglob("*") if path.is_file()}
     figures = {"learning_curves", "forest", "seeds", "dead_pairs", "tasks"}
-    assert files == {"index.html", "report.md", "table.csv", "table.tex", "runs.csv", "comparisons.csv"} | {
-        f"figures/{name}.{ending}" for name in figures for ending in ("svg", "png")
-    }
+    assert files == {
+        "index.html",
+        "report.md",
+        "table.csv",
+        "table.tex",
+        "runs.csv",
+        "comparisons.csv",
+        "looks.json",
+    } | {f"figures/{name}.{ending}" for name in figures for ending in ("svg", "png")}
 
 
 def test_the_page_is_sound_and_says_what_there_is_to_say(report):
@@ -193,20 +200,50 @@ def test_page_and_markdown_say_the_same(report):
     html, text = (report / "index.html").read_text("utf-8"), (report / "report.md").read_text("utf-8")
     html = re.sub(r'<section id="debates">.*?</section>', "", html, flags=re.DOTALL)
     plain = " ".join(re.sub(r"\\(.)", r"\1", text).split())
+    html = re.sub(r'<ul class="answers.*?</ul>|<p class=sideways.*?</p>', "", html, flags=re.DOTALL)
     said = re.findall(r"<(?:li|h2|p(?: class=[^>]*)?)>(.*?)</(?:li|h2|p)>", html)
     said += [
         words for caption in re.findall(r"<figcaption><b>(.*?)[.]</b> (.*?)</figcaption>", html) for words in caption
     ]
     said = [unescape(re.sub("<.*?>", "", found)) for found in said]
-    said = [found for found in said if not re.match("Every finished run|Made by|biencoder-ablate report|corpus", found)]
+    said = [found for found in said if not re.match("Every finished run|Made by|biencoder-ablate report", found)]
     assert len(said) > 30
     assert [found for found in said if plain.count(found) < said.count(found)] == []
-    for table in ("groups", "family0", "family1", "leakage-pairs", "task-figures", "settings", "versions"):
+    for table in ("groups", "family0", "family1", "task-figures", "settings", "versions"):
         body = html.partition(f'id="{table}"')[2].partition("<tbody>")[2].partition("</tbody>")[0]
         rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in body.strip().splitlines()]
         assert rows
         for row in rows:
             assert " | ".join(unescape(cell) for cell in row) in plain, row
+
+
+def answers_of(html: str) -> list[str]:
+    """The page's answers, each as one line."""
+    lines = re.findall(
+        r"<li><b>(.*?)</b> <span class=.verdict \w+.><span.*?</span> (.*?)</span><br>(.*?)</li>", html, re.DOTALL
+    )
+    return [unescape(f"{part}: {words}; {detail}") for part, words, detail in lines]
+
+
+def test_page_markdown_and_screen_begin_with_the_same_answers(report, logs, tmp_path, capsys):
+    assert main([str(logs), "-o", str(tmp_path / "again")]) == 0
+    screen = capsys.readouterr().out.splitlines()
+    found = answers_of((report / "index.html").read_text("utf-8"))
+    assert [line.partition(":")[0] for line in found] == ["LayerNorm", "ReLU", "LayerNorm and ReLU together"]
+    assert screen[:3] == found
+    text = re.sub(r"\\(.)", r"\1", (report / "report.md").read_text("utf-8"))
+    assert [line[2:].replace("**", "") for line in text.splitlines() if line.startswith("- **")] == found
+
+
+def test_no_sentence_of_the_page_is_said_twice(tmp_path):
+    write_study(tmp_path / "runs", dict.fromkeys(HEADS, 0.5), seeds=range(3), ratios=(0.01, 0.5), leaked=(0, 1))
+    assert main([str(tmp_path / "runs"), "-o", str(tmp_path / "out")]) == 0
+    html = (tmp_path / "out" / "index.html").read_text("utf-8")
+    html = re.sub(r'<section id="debates">.*?</section>|<p class=sideways.*?</p>', "", html, flags=re.DOTALL)
+    said = re.findall(r"<(?:li|p|figcaption)(?: [^>]*)?>(.*?)</(?:li|p|figcaption)>", html, re.DOTALL)
+    sentences = [s for text in said for s in re.split(r"(?<=[.]) ", re.sub("<.*?>", " ", text)) if len(s) > 30]
+    assert len(sentences) > 30
+    assert sorted(s for s, times in Counter(sentences).items() if times > 1) == []
 
 
 def test_the_latex_table_has_a_row_for_each_head(report):
@@ -394,11 +431,11 @@ def test_no_name_becomes_markup(evil_report):
     assert EVIL not in html
     assert f"{EVIL}</script>" in page.text, "the texts are there, as texts"
     assert f"E: {EVIL} | `x` second line" in page.text
-    figures = [a for a in page.addresses if a.startswith("data:image/svg+xml;base64,")]
+    figures = [a for a in page.addresses if a.startswith("data:image/svg+xml;base64,")]  # wide and narrow
     for figure in figures:
         svg = base64.b64decode(figure.partition(",")[2])
         assert b"<img" not in svg and b"<script" not in svg
-    assert page.tags.count("img") == len(figures)
+    assert page.tags.count("img") == page.tags.count("source") == len(figures) // 2
 
 
 def test_no_name_breaks_a_markdown_table(evil_report):

@@ -8,9 +8,13 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from biencoder_ablate.command import answer
 from biencoder_ablate.runs.directory import find_run
+
+if TYPE_CHECKING:
+    from biencoder_ablate.report.read import Collection
 
 NEEDED = ("scipy", "matplotlib", "jinja2")
 
@@ -26,24 +30,75 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"a report needs {' and '.join(missing)}; install the `report` extra: "
                 "pip install 'biencoder-ablate[report]'"
             )
+        from biencoder_ablate.report.read import Protocol
         from biencoder_ablate.report.write import write_report
 
-        write_report([find_run(place, sweeps=True) for place in arguments.directories], Path(arguments.output), command)
+        given = _read(arguments)
+        looks = sorted({_count(part) for part in arguments.looks.split(",")}) if arguments.looks else []
+        protocol = Protocol(arguments.protocol) if arguments.protocol else None
+        write_report(given, Path(arguments.output), command, protocol, looks)
 
     parser = argparse.ArgumentParser(
         prog="python -m biencoder_ablate.report",
         description="One page that answers: which head, at which negative ratio, by how much, how sure? "
-        "Also report.md, table.csv, table.tex and the figures.",
+        "Also report.md, table.csv, table.tex and the figures. With --from the same of any other program's runs.",
         epilog="example: python -m biencoder_ablate.report logs/sweeps/heads -o report",
     )
     parser.add_argument(
         "directories",
-        nargs="+",
+        nargs="*",
         metavar="DIR",
         help="runs and sweeps (logs/sweeps/NAME, or the bare name; latest), or a logs directory",
     )
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="where to write; made if missing")
+    parser.add_argument(
+        "--metric",
+        choices=("top1", "mrr", "ndcg@10", "recall@10"),
+        help="what decides: top1 (unless given), or another",
+    )
+    parser.add_argument(
+        "--protocol", choices=("clean", "official"), help="which figure decides: clean, where there is one"
+    )
+    parser.add_argument(
+        "--looks", metavar="N,N,…", help="numbers of seeds, declared beforehand, at which to look; alpha is shared"
+    )
+    parser.add_argument(
+        "--from", dest="outside", metavar="PATH", help="results.csv (system, seed, query, value; group, baseline, "
+        "factors), or a directory of TREC run files SYSTEM.seed0.run",
+    )  # fmt: skip
+    parser.add_argument("--qrels", metavar="FILE", help="what is relevant, for --from a directory")
+    parser.add_argument("--groups", metavar="FILE", help="query and group a line: queries that are not independent")
     return answer(parser, argv, carry_out)
+
+
+def _read(arguments: argparse.Namespace) -> Collection:
+    """The runs that the arguments name. Raises ValueError where options do not go together."""
+    from biencoder_ablate.report.outside import read_csv, read_trec
+    from biencoder_ablate.report.read import Metric, collect
+
+    given = Path(arguments.outside) if arguments.outside else None
+    if (given is None) == (not arguments.directories):
+        raise ValueError("give run directories, or --from a table or a directory of run files: one of the two")
+    if given is None or not given.is_dir():
+        for name in ("qrels", "groups"):
+            if getattr(arguments, name):
+                raise ValueError(f"--{name}: goes with --from a directory of TREC run files")
+    metric = Metric(arguments.metric or Metric.TOP1)
+    if given is None:
+        return collect([find_run(place, sweeps=True) for place in arguments.directories], metric)
+    if not given.exists():
+        raise ValueError(f"--from {given}: no such file or directory")
+    if not given.is_dir():
+        return read_csv(given, metric.label if arguments.metric else "value")
+    if not arguments.qrels:
+        raise ValueError("--from a directory of TREC run files: needs --qrels FILE, what is relevant")
+    return read_trec(given, Path(arguments.qrels), metric, Path(arguments.groups) if arguments.groups else None)
+
+
+def _count(text: str) -> int:
+    if not text.strip().isdigit() or int(text) < 2:
+        raise ValueError(f"--looks {text}: must be numbers of seeds with commas between, such as 8,12,20")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -1,31 +1,35 @@
 """Groups of runs and the differences between them: estimates, intervals and tests, for questions.py to conclude from.
 
-A *group* is one configuration: for each of its seeds, which points it got right at top 1. Groups are compared on the
-same points, and seed by seed where they share seeds. *Other seeds?* is the sign-flip test's question, Holm's adjustment
-over a family; *other seeds and other debates?* the interval's. Points alone can answer neither: a test over the points
-of one run per group (McNemar's, say) cannot tell a better head from a luckier seed (Dror et al. 2018, "The Hitchhiker's
-Guide to Testing Statistical Significance in NLP", ACL; Bouthillier et al. 2021, "Accounting for Variance in Machine
-Learning Benchmarks", MLSys). None is offered here, and with one seed each result says so. S seeds, N points;
-figures are shares in [0, 1], not per cent.
+A *group* is one configuration: for each of its seeds, what each point got: 1 where it is right at top 1, or any other
+score. Groups are compared on the same points, and seed by seed where they share seeds. *Other seeds?* is the sign-flip
+test's question; *other seeds and other debates?* the interval's; Holm adjusts both over a family. Points alone can
+answer neither: a test over the points of one run per group (McNemar's, say) cannot tell a better head from a luckier
+seed (Dror et al. 2018, "The Hitchhiker's Guide to Testing Statistical Significance in NLP", ACL; Bouthillier et al.
+2021, "Accounting for Variance in Machine Learning Benchmarks", MLSys). With one seed that test is given, by whole
+debates, and the result says what it cannot show. S seeds, N points, D debates; figures are shares, not per cent.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from biencoder_ablate.report.significance import (
+    MAX_EXACT_SEEDS,
     NUM_SIGN_DRAWS,
     FloatArray,
     Interval,
     SignFlip,
-    crossed_interval,
+    crossed_moments,
     holm,
-    sign_flip_test,
+    intervals,
+    sign_flip_p,
+    sums_by_debate,
     t_quantile,
 )
 from biencoder_ablate.seeding import generator
@@ -33,14 +37,14 @@ from biencoder_ablate.seeding import generator
 HEADS = ("none", "layernorm", "relu", "layernorm_relu")  # of the 2×2 design
 DRAWN_SIGNS = f"p from {NUM_SIGN_DRAWS} sign patterns drawn at random: too many seeds to try all"
 NO_COMMON_SEED = "no seed in common: these groups cannot be compared"
+BEFORE_LOOKS = "before the first declared look, which is at {} seeds: nothing is decided yet"
+ALPHA = 0.05
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """One configuration's outcomes: correct[s, i] is 1 where seeds[s]'s run ranks point i's counter first.
-
-    Shares between 0 and 1 are allowed, so that groups can be averaged (`pool`).
-    """
+    """One configuration's outcomes: correct[s, i] is 1 where seeds[s]'s run ranks point i's counter first, or whatever
+    else point i scores there."""
 
     name: str
     seeds: tuple[int, ...]
@@ -52,11 +56,15 @@ class Group:
             self.name,
             shape,
         )
-        assert ((self.correct >= 0) & (self.correct <= 1)).all(), self.name
+        assert np.isfinite(self.correct).all(), self.name
 
     def at(self, seeds: Sequence[int]) -> FloatArray:
         """Outcomes of these seeds, in this order: (len(seeds), N)."""
-        return self.correct[[self.seeds.index(seed) for seed in seeds]]
+        return self.correct[self.rows(seeds)]
+
+    def rows(self, seeds: Sequence[int]) -> list[int]:
+        """Where these seeds are."""
+        return [self.seeds.index(seed) for seed in seeds]
 
 
 @dataclass(frozen=True)
@@ -80,16 +88,25 @@ class Contrast:
 
 @dataclass(frozen=True)
 class ContrastResult:
-    """All that is known of one contrast; `p_holm` (sign flips) and `p_crossed_holm` (interval) are of `num_tests`."""
+    """All that is known of one contrast; `p_holm` (sign flips) and `p_crossed_holm` (interval) are of `num_tests`, and
+    of `num_looks` where looks were declared.
+
+    `family_low` and `family_high` hold all the family's contrasts at once (Dunn 1961). `p_debates` is of the sign-flip
+    test over debates, of two trained models rather than two groups: None unless there is one seed alone.
+    """
 
     contrast: Contrast
     seeds: tuple[int, ...]  # those all its groups share
     seed_estimates: tuple[float, ...]
     interval: Interval
+    family_low: float
+    family_high: float
     test: SignFlip
     p_holm: float
     p_crossed_holm: float
+    p_debates: float | None
     num_tests: int
+    num_looks: int
     notes: tuple[str, ...]
 
     @property
@@ -136,18 +153,30 @@ def every_pair(groups: Sequence[str], labels: Sequence[str] | None = None) -> tu
     return tuple(Contrast(f"{a_label} − {b_label}", ((a, 1.0), (b, -1.0))) for (a, a_label), (b, b_label) in pairs)
 
 
-def factorial_effects(none: str, layernorm: str, relu: str, both: str) -> tuple[Contrast, Contrast, Contrast]:
-    """The 2×2 design's LayerNorm effect, ReLU effect and interaction, from the names of its four groups.
-
-    A main effect is the mean, over the other factor's two levels, of with minus without. The interaction is the
-    difference of differences, (both − relu) − (layernorm − none): how much more LayerNorm brings beside a ReLU than
-    alone; not halved.
-    """
-    return (
-        Contrast("LayerNorm", ((none, -0.5), (layernorm, 0.5), (relu, -0.5), (both, 0.5))),
-        Contrast("ReLU", ((none, -0.5), (layernorm, -0.5), (relu, 0.5), (both, 0.5))),
-        Contrast("LayerNorm × ReLU", ((none, 1.0), (layernorm, -1.0), (relu, -1.0), (both, 1.0))),
+def against(baseline: str, others: Sequence[str], labels: Sequence[str] | None = None) -> tuple[Contrast, ...]:
+    """Each of the others minus the baseline, named by `labels` if any."""
+    return tuple(
+        Contrast(label, ((other, 1.0), (baseline, -1.0))) for other, label in zip(others, labels or others, strict=True)
     )
+
+
+def factorial_effects(factors: Sequence[str], groups: Sequence[str]) -> tuple[Contrast, ...]:
+    """Main effects and interactions of a complete 2^k design, from the k factors' names and the 2^k groups' names.
+
+    `groups` are in counting order, the first factor's bit the lowest: none, A, B, A and B, C, … A main effect is the
+    mean, over the other factors' levels, of with minus without. An interaction is the difference of differences, e.g.
+    (both − B) − (A − none): how much more A brings beside B than alone, averaged over the other factors' levels; not
+    halved. (Wu & Hamada 2009, "Experiments", sec. 4.3, halve it at each order.)
+    """
+    assert len(groups) == 2 ** len(factors), (factors, groups)
+    bits = np.arange(len(groups))[:, None] >> np.arange(len(factors)) & 1
+    contrasts = []
+    for order in range(1, len(factors) + 1):
+        for chosen in itertools.combinations(range(len(factors)), order):
+            weights = np.prod(2.0 * bits[:, chosen] - 1, axis=1) / 2 ** (len(factors) - order)
+            name = " × ".join(factors[k] for k in chosen)
+            contrasts.append(Contrast(name, tuple(zip(groups, weights.tolist(), strict=True))))
+    return tuple(contrasts)
 
 
 def setting_interactions(effects: Mapping[str, Sequence[Contrast]]) -> tuple[Contrast, ...]:
@@ -169,37 +198,95 @@ def setting_interactions(effects: Mapping[str, Sequence[Contrast]]) -> tuple[Con
 
 
 def compare(
-    groups: Sequence[Group], debates: Sequence[object], contrasts: Sequence[Contrast], seed: int = 0
+    groups: Sequence[Group],
+    debates: Sequence[object],
+    contrasts: Sequence[Contrast],
+    seed: int = 0,
+    looks: Sequence[int] = (),
 ) -> tuple[ContrastResult, ...]:
-    """Each contrast's estimate, 95% interval and sign-flip p; Holm's adjustment over all given here.
+    """Each contrast's estimate, intervals and sign-flip p; Holm's adjustment over all given here.
 
     So the contrasts of one call are one family: pass all of it, and nothing else. `debates` (N,) labels the points that
     all groups share. A contrast is taken over the seeds that all its groups have (others are named in `notes`); with
-    none in common it has nan for figures and p 1. Signs are drawn from the stream report/signs of `seed`. Intervals are
-    not adjusted for the family.
+    none in common it has nan for figures and p 1. Signs are drawn from the stream report/signs of `seed`.
+
+    `looks` are numbers of seeds declared beforehand at which the family is looked at: only the first so many seeds are
+    used, by their number, as the last look reached allows, and each look spends an equal part of alpha (p-values are
+    multiplied by the number of looks, Bonferroni), so that the family's error rate holds over all of them together.
     """
     by_name = {group.name: group for group in groups}
     assert len(by_name) == len(groups), [group.name for group in groups]
+    members = [[by_name[name] for name, weight in contrast.weights if weight] for contrast in contrasts]
+    shared = [common_seeds(groups_of_one) for groups_of_one in members]
+    look = max((n for n in looks if n <= min(map(len, shared), default=0)), default=None)
+    early, num_looks = bool(looks) and look is None, max(1, len(looks))
+    alike: dict[tuple[int, ...], list[int]] = defaultdict(list)  # seeds used → contrasts
+    for k, seeds in enumerate(shared):
+        alike[seeds[:look]].append(k)
+    found: dict[int, _Found] = {}
+    for seeds, ks in alike.items():
+        alpha = ALPHA / (len(contrasts) * num_looks)
+        found |= zip(ks, _on_seeds(seeds, groups, debates, [contrasts[k] for k in ks], alpha, seed), strict=True)
+    in_order = [found[k] for k in range(len(contrasts))]
+    over_seeds, crossed = (
+        np.minimum(1, np.maximum(num_looks * holm(p), early)).tolist()
+        for p in ([one.test.p for one in in_order], [one.interval.p for one in in_order])
+    )
     results = []
-    for contrast in contrasts:
-        weights = {name: weight for name, weight in contrast.weights if weight}
-        assert abs(sum(weights.values())) < 1e-9, contrast
-        members = [by_name[name] for name in weights]
-        seeds = common_seeds(members)
-        if seeds:
-            values = np.sum([weights[group.name] * group.at(seeds) for group in members], axis=0)
-            values = np.round(values, 12)  # rounding noise must not pass for a difference
-            interval = crossed_interval(values, debates)
-            estimates = values.mean(axis=1)
-            test = sign_flip_test(estimates, generator(seed, "report", "signs"))
-        else:
-            interval = Interval(math.nan, math.nan, math.nan, math.nan, 1.0, NO_COMMON_SEED)
-            estimates, test = np.empty(0), SignFlip(1.0, True, 0)
-        unused = sorted({seed for group in members for seed in group.seeds} - set(seeds))
-        left_out = f"seeds not in all of its groups, left out: {', '.join(map(str, unused))}" if unused else ""
-        notes = tuple(note for note in (interval.note, left_out, "" if test.exact else DRAWN_SIGNS) if note)
-        tests = (test, math.nan, math.nan, len(contrasts), notes)  # adjusted below
-        results.append(ContrastResult(contrast, seeds, tuple(estimates.tolist()), interval, *tests))
-    over_seeds = holm([result.test.p for result in results]).tolist()
-    crossed = holm([result.interval.p for result in results]).tolist()
-    return tuple(replace(r, p_holm=p, p_crossed_holm=q) for r, p, q in zip(results, over_seeds, crossed, strict=True))
+    for k, (contrast, one) in enumerate(zip(contrasts, in_order, strict=True)):
+        notes = [one.interval.note, "" if one.test.exact else DRAWN_SIGNS]
+        notes += [BEFORE_LOOKS.format(looks[0])] if early else []
+        for some, why in (
+            ({s for group in members[k] for s in group.seeds} - set(shared[k]), "not in all of its groups, left out"),
+            (set(shared[k][look:]) if look else set[int](), f"after the look at {look}, left out until the next"),
+        ):
+            notes += [f"seeds {why}: {', '.join(map(str, sorted(some)))}"] if some else []
+        figures = one.seed_estimates, one.interval, one.family_low, one.family_high, one.test
+        adjusted = over_seeds[k], crossed[k], one.p_debates, len(contrasts), num_looks
+        results.append(ContrastResult(contrast, shared[k][:look], *figures, *adjusted, tuple(filter(None, notes))))
+    return tuple(results)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Of one contrast, what does not hang on the others' p-values."""
+
+    seed_estimates: tuple[float, ...]
+    interval: Interval
+    family_low: float
+    family_high: float
+    test: SignFlip
+    p_debates: float | None
+
+
+def _on_seeds(
+    seeds: tuple[int, ...],
+    groups: Sequence[Group],
+    debates: Sequence[object],
+    contrasts: Sequence[Contrast],
+    alpha: float,
+    seed: int,
+) -> list[_Found]:
+    """Contrasts that share their seeds, worked out at once: they are linear, so sums over debates are enough."""
+    if not seeds:
+        nan = math.nan
+        nothing = Interval(NO_COMMON_SEED, nan, nan, nan, nan, 1.0, nan, nan)
+        return [_Found((), nothing, nan, nan, SignFlip(1.0, True, 0), None) for _ in contrasts]
+    used = {name for contrast in contrasts for name, weight in contrast.weights if weight}
+    sums = {group.name: sums_by_debate(group.at(seeds), debates) for group in groups if group.name in used}
+    sizes = next(iter(sums.values()))[1]
+    assert all(abs(sum(weight for _, weight in contrast.weights)) < 1e-9 for contrast in contrasts), contrasts
+    table = np.array([np.sum([w * sums[name][0] for name, w in c.weights if w], axis=0) for c in contrasts])
+    table = np.round(table, 10)  # (m, S, D); rounding noise must not pass for a difference
+    moments, per_seed = crossed_moments(table, sizes), table.sum(axis=2) / sizes.sum()
+    half = moments.half_widths(alpha)
+    p = sign_flip_p(per_seed, generator(seed, "report", "signs")).tolist()
+    p_debates: list[float | None] = [None] * len(contrasts)
+    if len(seeds) == 1:
+        p_debates = holm(sign_flip_p(table[:, 0], generator(seed, "report", "debates"))).tolist()
+    exact = len(seeds) <= MAX_EXACT_SEEDS
+    num_patterns = 2 ** len(seeds) if exact else NUM_SIGN_DRAWS + 1
+    ends = (moments.estimate - half).tolist(), (moments.estimate + half).tolist()
+    tests = [SignFlip(one, exact, num_patterns) for one in p]
+    columns = map(tuple, per_seed.tolist()), intervals(moments), *ends, tests, p_debates
+    return [_Found(*row) for row in zip(*columns, strict=True)]

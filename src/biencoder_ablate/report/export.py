@@ -7,10 +7,12 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 from markupsafe import Markup
 
 from biencoder_ablate.report.fill import fill
+from biencoder_ablate.report.outlook import outlook
 from biencoder_ablate.report.questions import ALPHA, Analysis
 from biencoder_ablate.report.read import Protocol
 from biencoder_ablate.report.study import Study
@@ -42,8 +44,10 @@ def comparisons_csv(analyses: Sequence[Analysis]) -> str:
             "corpus": analysis.study.name, "family": family.title, "settings": "; ".join(family.arms.settings),
             "comparison": r.contrast.name, "figure": protocol, "decides": protocol is analysis.primary,
             "seeds": len(r.seeds), "estimate": r.estimate, "low": r.interval.low, "high": r.interval.high,
+            "family_low": r.family_low, "family_high": r.family_high, **asdict(outlook(r)),
             "degrees_of_freedom": r.interval.degrees_of_freedom, "p": r.test.p, "p_holm": r.p_holm,
-            "p_crossed_holm": r.p_crossed_holm, "told_apart": r.told_apart(ALPHA), "notes": "; ".join(r.notes),
+            "p_crossed_holm": r.p_crossed_holm, "p_debates_holm": r.p_debates,
+            "told_apart": r.told_apart(ALPHA), "notes": "; ".join(r.notes),
         }
         for analysis in analyses
         for family in analysis.families
@@ -59,6 +63,8 @@ def runs_csv(studies: Sequence[Study]) -> str:
     """runs.csv: a row a finished run; the studies' axes side by side."""
     rows: list[dict[str, Value]] = []
     for study in studies:
+        if not study.trained_here:
+            continue
         table = runs_table(study)
         names = [column.name for column in table.columns]
         rows += [{"corpus": study.name, **dict(zip(names, row, strict=True))} for row in table.rows]
@@ -76,7 +82,7 @@ def csv_text(rows: Sequence[Mapping[str, Value]], heading: Sequence[str] = ()) -
     return file.getvalue()
 
 
-def latex(analysis: Analysis) -> str:
+def latex(analysis: Analysis, headline: str) -> str:
     """table.tex: the configurations' table for a paper, with booktabs: mean ± standard deviation, and one interval.
 
     Narrower than the page's table: with one or two axes it fits the text of an article, or nearly.
@@ -89,7 +95,7 @@ def latex(analysis: Analysis) -> str:
             texts.append(mean if deviation == NOTHING else f"{mean} ± {deviation}")
             texts.append(interval_text(summary.low, summary.high))
         rows.append([*(level.label for level in cell.levels), str(len(cell.runs)), *texts[:2], *texts[2::2]])
-    said = Markup(" ".join(f"{analysis.study.name}: {analysis.headline}".split()))  # a comment needs no escaping
+    said = Markup(" ".join(f"{analysis.study.name}: {headline}".split()))  # a comment needs no escaping
     return fill("table.tex.j2", latex_text, {}, said=said, analysis=analysis, rows=rows)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,21 +19,24 @@ from biencoder_ablate.report.read import Protocol
 from biencoder_ablate.report.study import Arms, Cell, task_values
 from biencoder_ablate.report.style import GREY, Picture, Style
 from biencoder_ablate.report.tables import p_text
+from biencoder_ablate.report.yardsticks import Baseline
 
 MOST_LINES = 12  # of which colours, dashes and markers are told apart
 MOST_ROWS = 40  # of arms or of comparisons on one figure
 MOST_CURVE_ROWS = 6  # settings on one figure
 MOST_PANELS = 12
-LONG_NAME = 44  # characters
+SHORT_NAME, LONG_NAME = 18, 44  # characters
 SPLITS = ("train", "val", "test")
-_PRIMARY = {"color": "black", "linewidth": 1.5, "marker": "o", "markersize": 5.5}
+_PRIMARY = {"color": "black", "linewidth": 2.2, "marker": "o", "markersize": 5.5}
 _BESIDE = {"color": GREY, "linewidth": 0.9, "marker": "o", "markersize": 3.0}
 
 
-def draw(analysis: Analysis) -> list[Picture]:
-    """Every figure that the analysis has something for."""
+def draw(analysis: Analysis, others: Sequence[Baseline] = ()) -> list[Picture]:
+    """Every figure that the analysis has something for; `others` are lines to read the figures beside."""
     arms = analysis.main
-    makers: tuple[tuple[Callable[[Analysis, Arms], list[Picture]], int], ...] = (
+    known = [other for other in others if other.figures.get(analysis.key()) is not None]
+    lines = sorted(known, key=lambda other: -other.figures[analysis.key()])[:1]  # more would squeeze what is compared
+    makers: tuple[tuple[Callable[[Analysis, Arms, Sequence[Baseline]], list[Picture]], int], ...] = (
         (_learning_curves, MOST_LINES),
         (_differences, len(arms.names)),
         (_dots, MOST_ROWS),
@@ -44,167 +48,239 @@ def draw(analysis: Analysis) -> list[Picture]:
         for make, most in makers:
             names = arms.names[:most]
             note = f" Shown are the first {most} of {len(arms.names)}; the tables have all."
-            for made in make(analysis, replace(arms, names=names, cells={name: arms.cells[name] for name in names})):
+            shown = replace(arms, names=names, cells={name: arms.cells[name] for name in names})
+            for made in make(analysis, shown, lines):
                 pictures.append(replace(made, caption=made.caption + note) if len(arms.names) > most else made)
     return pictures
 
 
-def _learning_curves(analysis: Analysis, arms: Arms) -> list[Picture]:
+def _twins(make: Callable[[float], Figure], width: float = style.WIDTH) -> tuple[Figure, Figure]:
+    """A figure at the page's width, and drawn anew for a telephone's."""
+    return make(width), make(style.NARROW)
+
+
+def _learning_curves(analysis: Analysis, arms: Arms, lines: Sequence[Baseline]) -> list[Picture]:
     """Top-1 over epochs on the three splits, averaged over settings; then a row each, where there are several."""
     over = f", averaged over {len(arms.settings)} settings" if len(arms.settings) > 1 else ""
     caption = (
-        f"{analysis.primary.capitalize()} top-1 after each epoch on train, val and test{over}. Line: mean over "
-        f"{style.seeds_text(arms)}; band: its 95% interval (Student's t); faint lines: single seeds; start: before "
+        f"{analysis.primary.capitalize()} {analysis.measure} after each epoch on train, val and test{over}. Line: "
+        f"mean over {style.seeds_text(arms)}; bar at its end: its 95% interval there (Student's t); start: before "
         "training."
     )
-    pictures = style.pictures(
-        [_curves_page(analysis, 3.0, {"": arms.cells})], "learning_curves", "Learning curves", caption
-    )
+    if not style.curves(arms.cells[arms.names[0]], f"test/{analysis.key()}")[0]:  # an outside run has no epochs
+        return []
+    page = [_twins(partial(_curves_page, analysis, {"": arms.cells}, lines))]
+    pictures = style.pictures(page, "learning_curves", "Learning curves", caption)
     if len(arms.settings) < 2:
         return pictures
     figures = []
     for start in range(0, len(arms.settings), MOST_CURVE_ROWS):
         settings = enumerate(arms.settings[start : start + MOST_CURVE_ROWS], start)
         rows = {setting: {name: (arms.cells[name][k],) for name in arms.names} for k, setting in settings}
-        figures.append(_curves_page(analysis, 0.5 + 1.9 * len(rows), rows))
-    caption = f"{analysis.primary.capitalize()} top-1 after each epoch, one row a setting; as above."
+        figures.append(_twins(partial(_curves_page, analysis, rows, lines)))
+    caption = f"{analysis.primary.capitalize()} {analysis.measure} after each epoch, one row a setting."
     return pictures + style.pictures(figures, "learning_curves_by_setting", "Learning curves by setting", caption)
 
 
-def _curves_page(analysis: Analysis, height: float, rows: Mapping[str, Mapping[str, tuple[Cell, ...]]]) -> Figure:
-    """One row a setting, named where there are several, one panel a split, one line an arm."""
-    figure, axes = style.new_figure(height, len(rows), 3, sharex=len(rows) > 1, sharey=True)
+def _curves_page(
+    analysis: Analysis, rows: Mapping[str, Mapping[str, tuple[Cell, ...]]], lines: Sequence[Baseline], width: float
+) -> Figure:
+    """One row a setting, named where there are several, one panel a split, one line an arm.
+
+    A narrow page has val above test, and leaves train out, which is no answer.
+    """
+    narrow, single = width == style.NARROW, len(rows) == 1
+    splits = SPLITS[1:] if narrow else SPLITS
+    grid = (len(splits), 1) if narrow and single else (len(rows), len(splits))
+    height = (1.9 * grid[0] if narrow else 1.9 * len(rows) if not single else 2.7) + 0.55
+    figure, axes = style.new_figure(height, *grid, width, sharex=not single)
+    panels = axes.reshape(len(rows), len(splits))
     for row, (setting, cells) in enumerate(rows.items()):
         looks = style.styles(list(cells))
-        for split, panel in zip(SPLITS, axes[row], strict=True):
-            shown: list[int] = []
-            for name in cells:
-                epochs, values = style.curves(cells[name], f"{split}/{analysis.primary.top1}")
-                style.plot_curves(panel, epochs, values, looks[name], name)
-                shown += epochs
-            panel.set_title(f"{split}, {setting}" if setting else split)
-            panel.set_xlabel("epoch" if row == len(rows) - 1 else "")
-            style.epoch_axis(panel, shown)
-        axes[row, 0].set_ylabel(f"{analysis.primary} top-1")
-    style.legend(figure, axes[0, 0])
+        for split, panel in zip(splits, panels[row], strict=True):
+            drawn = {name: style.curves(cells[name], f"{split}/{analysis.key()}") for name in cells}
+            shown = [epoch for epochs, _ in drawn.values() for epoch in epochs]
+            shifts = style.end_shifts(len(drawn), shown)
+            for shift, (name, (epochs, values)) in zip(shifts, drawn.items(), strict=True):
+                style.plot_curves(panel, epochs, values, looks[name], name, shift)
+            if split == "test":
+                _baseline_lines(panel.axhline, analysis, lines)
+            panel.set_title(style.fitted(f"{split}, {setting}" if setting else split, width / grid[1]))
+            style.epoch_axis(panel, shown, shifts[-1] * 1.3)
+    learnt = panels[:, -2:].ravel()  # train, known by heart in the end, has a scale of its own
+    limits = [panel.get_ylim() for panel in learnt]
+    for panel in learnt:
+        panel.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+    for panel in axes[-1]:
+        panel.set_xlabel("epoch")
+    for panel in axes[:, 0]:
+        panel.set_ylabel(f"{analysis.primary} {analysis.measure}")
+    style.legend(figure, panels[0, -1])
     return figure
 
 
-def _dead_pairs(analysis: Analysis, arms: Arms) -> list[Picture]:
+def _baseline_lines(draw_line: Callable[..., Any], analysis: Analysis, lines: Sequence[Baseline]) -> None:
+    for k, other in enumerate(lines):
+        if (figure := other.figures.get(analysis.key())) is not None:
+            draw_line(figure, **_line_look(k), label=other.label)
+
+
+def _line_look(k: int) -> dict[str, Any]:
+    return {"color": GREY, "linewidth": 1.1, "linestyle": (":", "--", "-.")[k % 3]}
+
+
+def _dead_pairs(analysis: Analysis, arms: Arms, lines: Sequence[Baseline]) -> list[Picture]:
     """The share of pairs with both logits at zero, over epochs; nothing where there are none."""
     by_name = {name: style.curves(arms.cells[name], "dead_pairs") for name in arms.names}
     dying = [name for name, (_, values) in by_name.items() if values.size and values.max() > 0]
     if not dying:
         return []
-    figure, axes = style.new_figure(2.6, 1, 1)
-    looks = style.styles(arms.names)
-    for name in dying:
-        style.plot_curves(axes[0, 0], *by_name[name], looks[name], name)
-    style.epoch_axis(axes[0, 0], [epoch for name in dying for epoch in by_name[name][0]])
-    axes[0, 0].set(xlabel="epoch", ylabel="share of scored pairs", ylim=(0, None))
-    style.legend(figure, axes[0, 0])
+    looks, shown = style.styles(arms.names), [epoch for name in dying for epoch in by_name[name][0]]
+    shifts = style.end_shifts(len(dying), shown)
+
+    def page(width: float) -> Figure:
+        figure, axes = style.new_figure(2.6, 1, 1, width)
+        for shift, name in zip(shifts, dying, strict=True):
+            style.plot_curves(axes[0, 0], *by_name[name], looks[name], name, shift)
+        style.epoch_axis(axes[0, 0], shown, shifts[-1] * 1.3)
+        axes[0, 0].set(xlabel="epoch", ylabel="share of scored pairs", ylim=(0, None))
+        style.legend(figure, axes[0, 0])
+        return figure
+
     never = [name for name in arms.names if name not in dying]
     caption = (
         f"Pairs that a ReLU leaves with both logits at zero, among those scored in ranking all splits; mean over "
-        f"{style.seeds_text(arms)}, its 95% interval, single seeds."
+        f"{style.seeds_text(arms)}, its 95% interval at the end."
         + (f" Never any with: {', '.join(never)}." if never else "")
     )
-    return style.pictures([figure], "dead_pairs", "Dead pairs", caption)
+    return style.pictures([_twins(page)], "dead_pairs", "Dead pairs", caption)
 
 
-def _differences(analysis: Analysis, arms: Arms) -> list[Picture]:
-    """Every comparison with its interval and p, the figure that decides and the other beside it; each setting after."""
+def _differences(analysis: Analysis, arms: Arms, lines: Sequence[Baseline]) -> list[Picture]:
+    """Every comparison with its interval and p, the figure that decides and the other beside it.
+
+    First the parts and every pair, which stand beside the answers; then further questions, then each setting.
+    """
     pictures: list[Picture] = []
-    kinds = [kind for kind in Kind if kind is not Kind.SETTING]
-    for name, title, families in (
-        ("forest", "Differences", analysis.of(*kinds)),
-        ("forest_by_setting", "Differences, setting by setting", analysis.of(Kind.SETTING)),
+    first = (Kind.EFFECTS, Kind.PARTS, Kind.PAIRS)
+    others = [kind for kind in Kind if kind is not Kind.SETTING and kind not in first]
+    for name, title, kinds, width in (
+        ("forest", "Differences", first, style.HALF),
+        ("forest_more", "Further differences", others, style.WIDTH),
+        ("forest_by_setting", "Differences, setting by setting", (Kind.SETTING,), style.WIDTH),
     ):
         pages: list[list[Family]] = []
-        for family in families:
+        for family in analysis.of(*kinds):
             if pages and sum(len(other.primary) for other in pages[-1]) + len(family.primary) <= MOST_ROWS:
                 pages[-1].append(family)
             else:
                 pages.append([family])
-        caption = (
-            f"Differences in {analysis.primary} test top-1 with 95% intervals over seeds and debates. Right of 0 "
-            "the first named is better, or a part better than without it. Told apart from 0: Holm p < "
-            f"{ALPHA:g}, of seeds and of seeds and debates."
-        )
-        pictures += style.pictures([forest_page(page, analysis.primary) for page in pages], name, title, caption)
+        caption = "As in the first figure."
+        if not pictures:
+            caption = (
+                f"Differences in {analysis.figure()}, right of 0 where the first named is better. Thick: 95% interval "
+                "over seeds and debates; thin: the one that holds for its whole family at once. Filled: told apart "
+                f"from 0, Holm p < {ALPHA:g}."
+            )
+        drawn = [
+            _twins(partial(forest_page, page, analysis.primary, measure=analysis.measure), width) for page in pages
+        ]
+        pictures += style.pictures(drawn, name, title, caption)
     return pictures
 
 
-def forest_page(families: Sequence[Family], primary: Protocol) -> Figure:
-    """One panel a family, one row a comparison."""
-    heights = [0.25 * max(1, len(family.primary)) for family in families]
+def forest_page(
+    families: Sequence[Family], primary: Protocol, width: float = style.WIDTH, measure: str = "test top-1"
+) -> Figure:
+    """One panel a family, one row a comparison; on a narrow page its name above it."""
+    narrow = width == style.NARROW
+    heights = [(0.4 if narrow else 0.25) * max(1, len(family.primary)) for family in families]
     shares = {"height_ratios": [height + 0.225 for height in heights]}
-    height = sum(heights) + 0.42 * len(heights) + 0.75
-    figure, axes = style.new_figure(height, len(heights), 1, sharex=True, gridspec_kw=shares)
+    height = sum(heights) + 0.42 * len(heights) + (1.35 if narrow else 0.75)
+    figure, axes = style.new_figure(height, len(heights), 1, width, sharex=True, gridspec_kw=shares)
     for panel, family in zip(axes[:, 0], families, strict=True):
-        _forest_panel(panel, family)
-    axes[-1, 0].set_xlabel("difference in test top-1 (share of points)")
-    axes[-1, 0].locator_params(axis="x", nbins=8)
+        _forest_panel(panel, family, narrow)
+    axes[-1, 0].set_xlabel(f"difference in {measure}, mean over points")
+    axes[-1, 0].locator_params(axis="x", nbins=5 if narrow else 8)
     keys = [
-        (f"{primary}, told apart from 0", {**_PRIMARY, "markerfacecolor": "black"}),
-        (f"{primary}, not told apart", {**_PRIMARY, "markerfacecolor": "white"}),
-        (f"{primary.other} figure, likewise", {**_BESIDE, "markerfacecolor": "white"}),
+        ("told apart from 0", {**_PRIMARY, "markerfacecolor": "black"}),
+        ("not told apart", {**_PRIMARY, "markerfacecolor": "white"}),
+        (f"{primary.other} figure", {**_BESIDE, "markerfacecolor": "white"}),
     ]
     style.key_legend(figure, keys if any(family.beside for family in families) else keys[:2])
     return figure
 
 
-def _forest_panel(panel: Axes, family: Family) -> None:
+def _forest_panel(panel: Axes, family: Family, narrow: bool) -> None:
     panel.axvline(0, color="#444444", linewidth=0.8)
     panel.grid(axis="y", visible=False)
+    names = [result.contrast.name.replace(f"{family.subject}=", "") for result in family.primary]  # the title has it
+    longest = (SHORT_NAME + LONG_NAME) // 2 if narrow else LONG_NAME
+    names = [name.replace(" − ", "\n− ", 1) if len(name) > longest else name for name in names]  # room for the plot
     for k, result in enumerate(family.primary):
         if family.beside:
             _whisker(panel, family.beside[k], k + 0.26, _BESIDE)
         _whisker(panel, result, k, _PRIMARY)
-        panel.text(
-            1.02, k, p_text(result.p_family), transform=panel.get_yaxis_transform(), va="center",
-            color="black" if result.told_apart(ALPHA) else GREY, fontsize=7.5,
-        )  # fmt: skip
-    names = [result.contrast.name for result in family.primary]
-    names = [name.replace(" − ", "\n− ") if len(name) > LONG_NAME else name for name in names]  # room for the plot
-    panel.set_yticks(range(len(names)), names)
-    for label in panel.get_yticklabels():
-        if "\n" in label.get_text():
-            label.set_fontsize(6.8)  # two lines in the height of a row
-    panel.set_ylim(len(names) - 0.4, -0.6)
+        ink: dict[str, Any] = {"color": "black" if result.told_apart(ALPHA) else GREY, "fontsize": 7.5}
+        where: dict[str, Any] = {"transform": panel.get_yaxis_transform(), "va": "center"}
+        if narrow:
+            panel.text(0, k - 0.36, names[k], fontsize=6.5 if "\n" in names[k] else 7.5, **where)
+            panel.text(1, k - 0.36, p_text(result.p_family), ha="right", **ink, **where)
+        else:
+            panel.text(1.02, k, p_text(result.p_family), **ink, **where)
+    if narrow:
+        panel.set_yticks([])
+        panel.set_ylim(len(names) - 0.5, -0.7)
+    else:
+        panel.set_yticks(range(len(names)), names)
+        for label in panel.get_yticklabels():
+            if "\n" in label.get_text():
+                label.set_fontsize(6.8)  # two lines in the height of a row
+        panel.set_ylim(len(names) - 0.4, -0.6)
     panel.tick_params(axis="y", length=0)
-    panel.set_title(family.title)
+    panel.set_title(style.fitted(family.title, style.NARROW if narrow else style.HALF))
+    at, aligned = (1, "right") if narrow else (1.02, "left")
     panel.annotate(
-        "Holm p", (1.02, 1), (0, 6), xycoords="axes fraction", textcoords="offset points", color=GREY, fontsize=7.5
-    )
+        "Holm p", (at, 1), (0, 6), xycoords="axes fraction", textcoords="offset points", color=GREY, fontsize=7.5,
+        ha=aligned,
+    )  # fmt: skip
 
 
 def _whisker(panel: Axes, result: ContrastResult, y: float, look: Mapping[str, Any]) -> None:
     interval = result.interval
     if np.isfinite(interval.estimate):
         line = {name: value for name, value in look.items() if not name.startswith("marker")}
+        if look is _PRIMARY and np.isfinite(result.family_low):
+            panel.plot([result.family_low, result.family_high], [y, y], **{**line, "linewidth": 0.7})
         panel.plot([interval.low, interval.high], [y, y], **line, solid_capstyle="butt")
         fill = look["color"] if result.told_apart(ALPHA) else "white"
         panel.plot([interval.estimate], [y], **look, markerfacecolor=fill)
 
 
-def _dots(analysis: Analysis, arms: Arms) -> list[Picture]:
+def _dots(analysis: Analysis, arms: Arms, lines: Sequence[Baseline]) -> list[Picture]:
     """Each seed's figure, one panel a setting: what the means are made of."""
     settings = arms.settings if len(arms.settings) > 1 else ("",)
     caption = (
-        f"{analysis.primary.capitalize()} test top-1 at the val-selected epoch, {style.seeds_text(arms)} a row; the "
+        f"{analysis.figure(starts=True)}{' at the selected epoch' * analysis.study.trained_here}, "
+        f"{style.seeds_text(arms)} a row; the "
         "mean's 95% interval is Student's t over seeds."
     )
-    starts = range(0, len(settings), MOST_PANELS)
-    figures = [_dots_page(analysis, arms, settings[start : start + MOST_PANELS], start) for start in starts]
+    figures = []
+    for start in range(0, len(settings), MOST_PANELS):
+        here = settings[start : start + MOST_PANELS]
+        figures.append(_twins(partial(_dots_page, analysis, arms, lines, here, start)))
     return style.pictures(figures, "seeds", "Seed by seed", caption)
 
 
-def _dots_page(analysis: Analysis, arms: Arms, settings: Sequence[str], start: int) -> Figure:
-    columns = min(3, len(settings))
+def _dots_page(
+    analysis: Analysis, arms: Arms, lines: Sequence[Baseline], settings: Sequence[str], start: int, width: float
+) -> Figure:
+    narrow = width == style.NARROW
+    above = narrow and max(map(len, arms.names)) > SHORT_NAME  # names above their rows leave room for the plot
+    columns = 1 if narrow else min(3, len(settings))
     rows = -(-len(settings) // columns)
-    height = rows * (0.55 + 0.3 * len(arms.names)) + 0.65
-    figure, axes = style.new_figure(height, rows, columns, sharex=True, sharey=True)
+    height = rows * (0.55 + (0.5 if above else 0.3) * len(arms.names)) + 0.65
+    figure, axes = style.new_figure(height, rows, columns, width, sharex=True, sharey=True)
     looks = style.styles(arms.names)
     for k, panel in enumerate(axes.ravel()):
         if k >= len(settings):
@@ -212,20 +288,22 @@ def _dots_page(analysis: Analysis, arms: Arms, settings: Sequence[str], start: i
             continue
         for y, name in enumerate(arms.names):
             _dot_row(panel, arms.cells[name][start + k], analysis, y, looks[name])
-        panel.set_title(settings[k])
+        _baseline_lines(panel.axvline, analysis, lines)
+        panel.set_title(style.fitted(settings[k], width / columns))
         panel.grid(axis="y", visible=False)
-        panel.set_yticks(range(len(arms.names)), arms.names)
-        panel.set_ylim(len(arms.names) - 0.5, -0.5)
+        panel.set_yticks(range(len(arms.names)), ["" if above else name for name in arms.names])
+        for y, name in enumerate(arms.names if above else ()):
+            panel.text(0, y - 0.42, name, fontsize=7.5, va="center", transform=panel.get_yaxis_transform())
+        panel.set_ylim(len(arms.names) - 0.5, -0.7 if above else -0.5)
         panel.tick_params(axis="y", length=0)
         panel.tick_params(labelbottom=k >= len(settings) - columns)
-    figure.supxlabel("test top-1 (share of points)", fontsize=8.5)
+    figure.supxlabel(f"{analysis.measure}, mean over points", fontsize=8.5)
     keys: list[tuple[str, dict[str, Any]]] = [
         (f"{analysis.primary}, one seed", {"color": "black", "marker": "o", "markersize": 3.6, "linestyle": ""}),
         ("mean", {"color": "black", "marker": "|", "markersize": 10, "markeredgewidth": 1.6, "linestyle": ""}),
         ("its 95% interval", {"color": "black", "alpha": 0.28, "linewidth": 6}),
     ]
-    if analysis.primary is Protocol.CLEAN:
-        keys.append(("official, mean", {"color": GREY, "marker": "x", "markersize": 4.5, "linestyle": ""}))
+    keys += [(other.label, _line_look(k)) for k, other in enumerate(lines)]
     style.key_legend(figure, keys)
     return figure
 
@@ -239,35 +317,39 @@ def _dot_row(panel: Axes, cell: Cell, analysis: Analysis, y: float, look: Style)
         panel.plot(ends, [y, y], color=look.color, alpha=0.28, linewidth=6, solid_capstyle="butt")
     panel.plot(values, y + offsets, look.marker, color=look.color, markersize=3.6, alpha=0.8, markeredgewidth=0)
     panel.plot([summary.mean] * 2, [y - 0.34, y + 0.34], color=look.color, linewidth=1.6)
-    if analysis.primary is Protocol.CLEAN:
-        official = analysis.summaries[cell.name][Protocol.OFFICIAL].mean
-        panel.plot([official], [y], marker="x", color=GREY, markersize=4.5)
 
 
-def _tasks(analysis: Analysis, arms: Arms) -> list[Picture]:
-    figure, axes = style.new_figure(3.0, 1, 1)
-    panel, looks = axes[0, 0], style.styles(arms.names)
+def _tasks(analysis: Analysis, arms: Arms, lines: Sequence[Baseline]) -> list[Picture]:
+    if not analysis.study.trained_here:
+        return []
+    looks = style.styles(arms.names)
     spread = np.linspace(-0.28, 0.28, len(arms.names)) if len(arms.names) > 1 else [0.0]
-    for shift, name in zip(spread, arms.names, strict=True):
-        look = looks[name]
-        values = [task_values(arms.cells[name], task) for task in TASKS]
-        x = np.arange(len(TASKS)) + shift
-        for at, seeds in zip(x, values, strict=True):
-            if len(seeds):
-                panel.plot([at, at], [seeds.min(), seeds.max()], color=look.color, linewidth=1.1, alpha=0.7)
-        panel.plot(
-            x, [seeds.mean() if len(seeds) else np.nan for seeds in values], look.marker, color=look.color,
-            markersize=5, markerfacecolor="white", markeredgewidth=1.3, label=name,
-        )  # fmt: skip
-    panel.set_xticks(range(len(TASKS)), TASKS)
-    panel.grid(axis="x", visible=False)
-    for edge in np.arange(len(TASKS) - 1) + 0.5:
-        panel.axvline(edge, color="#eeeeee", linewidth=0.6)
-    panel.set(ylabel="test top-1 (share of points)", ylim=(0, None))
-    style.legend(figure, panel)
+    by_name = {name: [task_values(arms.cells[name], task) for task in TASKS] for name in arms.names}
+
+    def page(width: float) -> Figure:
+        figure, axes = style.new_figure(3.0, 1, 1, width)
+        panel = axes[0, 0]
+        for shift, (name, values) in zip(spread, by_name.items(), strict=True):
+            look = looks[name]
+            x = np.arange(len(TASKS)) + shift
+            for at, seeds in zip(x, values, strict=True):
+                if len(seeds):
+                    panel.plot([at, at], [seeds.min(), seeds.max()], color=look.color, linewidth=1.1, alpha=0.7)
+            panel.plot(
+                x, [seeds.mean() if len(seeds) else np.nan for seeds in values], look.marker, color=look.color,
+                markersize=5, markerfacecolor="white", markeredgewidth=1.3, label=name,
+            )  # fmt: skip
+        panel.set_xticks(range(len(TASKS)), TASKS)
+        panel.grid(axis="x", visible=False)
+        for edge in np.arange(len(TASKS) - 1) + 0.5:
+            panel.axvline(edge, color="#eeeeee", linewidth=0.6)
+        panel.set_ylabel("test top-1 (share of points)")
+        style.legend(figure, panel)
+        return figure
+
     caption = (
         "The eight candidate sets of Wachsmuth et al. 2018: same debate (sd), same theme (st), entire portal (ep); "
         "opposing counters (oc), counters (c), opposing arguments (oa), arguments (a). epa is the official figure. "
         f"Marker: mean over {style.seeds_text(arms)}; line: lowest to highest seed."
     )
-    return style.pictures([figure], "tasks", "The eight tasks", caption)
+    return style.pictures([_twins(page)], "tasks", "The eight tasks", caption)

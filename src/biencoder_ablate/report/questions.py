@@ -5,29 +5,39 @@ Which questions are asked depends on what was varied and which runs there are, n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
 import numpy as np
 
 from biencoder_ablate.report import contrasts
-from biencoder_ablate.report.contrasts import HEADS, Contrast, ContrastResult, Group, every_pair, factorial_effects
-from biencoder_ablate.report.read import Protocol
+from biencoder_ablate.report.contrasts import (
+    ALPHA,
+    HEADS,
+    Contrast,
+    ContrastResult,
+    Group,
+    against,
+    every_pair,
+    factorial_effects,
+)
+from biencoder_ablate.report.read import Metric, Protocol
 from biencoder_ablate.report.significance import SignFlip, holm, seeds_needed, sign_flip_test, smallest_p
-from biencoder_ablate.report.study import Arms, Axis, Level, Study, arms_of
+from biencoder_ablate.report.study import Arms, Axis, Level, Study, arms_of, cell_name
 from biencoder_ablate.seeding import generator
 
-ALPHA = 0.05
 MOST_CELLS = 12  # configurations compared each with each where no axis can be: 66 pairs
+SWITCHES = {("0", "1"), ("false", "true"), ("no", "yes"), ("off", "on"), ("without", "with")}  # levels without a name
 MOST_NAMED = 3  # pairs in a sentence; the table has all
 
 
 class Kind(Enum):
     """What a family of comparisons asks."""
 
-    EFFECTS = auto()  # LayerNorm, ReLU and their interaction
+    EFFECTS = auto()  # main effects and interactions of a complete 2^k: LayerNorm and ReLU, or whatever factors
     PAIRS = auto()  # every pair of the main axis's levels: the verdict
+    PARTS = auto()  # each of the main axis's levels against the baseline, in place of pairs
     EFFECTS_BEFORE = auto()  # the effects with the ReLU before linear2
     VARIANTS = auto()  # every pair of heads, those with the ReLU before linear2 too
     INTERACTION = auto()  # does what the main axis does depend on another?
@@ -66,17 +76,18 @@ def verdict(groups: Sequence[Group], results: Sequence[ContrastResult], alpha: f
     shared = contrasts.common_seeds(groups)
     means = {group.name: float(group.at(shared or group.seeds).mean()) for group in groups}
     best = max(means, key=lambda name: means[name])
-    reachable = holm([smallest_p(len(result.seeds)) for result in results])
+    num_tests, num_looks = results[0].num_tests, results[0].num_looks
+    reachable = num_looks * holm([smallest_p(len(result.seeds)) for result in results])
     pairs: dict[
         str, tuple[int, float]
     ] = {}  # other group → index of the result, and the sign that makes it best minus other
     for k, weights in enumerate(dict(result.contrast.weights) for result in results):
         pairs |= {other: (k, weights[best]) for other in weights if best in weights and other != best}
     assert set(pairs) == set(means) - {best}, "every pair of the groups must have been compared"
-    num_tests = results[0].num_tests
     tests = "one test" if num_tests == 1 else f"{num_tests} tests"
+    tests += f" at each of {num_looks} looks" if num_looks > 1 else ""
     num_seeds = min(len(results[k].seeds) for k, _ in pairs.values())
-    needed = seeds_needed(num_tests, alpha)
+    needed = seeds_needed(num_tests * num_looks, alpha)
     leads = {other: sign * results[k].estimate for other, (k, sign) in pairs.items()}
     others = tuple(other for other, (k, _) in pairs.items() if not (results[k].told_apart(alpha) and leads[other] > 0))
     if any(reachable[k] >= alpha for k, _ in pairs.values()):
@@ -203,6 +214,20 @@ class Family:
     verdict: Verdict | None
     verdict_beside: Verdict | None
 
+    @property
+    def baseline(self) -> str:
+        """The arm that the others are compared with: in a family of Kind.PARTS, the one with a weight below 0."""
+        return next(name for name, weight in self.primary[0].contrast.weights if weight < 0)
+
+    @property
+    def too_few_seeds(self) -> str:
+        """Words like "3 seeds of the 8 that 6 tests need", where its tests cannot reach ALPHA; else nothing."""
+        first, have = self.primary[0], min(len(result.seeds) for result in self.primary)
+        needed = seeds_needed(first.num_tests * first.num_looks, ALPHA)
+        seeds = f"{have or 'no'} seed{'' if have == 1 else 's'}"
+        tests = "one test needs" if first.num_tests == 1 else f"{first.num_tests} tests need"
+        return f"{seeds} of the {needed} that {tests}" if have < needed else ""
+
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
@@ -222,6 +247,47 @@ class Analysis:
     families: tuple[Family, ...]
     leakage: Leakage | None
     notes: tuple[str, ...]
+    looks: tuple[int, ...] = ()
+    earlier: tuple[int, ...] = ()  # numbers of seeds that earlier reports in the same place have seen
+
+    @property
+    def added_after_a_look(self) -> str:
+        """What optional stopping does to the p-values, where seeds were added after a look that no plan declared."""
+        seen = [num for num in self.earlier if num < len(self.study.seeds)]
+        if not seen or self.looks:
+            return ""
+        return (
+            f"Seeds were added after a look: reports here have seen {' and '.join(map(str, seen))} seeds before. "
+            "Looking until something is told apart finds something more often than 1 time in 20; --looks declares when "
+            "to look, and shares alpha among the looks."
+        )
+
+    @property
+    def measure(self) -> str:
+        """What a point scores, in words: top-1, MRR."""
+        return self.study.runs[0].outcomes.measure
+
+    def figure(self, starts: bool = False) -> str:
+        """The figure that decides, as a sentence has or starts with it: clean test top-1; or an outside measure."""
+        name = f"{self.primary} test {self.measure}" if self.study.trained_here else self.measure
+        return name[0].upper() + name[1:] if starts else name
+
+    @property
+    def asked(self) -> str:
+        """What counts, in words: 550 clean test points of 74 debates, or 40 queries in 10 groups."""
+        points, debates = self.num_points[self.primary], self.num_debates[self.primary]
+        if not self.study.trained_here:
+            return f"{points} queries in {debates} groups"
+        return f"{points} {self.primary} test points of {debates} debates"
+
+    @property
+    def metric(self) -> Metric:
+        """What decides, if it is one of this program's."""
+        return next((metric for metric in Metric if metric.label == self.measure), Metric.TOP1)
+
+    def key(self, protocol: Protocol | None = None) -> str:
+        """That figure's name in records and results."""
+        return (protocol or self.primary).key(self.metric)
 
     def of(self, *kinds: Kind) -> list[Family]:
         """The families of these kinds, kind by kind."""
@@ -247,6 +313,8 @@ class Analysis:
         """The verdict as a sentence, or why there is none."""
         if self.verdict is not None:
             return self.verdict.sentence
+        if parts := self.family(Kind.PARTS):
+            return self._against_baseline(parts)
         if len(self.study.cells) > 1:
             axis = self.study.axes[0].name
             return f"No verdict over all settings: no setting has finished runs of every {axis}."
@@ -255,18 +323,48 @@ class Analysis:
         seeds = f"{only.num_seeds} seeds" if only.num_seeds > 1 else "one seed, which says nothing of others"
         return (
             "Nothing to compare: all finished runs are of one configuration. "
-            f"Its {self.primary} test top-1 is {only.mean:.3f}{sure}, over {seeds}."
+            f"Its {self.figure()} is {only.mean:.3f}{sure}, over {seeds}."
         )
 
+    def _against_baseline(self, parts: Family) -> str:
+        sides: dict[str, list[str]] = {"lower": [], "higher": [], "not told apart": []}
+        for result in parts.primary:
+            told = ("higher" if result.estimate > 0 else "lower") if result.told_apart(ALPHA) else "not told apart"
+            sides[told].append(result.contrast.name)
+        if not (sides["lower"] or sides["higher"]) and parts.too_few_seeds:
+            return f"Too few seeds to tell anything apart from {quoted(parts.baseline)}: {parts.too_few_seeds}."
+        said = [f"{side} {quoted(*names)}" for side, names in sides.items() if names]
+        return f"Against {quoted(parts.baseline)}: {'; '.join(said)}."
 
-def analyse(study: Study) -> Analysis:
-    """Ask everything that the study's runs can answer."""
-    debates = {protocol: study.runs[0].outcomes.debates_of(protocol) for protocol in Protocol}
-    primary = Protocol.CLEAN if debates[Protocol.CLEAN] else Protocol.OFFICIAL
-    asker = _Asker(study, primary, debates)
+
+def analyse(
+    study: Study,
+    protocol: Protocol | None = None,
+    looks: Sequence[int] = (),
+    cluster_of: Mapping[str, str] | None = None,
+) -> Analysis:
+    """Ask everything that the study's runs can answer.
+
+    `protocol` decides: clean, unless no point counts as clean. `looks` are declared numbers of seeds, as compare() has
+    them. `cluster_of` names the cluster of debates that are one under several names.
+    """
+    joined = cluster_of or {}
+    debates = {
+        protocol: [joined.get(name, name) for name in study.runs[0].outcomes.debates_of(protocol)]
+        for protocol in Protocol
+    }
+    primary = protocol or Protocol.CLEAN
+    primary = primary if debates[primary] else primary.other
+    asker = _Asker(study, primary, debates, tuple(looks))
     if len(study.cells) > 1:
         asker.ask_all()
-    pairs = next((family for family in asker.families if family.kind is Kind.PAIRS), None)
+    verdicts = (family for family in asker.families if family.kind in (Kind.PAIRS, Kind.PARTS))
+    main = next(verdicts, None) or next(iter(asker.families[:1]), None)
+    arms = main.arms if main and main.kind is not Kind.SETTING else _each_cell(study)
+    pairs = main if main and main.kind is Kind.PAIRS and main.beside else None
+    clean_first = pairs and (
+        (pairs.primary, pairs.beside) if primary is Protocol.CLEAN else (pairs.beside, pairs.primary)
+    )
     return Analysis(
         study,
         primary,
@@ -278,10 +376,11 @@ def analyse(study: Study) -> Analysis:
             }
             for cell in study.cells
         },
-        pairs.arms if pairs else _each_cell(study),
+        arms,
         tuple(asker.families),
-        leakage(pairs.arms, pairs.primary, pairs.beside) if pairs and primary is Protocol.CLEAN else None,
+        leakage(pairs.arms, *clean_first) if pairs and clean_first else None,
         tuple(asker.notes),
+        tuple(looks),
     )
 
 
@@ -292,6 +391,7 @@ class _Asker:
     study: Study
     primary: Protocol
     debates: dict[Protocol, list[str]]
+    looks: tuple[int, ...]
     families: list[Family] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -302,15 +402,19 @@ class _Asker:
         standard = tuple(level for level in main.levels if level.label in plain or level.key not in plain)
         if len(standard) < 2:
             standard = main.levels
-        self._over_settings(0, standard, Kind.PAIRS)
-        for k in range(1, len(study.axes)):
-            self._interaction(standard, k)
-        if others or not self.families:
-            self._setting_by_setting(standard)
-        if len(standard) < len(main.levels):
-            self._over_settings(0, main.levels, Kind.VARIANTS)
-        for k, axis in enumerate(others, start=1):
-            self._over_settings(k, axis.levels, Kind.AXIS)
+        factors = [k for k, axis in enumerate(study.axes) if len(axis.levels) == 2]
+        if main.baseline is None and 0 in factors and len(factors) > 1 and self._factorial(factors):
+            others = [axis for axis in others if len(axis.levels) > 2]
+        else:
+            self._over_settings(0, standard, Kind.PARTS if main.baseline else Kind.PAIRS)
+            for k in range(1, len(study.axes)):
+                self._interaction(standard, k)
+            if others or not self.families:
+                self._setting_by_setting(standard)
+            if len(standard) < len(main.levels):
+                self._over_settings(0, main.levels, Kind.VARIANTS)
+        for axis in others:
+            self._over_settings(study.axes.index(axis), axis.levels, Kind.AXIS)
         if not self.families and len(study.cells) <= MOST_CELLS:  # no axis's levels meet under otherwise equal settings
             self._ask(Kind.PAIRS, "configuration", "Every pair of configurations", _each_cell(study))
 
@@ -321,12 +425,36 @@ class _Asker:
         for protocol, debates in self.debates.items():
             if debates:
                 groups = arms.groups(protocol)
-                results[protocol] = contrasts.compare(groups, debates, asked or every_pair(arms.names))
+                results[protocol] = contrasts.compare(
+                    groups, debates, asked or every_pair(arms.names), looks=self.looks
+                )
                 if asked is None:
                     verdicts[protocol] = verdict(groups, results[protocol])
         first, second = (self.primary, self.primary.other)
         answers = results[first], results[second], verdicts.get(first), verdicts.get(second)
         self.families.append(Family(kind, subject, title, arms, *answers))
+
+    def _factorial(self, factors: Sequence[int]) -> bool:
+        """The 2^k of these axes of two levels, averaged over settings of the others, if it is complete."""
+        axes = [self.study.axes[k] for k in factors]
+        chosen = [
+            {k: axis.levels[number >> place & 1] for place, (k, axis) in enumerate(zip(factors, axes, strict=True))}
+            for number in range(2 ** len(factors))
+        ]
+        arms = arms_of(self.study, [(cell_name(axes, list(levels.values())), levels) for levels in chosen])
+        if arms is None:
+            return False
+        effects = []
+        for effect in factorial_effects([axis.name for axis in axes], arms.names):
+            axis = next((axis for axis in axes if axis.name == effect.name), None)
+            if axis is not None and (axis.levels[0].label, axis.levels[1].label) not in SWITCHES:
+                effect = Contrast(f"{axis.name} ({axis.levels[1].label} − {axis.levels[0].label})", effect.weights)
+            effects.append(effect)
+        title = f"The {len(axes)} factors and their interactions"
+        self._ask(Kind.EFFECTS, " × ".join(axis.name for axis in axes), title, arms, effects)
+        if len(arms.names) <= MOST_CELLS:
+            self._ask(Kind.PAIRS, "configuration", "Every pair of configurations", arms)
+        return True
 
     def _over_settings(self, k: int, levels: Sequence[Level], kind: Kind) -> None:
         """All pairs of an axis's levels, averaged over settings; for heads, the 2×2 effects before them."""
@@ -341,14 +469,15 @@ class _Asker:
         before = kind is Kind.VARIANTS
         if kind is not Kind.AXIS and (four := _four_heads(axis, levels, before)):
             title = "The same with the ReLU before linear2" if before else "LayerNorm, ReLU, and their interaction"
-            effects = factorial_effects(*(level.label for level in four))
+            effects = factorial_effects(("LayerNorm", "ReLU"), [level.label for level in four])
             self._ask(Kind.EFFECTS_BEFORE if before else Kind.EFFECTS, axis.name, title, arms, effects)
         title = {
             Kind.PAIRS: f"Every pair of {plural}",
+            Kind.PARTS: f"{axis.name.capitalize()}: each against {axis.baseline and axis.in_words(axis.baseline)}",
             Kind.VARIANTS: "Every pair of heads, with those that have the ReLU before linear2",
             Kind.AXIS: f"{axis.name.capitalize()}: every pair of levels",
         }[kind]
-        self._ask(kind, axis.name, title, arms)
+        self._ask(kind, axis.name, title, arms, _compared(axis, levels, [axis.in_words(level) for level in levels]))
 
     def _interaction(self, levels: Sequence[Level], k: int) -> None:
         """Does what the main axis does depend on another axis? Against that axis's first usable level."""
@@ -366,8 +495,12 @@ class _Asker:
         four = _four_heads(main, levels)
         effects: dict[str, Sequence[Contrast]] = {}
         for other in usable:
-            pairs = every_pair(list(names[other].values()), [level.label for level in levels])
-            effects[axis.in_words(other)] = factorial_effects(*(names[other][lv] for lv in four)) if four else pairs
+            pairs = _compared(main, levels, list(names[other].values())) or every_pair(
+                list(names[other].values()), [level.label for level in levels]
+            )
+            effects[axis.in_words(other)] = (
+                factorial_effects(("LayerNorm", "ReLU"), [names[other][lv] for lv in four]) if four else pairs
+            )
         title = f"Does what the {main.name} does depend on {axis.name}?"
         self._ask(Kind.INTERACTION, axis.name, title, arms, contrasts.setting_interactions(effects))
 
@@ -380,7 +513,18 @@ class _Asker:
             if len(here) > 1:
                 seeds = set.intersection(*(set(cell.runs) for (cell,) in here.values()))
                 words = ", ".join(axis.in_words(level) for axis, level in zip(others, setting, strict=True))
-                self._ask(Kind.SETTING, words, words, Arms(tuple(here), (words,), here, tuple(sorted(seeds))))
+                asked = _compared(main, [level for level in levels if level in cells], list(here))
+                self._ask(Kind.SETTING, words, words, Arms(tuple(here), (words,), here, tuple(sorted(seeds))), asked)
+
+
+def _compared(axis: Axis, levels: Sequence[Level], names: Sequence[str]) -> tuple[Contrast, ...] | None:
+    """Each of the levels, under these names, against the axis's baseline, where there is one among them."""
+    if axis.baseline is None or axis.baseline not in levels:
+        return None
+    by_level = dict(zip(levels, names, strict=True))
+    others = [level for level in levels if level != axis.baseline]
+    baseline = by_level[axis.baseline]
+    return against(baseline, [by_level[level] for level in others], [axis.in_words(level) for level in others])
 
 
 def _each_cell(study: Study) -> Arms:

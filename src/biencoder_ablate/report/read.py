@@ -23,6 +23,7 @@ from biencoder_ablate.runs.records import Record, read_metrics
 from biencoder_ablate.runs.status import run_status
 
 FINISHED = "finished"
+WITHOUT, NOTHING = "without", "nothing"  # the group whose choices each take a part out of a recipe (conf/without)
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -36,21 +37,61 @@ class Protocol(StrEnum):
     def other(self) -> Protocol:
         return Protocol.OFFICIAL if self is Protocol.CLEAN else Protocol.CLEAN
 
+    def key(self, metric: Metric) -> str:
+        """A metric's key in records and results."""
+        return f"{metric}_clean" if self is Protocol.CLEAN else str(metric)
+
     @property
     def top1(self) -> str:
-        """The key of its top-1 in records and results."""
-        return "top1_clean" if self is Protocol.CLEAN else "top1"
+        """The key of its top-1."""
+        return self.key(Metric.TOP1)
+
+
+class Metric(StrEnum):
+    """What a point scores: under its name in records and results."""
+
+    TOP1 = "top1"
+    MRR = "mrr"
+    NDCG = "ndcg@10"
+    RECALL = "recall@10"
+
+    @property
+    def label(self) -> str:
+        """As it stands in a sentence."""
+        return {"top1": "top-1", "mrr": "MRR", "ndcg@10": "nDCG@10", "recall@10": "recall@10"}[self]
+
+    def of_ranks(self, ranks: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Scores of points whose counter has these ranks, from 1; nan stays nan. Formulas: evaluation/metrics.py."""
+        if self is Metric.MRR:
+            return 1 / ranks
+        gain = 1 / np.log2(ranks + 1) if self is Metric.NDCG else np.where(np.isnan(ranks), np.nan, 1.0)
+        return np.where(ranks > (1 if self is Metric.TOP1 else 10), 0.0, gain)
+
+    def of_answers(self, answers: Sequence[tuple[str, int, int, int]]) -> float | None:
+        """The score of a point by all its right answers (name, grade, stage-1 rank, final rank), where it is over all.
+
+        Their ranks are official ones, also for clean figures: of the clean ones a run keeps the first answer's only.
+        """
+        if self is Metric.RECALL and len(answers) > 1:
+            return sum(stage1 <= 10 for _, _, stage1, _ in answers) / len(answers)
+        if self is Metric.NDCG and len(answers) > 1:
+            best = sorted((grade for _, grade, _, _ in answers), reverse=True)[:10]
+            gain = sum(grade / math.log2(rank + 1) for _, grade, _, rank in answers if rank <= 10)
+            return gain / sum(grade / math.log2(k + 2) for k, grade in enumerate(best))
+        return None
 
 
 @dataclass(frozen=True, eq=False)
 class Outcomes:
-    """The test points of rankings.jsonl, N of them: `correct` is 1 where the counter came first under a protocol, nan
-    where the point does not count; `first` names the candidate that the official ranking put first."""
+    """The test points of a run, N of them: `correct` is what a point scores under a protocol (by top-1: 1 where its
+    counter came first), nan where it does not count; `first` names the candidate that the official ranking put first.
+    `measure` is the score's name in a sentence."""
 
     ids: tuple[str, ...]
     debates: tuple[str, ...]
     correct: Mapping[Protocol, NDArray[np.float64]]
     first: tuple[str, ...]
+    measure: str = Metric.TOP1.label
 
     def debates_of(self, protocol: Protocol) -> list[str]:
         """The debates of the points that count."""
@@ -62,7 +103,8 @@ class Run:
     """One run directory. `why` says what is wrong where `status` is not finished.
 
     status: finished, failed, running, interrupted, not started or damaged. `identity` is the manifest's
-    `determined_by`; empty where there is no manifest.
+    `determined_by`; empty where there is no manifest. `without` is the part taken out of the recipe, `nothing` for the
+    whole, None for a run of no such sweep. Others are compared with the `baseline`.
     """
 
     path: Path
@@ -75,10 +117,17 @@ class Run:
     result: Mapping[str, Any] = field(default_factory=dict)
     metrics: tuple[Record, ...] = ()
     measured: Outcomes | None = None
+    without: str | None = None
+    baseline: bool = False
 
     @property
     def name(self) -> str:
         return self.path.name
+
+    @property
+    def test(self) -> Mapping[str, Any]:
+        """Its test figures; none of an outside run."""
+        return self.result.get("test") or {}
 
     @property
     def outcomes(self) -> Outcomes:
@@ -105,8 +154,9 @@ class Collection:
     notes: tuple[str, ...] = ()
 
 
-def collect(places: Sequence[Path]) -> Collection:
-    """Read every run at `places`: run directories, sweeps, logs directories, or directories of these.
+def collect(places: Sequence[Path], metric: Metric = Metric.TOP1) -> Collection:
+    """Read every run at `places`, its points scored by `metric`: run directories, sweeps, logs directories, or
+    directories of these.
 
     Raises ValueError for a place that is not there or has no run.
     """
@@ -124,7 +174,7 @@ def collect(places: Sequence[Path]) -> Collection:
     runs: dict[str, Run] = {}
     notes = []
     for path, overrides in overrides_by_path.items():
-        run = read_run(path, overrides)
+        run = read_run(path, overrides, metric)
         other = runs.setdefault(run.name, run)
         if other is not run:
             used, unused = (run, other) if run.status == FINISHED != other.status else (other, run)
@@ -164,12 +214,15 @@ def _is_run(place: Path) -> bool:
     return any((place / name).is_file() for name in ("manifest.json", "result.json", ".hydra/config.yaml"))
 
 
-def read_run(path: Path, overrides: tuple[str, ...] = ()) -> Run:
+def read_run(path: Path, overrides: tuple[str, ...] = (), metric: Metric = Metric.TOP1) -> Run:
     """One run; whatever is missing or broken in it ends in `status` and `why`, never in an exception."""
     if not path.is_dir():
         return Run(path, "not started", "listed in its sweep; nothing is there yet", overrides=overrides)
     manifest = read_json(path / "manifest.json")
     manifest = manifest if isinstance(manifest, dict) else {}
+    typed = read_overrides(path / ".hydra" / "overrides.yaml")
+    asked = (override.partition("=") for override in (*overrides, *typed))  # the run may be another sweep's too
+    without = next((value for key, _, value in asked if key == WITHOUT), None)
     here = run_status(RunDirectory(path))
     run = Run(
         path,
@@ -177,16 +230,18 @@ def read_run(path: Path, overrides: tuple[str, ...] = ()) -> Run:
         here.why,
         identity=manifest.get("determined_by") or {},
         config=_config(path / ".hydra" / "config.yaml"),
-        overrides=read_overrides(path / ".hydra" / "overrides.yaml") or overrides,
+        overrides=typed or overrides,
         manifest=manifest,
         result=here.result,
         metrics=tuple(read_metrics(path)),
+        without=without,
+        baseline=without == NOTHING,
     )
     if run.status != FINISHED:
         return run
     try:
-        run = replace(run, measured=_read_outcomes(path / "rankings.jsonl"))
-        _check(run)
+        run = replace(run, measured=_read_outcomes(path / "rankings.jsonl", metric))
+        _check(run, metric)
     except (OSError, ValueError, KeyError, TypeError) as error:
         why = f"no {error.args[0]} in it" if isinstance(error, KeyError) else str(error)
         if isinstance(error, FileNotFoundError):
@@ -195,7 +250,7 @@ def read_run(path: Path, overrides: tuple[str, ...] = ()) -> Run:
     return run
 
 
-def _check(run: Run) -> None:
+def _check(run: Run, metric: Metric) -> None:
     """What the report relies on, so that it is not found missing halfway through a page."""
     if not {"data", "results_version", "seed", "head", "model"} <= set(run.identity):
         raise ValueError("manifest.json is missing or does not say what determined the run")
@@ -203,16 +258,19 @@ def _check(run: Run) -> None:
         run.result[part]
     if not run.metrics:
         raise ValueError("metrics.jsonl is missing or cannot be read")
-    told, counted = run.result["test"]["top1"], float(run.outcomes.correct[Protocol.OFFICIAL].mean())
+    told, counted = run.result["test"][metric], float(run.outcomes.correct[Protocol.OFFICIAL].mean())
     if not math.isclose(told, counted, abs_tol=1e-9):
         raise ValueError(
-            f"result.json says {told:.4f} for test top-1 and rankings.jsonl {counted:.4f}; they are not of one run"
+            f"result.json says {told:.4f} for test {metric.label} and rankings.jsonl {counted:.4f}; they are "
+            "not of one run"
         )
 
 
-def _read_outcomes(path: Path) -> Outcomes:
+def _read_outcomes(path: Path, metric: Metric) -> Outcomes:
     ids, debates, first = [], [], []
+    several: list[float | None] = []
     ranks: dict[Protocol, list[int | None]] = {Protocol.CLEAN: [], Protocol.OFFICIAL: []}
+    key = "stage1_rank" if metric is Metric.RECALL else "rank"  # recall is of stage 1 (docs/evaluation.md)
     with path.open(encoding="utf-8") as file:
         for line in file:
             if '"test"' not in line:  # val's lines are half of the file, and never looked at
@@ -222,15 +280,16 @@ def _read_outcomes(path: Path) -> Outcomes:
                 ids.append(sys.intern(record["id"]))
                 debates.append(sys.intern(record["debate"]))
                 first.append(sys.intern(record["first"]))
-                ranks[Protocol.CLEAN].append(record["clean_rank"])
-                ranks[Protocol.OFFICIAL].append(record["rank"])
+                ranks[Protocol.CLEAN].append(record[f"clean_{key}"])
+                ranks[Protocol.OFFICIAL].append(record[key])
+                several.append(metric.of_answers(record["answers"]) if "answers" in record else None)
     if not ids:
         raise ValueError("rankings.jsonl has no test point")
-    correct = {
-        protocol: np.array([math.nan if rank is None else float(rank == 1) for rank in listed])
-        for protocol, listed in ranks.items()
-    }
-    return Outcomes(tuple(ids), tuple(debates), correct, tuple(first))
+    correct = {protocol: metric.of_ranks(np.array(listed, dtype=np.float64)) for protocol, listed in ranks.items()}
+    over_all = np.array(several, dtype=np.float64)  # nan where the first right answer, or the only one, is enough
+    for protocol, scores in correct.items():
+        correct[protocol] = np.where(np.isnan(over_all) | np.isnan(scores), scores, over_all)
+    return Outcomes(tuple(ids), tuple(debates), correct, tuple(first), metric.label)
 
 
 def _config(path: Path) -> dict[str, Any]:

@@ -21,7 +21,9 @@ from biencoder_ablate.report.examples import SideBySide, Texts
 from biencoder_ablate.report.fill import fill
 from biencoder_ablate.report.questions import Analysis, Kind
 from biencoder_ablate.report.read import Collection
+from biencoder_ablate.report.sentences import Answer
 from biencoder_ablate.report.style import Picture
+from biencoder_ablate.report.yardsticks import baselines, selection
 
 MOST_MARKDOWN_ROWS = 60  # of a table of runs; the page and runs.csv have all
 Block = tuple[str, Any]
@@ -39,13 +41,16 @@ class Section:
 
 @dataclass(frozen=True, eq=False)
 class StudyReport:
-    """Everything that is shown of one study: its verdict, what follows it at once, and the sections.
+    """Everything that is shown of one study: the answers, the figure and the table they rest on, and the sections.
 
     `prefix` begins its ids, `folder` is where its figures lie.
     """
 
     analysis: Analysis
-    opening: Sequence[Block]
+    headline: str
+    answers: Sequence[Answer]
+    opening: Sequence[Picture]
+    table: tables.Table
     sections: Sequence[Section]
     pictures: Sequence[Picture]
     texts: Texts
@@ -62,36 +67,78 @@ def study_report(
         """The pictures of these names, or of these names and a page number."""
         return [("picture", p) for name in names for p in pictures if re.fullmatch(rf"{name}(_\d+)?", p.name)]
 
-    study, best = analysis.study, analysis.verdict.best if analysis.verdict else None
-    overview, said = tables.overview_table(analysis), sentences.findings(analysis)
-    opening: list[Block] = [("table", overview)] if overview else []
-    opening += [("list", said)] if said else []
+    study, others = analysis.study, baselines(analysis.study)
+    best = analysis.verdict.best if analysis.verdict else None
+    groups = tables.groups_table(analysis, others)
+    overview, several = tables.overview_table(analysis), len(analysis.main.settings) > 1
+    configurations: list[Block] = [("table", overview)] if overview else []
+    configurations += [("table", groups), *drawn("seeds")] if several else drawn("seeds")
     leakage: list[Block] = []
-    if analysis.leakage is not None:
+    if analysis.leakage is not None and study_leaks(analysis):
         leakage = [("paragraph", [analysis.leakage.sentence]), ("table", tables.leakage_table(analysis.leakage))]
-    differences, within = drawn("forest"), drawn("forest_by_setting")
+    found = selection(analysis)
+    picked: list[Block] = []
+    if found is not None:
+        picked = [("paragraph", [sentences.selected(found)])]
+        picked += [("table", tables.selection_table(analysis, found))]
+    more = sentences.findings(analysis)
+    differences, within = (
+        [*([("list" if len(more) > 1 else "paragraph", more)] if more else []), *drawn("forest_more")],
+        drawn("forest_by_setting"),
+    )
     for k, family in enumerate(analysis.families):
         table = tables.family_table(family, analysis.primary, f"family{k}")
         blocks = within if family.kind is Kind.SETTING else differences
         blocks += [("table", table), ("note", sentences.about(study, family))]
+        if k == 0 and family.kind is not Kind.SETTING:
+            blocks += [("table", tables.outlook_table(family))]
+    if analysis.notes:
+        differences += [("heading", "Not asked"), ("list", analysis.notes)]
     if within:
         differences += [("heading", "Setting by setting"), *within]
     first = next((pair for pair in pairs if best in (pair.a, pair.b)), None)
     ordered = sorted(pairs, key=lambda pair: pair is not first)
     debates = [(pair, tables.debates_table(pair, f"{prefix}debates{k}")) for k, pair in enumerate(ordered)]
-    reproduce = [tables.constants_table(study), tables.versions_table(study), tables.runs_table(study)]
+    reproduce: list[tables.Table] = []
+    if study.trained_here:
+        reproduce = [tables.constants_table(study), tables.versions_table(study), tables.runs_table(study)]
+    tasks: list[Block] = [*drawn("tasks"), ("table", tables.tasks_table(analysis.main))] if study.trained_here else []
     sections: list[tuple[str, str, list[Block]]] = [
-        ("configurations", "Configurations", [("table", tables.groups_table(analysis)), *drawn("seeds")]),
         ("differences", "Differences", differences),
+        ("configurations", "Configurations" if several else "Seed by seed", configurations),
         ("learning", "Learning", drawn("learning_curves", "learning_curves_by_setting", "dead_pairs")),
+        ("selection", "Which epoch", picked),
         ("leakage", "Leakage", leakage),
-        ("tasks", "The eight tasks", [*drawn("tasks"), ("table", tables.tasks_table(analysis.main))]),
+        ("tasks", "The eight tasks", tasks),
         ("debates", "Debate by debate", [("debates", debates)] if debates else []),
         ("declared", "Declared beforehand", [("list", sentences.declared(analysis))]),
         ("reproduce", "Settings, versions, commands", [("table", table) for table in reproduce]),
     ]
-    shown = [Section(key, title, blocks, key == "debates") for key, title, blocks in sections if blocks]
-    return StudyReport(analysis, opening, shown, pictures, texts, prefix, folder)
+    headline = sentences.headline(analysis, others)
+    said = {headline}
+    shown = [Section(key, title, _once(blocks, said), key == "debates") for key, title, blocks in sections if blocks]
+    top = tables.arms_table(analysis, others) if several else groups
+    opening = [block for _, block in drawn("forest")]
+    return StudyReport(
+        analysis, headline, sentences.answers(analysis), opening, top, shown, pictures, texts, prefix, folder
+    )
+
+
+def _once(blocks: Sequence[Block], said: set[str]) -> list[Block]:
+    """Blocks without the sentences that are in `said` already, where these are noted."""
+    kept: list[Block] = []
+    for kind, block in blocks:
+        if kind in ("paragraph", "note", "list"):
+            block = [sentence for sentence in block if sentence not in said]
+            said.update(block)
+        if kind not in ("paragraph", "note", "list") or block:
+            kept.append((kind, block))
+    return kept
+
+
+def study_leaks(analysis: Analysis) -> bool:
+    """Whether the two figures differ at all: without leakage nothing is to be said of it."""
+    return any(shift.clean != shift.official for shift in analysis.leakage.shifts) if analysis.leakage else False
 
 
 def missing_section(collection: Collection, studies: Sequence[StudyReport]) -> Section:

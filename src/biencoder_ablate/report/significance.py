@@ -1,11 +1,15 @@
-"""How sure is a mean over seeds and debates? Its variance and interval, the sign-flip test, Holm's adjustment.
+"""How sure is a mean over seeds and debates? Its variance and intervals, the sign-flip test, Holm's adjustment.
 
 Seeds and debates are crossed: every seed's run is asked every debate. The points of a debate are not independent (they
 share a topic, an author's style, often a counter's words), so a debate counts as one draw.
 
 Shapes: S seeds, N points, D debates, m tests of a family.
 
+- Bell & McCaffrey 2002, "Bias Reduction in Standard Errors for Linear Regression with Multi-Stage Samples", Survey
+  Methodology 28; Imbens & Kolesár 2016, "Robust Standard Errors in Small Samples", Rev. of Economics and Statistics 98.
 - Cochran 1977, "Sampling Techniques", ch. 6: ratio estimators.
+- Cochran 1964, "Approximate Significance Levels of the Behrens-Fisher Test", Biometrics 20.
+- Dunn 1961, "Multiple Comparisons among Means", JASA 56: simultaneous intervals by Bonferroni's inequality.
 - Fisher 1935, "The Design of Experiments", sec. 21: the sign-flip test.
 - Holm 1979, "A Simple Sequentially Rejective Multiple Test Procedure", Scand. J. Statistics 6.
 - Owen 2007, "The Pigeonhole Bootstrap", Annals of Applied Statistics 1: variance with crossed factors.
@@ -19,77 +23,145 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special, stats
+from scipy import special
 
 FloatArray = NDArray[np.float64]
 
 ONE_SEED = "one seed: the interval is over debates only and says nothing about other seeds"
 ONE_DEBATE = "one debate: the interval is over seeds only and says nothing about other debates"
-MAX_EXACT_SEEDS = 15  # 2^15 sign patterns take a quarter of a second; each seed more doubles that
+MAX_EXACT_SEEDS = 15  # 2^15 sign patterns take milliseconds; each seed more doubles that
 NUM_SIGN_DRAWS = 99_999  # beyond that; one less than a round number, for the observed signs count as a draw
+FEW_SEEDS = 8
+_PATTERNS_AT_ONCE = 2**14
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate, its interval and the p of the same t; `note` says what a lone seed or debate leaves unsaid."""
+    """An estimate, its interval and the p of the same t; `note` says what a lone seed or debate leaves unsaid.
 
+    `variance` is the estimate's; `by_seeds` is the part of it that more seeds would make smaller.
+    """
+
+    note: str
     estimate: float
     low: float
     high: float
     degrees_of_freedom: float
     p: float
-    note: str
+    variance: float
+    by_seeds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Of m tables (m, S, D): `estimate`, `variance`, its part `by_seeds`, and `freedom` by Satterthwaite, each (m,).
+
+    `of_seeds` and `of_debates` are the degrees of freedom of the two factors, 0 for one that is alone.
+    """
+
+    estimate: FloatArray
+    variance: FloatArray
+    by_seeds: FloatArray
+    freedom: FloatArray
+    of_seeds: float
+    of_debates: float
+
+    def half_widths(self, alpha: FloatArray | float) -> FloatArray:
+        """How far two-sided intervals reach to either side (m,): Student's t times √variance.
+
+        Satterthwaite's degrees of freedom are themselves estimated, too badly so with few seeds: below
+        FEW_SEEDS each part of the variance has its own t (Cochran 1964): √(t²·V_seeds + t²·V_rest), never too narrow.
+        """
+        parts: list[tuple[Any, FloatArray]] = [(self.freedom, self.variance)]
+        if self.of_seeds and self.of_debates and self.of_seeds + 1 < FEW_SEEDS:
+            by_debates = np.maximum(self.variance - self.by_seeds, 0)
+            parts = [(self.of_seeds, self.by_seeds), (self.of_debates, by_debates)]
+        # From the lower tail, where tiny alphas keep their digits; 1e9 errors are as good as infinitely many.
+        return np.sqrt(sum(np.minimum(-special.stdtrit(df, alpha / 2), 1e9) ** 2 * part for df, part in parts))
+
+    @property
+    def p(self) -> FloatArray:
+        """The alpha (m,) whose interval ends at 0; 1 for no difference at all, 0 for one that never varies."""
+        if np.isnan(self.variance).any():
+            return np.ones_like(self.estimate)
+        low, high = np.full_like(self.estimate, -40.0), np.zeros_like(self.estimate)  # of alpha's logarithm
+        for _ in range(50):
+            middle = (low + high) / 2
+            beyond = self.half_widths(np.exp(middle)) < abs(self.estimate)
+            low, high = np.where(beyond, low, middle), np.where(beyond, middle, high)
+        return np.where(self.estimate == 0, 1.0, np.where(self.variance > 0, np.exp(high), 0.0))
 
 
 def crossed_interval(values: ArrayLike, debates: Sequence[object], confidence: float = 0.95) -> Interval:
     """Interval of the mean of `values` (S, N), e.g. one group's outcomes minus another's, seed by seed.
 
     The mean plus and minus t·√V, V its variance over further seeds and further debates (`debates` (N,) labels the
-    points). Two-way random effects, seeds × debates, unbalanced as debates differ in size (linearised ratio, Cochran
-    1977, ch. 6): the variance by seeds plus that by debates each hold the outcomes' own noise, so it is taken off once
-    (Owen 2007). V is never less than either alone. Degrees of freedom by Satterthwaite (1946), at least the smaller
-    factor's. Measured coverage of 95% intervals (600 simulated studies each: 3 to 10 seeds, 30 and 190 debates, noise
-    from debates only to seeds mostly): 0.92 to 0.99, the 0.99 where heads do not differ at all and outcomes are mere
-    noise; tests/test_statistics.py repeats it. A debate or seed that is alone shows no spread: the interval is then
-    over the other factor, or nan, and `note` says so.
+    points): crossed_moments says how. A debate or seed that is alone shows no spread: the interval is then over the
+    other factor, or nan, and `note` says so. docs/statistics.md has its coverage by simulation.
     """
+    sums, sizes = sums_by_debate(values, debates)
+    return intervals(crossed_moments(sums[None], sizes), confidence)[0]
+
+
+def sums_by_debate(values: ArrayLike, debates: Sequence[object]) -> tuple[FloatArray, FloatArray]:
+    """Sums (S, D) of `values` (S, N) over the points of each debate, and the debates' numbers of points (D,)."""
     table, labels = np.atleast_2d(np.asarray(values, dtype=np.float64)), np.asarray(debates)
     assert labels.shape == table.shape[1:] and len(labels), (labels.shape, table.shape)
     which = np.unique(labels, return_inverse=True)[1].reshape(-1)
     sizes = np.bincount(which).astype(np.float64)
-    sums = np.array([np.bincount(which, row, len(sizes)) for row in table], dtype=np.float64)
-    estimate, variance, freedom = _crossed_variance(sums, sizes)
-    half = t_quantile(freedom, confidence) * math.sqrt(variance)
-    note = "; ".join([ONE_SEED] * (len(sums) == 1) + [ONE_DEBATE] * (len(sizes) == 1))
-    p = float(estimate == 0 or math.isnan(variance))
-    if variance > 0:
-        p = 2 * float(special.stdtr(freedom, -abs(estimate) / math.sqrt(variance)))
-    return Interval(estimate, estimate - half, estimate + half, freedom, p, note)
+    return np.array([np.bincount(which, row, len(sizes)) for row in table], dtype=np.float64), sizes
 
 
-def _crossed_variance(sums: FloatArray, sizes: FloatArray) -> tuple[float, float, float]:
-    """Mean, variance and degrees of freedom from sums (S, D) over debates of `sizes` (D,) points; see above."""
-    num_seeds, num_debates = sums.shape
+def intervals(moments: Moments, confidence: float = 0.95) -> list[Interval]:
+    """The m intervals."""
+    half = moments.half_widths(1 - confidence)
+    note = "; ".join([ONE_SEED] * (not moments.of_seeds) + [ONE_DEBATE] * (not moments.of_debates))
+    columns = [moments.estimate, moments.estimate - half, moments.estimate + half, moments.freedom, moments.p]
+    rows = np.array([*columns, moments.variance, moments.by_seeds]).T.tolist()
+    return [Interval(note, *row) for row in rows]
+
+
+def crossed_moments(sums: FloatArray, sizes: FloatArray) -> Moments:
+    """Mean over points, its variance and degrees of freedom, from sums (…, S, D) over debates of `sizes` (D,) points.
+
+    Two-way random effects, seeds × debates, unbalanced as debates differ in size (linearised ratio, Cochran 1977,
+    ch. 6): the variance by seeds plus that by debates each hold the outcomes' own noise, so it is taken off once (Owen
+    2007). Never less than either alone. Degrees of freedom by Satterthwaite (1946), at least the smaller factor's.
+    Where debates differ in size the large ones decide, so that there are fewer degrees of freedom than debates and the
+    deviations fall short by more than 1/D: both as if a debate's points were all one (Bell & McCaffrey 2002; Imbens &
+    Kolesár 2016), and D − 1 and 1/D where sizes are equal. With one seed or one debate the variance is the other
+    factor's; with one of both, nan.
+    """
+    num_seeds, num_debates = sums.shape[-2:]
     num_points = sizes.sum()
-    per_seed = sums.sum(axis=1) / num_points
-    estimate = float(per_seed.mean())
-    by_debate = sums.mean(axis=0) - sizes * estimate
-    residual = sums - sizes * per_seed[:, None] - by_debate
-    of_seeds, of_debates = num_seeds - 1, num_debates - 1  # degrees of freedom
-    both = of_seeds * of_debates
-    if not (of_seeds or of_debates):
-        return estimate, math.nan, math.nan
-    debate_part = float((by_debate**2).sum() / num_points**2 * num_debates / of_debates) if of_debates else 0.0
-    seed_part = float(per_seed.var(ddof=1) / num_seeds) if of_seeds else 0.0
-    noise = float((residual**2).sum() / (num_seeds * num_points) ** 2 * num_seeds * num_debates / both) if both else 0.0
-    variance = max(seed_part + debate_part - noise, seed_part, debate_part)
-    parts = [(seed_part, of_seeds), (debate_part, of_debates), (noise, both)]
-    spread = sum(part**2 / freedom for part, freedom in parts if freedom)
+    per_seed = sums.sum(axis=-1) / num_points
+    estimate = per_seed.mean(axis=-1)
+    nothing = np.zeros_like(estimate)
+    if num_seeds == num_debates == 1:
+        return Moments(estimate, nothing + math.nan, nothing, nothing + math.nan, 0.0, 0.0)
+    share = sizes / num_points
+    of_seeds = float(num_seeds - 1)  # degrees of freedom
+    of_debates = (share**2).sum() ** 2 / (share**4).sum() * (1 - 1 / num_debates)
+    by_debate = sums.mean(axis=-2) - sizes * estimate[..., None]
+    residual = sums - sizes * per_seed[..., None] - by_debate[..., None, :]
+    seeds = per_seed.var(axis=-1, ddof=1) / num_seeds if of_seeds else nothing
+    debates = noise = nothing
+    if of_debates:
+        kept = 1 - 2 * (share**3).sum() / (share**2).sum() + (share**2).sum()  # of the variance, by the deviations
+        debates = (by_debate**2).sum(axis=-1) / num_points**2 / kept
+    if of_seeds and of_debates:
+        kept = (1 - (share**2).sum()) * of_seeds  # noise has points that are not one
+        noise = (residual**2).sum(axis=(-2, -1)) / num_points**2 / num_seeds / kept
+    variance = np.maximum(seeds + debates - noise, np.maximum(seeds, debates))
+    parts = [(seeds, of_seeds), (debates, of_debates), (noise, of_seeds * of_debates)]
+    spread = np.sum([part**2 / freedom for part, freedom in parts if freedom], axis=0)
     smaller = min(freedom for freedom in (of_seeds, of_debates) if freedom)
-    return estimate, variance, max(variance**2 / spread, smaller) if spread else smaller
+    freedom = np.maximum(np.divide(variance**2, spread, out=nothing + smaller, where=spread > 0), smaller)
+    return Moments(estimate, variance, seeds, freedom, of_seeds, of_debates)
 
 
 def t_quantile(degrees_of_freedom: float, confidence: float) -> float:
@@ -107,27 +179,39 @@ class SignFlip:
 
 
 def sign_flip_test(differences: ArrayLike, rng: np.random.Generator | None = None) -> SignFlip:
-    """Two-sided p that per-seed differences (S,) are centred on 0, over all 2^S patterns of their signs.
+    """sign_flip_p() of the differences (S,) of one contrast."""
+    values = np.asarray(differences, dtype=np.float64)
+    exact = len(values) <= MAX_EXACT_SEEDS
+    return SignFlip(float(sign_flip_p(values[None], rng)[0]), exact, 2 ** len(values) if exact else NUM_SIGN_DRAWS + 1)
+
+
+def sign_flip_p(
+    differences: FloatArray, rng: np.random.Generator | None = None, num_draws: int = NUM_SIGN_DRAWS
+) -> FloatArray:
+    """Two-sided p (m,) that per-seed differences (m, S) are centred on 0, over all 2^S patterns of their signs.
 
     If a contrast's groups are alike, each seed's difference is as likely as its negative; p is the share of sign
     patterns whose |sum| is at least the observed one (Fisher 1935, sec. 21), so never below 2/2^S. Sums equal but for
-    rounding count as ties, in p's favour. Beyond MAX_EXACT_SEEDS the patterns are NUM_SIGN_DRAWS drawn from `rng` and
-    the observed one (Phipson & Smyth 2010); `exact` says which.
+    rounding count as ties, in p's favour. Beyond MAX_EXACT_SEEDS the patterns are `num_draws` drawn from `rng`, the
+    same for all m, and the observed one (Phipson & Smyth 2010).
     """
-    values = np.asarray(differences, dtype=np.float64)
-    assert values.ndim == 1 and len(values) and np.isfinite(values).all(), values
-    exact = len(values) <= MAX_EXACT_SEEDS
+    assert differences.ndim == 2 and differences.shape[1] and np.isfinite(differences).all(), differences
+    num_seeds = differences.shape[1]
+    exact = num_seeds <= MAX_EXACT_SEEDS
     assert exact or rng is not None, "too many seeds for every sign pattern: a Generator is needed to draw from"
-    if len(values) == 1:  # scipy wants two observations
-        return SignFlip(1.0, True, 2)
-    sums = stats.permutation_test(
-        (values,), np.sum, permutation_type="samples", n_resamples=2 ** len(values) if exact else NUM_SIGN_DRAWS,
-        vectorized=True, random_state=rng,
-    ).null_distribution  # fmt: skip
+    num_patterns = 2 ** (num_seeds - 1) if exact else num_draws  # a pattern and its opposite have the same |sum|
     # The absolute part is for differences that are 0 but for rounding; one point of 10^6 is 1e-6.
-    least = abs(values.sum()) - (1e-9 * np.abs(values).sum() + 1e-11)
-    num_patterns = len(sums) + (not exact)
-    return SignFlip((int((np.abs(sums) >= least).sum()) + (not exact)) / num_patterns, exact, num_patterns)
+    least = np.abs(differences.sum(axis=1)) - (1e-9 * np.abs(differences).sum(axis=1) + 1e-11)
+    as_far = np.zeros(len(differences), dtype=np.int64)
+    for start in range(0, num_patterns, _PATTERNS_AT_ONCE):
+        num = min(_PATTERNS_AT_ONCE, num_patterns - start)
+        if exact:
+            minus = np.arange(start, start + num)[:, None] >> np.arange(num_seeds) & 1
+        else:
+            assert rng is not None
+            minus = rng.integers(0, 2, (num, num_seeds), dtype=np.int8)
+        as_far += (np.abs((1.0 - 2.0 * minus) @ differences.T) >= least).sum(axis=0)
+    return (as_far + (not exact)) / (num_patterns + (not exact))
 
 
 def smallest_p(num_seeds: int) -> float:
@@ -143,16 +227,16 @@ def seeds_needed(num_tests: int, alpha: float = 0.05) -> int:
 
 
 def holm(p_values: ArrayLike) -> FloatArray:
-    """Holm's (1979) step-down adjustment of a family's p-values (m,), in the order given.
+    """Holm's (1979) step-down adjustment of a family's p-values, or of many families' (…, m), in the order given.
 
     The i-th smallest of m is multiplied by m − i + 1, then made no smaller than those before it, and at most 1.
     Rejecting where the result is below alpha keeps the chance of any false rejection in the family below alpha, however
     the tests depend on each other.
     """
     p = np.asarray(p_values, dtype=np.float64)
-    assert p.ndim == 1 and ((p >= 0) & (p <= 1)).all(), p
-    order = np.argsort(p, kind="stable")
-    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    assert p.ndim and ((p >= 0) & (p <= 1)).all(), p
+    order = np.argsort(p, axis=-1, kind="stable")
+    stepped = np.take_along_axis(p, order, axis=-1) * np.arange(p.shape[-1], 0, -1)
     adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(stepped, 1)
+    np.put_along_axis(adjusted, order, np.minimum(np.maximum.accumulate(stepped, axis=-1), 1), axis=-1)
     return adjusted

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from biencoder_ablate.report.contrasts import HEADS, Group, pool
-from biencoder_ablate.report.read import FINISHED, Protocol, Run
+from biencoder_ablate.report.read import FINISHED, NOTHING, WITHOUT, Protocol, Run
 from biencoder_ablate.report.significance import FloatArray
 
 # What is no axis of its own: the first name corpora, versions and seeds; the others make one axis each.
@@ -38,15 +38,19 @@ class Level:
 
 @dataclass(frozen=True)
 class Axis:
-    """Something that differs: its levels in reading order, and what else changes exactly where it does."""
+    """Something that differs: its levels in reading order, and what else changes exactly where it does.
+
+    The others are compared with `baseline`, if there is one, rather than each with each.
+    """
 
     name: str
     levels: tuple[Level, ...]
     with_it: tuple[str, ...] = ()
+    baseline: Level | None = None
 
     def in_words(self, level: Level) -> str:
         """A level as it reads outside its column."""
-        return level.label if self.name in ("head", "negatives", "encoder") else f"{self.name}={level.label}"
+        return level.label if self.name in ("head", "negatives", "encoder", "system") else f"{self.name}={level.label}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +86,11 @@ class Study:
         return [run for cell in self.cells for run in cell.runs.values()]
 
     @property
+    def trained_here(self) -> bool:
+        """Whether these are this program's runs, with curves, manifests and settings, rather than outside figures."""
+        return all(run.result for run in self.runs)
+
+    @property
     def seeds(self) -> list[int]:
         """Every seed that some cell has."""
         return sorted({seed for cell in self.cells for seed in cell.runs})
@@ -113,15 +122,24 @@ def _make_study(runs: Sequence[Run], several: bool) -> Study:
     constants = []
     for name, levels in _settings(runs).items():
         twin = next((other for other in differing if _same_partition(differing[other], levels)), None)
+        if twin is None and WITHOUT in differing and _decides(differing[WITHOUT], levels):
+            twin = WITHOUT
         if len(set(levels)) == 1:
             constants.append((name, levels[0].label))
         elif twin is not None:
             pairs = sorted(set(zip(differing[twin], levels, strict=True)), key=lambda pair: pair[0].sort_key)
-            with_it[twin].append(f"{name} ({', '.join(f'{a.label}: {b.label}' for a, b in pairs)})")
+            usual = pairs[0][1] if twin == WITHOUT else None  # that of the whole, which comes first
+            told = ", ".join(f"{a.label}: {b.label}" for a, b in pairs if b != usual)
+            with_it[twin].append(f"{name} ({told})")
         else:
             differing[name] = levels
     axes = tuple(
-        Axis(name, tuple(sorted(set(levels), key=lambda level: level.sort_key)), tuple(with_it[name]))
+        Axis(
+            name,
+            tuple(sorted(set(levels), key=lambda level: level.sort_key)),
+            tuple(with_it[name]),
+            _baseline(runs, levels),
+        )
         for name, levels in differing.items()
     )
     cells: dict[tuple[Level, ...], dict[int, Run]] = defaultdict(dict)
@@ -149,6 +167,18 @@ def _same_partition(a: Sequence[Level], b: Sequence[Level]) -> bool:
     return len(set(a)) == len(set(b)) == len(set(zip(a, b, strict=True)))
 
 
+def _decides(a: Sequence[Level], b: Sequence[Level]) -> bool:
+    return len(set(zip(a, b, strict=True))) == len(set(a))
+
+
+def _baseline(runs: Sequence[Run], levels: Sequence[Level]) -> Level | None:
+    """The level that all baseline runs have and no other, if any."""
+    of_baseline, of_others = (
+        {level for run, level in zip(runs, levels, strict=True) if run.baseline is wanted} for wanted in (True, False)
+    )
+    return next(iter(of_baseline)) if len(of_baseline) == 1 and of_others and not of_baseline & of_others else None
+
+
 def cell_name(axes: Sequence[Axis], levels: Sequence[Level]) -> str:
     """A configuration in words, from its levels on some axes: "relu, neg 0.2, fusion=pooled"."""
     names = [axis.in_words(level) for axis, level in zip(axes, levels, strict=True)]
@@ -157,10 +187,13 @@ def cell_name(axes: Sequence[Axis], levels: Sequence[Level]) -> str:
 
 def _settings(runs: Sequence[Run]) -> dict[str, list[Level]]:
     """Level of each run by setting: head, negatives, fusion, encoder, then every other key, dotted."""
-    settings = {
-        "head": _head_levels([run.identity["head"] for run in runs]),
-        "negatives": _negatives_levels([run.identity for run in runs]),
-    }
+    settings: dict[str, list[Level]] = {}
+    parts = [run.without for run in runs]
+    if all(parts):
+        settings[WITHOUT] = [Level(str(part), str(part), (part != NOTHING, part)) for part in parts]
+    if all("head" in run.identity for run in runs):  # not those of another program
+        settings["head"] = _head_levels([run.identity["head"] for run in runs])
+        settings["negatives"] = _negatives_levels([run.identity for run in runs])
     flat = [dict(_flat(run.identity)) for run in runs]
     keys = [key for key in dict.fromkeys(key for values in flat for key in values) if key not in _NOT_AXES]
     first = ["fusion", "fusion.name", "model.fingerprint"]
@@ -330,8 +363,5 @@ def task_values(cells: Sequence[Cell], task: str) -> FloatArray:
     """Test top-1 of a task for each seed (S,), averaged over cells."""
     seeds = sorted(set.intersection(*(set(cell.runs) for cell in cells)))
     return np.array(
-        [
-            np.mean([cell.runs[seed].result["test"]["tasks"].get(task, {}).get("top1", np.nan) for cell in cells])
-            for seed in seeds
-        ]
+        [np.mean([cell.runs[seed].test["tasks"].get(task, {}).get("top1", np.nan) for cell in cells]) for seed in seeds]
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from biencoder_ablate.report.contrasts import HEADS
 from biencoder_ablate.report.significance import FloatArray, t_quantile
 from biencoder_ablate.report.study import Arms, Cell
 
-WIDTH = 8.0  # inches, the width of a page's text
+WIDTH, HALF, NARROW = 10.4, 6.6, 3.75  # inches: the page's column, the figure beside the answers, a telephone
 GREY = "#777777"
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.4)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1)), (0, (8, 3)))
 _COLOURS = ("#000000", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
@@ -35,7 +36,10 @@ _MARKERS = "osD^vPX*"
 
 @dataclass(frozen=True)
 class Picture:
-    """One figure: its file name without ending, what it shows (its caption), its size on a page, its bytes."""
+    """One figure: its file name without ending, what it shows (its caption), its size on a page, its bytes.
+
+    `narrow` is the same drawn for a telephone.
+    """
 
     name: str
     title: str
@@ -44,6 +48,7 @@ class Picture:
     height: int
     svg: bytes
     png: bytes
+    narrow: bytes
 
 
 @dataclass(frozen=True)
@@ -62,28 +67,41 @@ def applied() -> Iterator[None]:
         yield
 
 
-def pictures(figures: Sequence[Figure], name: str, title: str, caption: str) -> list[Picture]:
-    """Save figures in both formats, without dates or versions in them; of several, name and title get a number."""
+def pictures(drawn: Sequence[tuple[Figure, Figure]], name: str, title: str, caption: str) -> list[Picture]:
+    """Save figures, each with its narrow twin; of several, name and title get a number, and the first has the caption.
+
+    Without dates or versions in them.
+    """
     saved = []
-    for page, figure in enumerate(figures, start=1):
-        svg, png = io.BytesIO(), io.BytesIO()
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*Glyph.*missing.*")  # a name in a script the font lacks
-            figure.draw_without_rendering()
-            figure.set_layout_engine("none")  # laid out now: not once more for each format, which takes half the time
-            figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-            figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
-        several = len(figures) > 1
-        names = (f"{name}_{page}", f"{title} ({page} of {len(figures)})") if several else (name, title)
+    for page, (figure, narrow) in enumerate(drawn, start=1):
+        several = len(drawn) > 1
+        names = (f"{name}_{page}", f"{title} ({page} of {len(drawn)})") if several else (name, title)
+        svg, png, small = _written(figure, "svg"), _written(figure, "png"), _written(narrow, "svg")
         width, height = (round(96 * inches) for inches in figure.get_size_inches())
-        saved.append(Picture(*names, caption, width, height, svg.getvalue(), png.getvalue()))
+        saved.append(Picture(*names, caption if page == 1 else "As above.", width, height, svg, png, small))
     return saved
 
 
-def new_figure(height: float, rows: int, columns: int, **more: Any) -> tuple[Figure, Any]:
-    """A figure of the page's width with a grid of axes (rows, columns)."""
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+def _written(figure: Figure, kind: str) -> bytes:
+    file, metadata = io.BytesIO(), {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*Glyph.*missing.*")  # a name in a script the font lacks
+        if figure.get_layout_engine() is not None:
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")  # laid out now: not once more for each format, which takes half the time
+        figure.savefig(file, format=kind, dpi=160, metadata=metadata)
+    return file.getvalue()
+
+
+def new_figure(height: float, rows: int, columns: int, width: float = WIDTH, **more: Any) -> tuple[Figure, Any]:
+    """A figure of a page's width with a grid of axes (rows, columns)."""
+    figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **more)
+
+
+def fitted(title: str, width: float) -> str:
+    """A title in at most two lines of so many inches, beside the axes' labels."""
+    return "\n".join(textwrap.wrap(title, int(11 * width), max_lines=2, placeholder=" …"))
 
 
 def styles(names: Sequence[str]) -> dict[str, Style]:
@@ -109,30 +127,44 @@ def curves(cells: Sequence[Cell], key: str) -> tuple[list[int], FloatArray]:
     return epochs, np.array(values, dtype=np.float64).reshape(len(seeds), len(epochs))
 
 
-def plot_curves(axes: Axes, epochs: Sequence[int], values: FloatArray, look: Style, label: str) -> None:
-    """Mean over seeds with its 95% interval as a band, and each seed faintly."""
+def plot_curves(
+    axes: Axes, epochs: Sequence[int], values: FloatArray, look: Style, label: str, shift: float = 0.0
+) -> None:
+    """Mean over seeds; after its last epoch, `shift` further, the mean's 95% interval there.
+
+    An interval at one epoch: bands along the whole of several curves hide each other and the lines.
+    """
     if not epochs:
         return
     mean = values.mean(axis=0)
-    if len(values) > 1:
-        half = t_quantile(len(values) - 1, 0.95) * values.std(axis=0, ddof=1) / np.sqrt(len(values))
-        low, high = np.clip([mean - half, mean + half], 0, 1)  # the figures are shares; a t interval does not know
-        axes.fill_between(epochs, low, high, color=look.color, alpha=0.16, linewidth=0)
-        for row in values:
-            axes.plot(epochs, row, color=look.color, alpha=0.22, linewidth=0.5, solid_capstyle="round")
     every = max(1, len(epochs) // 8)
     axes.plot(
         epochs, mean, color=look.color, linestyle=look.dashes, marker=look.marker, markersize=3.6,
         markevery=every, markerfacecolor="white", markeredgewidth=1.0, label=label,
     )  # fmt: skip
+    if len(values) > 1:
+        last = values[:, -1]
+        half = t_quantile(len(last) - 1, 0.95) * last.std(ddof=1) / np.sqrt(len(last))
+        ends = np.clip([mean[-1] - half, mean[-1] + half], 0, 1)  # figures are shares; a t interval does not know
+        at = epochs[-1] + shift
+        axes.plot([at, at], ends, color=look.color, linewidth=2.2, alpha=0.75, solid_capstyle="butt")
 
 
-def epoch_axis(axes: Axes, epochs: Sequence[int]) -> None:
-    """Whole epochs; before the first, at −1, "start", and no number so close that the two would touch."""
+def end_shifts(num: int, epochs: Sequence[int]) -> list[float]:
+    """Where beyond the last epoch the intervals of `num` curves stand side by side."""
+    step = 0.016 * max(1, max(epochs, default=0) - min(epochs, default=0))
+    return [step * (k + 1.5) for k in range(num)]
+
+
+def epoch_axis(axes: Axes, epochs: Sequence[int], room: float = 0.25) -> None:
+    """Whole epochs; before the first, at −1, "start", and no number so close that the two would touch.
+
+    `room` is left after the last.
+    """
     if not epochs:
         return
     first, last = min(epochs), max(epochs)
-    axes.set_xlim(first - 0.25, last + 0.25)
+    axes.set_xlim(first - 0.25, last + max(room, 0.25))
     locator = MaxNLocator(integer=True, nbins=8, steps=[1, 2, 5, 10])
     ticks = [round(x) for x in locator.tick_values(max(first, 0), max(last, 0)) if max(first, 0) <= x <= last]
     if first == -1:
@@ -150,18 +182,25 @@ def seeds_text(arms: Arms) -> str:
 def legend(figure: Figure, axes: Axes) -> None:
     """What the lines of `axes` are, above the figure, in as many columns as their names leave room for."""
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=_columns(labels))
+    figure.legend(handles, labels, loc="outside upper left", ncols=_columns(labels, figure.get_figwidth()))
 
 
 def key_legend(figure: Figure, keys: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
     """What marks mean that belong to no one line: (words, the mark's Line2D settings)."""
     labels, looks = zip(*keys, strict=True)
     handles = [Line2D([], [], **look) for look in looks]
-    figure.legend(handles, labels, loc="outside upper left", ncols=_columns(labels), handlelength=2.2, fontsize=8)
+    figure.legend(
+        handles,
+        labels,
+        loc="outside upper left",
+        ncols=_columns(labels, figure.get_figwidth()),
+        handlelength=2.2,
+        fontsize=8,
+    )
 
 
-def _columns(labels: Sequence[str]) -> int:
-    room, widest = 108, max(map(len, labels), default=0)  # in characters; a handle takes about nine
-    most = max(1, min(4, len(labels), room // (widest + 9)))
+def _columns(labels: Sequence[str], width: float) -> int:
+    room, widest = 14.6 * width, max(map(len, labels), default=0)  # in characters; a handle takes about nine
+    most = int(max(1, min(6, len(labels), room // (widest + 9))))
     rows = -(-len(labels) // most)
     return -(-len(labels) // max(1, rows))

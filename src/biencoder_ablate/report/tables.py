@@ -8,32 +8,38 @@ from __future__ import annotations
 import math
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from biencoder_ablate.evaluation.candidates import TASKS
-from biencoder_ablate.report.contrasts import ContrastResult
+from biencoder_ablate.report import yardsticks
+from biencoder_ablate.report.contrasts import ContrastResult, GroupSummary, pool, summarise
 from biencoder_ablate.report.examples import SideBySide
+from biencoder_ablate.report.outlook import MOST_SEEDS, POWER, outlook
 from biencoder_ablate.report.questions import ALPHA, Analysis, Family, Kind, Leakage, Verdict
 from biencoder_ablate.report.read import FINISHED, Protocol, Run, Sweep
-from biencoder_ablate.report.study import Arms, Study, show, task_values
+from biencoder_ablate.report.study import Arms, Cell, Study, show, task_values
+from biencoder_ablate.report.yardsticks import RULES, Baseline, Selection
 
 Value = str | float | int | bool | None
 MINUS = "−"
 NOTHING = "–"
+MOST_AXES = 3  # that have a column each
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column's heading, and how its values are shown: `digits` decimals, with a sign, or as a p-value."""
+    """A column's heading, and how its values are shown: `digits` decimals, with a sign, or as a p-value.
+
+    `warning` marks words that keep a reader from believing too much.
+    """
 
     name: str
     digits: int | None = None
     signed: bool = False
     p: bool = False
     code: bool = False
+    warning: bool = False
 
     @property
     def numeric(self) -> bool:
@@ -44,7 +50,8 @@ class Column:
 class Table:
     """Rows of raw values under their columns. `key` names it in links, `caption` says what it is.
 
-    `data` marks a table that people look things up in, however long; the others are lists to read.
+    `data` marks a table that people look things up in, however long; the others are lists to read. The `num_last` last
+    rows are not like the others, but there to read these beside.
     """
 
     key: str
@@ -52,6 +59,7 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[tuple[Value, ...], ...]
     data: bool = True
+    num_last: int = 0
 
 
 def shown(value: Value, column: Column) -> str:
@@ -98,37 +106,104 @@ def effect_text(result: ContrastResult) -> str:
     return f"{estimate} (95% interval {low} to {high}; Holm p {p_text(result.p_family)})"
 
 
-def groups_table(analysis: Analysis) -> Table:
-    """One row a configuration: its figures over seeds."""
-    columns = [*(Column(axis.name) for axis in analysis.study.axes), Column("seeds", 0)]
-    for protocol in analysis.protocols:
-        columns += [Column(f"{protocol} test", 3), Column("sd", 3), Column("95% interval")]
-    columns += [Column("before training", 3), Column("official val", 3), Column("recall@10", 3), Column("epoch", 1)]
-    rows = []
-    for cell in analysis.study.cells:
-        row: list[Value] = [*(level.label for level in cell.levels), len(cell.runs)]
-        for protocol in analysis.protocols:
-            summary = analysis.summaries[cell.name][protocol]
-            row += [summary.mean, summary.standard_deviation, interval_text(summary.low, summary.high)]
-        runs = list(cell.runs.values())
+def groups_table(analysis: Analysis, others: Sequence[Baseline]) -> Table:
+    """One row a configuration: its figures over seeds; then the baselines."""
+    study = analysis.study
+    names = [axis.name for axis in study.axes]
+    labels = {cell.name: tuple(level.label for level in cell.levels) for cell in study.cells}
+    if len(names) > MOST_AXES:  # a column each would hide the figures: only what is unlike most configurations
+        usual = [Counter(column).most_common(1)[0][0] for column in zip(*labels.values(), strict=True)]
+        for cell in study.cells:
+            unlike = [
+                axis.in_words(level)
+                for axis, level, label in zip(study.axes, cell.levels, usual, strict=True)
+                if level.label != label
+            ]
+            labels[cell.name] = (", ".join(unlike) or "like most",)
+        names = ["what is unlike most"]
+    if not names:
+        names, labels = ["configuration"], {cell.name: (cell.name,) for cell in study.cells}
+    rows = [
+        (*labels[cell.name], *_figures(analysis, (cell,), analysis.summaries[cell.name], others))
+        for cell in study.cells
+    ]
+    return _with_baselines(analysis, "groups", names, rows, others)
+
+
+def arms_table(analysis: Analysis, others: Sequence[Baseline]) -> Table:
+    """One row a level of what the verdict is about, averaged over settings; then the baselines."""
+    arms, rows = analysis.main, []
+    summaries = {
+        name: {
+            protocol: summarise(pool(name, [cell.outcomes(protocol) for cell in arms.cells[name]]))
+            for protocol in analysis.protocols
+        }
+        for name in arms.names
+    }
+    rows = [(name, *_figures(analysis, arms.cells[name], summaries[name], others)) for name in arms.names]
+    return _with_baselines(analysis, "arms", [analysis.study.axes[0].name], rows, others)
+
+
+def _figures(
+    analysis: Analysis, cells: Sequence[Cell], summaries: Mapping[Protocol, GroupSummary], others: Sequence[Baseline]
+) -> list[Value]:
+    """What the columns of `_with_baselines` have of some cells, averaged."""
+    runs = [run for cell in cells for run in cell.runs.values()]
+    first = summaries[analysis.primary]
+    row: list[Value] = [
+        first.num_seeds,
+        yardsticks.mean(yardsticks.stage1(run, analysis.primary, analysis.metric) for run in runs),
+        first.mean,
+    ]
+    row += [first.standard_deviation, interval_text(first.low, first.high)]
+    for protocol in analysis.protocols[1:]:
         row += [
-            _mean(run.result["initial"].get(f"test/{analysis.primary.top1}") for run in runs),
-            _mean(run.result["val"].get("top1") for run in runs),
-            _mean(run.result["test"].get("recall@10") for run in runs),
-            _mean(run.result["best_epoch"] for run in runs),
+            yardsticks.mean(yardsticks.stage1(run, protocol, analysis.metric) for run in runs),
+            summaries[protocol].mean,
         ]
-        rows.append(tuple(row))
+    row += [yardsticks.mean(run.test.get("recall@10") for run in runs)]
+    row += [yardsticks.mean(run.result.get("best_epoch") for run in runs)]
+    marks = [yardsticks.idle(cells, analysis.primary)]
+    higher = yardsticks.below(first.mean, analysis.key(), others)
+    marks += [f"below {', '.join(other.label for other in higher)}"] if higher else []
+    return [*row, "; ".join(filter(None, marks))]
+
+
+def _with_baselines(
+    analysis: Analysis, key: str, names: Sequence[str], rows: Sequence[tuple[Value, ...]], others: Sequence[Baseline]
+) -> Table:
+    columns = [*(Column(name) for name in names), Column("seeds", 0)]
+    first, *second = analysis.protocols
+    after = f"{first}, after" if analysis.study.trained_here else analysis.measure
+    columns += [Column(f"{first}, before", 3), Column(after, 3), Column("sd", 3)]
+    columns += [Column("95% interval")]
+    for protocol in second:
+        columns += [Column(f"{protocol}, before", 3), Column(f"{protocol}, after", 3)]
+    columns += [Column("recall@10", 3), Column("epoch", 1), Column("remarks", warning=True)]
+    listed = [*rows]
+    for other in others:
+        official = [value for protocol in second for value in (None, other.figures.get(analysis.key(protocol)))]
+        row = [other.label, *[""] * (len(names) - 1), None, None, other.figures.get(analysis.key()), None, NOTHING]
+        listed.append((*row, *official, other.figures.get("recall@10"), None, ""))
+    settings = len(analysis.main.settings)
+    over = f" and over {settings} settings" if key == "arms" and settings > 1 else ""
+    blank = [k for k, column in enumerate(columns) if all(row[k] in (None, "") for row in listed)]
+    columns = [column for k, column in enumerate(columns) if k not in blank]
     caption = (
-        "Test top-1 at the val-selected epoch by configuration: mean over seeds, their standard deviation and the "
-        f"mean's 95% interval (Student's t over seeds). Before training: {analysis.primary} test top-1 of the initial "
-        "model. Recall@10 is of stage 1 on test; epoch is the mean selected one."
+        f"Test {analysis.measure}, mean over seeds{over} ({analysis.num_points[first]} {first} points"
+        + "".join(f", {analysis.num_points[protocol]} {protocol}" for protocol in second)
+        + "): what stage 1 finds before the head re-ranks, and after. 95% interval: of the mean, Student's t over "
+        "seeds. Recall@10 is of stage 1." + (" In italics: what needs no training." if others else "")
     )
-    return Table("groups", caption, tuple(columns), tuple(rows))
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None and math.isfinite(value)]
-    return float(np.mean(known)) if known else None
+    if not analysis.study.trained_here:
+        caption = (
+            f"{analysis.measure}, mean over seeds{over} ({analysis.num_points[first]} queries). 95% interval: of the "
+            "mean, Student's t over seeds, on these queries."
+        )
+    if key == "groups" and settings > 1:
+        caption = "The same figures, configuration by configuration."  # the arms' table has said what they are
+    kept = tuple(tuple(value for k, value in enumerate(row) if k not in blank) for row in listed)
+    return Table(key, caption, tuple(columns), kept, num_last=len(others))
 
 
 def overview_table(analysis: Analysis) -> Table | None:
@@ -147,7 +222,7 @@ def overview_table(analysis: Analysis) -> Table | None:
     rows.append(("all settings", *_marked(arms.names, [means[name] for name in arms.names], analysis.verdict)))
     axis = analysis.study.axes[0].name
     caption = (
-        f"{analysis.primary.capitalize()} test top-1 by setting and {axis}, mean over seeds. A dot marks the best of "
+        f"{analysis.figure(starts=True)} by setting and {axis}, mean over seeds. A dot marks the best of "
         "a row and all that cannot be told apart from it; a row without dots has too few seeds to tell."
     )
     return Table("overview", caption, tuple(columns), tuple(rows), data=False)
@@ -162,8 +237,9 @@ def _marked(names: Sequence[str], figures: Sequence[float], verdict: Verdict | N
 def family_table(family: Family, primary: Protocol, key: str) -> Table:
     """A family's comparisons: difference, interval, p and Holm's p; the other figure beside."""
     columns = [
-        Column("comparison"), Column("seeds", 0), Column(primary, 3, signed=True), Column("95% interval"),
-        Column("p", p=True), Column("Holm p", p=True), Column("told apart"),
+        Column("comparison"), Column("seeds", 0),
+        Column(primary if family.beside else "difference", 3, signed=True), Column("95% interval"),
+        Column("family's 95%"), Column("p", p=True), Column("Holm p", p=True), Column("told apart"),
     ]  # fmt: skip
     if family.beside:
         columns += [Column(primary.other, 3, signed=True), Column("95% interval"), Column("Holm p", p=True)]
@@ -171,12 +247,49 @@ def family_table(family: Family, primary: Protocol, key: str) -> Table:
     for k, result in enumerate(family.primary):
         interval = interval_text(result.interval.low, result.interval.high, signed=True)
         row: list[Value] = [result.contrast.name, len(result.seeds), result.estimate, interval]
+        row.append(interval_text(result.family_low, result.family_high, signed=True))
         row += [result.test.p, result.p_family, result.told_apart(ALPHA)]
         for beside in family.beside[k : k + 1]:
             interval = interval_text(beside.interval.low, beside.interval.high, signed=True)
             row += [beside.estimate, interval, beside.p_family]
         rows.append(tuple(row))
     return Table(key, family.title, tuple(columns), tuple(rows))
+
+
+def outlook_table(family: Family) -> Table:
+    """What the family could have found, how many seeds would decide, and what one more seed will do."""
+    columns = (
+        Column("comparison"), Column("seen", 3, signed=True), Column("within reach", 3), Column("seeds to decide"),
+        Column("a new seed above 0", 2),
+    )  # fmt: skip
+    rows = []
+    for result in family.primary:
+        seen = outlook(result, ALPHA)
+        needed = str(seen.seeds_to_decide) if seen.seeds_to_decide else f"over {MOST_SEEDS}"
+        decided = "decided" if result.told_apart(ALPHA) else needed
+        decided = decided if math.isfinite(seen.detectable) else NOTHING
+        rows.append((result.contrast.name, result.estimate, seen.detectable, decided, seen.p_first_better))
+    caption = (
+        f"What more seeds would show. Within reach: the least difference that these seeds and debates find in "
+        f"{POWER:.0%} of studies, the family adjusted for. Seeds to decide: how many would find one as large as that "
+        "seen, if it is so large. A new seed above 0: the probability that one more seed's difference is, on these "
+        "points."
+    )
+    return Table("outlook", caption, columns, tuple(rows), data=False)
+
+
+def selection_table(analysis: Analysis, found: Selection) -> Table:
+    """What each rule of picking the epoch makes of the arms, and of the effects of the parts below them."""
+    columns = [Column("figure")]
+    for rule in found.means:
+        columns.append(Column(f"{RULES[rule]}{', declared' if rule == found.declared else ''}", 3))
+    rows: list[tuple[Value, ...]] = [("mean epoch", *(f"{found.epochs[rule]:.1f}" for rule in found.means))]
+    rows += [(name, *(found.means[rule][name] for rule in found.means)) for name in analysis.main.names]
+    for effect in found.effects[next(iter(found.effects))]:
+        changes = [shown(found.effects[rule][effect], Column("", 3, signed=True)) for rule in found.means]
+        rows.append((f"effect of {effect}" if "×" not in effect else effect, *changes))
+    caption = f"{analysis.figure(starts=True)} at the epoch that each rule picks, mean over seeds."
+    return Table("rules", caption, tuple(columns), tuple(rows), data=False)
 
 
 def leakage_table(leakage: Leakage) -> Table:
@@ -196,10 +309,11 @@ def leakage_table(leakage: Leakage) -> Table:
 def tasks_table(arms: Arms) -> Table:
     """Test top-1 on the eight candidate sets, mean over seeds."""
     rows = tuple(
-        (name, *(_mean(task_values(arms.cells[name], task).tolist()) for task in TASKS)) for name in arms.names
+        (name, *(yardsticks.mean(task_values(arms.cells[name], task).tolist()) for task in TASKS))
+        for name in arms.names
     )
     caption = "Test top-1 on the eight candidate sets of Wachsmuth et al. 2018, mean over seeds; epa is official."
-    return Table("task-figures", caption, (Column(""), *(Column(task, 3) for task in TASKS)), rows)
+    return Table("task-figures", caption, (Column("name"), *(Column(task, 3) for task in TASKS)), rows)
 
 
 def debates_table(pair: SideBySide, key: str) -> Table:
@@ -211,7 +325,7 @@ def debates_table(pair: SideBySide, key: str) -> Table:
     rows = tuple((debate, num, a, b, a - b) for debate, num, a, b in pair.debates)
     ahead, behind = sum(row[4] > 0 for row in rows), sum(row[4] < 0 for row in rows)
     caption = (
-        f"Share of a debate's points right at top 1, over {pair.num_runs} runs each: {pair.a} leads in {ahead} "
+        f"A debate's points, what they score on average, over {pair.num_runs} runs each: {pair.a} leads in {ahead} "
         f"debates, {pair.b} in {behind}, {len(rows) - ahead - behind} are even."
     )
     return Table(key, caption, columns, rows)
@@ -226,7 +340,7 @@ def runs_table(study: Study) -> Table:
     rows = []
     for cell in study.cells:
         for seed, run in cell.runs.items():
-            result, test = run.result, run.result["test"]
+            result, test = run.result, run.test
             row = [*(level.label for level in cell.levels), seed, result["best_epoch"], result["val"].get("top1")]
             row += [test.get("top1"), test.get("top1_clean"), (result.get("selected") or {}).get("dead_pairs")]
             rows.append((*row, result["seconds"] / 60, command(run), run.name))

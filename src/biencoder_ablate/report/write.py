@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import biencoder_ablate
-from biencoder_ablate.files import whole_file
+from biencoder_ablate.files import read_json, whole_file
 from biencoder_ablate.report import sentences
 from biencoder_ablate.report.examples import load_texts, side_by_side
 from biencoder_ablate.report.export import comparisons_csv, groups_csv, latex, runs_csv
 from biencoder_ablate.report.plots import draw
 from biencoder_ablate.report.questions import analyse
-from biencoder_ablate.report.read import FINISHED, Collection, collect
+from biencoder_ablate.report.read import FINISHED, Collection, Protocol
 from biencoder_ablate.report.render import StudyReport, markdown, missing_section, page, study_report
 from biencoder_ablate.report.study import make_studies
+from biencoder_ablate.report.yardsticks import baselines
+
+LOOKS = "looks.json"  # study → numbers of seeds that reports in this place have seen
 
 
-def write_report(places: Sequence[Path], output: Path, command: str) -> None:
-    """Read the runs at `places` and write the report to `output`, saying on the screen what came out.
+def write_report(
+    collection: Collection, output: Path, command: str, protocol: Protocol | None = None, looks: Sequence[int] = ()
+) -> None:
+    """Write the report on these runs to `output`, saying on the screen what came out; analyse() says what the rest is.
 
-    Raises ValueError where there is no finished run, or a place or output that will not do.
+    Raises ValueError where there is no finished run, or an output that will not do.
     """
     if output.exists() and not output.is_dir():
         raise ValueError(f"-o {output}: is a file; must be a directory, made if missing")
-    collection = collect(places)
     studies = make_studies(collection.runs)
     if not studies:
         states = "; ".join(f"{run.name}: {run.status}, {run.why}" for run in collection.runs[:5])
@@ -35,23 +41,29 @@ def write_report(places: Sequence[Path], output: Path, command: str) -> None:
             f"no finished run to report on ({states}{more}); run the same commands again: they go on where they stopped"
         )
     reports = []
+    known = read_json(output / LOOKS)
+    seen_before: dict[str, list[int]] = known if isinstance(known, dict) else {}
     for k, study in enumerate(studies):
         print(f"{study.name}: {len(study.runs)} finished runs of {len(study.cells)} configurations …", file=sys.stderr)
-        analysis = analyse(study)
+        texts = load_texts(study)
+        earlier = seen_before.get(study.name) or []
+        analysis = replace(analyse(study, protocol, looks, texts.cluster_of), earlier=tuple(earlier))
+        seen_before[study.name] = sorted({*earlier, len(study.seeds)})
         prefix, folder = "", "figures"
         if len(studies) > 1:
             prefix, folder = f"s{k + 1}-", f"figures/{re.sub('[^a-z0-9]+', '-', study.name.lower()).strip('-')}"
-        parts = draw(analysis), side_by_side(analysis), load_texts(study)
+        parts = draw(analysis, baselines(study)), side_by_side(analysis), texts
         reports.append(study_report(analysis, *parts, prefix, folder))
     analyses = [report.analysis for report in reports]
     missing = missing_section(collection, reports)
     files: dict[str, str | bytes] = {
+        LOOKS: json.dumps(seen_before, indent=1, ensure_ascii=False) + "\n",
         "index.html": page(reports, missing, command, biencoder_ablate.__version__),
         "report.md": markdown(reports, missing, command),
         "table.csv": groups_csv(analyses),
         "comparisons.csv": comparisons_csv(analyses),
         "runs.csv": runs_csv(studies),
-        "table.tex": "\n".join(latex(analysis) for analysis in analyses),
+        "table.tex": "\n".join(latex(report.analysis, report.headline) for report in reports),
     }
     for report in reports:
         for picture in report.pictures:
@@ -70,11 +82,9 @@ def write_report(places: Sequence[Path], output: Path, command: str) -> None:
 def _summary(reports: Sequence[StudyReport], collection: Collection, output: Path) -> str:
     lines = []
     for report in reports:
-        analysis = report.analysis
-        prefix = f"{analysis.study.name}: " if len(reports) > 1 else ""
-        lines += [f"{prefix}{analysis.headline}", *sentences.effects(analysis)]
-        if analysis.leakage is not None:
-            lines.append(analysis.leakage.sentence)
+        lines += [f"{report.analysis.study.name}:"] if len(reports) > 1 else []
+        lines += [*map(str, report.answers), report.headline]
+        lines += filter(None, [report.analysis.added_after_a_look])
     lines += [sentences.tally(collection.runs), *collection.notes]
     broken = [run for run in collection.runs if run.status not in (FINISHED, "running", "not started")]
     lines += [f"  {run.name}: {run.status}, {run.why}" for run in broken[:10]]

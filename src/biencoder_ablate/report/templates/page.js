@@ -112,7 +112,17 @@
       });
     }
   }
+  // A table wider than its place says so: telephones hide their scroll bars.
+  const measure = () => {
+    for (const box of document.querySelectorAll(".table")) {
+      const inner = box.querySelector(".scroll");
+      box.classList.toggle("overflows", inner.scrollWidth > inner.clientWidth + 1);
+    }
+  };
+  window.addEventListener("resize", measure);
+  document.addEventListener("toggle", measure, true);
   document.documentElement.classList.add("js");
+  measure();
   window.addEventListener("hashchange", restore);
   restore();
 })();

@@ -1,0 +1,163 @@
+"""What a configuration's figures must be read beside: stage 1 before the head, baselines, other rules of selection."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from biencoder_ablate.config import Config, DataConfig, cache_directory
+from biencoder_ablate.data.corpus import Corpus
+from biencoder_ablate.data.readers import load_corpus
+from biencoder_ablate.evaluation.baselines import baselines_of_run
+from biencoder_ablate.report.questions import Analysis, Kind
+from biencoder_ablate.report.read import Metric, Protocol, Run
+from biencoder_ablate.report.study import Arms, Cell, Study
+
+DEAD = 0.99  # share of a run's scored pairs with both logits at zero from which its head counts as dead
+BASELINES = {"pretrained": "pretrained encoder", "bm25": "BM25", "tfidf": "TF-IDF", "chance": "chance"}
+RULES = {"top1_clean": "clean val", "top1": "official val", "last": "last epoch"}  # by evaluation.select
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What needs no training: its name in words and its test figures (top1, top1_clean, recall@10), as far as known."""
+
+    label: str
+    figures: Mapping[str, float]
+
+
+def baselines(study: Study) -> tuple[Baseline, ...]:
+    """The baselines of the study's runs, each once; those of several encoders with the encoder's name.
+
+    A run that is older than its baselines has the corpus's, from the cache directory or worked out anew.
+    """
+    found: dict[str, dict[str, Mapping[str, float]]] = {}  # name → encoder's fingerprint → figures
+    labels: dict[str, str] = {}
+    for run in study.runs if study.trained_here else ():
+        encoder = str(run.identity["model"]["fingerprint"])
+        if encoder in labels:
+            continue
+        labels[encoder] = str((run.config.get("model") or {}).get("name") or encoder[:8])
+        cache = cache_directory(Config(cache_dir=run.config.get("cache_dir")))
+        for name, figures in baselines_of_run(run.result, run.identity, cache, partial(_corpus, run)).items():
+            found.setdefault(name, {}).setdefault(encoder if name == "pretrained" else "", figures.get("test") or {})
+    return tuple(
+        Baseline(f"{words}, {labels[encoder]}" if len(found[name]) > 1 else words, figures)
+        for name, words in BASELINES.items()
+        for encoder, figures in found.get(name, {}).items()
+    )
+
+
+def _corpus(run: Run) -> Corpus:
+    """A run's corpus, from where its config says that it lies. Raises ValueError or OSError."""
+    try:
+        return load_corpus(DataConfig(**(run.config.get("data") or {})))
+    except (TypeError, AssertionError) as error:
+        raise ValueError(f"{run.path}: its config's data cannot be read ({error})") from error
+
+
+def stage1(run: Run, protocol: Protocol, metric: Metric = Metric.TOP1) -> float | None:
+    """A run's test figure before the head has its say; None where it is not known."""
+    return run.test.get(f"{metric}_stage1{'_clean' if protocol is Protocol.CLEAN else ''}")
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """The mean of those that are there; None if none is."""
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return float(np.mean(known)) if known else None
+
+
+def idle(cells: Sequence[Cell], primary: Protocol) -> str:
+    """Why a head cannot be credited with its figure, or nothing: it is dead, changes nothing, or only makes it worse.
+
+    The first two where they hold for most runs. Nothing is said of runs that do not re-rank.
+    """
+    runs = [run for cell in cells for run in cell.runs.values()]
+    runs = [run for run in runs if (run.identity.get("evaluation") or {}).get("rerank") != "none"]
+    before = [stage1(run, primary) for run in runs]
+    if (num := sum(dead_share(run) >= DEAD for run in runs)) * 2 > len(runs):
+        return f"head dead in {num} of {len(runs)} runs"
+    if any(value is None for value in before):
+        return ""
+    if (num := sum(_unchanged(run.test) for run in runs)) * 2 > len(runs):
+        return f"head changes nothing in {num} of {len(runs)} runs"
+    after = mean(run.test.get(primary.top1) for run in runs)
+    then = mean(before)
+    return "no gain over stage 1" if None not in (after, then) and after <= then else ""  # type: ignore[operator]
+
+
+def dead_share(run: Run) -> float:
+    """Share of a run's scored pairs that are dead at its selected epoch."""
+    return float((run.result.get("selected") or {}).get("dead_pairs") or 0.0)
+
+
+def _unchanged(test: Mapping[str, Any]) -> bool:
+    names = [name for name in ("top1", "top1_clean", "mrr") if f"{name}_stage1" in test or name == "top1_clean"]
+    pairs = [
+        (test.get(name), test.get("top1_stage1_clean" if name == "top1_clean" else f"{name}_stage1")) for name in names
+    ]
+    return all(a == b for a, b in pairs)
+
+
+def below(figure: float | None, key: str, others: Sequence[Baseline]) -> list[Baseline]:
+    """The baselines that are higher than a figure."""
+    higher = [(other, other.figures.get(key)) for other in others]
+    return [other for other, value in higher if value is not None and figure is not None and figure < value]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What each rule of picking the epoch makes of the arms: `means[rule][arm]`, and of the effects of the parts.
+
+    `declared` is the runs' own rule, None where they differ. `epochs[rule]` is the mean epoch picked.
+    """
+
+    declared: str | None
+    means: Mapping[str, Mapping[str, float]]
+    epochs: Mapping[str, float]
+    effects: Mapping[str, Mapping[str, float]]
+
+
+def selection(analysis: Analysis) -> Selection | None:
+    """The arms' test figures as another rule would have picked the epoch; None without several epochs or rules."""
+    arms, key = analysis.main, f"test/{analysis.key()}"
+    picks = {rule: _picked(arms, rule, key) for rule in RULES}
+    known = {rule: found for rule, found in picks.items() if found is not None}
+    if len({tuple(found[1]) for found in known.values()}) < 2 or len(arms.names) < 2:
+        return None
+    declared = {(run.identity.get("evaluation") or {}).get("select", "top1") for run in analysis.study.runs}
+    family = analysis.family(Kind.EFFECTS)
+    means = {rule: found[0] for rule, found in known.items()}
+    effects = {
+        rule: {
+            result.contrast.name: sum(weight * by_arm[name] for name, weight in result.contrast.weights)
+            for result in (family.primary if family else ())
+        }
+        for rule, by_arm in means.items()
+    }
+    epochs = {rule: float(np.mean(found[1])) for rule, found in known.items()}
+    return Selection(declared.pop() if len(declared) == 1 else None, means, epochs, effects)
+
+
+def _picked(arms: Arms, rule: str, key: str) -> tuple[dict[str, float], list[int]] | None:
+    """Mean of `key` at the epoch that a rule picks, arm by arm, and the epochs; None where runs lack the figures."""
+    means, epochs = {}, []
+    for name in arms.names:
+        figures = []
+        for cell in arms.cells[name]:
+            for run in (cell.runs[seed] for seed in arms.seeds or cell.runs):
+                records = [r for r in run.metrics if r["epoch"] >= 0 and r.get(key) is not None]
+                if rule != "last":
+                    records = [r for r in records if r.get(f"val/{rule}") is not None]
+                if not records:
+                    return None
+                best = records[-1] if rule == "last" else max(records, key=lambda r: r[f"val/{rule}"])  # the first
+                figures.append(best[key])
+                epochs.append(best["epoch"])
+        means[name] = float(np.mean(figures))
+    return means, epochs
