@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 from source_log import SPLITS, SourceLog, parse_source_log
 
 from biencoder_ablate.files import whole_file, write_text
@@ -126,9 +127,12 @@ def picture(logs: Mapping[str, SourceLog], arms: Arms | None, name: str) -> styl
     """The logs' curves in grey and ours in colour, one panel a split."""
     names = arms.names[:MOST_LINES] if arms else ()
     looks = style.styles(names)
-    with style.applied():
-        figure, axes = style.new_figure(3.1, 1, 3, sharey=True)
-        for split, panel in zip(SPLITS, axes[0], strict=True):
+
+    def drawn(width: float) -> Figure:
+        beside = width != style.NARROW
+        height, rows, columns = (3.1, 1, 3) if beside else (6.6, 3, 1)
+        figure, axes = style.new_figure(height, rows, columns, width, sharey=True)
+        for split, panel in zip(SPLITS, axes.flat, strict=True):
             epochs: list[int] = []
             for k, (label, log) in enumerate(logs.items()):
                 read = {row.epoch: getattr(row, split) for row in log.rows if getattr(row, split) is not None}
@@ -141,7 +145,7 @@ def picture(logs: Mapping[str, SourceLog], arms: Arms | None, name: str) -> styl
                 style.plot_curves(panel, shown, values, looks[arm], f"{arm} (ours)")
                 epochs += shown
             panel.set_title(split)
-            panel.set_xlabel("epoch")
+            panel.set_xlabel("epoch" if beside or split == SPLITS[-1] else "")
             style.epoch_axis(panel, epochs)
             if max(epochs, default=0) > LINEAR_EPOCHS:
                 panel.set_xscale("symlog", linthresh=LINEAR_EPOCHS, linscale=1.2)
@@ -152,7 +156,11 @@ def picture(logs: Mapping[str, SourceLog], arms: Arms | None, name: str) -> styl
                 panel.set_xlim(min(epochs) - 0.4, max(epochs) + 10)
         axes[0, 0].set_ylabel("source top-1")
         style.legend(figure, axes[0, 0])
-        return style.pictures([figure], name, "Beside the source study", ABOUT)[0]
+        return figure
+
+    with style.applied():
+        both = [(drawn(style.WIDTH), drawn(style.NARROW))]
+        return style.pictures(both, name, "Beside the source study", ABOUT)[0]
 
 
 if __name__ == "__main__":

@@ -172,7 +172,7 @@ class TrainedModel:
         if not distinct:
             return torch.zeros(0, self.biencoder.architecture.pooled_dim, device=self.encoder.reading.device)
         h = self.encoder(list(distinct), advance)
-        return h[torch.tensor([distinct[text] for text in wanted], device=h.device)]
+        return h.index_select(0, torch.tensor([distinct[text] for text in wanted]).to(h.device))
 
     def fingerprint(self) -> str:
         """sha256 over what determines an embedding, for what is kept of a corpus."""
