@@ -189,7 +189,7 @@ def without_memory(runs: Runs) -> list[str]:
 
 
 def one_epoch(runs: Runs, device: str, head: HeadConfig) -> dict:
-    """Loss and figures after an epoch of a frozen run with this head, which begins at random: no scores nearly equal."""
+    """Loss and figures after an epoch of a frozen run with this head, begun at random: no scores nearly equal."""
     config = runs.config(
         device, head=head, model__head_init="random", training__freeze_encoder=True, training__precision="fp32"
     )
