@@ -19,7 +19,8 @@ from biencoder_ablate.config import Config, ConfigError, DataConfig, cache_direc
 from biencoder_ablate.data.index import TextIndex
 from biencoder_ablate.files import read_json
 from biencoder_ablate.model.biencoder import BiEncoder
-from biencoder_ablate.model.encoder import ModelSource, choose_device, choose_precision
+from biencoder_ablate.model.device import choose_device, choose_precision
+from biencoder_ablate.model.encoder import ModelSource
 from biencoder_ablate.model.saved import Contract, encoder_source, read_contract, restore_biencoder
 from biencoder_ablate.model.texts import Hidden, Reading, TextEncoder, open_encoder, roles_of
 from biencoder_ablate.runs.directory import find_run
@@ -48,7 +49,8 @@ class TrainedRun:
     def reading(self) -> Reading:
         """How the encoder reads texts now."""
         device = choose_device(self.config.training.device)
-        reading = reading_of(self.config, device, choose_precision(self.config.training.precision, device))
+        precision = choose_precision(self.config.training.precision, device, cache_directory(self.config))
+        reading = reading_of(self.config, device, precision)
         contract = self.contract
         return replace(
             reading,

@@ -1,4 +1,4 @@
-"""The encoder: where its files come from, how they are loaded, and on which device and in which precision it runs.
+"""The encoder: where its files come from and how they are loaded.
 
 Files come from a directory, the hub or its cache, a package, or are made: model=tiny. Weights are loaded in float32
 and from safetensors only, tokenizers through `from_pretrained`. Imports no torch at the top: a run is named, and a
@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from filelock import FileLock
 
@@ -25,9 +25,6 @@ from biencoder_ablate.config import ConfigError, ModelConfig
 from biencoder_ablate.data.corpus import SPLITS
 from biencoder_ablate.files import whole_directory
 from biencoder_ablate.seeding import derive_seed
-
-if TYPE_CHECKING:
-    import torch
 
 MINILM_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -341,48 +338,3 @@ def learn_vocabulary(words: Mapping[str, int], size: int) -> list[str]:
     whole = sorted(set(words) - set(base), key=lambda word: (-words[word], word))
     parts = sorted(set(pieces) - set(words) - set(base), key=lambda piece: (-pieces[piece], -len(piece), piece))
     return [*base, *whole, *parts][: max(size, len(base))]
-
-
-def choose_device(asked: str, local_rank: int = 0) -> torch.device:
-    """auto: cuda, else mps, else cpu; of several GPUs, the one of this process's `local_rank`, unless one is named.
-
-    Raises ConfigError for a device that is not there.
-    """
-    import torch
-
-    count = torch.cuda.device_count() if asked.startswith("cuda") or torch.cuda.is_available() else 0
-    if asked == "auto":
-        kind = "cuda" if count else "mps" if torch.backends.mps.is_available() else "cpu"
-    else:
-        kind = asked.partition(":")[0]
-    if kind == "cuda":
-        number = int(asked.partition(":")[2] or local_rank)
-        if number >= count:
-            few = f"a process each for {count} GPUs at most, " if count and local_rank >= count else ""
-            raise ConfigError(
-                f"training.device={asked}: there are {count} CUDA devices here; must be {few}"
-                f"{'cpu or auto' if not count else f'cuda:0 to cuda:{count - 1}, cpu or auto'}"
-            )
-        return torch.device("cuda", number)
-    if kind == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError("training.device=mps: there is no Apple GPU here; must be cpu or auto")
-    return torch.device(kind)
-
-
-def choose_precision(asked: str, device: torch.device) -> str:
-    """auto: bf16 on a CUDA device that computes in it natively (Ampere and newer), else fp32."""
-    import torch
-
-    if asked == "auto":
-        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return "bf16" if native else "fp32"
-    if asked == "bf16" and device.type == "mps":
-        raise ConfigError("training.precision=bf16: not supported on mps here; must be fp32 or auto")
-    return asked
-
-
-def describe_device(device: torch.device) -> str:
-    """The device in words: its type and, for a GPU, its name."""
-    import torch
-
-    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)

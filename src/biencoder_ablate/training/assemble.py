@@ -24,7 +24,8 @@ from biencoder_ablate.data.readers import load_corpus
 from biencoder_ablate.data.tokens import Tokens, length_groups
 from biencoder_ablate.evaluation.candidates import SplitCandidates, prepare
 from biencoder_ablate.model.biencoder import Architecture, BiEncoder
-from biencoder_ablate.model.encoder import ModelSource, choose_device, choose_precision, describe_device, find_model
+from biencoder_ablate.model.device import choose_device, choose_precision, describe_device
+from biencoder_ablate.model.encoder import ModelSource, find_model
 from biencoder_ablate.model.flops import peak_flops
 from biencoder_ablate.model.memory import keep_freed_memory
 from biencoder_ablate.model.texts import (
@@ -130,7 +131,7 @@ def _plan(config: Config, data: Data, source: ModelSource) -> Plan:
     make_loss(config)  # a name or key that is not there is refused before anything is written
     registry.make("heads", "head", config.head.name, keywords(config.head), (1,))
     device = choose_device(config.training.device, world_from_environment().local_rank)
-    precision = choose_precision(config.training.precision, device)
+    precision = choose_precision(config.training.precision, device, cache_directory(config))
     determined_by = identity(config, data.fingerprint, source.fingerprint, precision)
     return Plan(config, data, source, device, precision, determined_by, run_name(config, determined_by))
 

@@ -13,7 +13,7 @@ import biencoder_ablate
 from biencoder_ablate.config import Config, head_name
 from biencoder_ablate.data.corpus import SPLITS, Corpus, pair_keys
 from biencoder_ablate.evaluation.baselines import MEASURED, TITLES, better
-from biencoder_ablate.model.encoder import describe_device
+from biencoder_ablate.model.device import describe_device
 from biencoder_ablate.runs.directory import RunDirectory
 from biencoder_ablate.runs.records import Record
 from biencoder_ablate.text import figure, text_table
