@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 import time
 from collections.abc import Callable
 
@@ -15,7 +17,7 @@ from biencoder_ablate.evaluation.candidates import prepare
 from biencoder_ablate.model.biencoder import BiEncoder
 from biencoder_ablate.model.encoder import load_tokenizer
 from biencoder_ablate.model.memory import keep_freed_memory
-from biencoder_ablate.model.texts import CachedTexts, EncodedTexts
+from biencoder_ablate.model.texts import CachedTexts, EncodedTexts, plain_encoder
 from biencoder_ablate.runs.records import RunLog
 from biencoder_ablate.training.assemble import Parts, architecture_of, build_parts, make_loss, make_plan
 from biencoder_ablate.training.loop import Pairs, Trainee, embed, make_optimizer, measure_all, train_step
@@ -23,26 +25,50 @@ from biencoder_ablate.training.negatives import build_pool, draw_negatives
 from biencoder_ablate.training.processes import World
 
 
-def build(setting: Setting, **training: object) -> Parts:
-    """The parts of a run of this setting."""
-    return build_parts(make_plan(setting.config(save_model=False, **training)), RunLog(None, quiet=True), World())
+def build(setting: Setting, without: str = "", contrastive: bool = False, **training: object) -> Parts:
+    """The parts of a run of this setting, `without` one thing that makes it fast: see WITHOUT."""
+    assert without in ("", *WITHOUT)
+    if without == "kept memory":
+        os.environ["MALLOC_TRIM_THRESHOLD_"] = "as it is"  # `keep_freed_memory` leaves alone who has a say himself
+    config = (setting.contrastive if contrastive else setting.config)(save_model=False, **training)
+    parts = build_parts(make_plan(config), RunLog(None, quiet=True), World())
+    texts = parts.trainee.texts
+    if without in ("two threads", "packing"):
+        assert isinstance(texts, EncodedTexts)
+        texts.threads = None
+        if without == "packing":
+            texts.encode_group = plain_encoder(texts.module, config.model.pooling)
+    return parts
 
 
-def training(setting: Setting, num_steps: int, device: str = "cpu", **options: object) -> Callable[[int], float]:
-    """A function that takes training step number i and returns its seconds."""
-    parts = build(setting, device=device, **options)
+WITHOUT = ("two threads", "packing", "kept memory")
+"""What `build` can leave out. Without packing, texts of similar length are padded together, on one thread at a time."""
+
+
+def training(
+    setting: Setting, num_steps: int, device: str = "cpu", contrastive: bool = False, **options: object
+) -> Callable[[int | None], float]:
+    """A function that takes training step number i and returns its seconds; of None, peak memory in GB."""
+    parts = build(setting, device=device, contrastive=contrastive, **options)  # type: ignore[arg-type]
     trainee = parts.trainee
     optimizer = make_optimizer(trainee.model, trainee.config)
     batches = draw_triples(trainee.index, setting.batch_size, num_steps, setting.seed)
     trainee.model.train()
 
-    def step(index: int) -> float:
+    def step(index: int | None) -> float:
+        if index is None:
+            return peak_gigabytes()
         started = time.perf_counter()
         losses, _ = train_step(trainee, optimizer, as_pairs(batches[index]))
         losses.tolist()
         return time.perf_counter() - started
 
     return step
+
+
+def peak_gigabytes() -> float:
+    """The most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def as_pairs(triples: np.ndarray) -> Pairs:

@@ -6,6 +6,7 @@ as in the setting, and in training mode.
 
 from __future__ import annotations
 
+import resource
 import tempfile
 import threading
 import time
@@ -38,14 +39,21 @@ def make_model(setting: Setting, device: str = "cpu") -> Any:
     return SentenceTransformer(modules=[encoder, pooling], device=device)
 
 
-def training(setting: Setting, num_steps: int, device: str = "cpu", bf16: bool = False) -> Callable[[int], float]:
-    """A function that takes the trainer's next step and returns its seconds.
+def training(
+    setting: Setting, num_steps: int, device: str = "cpu", cached: int | None = None
+) -> Callable[[int | None], float]:
+    """A function that takes the trainer's next step and returns its seconds; of None, peak memory in GB. With `cached`
+    its in-batch loss with gradient caching, so many texts at a time, instead of the triplet loss.
 
     The trainer runs in a thread of its own and waits at each step's end until it is asked for the next.
     """
     from datasets import Dataset
     from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
-    from sentence_transformers.sentence_transformer.losses import TripletDistanceMetric, TripletLoss
+    from sentence_transformers.sentence_transformer.losses import (
+        CachedMultipleNegativesRankingLoss,
+        TripletDistanceMetric,
+        TripletLoss,
+    )
     from torch.utils.data import SequentialSampler
     from transformers import TrainerCallback
 
@@ -90,10 +98,13 @@ def training(setting: Setting, num_steps: int, device: str = "cpu", bf16: bool =
                     use_cpu=device == "cpu",
                     learning_rate=2e-5,
                     seed=setting.seed,
-                    bf16=bf16,
+                    bf16=setting.precision == "bf16",
                 )
                 model = make_model(setting, device)
-                loss = TripletLoss(model, distance_metric=TripletDistanceMetric.EUCLIDEAN, triplet_margin=1.0)
+                if cached is None:
+                    loss = TripletLoss(model, distance_metric=TripletDistanceMetric.EUCLIDEAN, triplet_margin=1.0)
+                else:
+                    loss = CachedMultipleNegativesRankingLoss(model, mini_batch_size=cached)
                 SentenceTransformerTrainer(
                     model=model, args=given, train_dataset=dataset, loss=loss, callbacks=[Turns()]
                 ).train()
@@ -102,7 +113,9 @@ def training(setting: Setting, num_steps: int, device: str = "cpu", bf16: bool =
 
     threading.Thread(target=run, daemon=True).start()
 
-    def step(index: int) -> float:
+    def step(index: int | None) -> float:
+        if index is None:
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         go.put(None)
         answer = done.get()
         if isinstance(answer, BaseException):
@@ -115,6 +128,8 @@ def training(setting: Setting, num_steps: int, device: str = "cpu", bf16: bool =
 def encoding(setting: Setting, device: str = "cpu") -> Callable[[list[str]], float]:
     """A function that encodes texts and returns the seconds that took."""
     model = make_model(setting, device)
+    if setting.precision == "bf16":
+        model = model.bfloat16()
 
     def encode(texts: list[str]) -> float:
         started = time.perf_counter()

@@ -10,7 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from biencoder_ablate.config import Config, DataConfig, HeadConfig, ModelConfig, TrainingConfig, cache_directory
+from biencoder_ablate.config import (
+    Config,
+    DataConfig,
+    HeadConfig,
+    LossConfig,
+    ModelConfig,
+    TrainingConfig,
+    cache_directory,
+)
 from biencoder_ablate.data.index import TextIndex, build_index
 from biencoder_ablate.data.readers import load_corpus
 from biencoder_ablate.model.encoder import MINILM_NAME, find_model
@@ -27,6 +35,7 @@ class Setting:
     dropout: float | None = 0.0
     cache_dir: str | None = None
     seed: int = 0
+    precision: str = "fp32"
 
     def config(self, **training: object) -> Config:
         """The program's own config of it: the study recipe, which the direct way computes as well."""
@@ -36,7 +45,23 @@ class Setting:
             "minilm", self.model, pooling="mean", max_tokens=self.max_tokens, dropout=self.dropout
         )
         config.head = HeadConfig("linear", "layernorm", "relu", "after_linear2")
-        config.training = TrainingConfig(batch_size=self.batch_size, **training)  # type: ignore[arg-type]
+        config.training = TrainingConfig(batch_size=self.batch_size, precision=self.precision, **training)  # type: ignore[arg-type]
+        return config
+
+    def contrastive(self, **training: object) -> Config:
+        """The same with the contrastive loss, on the encoder's own output: what other libraries' losses compute too."""
+        config = self.config(**training)
+        config.loss = LossConfig(
+            "contrastive",
+            temperature=0.05,
+            retrieval=1.0,
+            head=0.0,
+            in_batch_counters=True,
+            in_batch_points=False,
+            in_batch_negatives=True,
+        )
+        config.model.towers, config.model.similarity, config.model.retrieval_dim = "separate", "cosine", None
+        config.model.projection_init = "identity"
         return config
 
     def table(self) -> TextIndex:

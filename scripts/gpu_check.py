@@ -54,6 +54,7 @@ def main() -> int:
         max_tokens=64 if arguments.trial else 512,
         batch_size=arguments.batch_size,
         cache_dir=str(out / "cache"),
+        precision="bf16" if device == "cuda" else "fp32",
     )
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     lines = [f"{name}, torch {torch.__version__}", "", "| what | measured | times | target |", "|---|---|---|---|"]
@@ -125,8 +126,8 @@ def steps(setting: Setting, device: str, num_turns: int, name: str) -> Iterator[
         ways.append(Way("direct way, fp32", direct_way.training, (setting, num_turns, device)))
         targets.append("≥ 10")
     if sentence_transformers_way.is_installed():
-        bf16 = (setting, num_turns, device, device == "cuda")
-        ways.append(Way("sentence-transformers, bf16", sentence_transformers_way.training, bf16))
+        library = sentence_transformers_way.training
+        ways.append(Way("sentence-transformers, bf16", library, (setting, num_turns, device)))
         targets.append("≥ 2")
     seconds = alternate(ways, range(num_turns), num_warm=3)
     ours, *others = seconds.items()
