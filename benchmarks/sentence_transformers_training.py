@@ -5,7 +5,8 @@
 MultipleNegativesRankingLoss over the distinct training pairs, its own batches without duplicates, linear decay from
 5e-5, mean pooling, dropout the checkpoint's own; ranked by cosine with this project's candidates. The csv has a line
 a point (system, seed, query, value, group: value 1 where the counter comes first), clean points only or, with
---official, all: what `report --from` reads. Figures of val and test are printed. Needs the `benchmarks` extra.
+--official, all: what `report --from` reads. Figures of val and test are printed, and kept beside it in a json of the
+same name. Needs the `benchmarks` extra.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from setting import Setting
 from biencoder_ablate.data.index import SplitArrays, TextIndex
 from biencoder_ablate.evaluation.candidates import prepare
 from biencoder_ablate.evaluation.protocols import final_rankings, point_records, split_figures
+from biencoder_ablate.files import write_json
 from biencoder_ablate.model.biencoder import Embeddings
 
 
@@ -89,6 +91,7 @@ def main() -> None:
     given = parser.parse_args()
     system = f"sentence-transformers{' mined' if given.mined else ''}"
     lines: list[list[Any]] = []
+    seen: dict[int, dict[str, Any]] = {}
     for seed in given.seeds:
         setting = Setting(given.data, max_tokens=given.max_tokens, batch_size=given.batch_size, dropout=None, seed=seed)
         index = setting.table()
@@ -99,6 +102,7 @@ def main() -> None:
             figures, records = measure(model, index, split, given.bf16)
             shown = " ".join(f"{key} {figures[key]:.4f}" for key in ("top1", "top1_clean", "mrr", "recall@10"))
             print(f"{system} seed {seed} {split}: {shown} ({seconds:.0f} s of training)", flush=True)
+            seen.setdefault(seed, {})[split] = figures
         rank = "rank" if given.official else "clean_rank"
         lines += [
             [system, seed, record["id"], int(record[rank] == 1), f"{record['theme']}/{record['debate']}"]
@@ -107,6 +111,7 @@ def main() -> None:
         ]
         with Path(given.output).open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([["system", "seed", "query", "value", "group"], *lines])
+        write_json(Path(given.output).with_suffix(".json"), {"system": system, "seeds": seen})
 
 
 if __name__ == "__main__":
