@@ -128,8 +128,11 @@ def _drop(dropout: Any, x: torch.Tensor, generator: torch.Generator | None) -> t
     """A module's dropout, its draws from `generator` where there is one."""
     if generator is None or not dropout.training or dropout.p == 0:
         return dropout(x)
-    kept = 1 - dropout.p
-    return x * torch.empty_like(x).bernoulli_(kept, generator=generator).div_(kept)
+    # Sixteen bits an element, four elements a draw: bernoulli_ draws one by one, which costs more than twice as much.
+    bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    dropped = round(dropout.p * 2**16)
+    kept = bits.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - 2**15
+    return x * kept.to(x.dtype).div_(1 - dropped / 2**16)
 
 
 Weights = tuple[torch.Tensor, ...]
