@@ -123,6 +123,17 @@ def test_several_answers_and_none(tmp_path):
     assert sum(corpus.incomplete.values()) == 1
 
 
+def test_negatives_are_candidates_that_are_no_answers_where_their_column_is_named(tmp_path):
+    rows = [{"anchor": f"q {i}", "positive": f"a {i}", "negative": [f"n {i}", f"m {i}"]} for i in range(5)]
+    table(rows).to_parquet(tmp_path / "d.parquet")
+    corpus = hub(tmp_path / "d.parquet", negative="negative")
+    grades = [(pair.counter, pair.grade) for name in SPLITS for pair in corpus.split(name) if pair.point == "q 0"]
+    assert grades == [("a 0", 1), ("n 0", 0), ("m 0", 0)]
+    assert corpus.notes[0] == "anchor asks, positive answers, negative does not"
+    without = hub(tmp_path / "d.parquet")
+    assert {pair.grade for name in SPLITS for pair in without.split(name)} == {1}
+
+
 def test_words_that_a_csv_reader_takes_for_nothing_are_texts(tmp_path):
     rows = [*ROWS, {"query": "NA", "answer": "null"}]
     table(rows).to_csv(tmp_path / "d.csv")

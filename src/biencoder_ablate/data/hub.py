@@ -66,11 +66,11 @@ def read_hub(settings: DataConfig) -> Corpus:
         columns = [table[column] for column in roles]
         for number, (split, *texts) in enumerate(zip(splits, *columns, strict=True)):
             where = f"data.path={settings.path}, {name}, row {number}"
-            points, counters = (_texts(where, column, text) for column, text in zip(roles, texts, strict=True))
+            points, *others = (_texts(where, column, text) for column, text in zip(roles, texts, strict=True))
             if len(points) != 1:
                 raise DataError(f"{where}: {roles[0]} must be one text; it has {len(points)}")
-            rows.append((split, points[0], counters))
-    notes.insert(0, f"{roles[0]} asks, {roles[1]} answers")
+            rows.append((split, points[0], *others))
+    notes.insert(0, f"{roles[0]} asks, {roles[1]} answers{''.join(f', {name} does not' for name in roles[2:])}")
     pairs, incomplete = _as_pairs(rows, settings, notes)
     return replace(build_corpus("hub", pairs, incomplete), notes=tuple(notes))
 
@@ -111,16 +111,18 @@ def _quiet_datasets() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _choose_columns(settings: DataConfig, tables: Mapping[str, Any]) -> tuple[str, str]:
-    """The columns of texts that ask and of answers. Raises DataError where they are not there or not plain."""
+def _choose_columns(settings: DataConfig, tables: Mapping[str, Any]) -> list[str]:
+    """The columns of texts that ask, of answers, and of data.negative where it is given. Raises DataError where they
+    are not there or not plain."""
     names = list(next(iter(tables.values())).column_names)
     where = f"data.path={settings.path}"
     for key in ("point", "counter", "negative", "split"):
         asked = getattr(settings, key)
         if asked is not None and any(asked not in table.column_names for table in tables.values()):
             raise DataError(f"{where}: no column {asked} (data.{key}); found {', '.join(names)}")
+    negative = [settings.negative] if settings.negative is not None else []
     if settings.point is not None and settings.counter is not None:
-        return settings.point, settings.counter
+        return [settings.point, settings.counter, *negative]
     scored = [name for name in names if name in ("label", "labels", "score")]
     if scored:
         raise DataError(
@@ -137,7 +139,7 @@ def _choose_columns(settings: DataConfig, tables: Mapping[str, Any]) -> tuple[st
         counter = counter or rest.pop(0)
     if point is None or counter is None:
         raise DataError(f"{where}: which columns ask and answer? data.point=… data.counter=…; found {', '.join(names)}")
-    return point, counter
+    return [point, counter, *negative]
 
 
 def _texts(where: str, column: str, value: Any) -> list[str]:
@@ -164,11 +166,11 @@ def _split_column(settings: DataConfig, table: Any) -> list[str]:
 
 
 def _as_pairs(
-    rows: list[tuple[str, str, list[str]]], settings: DataConfig, notes: list[str]
+    rows: list[tuple[Any, ...]], settings: DataConfig, notes: list[str]
 ) -> tuple[list[Pair], Counter[tuple[str, str]]]:
-    """Rows (split, point, counters) as pairs, with val and test cut from train where there are none."""
+    """Rows (split, point, counters[, negatives]) as pairs, with val and test cut from train where there are none."""
     first: dict[str, int] = {}
-    places = [("", f"row{first.setdefault(text_key(point), number):06d}") for number, (_, point, _) in enumerate(rows)]
+    places = [("", f"row{first.setdefault(text_key(point), number):06d}") for number, (_, point, *_) in enumerate(rows)]
     missing = [split for split in SPLITS if all(row[0] != split for row in rows)]
     if "train" in missing:
         raise DataError(f"data.path={settings.path}: no split train, or no row in it")
@@ -179,11 +181,11 @@ def _as_pairs(
         )
         notes.append(f"{' and '.join(missing)} cut from train by data.split_seed, a fifth of its points each")
     pairs, incomplete = [], Counter[tuple[str, str]]()
-    for number, ((split, point, counters), (theme, debate)) in enumerate(zip(rows, places, strict=True)):
+    for number, ((split, point, counters, *negatives), (theme, debate)) in enumerate(zip(rows, places, strict=True)):
         if split == "train" and chosen.get((theme, debate)) in missing:
             split = chosen[theme, debate]
         if not counters:
             incomplete[split, theme] += 1
-        for counter in counters:
-            pairs.append(Pair(split, theme, debate, "", number, point, counter))
+        for grade, texts in ((1, counters), *((0, texts) for texts in negatives)):
+            pairs += [Pair(split, theme, debate, "", number, point, text, grade) for text in texts]
     return pairs, incomplete
