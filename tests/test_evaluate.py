@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import reference
-from helpers import Ended, load_sample, make_pairs, run_python, train, write_pairs_csv
+from helpers import Ended, load_sample, make_pairs, run_module, train, write_pairs_csv
 from hypothesis import given, settings
 from omegaconf import OmegaConf
 from reference import published_and_used
@@ -391,6 +391,6 @@ def test_a_frozen_tiny_of_another_version_is_not_trusted(runs, tmp_path):
 
 
 def test_as_a_process(run, tmp_path):
-    ended = run_python(["-m", "biencoder_ablate.evaluate", run, "evaluation.rerank=none"], tmp_path)
+    ended = run_module("biencoder_ablate.evaluate", [run, "evaluation.rerank=none"], tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert "measured, rerank=none" in ended.stdout
