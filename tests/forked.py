@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import runpy
+import shutil
 import signal
 import sys
 import tempfile
@@ -25,8 +26,8 @@ class Forked:
     """`python ARGUMENTS` ("-m", module, … or "-c", program, …) in `cwd`, started. Methods are subprocess.Popen's."""
 
     def __init__(self, arguments: Sequence[str | Path], cwd: Path, environment: dict[str, str]) -> None:
-        self.files = [tempfile.NamedTemporaryFile("r", encoding="utf-8") for _ in ("output", "errors")]  # noqa: SIM115
-        names = [file.name for file in self.files]
+        self.said = tempfile.mkdtemp()
+        names = [f"{self.said}/{name}" for name in ("output", "errors")]
         self.process = _server.Process(
             target=_become, args=(list(map(str, arguments)), str(cwd), environment, names), daemon=True
         )
@@ -57,14 +58,15 @@ class Forked:
         self.process.join(timeout)
         if self.poll() is None:
             raise TimeoutExpired(str(self.process), timeout or 0)
-        output, errors = [Path(file.name).read_text("utf-8") for file in self.files]
+        output, errors = [Path(self.said, name).read_text("utf-8") for name in ("output", "errors")]
+        shutil.rmtree(self.said)
         return output, errors
 
 
 def _become(arguments: list[str], cwd: str, environment: dict[str, str], files: list[str]) -> None:
     """In the forked process: what a new interpreter would do with these arguments."""
     for number, file in enumerate(files, start=1):
-        os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND), number)
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
