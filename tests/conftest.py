@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-import subprocess
-from collections.abc import Iterator
+import pickle
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
-from helpers import HEADS, REPOSITORY, read, run_program
+from filelock import FileLock
+from helpers import HEADS, REPOSITORY, Ended, read, run_program, run_python
 
 from biencoder_ablate.data.corpus import Corpus
 from biencoder_ablate.model.device import cpu_times_in_bf16
@@ -23,7 +25,7 @@ class Finished:
 
     cwd: Path
     arguments: tuple[str, ...]
-    ended: subprocess.CompletedProcess[str]
+    ended: Ended
 
     @property
     def runs(self) -> Path:
@@ -37,37 +39,91 @@ class FinishedRun(Finished):
     path: Path
 
 
+DEAREST = (
+    "cuda_without_cuda",
+    "resume",
+    "trackers",
+    "report_page",
+    "report_figures",
+    "command_line",
+    "disk_failures",
+    "extending_head_and_loss",
+    "search",
+    "evaluate",
+    "sweep",
+    "retrieve",
+)
+"""Files of tests that take longest, to begin with: what is begun last should be short."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `-n` alone, the tests of a file stay together in one process: their fixtures are made once."""
+    if config.getvalue("dist") != "load":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False
+    return LoadFileScheduling(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {f"test_{name}": place for place, name in enumerate(DEAREST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory that all processes of this session of tests share."""
+    own = tmp_path_factory.getbasetemp()
+    path = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
+    path.mkdir(exist_ok=True)
+    return path
+
+
+def once(shared: Path, name: str, make: Callable[[Path], Any]) -> Any:
+    """What `make` returns for a directory of that name, made by whichever process comes first."""
+    kept = shared / f"{name}.pickle"
+    with FileLock(shared / f"{name}.lock"):
+        if not kept.exists():
+            (shared / name).mkdir()
+            kept.write_bytes(pickle.dumps(make(shared / name)))
+        return pickle.loads(kept.read_bytes())
+
+
 @pytest.fixture(scope="session", autouse=True)
-def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def private_cache(shared: Path) -> Iterator[Path]:
     """No test reads or fills the user's cache directory. In this one any CPU is known to be slow in bf16: most tests
     hold what is computed against something exact."""
-    directory = tmp_path_factory.mktemp("cache")
-    cpu_times_in_bf16(directory / "biencoder-ablate")
-    for path in (directory / "biencoder-ablate" / "bf16").glob("*.json"):
+    place = shared / "cache" / "biencoder-ablate"
+    cpu_times_in_bf16(place)
+    for path in (place / "bf16").glob("*.json"):
         path.write_text('{"times": 0.5}', "utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(directory))
-        yield directory
+        patch.setenv("XDG_CACHE_HOME", str(shared / "cache"))
+        yield shared / "cache"
 
 
 @pytest.fixture(scope="session")
-def finished_run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
-    """The default command, one epoch of the small model, as a process. Tests read what it left and change nothing."""
-    cwd = tmp_path_factory.mktemp("finished_run")
-    arguments = ("model=tiny", "head=layernorm_relu", "neg_ratio=0.01", "training.epochs=1")
-    ended = run_program(arguments, cwd)
-    assert ended.returncode == 0, ended.stderr
-    (path,) = (child for child in (cwd / "logs" / "runs").iterdir() if not child.name.startswith("."))
-    return FinishedRun(cwd, arguments, ended, path)
+def finished_run(shared: Path) -> FinishedRun:
+    """The default command, one epoch of the small model, in a new Python. Tests read what it left, no more."""
+
+    def make(cwd: Path) -> FinishedRun:
+        arguments = ("model=tiny", "head=layernorm_relu", "neg_ratio=0.01", "training.epochs=1")
+        ended = run_python(["-m", "biencoder_ablate", *arguments], cwd)
+        assert ended.returncode == 0, ended.stderr
+        (path,) = (cwd / "logs" / "runs").glob("[!.]*")
+        return FinishedRun(cwd, arguments, Ended(ended.returncode, ended.stdout, ended.stderr), path)
+
+    return once(shared, "finished_run", make)
 
 
 @pytest.fixture(scope="session")
-def finished_sweep(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+def finished_sweep(shared: Path) -> Finished:
     """The four heads as one sweep under the study's recipe, on a third of the sample and shorter texts to save time."""
-    cwd = tmp_path_factory.mktemp("finished_sweep")
     sizes = ("recipe=study", "model=tiny", "model.max_tokens=32", "data.limit=6", "training.epochs=1")
     arguments = ("-m", f"head={','.join(HEADS)}", *sizes)
-    return Finished(cwd, arguments, run_program(arguments, cwd))
+    return once(shared, "finished_sweep", lambda cwd: Finished(cwd, arguments, run_program(arguments, cwd)))
 
 
 @pytest.fixture(scope="session")

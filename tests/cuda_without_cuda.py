@@ -43,7 +43,6 @@ def _load() -> None:
 _load()
 import torch  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes  # noqa: E402
-from torch.utils._pytree import tree_flatten, tree_map  # noqa: E402
 
 aten = torch.ops.aten
 COPIES = {aten._to_copy, aten.copy_}
@@ -62,6 +61,17 @@ WAITS = {
 }
 """Ops whose result's size or value the host needs at once."""
 LAUNCH_NOTHING = {aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided, aten.detach}
+
+
+def _leaves(x):
+    """What ops are given and give, nested in lists and tuples: torch's own way with any type takes most of the time."""
+    if isinstance(x, list | tuple):
+        return [leaf for item in x for leaf in _leaves(item)]
+    return [x]
+
+
+def _mapped(function, x):
+    return type(x)([_mapped(function, item) for item in x]) if isinstance(x, list | tuple) else function(x)
 
 
 class CudaTensor(torch.Tensor):
@@ -126,7 +136,7 @@ class EmulatedCuda(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs, packet = dict(kwargs or {}), func._overloadpacket
-        tensors = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, torch.Tensor)]
+        tensors = [leaf for leaf in _leaves([args, *kwargs.values()]) if isinstance(leaf, torch.Tensor)]
         wrapped = [tensor for tensor in tensors if isinstance(tensor, CudaTensor)]
         to = kwargs.get("device")
         to_cuda = to is not None and torch.device(to).type == "cuda"
@@ -152,14 +162,15 @@ class EmulatedCuda(TorchDispatchMode):
         if "device" in kwargs:
             kwargs["device"] = torch.device("meta" if self.shapes_only else "cpu")
         by_inner = {id(tensor.inner): tensor for tensor in wrapped}
-        args, kwargs = tree_map(lambda x: x.inner if isinstance(x, CudaTensor) else x, (args, kwargs))
+        args, values = _mapped(lambda x: x.inner if isinstance(x, CudaTensor) else x, (args, tuple(kwargs.values())))
+        kwargs = dict(zip(kwargs, values, strict=True))
         if self.shapes_only:
-            args = tree_map(
+            args = _mapped(
                 lambda x: x.to("meta") if isinstance(x, torch.Tensor) and x.device.type == "cpu" else x, args
             )
         with _disable_current_modes():
             out = self._run(func, packet, args, kwargs)
-        out = tree_map(lambda x: by_inner.get(id(x)) if id(x) in by_inner else self._wrap(x), out)
+        out = _mapped(lambda x: by_inner.get(id(x)) if id(x) in by_inner else self._wrap(x), out)
         if self.shapes_only and self._launches(func):
             self.trace.append((self._name(packet), *_cost(func, wrapped, out)))
         return out
@@ -268,7 +279,7 @@ class EmulatedCuda(TorchDispatchMode):
 
 def _cost(func, wrapped, out):
     """Bytes and product operations of an op: what it is given and what it gives."""
-    made = [x for x in tree_flatten(out)[0] if isinstance(x, CudaTensor)]
+    made = [x for x in _leaves(out) if isinstance(x, CudaTensor)]
     each = {id(x): x.numel() * x.element_size() for x in [*wrapped, *made]}
     size = sum(each.values()) * (7 / 4 if "adam" in str(func) else 1)  # reads four of a weight's, writes three
     products = {aten.mm: 0, aten.addmm: 1, aten.bmm: 0}

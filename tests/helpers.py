@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
+from forked import Forked
+
 import biencoder_ablate
 from biencoder_ablate.config import DataConfig
 from biencoder_ablate.data.corpus import Corpus, Pair
@@ -40,7 +42,7 @@ class Ended:
 def run_python(
     arguments: Sequence[str | Path], cwd: Path, timeout: float = 600.0, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """This Python with `arguments`, in `cwd`, on one thread, importing the package that these tests import."""
+    """A new Python with `arguments`, in `cwd`, on one thread, importing the package that these tests import."""
     inherited = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
     path = os.pathsep.join([str(PACKAGE.parent), *(os.path.abspath(place) for place in inherited)])
     variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path} | environment
@@ -54,11 +56,28 @@ def run_python(
     )
 
 
-def run_program(
-    arguments: Sequence[str], cwd: Path, timeout: float = 600.0, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    """`python -m biencoder_ablate ARGUMENTS` in `cwd`, as a process of its own."""
-    return run_python(["-m", "biencoder_ablate", *arguments], cwd, timeout, **environment)
+def start(arguments: Sequence[str | Path], cwd: Path, **environment: str) -> Forked:
+    """This Python with `arguments` ("-m", module, …), in `cwd`, on one thread, not waited for: a process of its own
+    that begins with the libraries loaded."""
+    return Forked(arguments, cwd, os.environ | {"OMP_NUM_THREADS": "1"} | environment)
+
+
+def run_module(
+    module: str, arguments: Sequence[str | Path], cwd: Path, timeout: float = 600.0, **environment: str
+) -> Ended:
+    """`python -m MODULE ARGUMENTS` in `cwd`, as a process of its own that begins with the libraries loaded."""
+    process = start(["-m", module, *arguments], cwd, **environment)
+    try:
+        output, errors = process.communicate(timeout)
+    finally:
+        process.kill()
+    assert process.returncode is not None
+    return Ended(process.returncode, output, errors)
+
+
+def run_program(arguments: Sequence[str | Path], cwd: Path, timeout: float = 600.0, **environment: str) -> Ended:
+    """`python -m biencoder_ablate ARGUMENTS`, likewise."""
+    return run_module("biencoder_ablate", arguments, cwd, timeout, **environment)
 
 
 def run_here(arguments: Sequence[str], cwd: Path) -> Ended:

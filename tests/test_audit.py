@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 import reference
-from helpers import make_pairs, only_error, run_python, write_arguana_tree, write_pairs_csv
+from helpers import make_pairs, only_error, run_module, run_python, write_arguana_tree, write_pairs_csv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import published_and_used
@@ -197,7 +197,7 @@ def test_description_fits_a_hundred_columns_and_says_everything_in_words():
 
 
 def run_audit(*arguments, cwd):
-    return run_python(["-m", "biencoder_ablate.audit", *arguments], cwd)
+    return run_module("biencoder_ablate.audit", arguments, cwd)
 
 
 def test_json_and_tables_of_a_directory(tmp_path, capsys):

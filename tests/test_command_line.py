@@ -40,7 +40,7 @@ CHOICES = {path.stem for path in (conf_directory() / "head").glob("*.yaml")}
 def timed(arguments, cwd):
     """The ended command and the processor seconds it took: unlike the clock, these do not count who else is at work."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    ended = run_program(arguments, cwd)
+    ended = run_python(["-m", "biencoder_ablate", *arguments], cwd)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return ended, after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 

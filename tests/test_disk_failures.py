@@ -10,19 +10,20 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import files_below, run_program
+from forked import Forked
+from helpers import files_below, run_program, start
 from test_resume import assert_equal_runs, only_run, wait_for_epoch
 
 from biencoder_ablate.runs.directory import RunDirectory
 
 FROZEN = (
     "recipe=study",
+    "model=tiny",
     "training.freeze_encoder=true",
     "training.epochs=30",
     "training.head_learning_rate=0.001",
@@ -75,16 +76,8 @@ def disk(tmp_path) -> Iterator[Callable[[str], Disk]]:
         subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
-def start(cwd: Path, *overrides: str) -> subprocess.Popen[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.Popen(
-        [sys.executable, "-m", "biencoder_ablate", *overrides],
-        cwd=cwd,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def begin(cwd: Path, *overrides: str) -> Forked:
+    return start(["-m", "biencoder_ablate", *overrides], cwd)
 
 
 def one_message(returncode: int | None, err: str) -> str:
@@ -112,7 +105,7 @@ def undisturbed(tmp_path_factory) -> RunDirectory:
 
 def test_a_disk_that_fills_up_in_the_middle_of_a_run(disk, undisturbed):
     small = disk("8m")
-    process = start(small.path, *FROZEN)
+    process = begin(small.path, *FROZEN)
     wait_for_epoch(process, small.path, 2)
     small.fill()
     _, err = process.communicate(timeout=300)
@@ -193,7 +186,7 @@ def test_the_disk_that_a_run_says_it_needs_is_enough_and_half_of_it_is_not(disk,
 def test_a_disk_that_is_read_only(disk, undisturbed, tmp_path):
     small = disk("8m")
     asked = (*FROZEN, f"cache_dir={tmp_path}/cache")
-    process = start(small.path, *asked)
+    process = begin(small.path, *asked)
     wait_for_epoch(process, small.path, 1)
     process.kill()
     process.communicate()
@@ -216,7 +209,7 @@ def test_a_directory_that_others_own(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_whose_directory_is_deleted_under_it_ends_and_leaves_no_torso(tmp_path, undisturbed):
-    process = start(tmp_path, *FROZEN, "training.epochs=300", f"cache_dir={tmp_path}/cache")
+    process = begin(tmp_path, *FROZEN, "training.epochs=300", f"cache_dir={tmp_path}/cache")
     wait_for_epoch(process, tmp_path, 1)
     run = only_run(tmp_path)
     run.path.rename(tmp_path / "moved away")
@@ -258,7 +251,7 @@ def test_a_read_only_cache_stops_the_run_and_one_that_has_what_it_needs_does_not
 @pytest.mark.slow
 def test_a_cache_that_vanishes_while_a_run_goes_on_is_not_missed(undisturbed, tmp_path):
     asked = (*FROZEN, f"cache_dir={tmp_path}/cache")
-    process = start(tmp_path, *asked)
+    process = begin(tmp_path, *asked)
     wait_for_epoch(process, tmp_path, 1)
     shutil.rmtree(tmp_path / "cache")
     out, err = process.communicate(timeout=300)
@@ -291,20 +284,15 @@ def test_sigterm_in_the_middle_of_saving_a_checkpoint_is_still_a_sigterm(tmp_pat
         "except Terminated:\n"
         "    sys.exit(7)\n"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-    )
-    assert ended.returncode == 7, ended.stderr
+    process = start(["-c", program], tmp_path)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 7, err
     assert files_below(tmp_path) == set()
 
 
 @pytest.mark.slow
 def test_what_a_killed_process_had_begun_to_write_is_cleared_away(undisturbed, tmp_path):
-    process = start(tmp_path, *FROZEN, f"cache_dir={tmp_path}/cache")
+    process = begin(tmp_path, *FROZEN, f"cache_dir={tmp_path}/cache")
     wait_for_epoch(process, tmp_path, 1)
     process.kill()
     process.communicate()

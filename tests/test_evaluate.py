@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import reference
-from helpers import Ended, load_sample, make_pairs, run_python, train, write_pairs_csv
+from helpers import Ended, load_sample, make_pairs, run_module, train, write_pairs_csv
 from hypothesis import given, settings
 from omegaconf import OmegaConf
 from reference import published_and_used
@@ -44,15 +44,15 @@ class Runs:
 def runs(tmp_path_factory):
     cwd = tmp_path_factory.mktemp("runs")
     encoder = shutil.copytree(make_tiny(cache_directory(Config())), cwd / "bert")
-    quick = ("model=tiny", "head=layernorm", "training.epochs=1")
+    quick = ("model=tiny", "model.max_tokens=64", "head=layernorm", "training.epochs=1")
     frozen = (*quick, "training.freeze_encoder=true", "data.limit=6")
     return Runs(
         train(cwd, *quick),
         train(cwd, *frozen, "evaluation.source=true", "evaluation.score=sum"),
         train(
-            cwd, *quick[:2], "recipe=study", "training.epochs=0", "model.retrieval_dim=null", "evaluation.rerank=none"
+            cwd, *quick[:3], "recipe=study", "training.epochs=0", "model.retrieval_dim=null", "evaluation.rerank=none"
         ),
-        train(cwd, *frozen, "recipe=study", "model.max_tokens=64", f"model.name_or_path={encoder}"),
+        train(cwd, *frozen, "recipe=study", f"model.name_or_path={encoder}"),
         encoder,
     )
 
@@ -391,6 +391,6 @@ def test_a_frozen_tiny_of_another_version_is_not_trusted(runs, tmp_path):
 
 
 def test_as_a_process(run, tmp_path):
-    ended = run_python(["-m", "biencoder_ablate.evaluate", run, "evaluation.rerank=none"], tmp_path)
+    ended = run_module("biencoder_ablate.evaluate", [run, "evaluation.rerank=none"], tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert "measured, rerank=none" in ended.stdout

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from helpers import PACKAGE, install, only_error, run_program, run_python, shown_files
+from helpers import install, only_error, run_module, run_program, shown_files
 
 WALL = [
     {
@@ -34,17 +34,14 @@ def arguments(installed):
 
 def test_a_foreign_corpus_is_trained_on_and_audited(installed, arguments, tmp_path):
     frozen = ["model=minilm", "training.freeze_encoder=true", "training.epochs=1", "training.batch_size=4"]
-    ended = run_program([*arguments, *frozen], tmp_path, PYTHONPATH=path_with(installed))
+    ended = run_program([*arguments, *frozen], tmp_path, PYTHONPATH=str(installed))
     assert ended.returncode == 0, ended.stderr
     (run,) = (path for path in (tmp_path / "logs" / "runs").iterdir() if not path.name.startswith("."))
     result = json.loads((run / "result.json").read_text())
     assert result["best_epoch"] >= -1 and result["test"]["num_points"] == 2
     asked = ["data.name=debate_wall", f"data.path={installed / 'wall.json'}", "--json"]
-    ended = run_python(
-        ["-m", "biencoder_ablate.audit", *asked, "+data.options.min_words=2"],
-        tmp_path,
-        PYTHONPATH=path_with(installed),
-    )
+    asked += ["+data.options.min_words=2"]
+    ended = run_module("biencoder_ablate.audit", asked, tmp_path, PYTHONPATH=str(installed))
     report = json.loads(ended.stdout)
     assert report["name"] == "debate_wall"
     assert [report["splits"][name]["num_pairs"] for name in ("train", "val", "test")] == [12, 3, 3]
@@ -60,9 +57,5 @@ def test_a_foreign_corpus_is_trained_on_and_audited(installed, arguments, tmp_pa
     ],
 )
 def test_a_foreign_reader_refuses_in_one_line(change, said, installed, arguments, tmp_path):
-    ended = run_program([*arguments, *change], tmp_path, PYTHONPATH=path_with(installed))
+    ended = run_program([*arguments, *change], tmp_path, PYTHONPATH=str(installed))
     assert all(part in only_error(ended, tmp_path) for part in said)
-
-
-def path_with(site):
-    return f"{PACKAGE.parent}:{site}"

@@ -9,7 +9,7 @@ from pathlib import Path
 import ir_measures
 import numpy as np
 import pytest
-from helpers import run_python
+from helpers import run_module
 
 from biencoder_ablate.evaluation import metrics
 from biencoder_ablate.report import sentences
@@ -162,5 +162,5 @@ def test_a_table_that_will_not_do_is_refused_in_one_line(tmp_path, text, message
 
 
 def test_options_that_do_not_go_together_are_refused(tmp_path):
-    ended = run_python(["-m", "biencoder_ablate.report", "--from", str(tmp_path), "-o", "out"], tmp_path)
+    ended = run_module("biencoder_ablate.report", ["--from", tmp_path, "-o", "out"], tmp_path)
     assert ended.stderr == "error: --from a directory of TREC run files: needs --qrels FILE, what is relevant\n"

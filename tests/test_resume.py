@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
-import subprocess
-import sys
+import socket
 import threading
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from forked import Forked
+from helpers import run_python, start
 from safetensors.torch import load_file
 
 from biencoder_ablate.runs.directory import RunDirectory
@@ -20,6 +22,7 @@ from biencoder_ablate.seeding import generator
 from biencoder_ablate.training.checkpoint import InTurn
 
 SETTINGS = (
+    "model=tiny",
     "training.freeze_encoder=true",
     "training.epochs=30",
     "neg_ratio=0.3",
@@ -31,30 +34,23 @@ TIMES = ("train_seconds", "eval_seconds", "pairs_per_second", "tokens_per_second
 
 
 def command(folder: Path, *overrides: str) -> list[str]:
-    return [
-        sys.executable,
-        "-m",
-        "biencoder_ablate",
-        *SETTINGS,
-        f"logs_dir={folder}/logs",
-        *overrides,
-    ]
+    return ["-m", "biencoder_ablate", *SETTINGS, f"logs_dir={folder}/logs", *overrides]
 
 
-def start(folder: Path, *overrides: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        command(folder, *overrides),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+def begin(folder: Path, *overrides: str, **environment: str) -> Forked:
+    return start(command(folder, *overrides), folder.parent, **environment)
 
 
 def finish(folder: Path, *overrides: str) -> RunDirectory:
-    done = start(folder, *overrides)
+    done = begin(folder, *overrides)
     out, err = done.communicate(timeout=600)
     assert done.returncode == 0, out + err
+    return only_run(folder)
+
+
+def copied(run: RunDirectory, folder: Path) -> RunDirectory:
+    """A finished run, as if it had been trained in `folder`."""
+    shutil.copytree(run.path.parents[1], folder / "logs")
     return only_run(folder)
 
 
@@ -80,7 +76,7 @@ def assert_equal_runs(left: RunDirectory, right: RunDirectory) -> None:
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def wait_for_epoch(process: subprocess.Popen, folder: Path, epoch: int) -> None:
+def wait_for_epoch(process: Forked, folder: Path, epoch: int) -> None:
     """Wait until the run has committed `epoch`."""
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
@@ -93,12 +89,16 @@ def wait_for_epoch(process: subprocess.Popen, folder: Path, epoch: int) -> None:
 
 @pytest.fixture(scope="module")
 def never_killed(tmp_path_factory) -> RunDirectory:
-    return finish(tmp_path_factory.mktemp("resume") / "whole")
+    """In a new Python: what hashing or a forked process's memory might change would show."""
+    folder = tmp_path_factory.mktemp("resume") / "whole"
+    done = run_python(command(folder), folder.parent)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return only_run(folder)
 
 
 def kill_and_resume(never_killed: RunDirectory, folder: Path, seconds: float) -> bool:
     """Kill -9 after so many seconds from the first epoch on, resume, compare. Returns whether it was killed."""
-    process = start(folder)
+    process = begin(folder)
     wait_for_epoch(process, folder, 0)
     time.sleep(seconds)
     process.send_signal(signal.SIGKILL)
@@ -129,7 +129,7 @@ def test_runs_killed_at_many_random_moments_resume_bit_equal(never_killed, tmp_p
 
 def test_sigterm_ends_with_143_and_the_same_command_goes_on(never_killed, tmp_path):
     folder = tmp_path / "terminated"
-    process = start(folder)
+    process = begin(folder)
     wait_for_epoch(process, folder, 1)
     process.terminate()
     _, err = process.communicate(timeout=300)
@@ -141,7 +141,7 @@ def test_sigterm_ends_with_143_and_the_same_command_goes_on(never_killed, tmp_pa
 
 def test_ctrl_c_ends_with_130_and_keeps_the_last_finished_epoch(tmp_path):
     folder = tmp_path / "interrupted"
-    process = start(folder, "training.epochs=2000")
+    process = begin(folder, "training.epochs=2000")
     wait_for_epoch(process, folder, 1)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=300)
@@ -152,8 +152,8 @@ def test_ctrl_c_ends_with_130_and_keeps_the_last_finished_epoch(tmp_path):
 
 def test_rerun_keeps_the_old_run_until_the_new_one_has_finished(never_killed, tmp_path):
     folder = tmp_path / "rerun"
-    old = finish(folder)
-    process = start(folder, "rerun=true")
+    old = copied(never_killed, folder)
+    process = begin(folder, "rerun=true")
     while process.poll() is None and not old.aside.exists():
         time.sleep(0.01)
     aside = old.aside / "result.json"
@@ -165,8 +165,8 @@ def test_rerun_keeps_the_old_run_until_the_new_one_has_finished(never_killed, tm
     assert_equal_runs(never_killed, new)
 
 
-def test_what_a_kill_after_the_result_left_behind_goes_when_the_run_is_asked_for_again(tmp_path):
-    run = finish(tmp_path / "done")
+def test_what_a_kill_after_the_result_left_behind_goes_when_the_run_is_asked_for_again(never_killed, tmp_path):
+    run = copied(never_killed, tmp_path / "done")
     for left in (run.checkpoint, run.aside):
         left.mkdir()
         (left / "last.pt").write_bytes(b"x")
@@ -191,9 +191,9 @@ def test_epochs_are_written_in_order_and_what_went_wrong_is_told_once():
 
 def test_a_second_process_is_told_who_works_in_the_run(tmp_path):
     folder = tmp_path / "busy"
-    first = start(folder, "training.epochs=2000")
+    first = begin(folder, "training.epochs=2000")
     wait_for_epoch(first, folder, 0)
-    second = start(folder, "training.epochs=2000")
+    second = begin(folder, "training.epochs=2000")
     _, err = second.communicate(timeout=300)
     first.kill()
     first.communicate()
@@ -201,16 +201,25 @@ def test_a_second_process_is_told_who_works_in_the_run(tmp_path):
     assert f"process {first.pid}" in err and "Traceback" not in err
 
 
-def test_two_processes_equal_one(tmp_path):
-    one = finish(tmp_path / "one")
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", *command(tmp_path / "two")[1:]],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+def by_torchrun(folder: Path) -> None:
+    done = run_python(["-m", "torch.distributed.run", "--nproc-per-node=2", *command(folder)], folder.parent)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def by_hand(folder: Path) -> None:
+    """What torchrun says to its processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    processes = [begin(folder, **where, RANK=rank, LOCAL_RANK=rank) for rank in "01"]
+    said = [process.communicate(timeout=600) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+
+
+@pytest.mark.parametrize("run_two", [by_hand, pytest.param(by_torchrun, marks=pytest.mark.slow)])
+def test_two_processes_equal_one(run_two, never_killed, tmp_path):
+    one = never_killed
+    run_two(tmp_path / "two")
     two = only_run(tmp_path / "two")
     left, right = (
         [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()] for run in (one, two)

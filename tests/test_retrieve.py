@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import Ended, load_sample, run_python, train
+from helpers import Ended, load_sample, run_module, train
 from reference import fold
 
 from biencoder_ablate import retrieve as command
@@ -269,6 +269,6 @@ def test_files_without_a_candidate_are_named(runs, tmp_path):
 @pytest.mark.slow
 def test_as_a_process(runs, lines, tmp_path):
     arguments = [runs.trained, "An argument", "--candidates", lines]
-    ended = run_python(["-m", "biencoder_ablate.retrieve", *arguments], tmp_path)
+    ended = run_module("biencoder_ablate.retrieve", arguments, tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert "1. score " in ended.stdout

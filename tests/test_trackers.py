@@ -13,7 +13,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-from helpers import REPOSITORY, only_error, run_here, run_program, run_python
+from helpers import REPOSITORY, only_error, run_here, run_program, start
 
 from biencoder_ablate.config import ConfigError
 from biencoder_ablate.runs.trackers import TrackedRun, Tracker, Trackers, choose_trackers
@@ -98,8 +98,9 @@ def resumed(tmp_path_factory, package) -> Path:
     arguments = [*arguments, *SETTINGS, *RATES, f"tracker=[{','.join(['jsonlines', *LIBRARIES])}]"]
     environment = {"WANDB_MODE": "offline", "MLFLOW_TRACKING_URI": "", "WANDB_SILENT": "true"}
     with patch.dict(os.environ, PYTHONPATH=str(folder)):
-        killed = run_python(["-c", KILLED, *arguments], cwd, **environment)
-        assert killed.returncode == -9, killed.stderr
+        killed = start(["-c", KILLED, *arguments], cwd, **environment)
+        said = killed.communicate(timeout=300)
+        assert killed.returncode == -9, said
         ended = run_program(arguments, cwd, **environment)
     assert ended.returncode == 0, ended.stderr
     assert "going on after epoch 0" in ended.stdout

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from biencoder_ablate.command import ALLOWED, answer
-from biencoder_ablate.text import figure
+from biencoder_ablate.text import figure, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -277,9 +277,8 @@ def push(directory: Path, repo: str, endpoint: str | None = None) -> str:
         created = api.create_repo(repo, private=True, exist_ok=True)
         api.upload_folder(repo_id=repo, folder_path=directory, commit_message="Model exported by biencoder-ablate")
     except Exception as error:  # the library's own, the network's, a name that is none
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(
-            f"--push {repo}: {reason[0][:300]}; needs OWNER/NAME, and to be logged in (hf auth login)"
+            f"--push {repo}: {first_line(error)}; needs OWNER/NAME, and to be logged in (hf auth login)"
         ) from error
     return str(created)
 

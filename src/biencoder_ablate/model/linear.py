@@ -15,12 +15,9 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
 
     torch itself takes MKL there, which the AMD machines tried run 5 to 15% slower, and more on large outputs.
     """
-    return _OneDnnLinear.apply(x, weight, bias) if _takes_onednn(x) else F.linear(x, weight, bias)
-
-
-def _takes_onednn(x: torch.Tensor) -> bool:
     plain = torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
-    return HAS_ONEDNN and x.device.type == "cpu" and x.dtype == torch.float32 and not plain
+    onednn = HAS_ONEDNN and x.device.type == "cpu" and x.dtype == torch.float32 and not plain
+    return _OneDnnLinear.apply(x, weight, bias) if onednn else F.linear(x, weight, bias)
 
 
 class _OneDnnLinear(torch.autograd.Function):

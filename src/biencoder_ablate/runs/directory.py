@@ -58,6 +58,11 @@ class RunDirectory:
         """What result.json says, or None where there is none."""
         return read_json(self.result)
 
+    def read_finished(self) -> dict[str, Any] | None:
+        """The same of a run that has finished, or None."""
+        found = self.read_result()
+        return found if isinstance(found, dict) and found.get("status") == "finished" else None
+
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
@@ -112,8 +117,7 @@ def start_over(run: RunDirectory) -> None:
     """Move a finished run aside for `rerun=true`; where one waits there already, this is its rerun going on."""
     if run.aside.exists():
         return
-    result = run.read_result()
-    if result is not None and result.get("status") == "finished":
+    if run.read_finished():
         run.path.rename(run.aside)
     elif run.path.exists():
         shutil.rmtree(run.path)
@@ -141,12 +145,7 @@ def find_run(name: str | Path, sweeps: bool = False) -> Path:
     kinds = ("runs/*/result.json", *(["sweeps/*/runs.json"] if sweeps else []))
     if path.name == "latest":
         found = [file for kind in kinds for file in logs.glob(kind) if not file.parent.name.startswith(".")]
-        done = [file for file in found if file.name != "result.json" or _is_finished(file)]
+        done = [file for file in found if file.name != "result.json" or RunDirectory(file.parent).read_finished()]
         return max(done, key=lambda file: file.stat().st_mtime).parent if done else path
     places = [logs / kind.partition("/")[0] / path.name for kind in kinds]
     return next((place for place in places if place.is_dir()), path)
-
-
-def _is_finished(result: Path) -> bool:
-    found = read_json(result)
-    return isinstance(found, dict) and found.get("status") == "finished"

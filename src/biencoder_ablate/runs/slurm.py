@@ -41,7 +41,8 @@ def run_on_cluster(
         return _wait_for(jobs, ended)
     except BaseException:
         # Ctrl-C here is for who waits; the jobs belong to the cluster
-        print(f"the jobs stay in Slurm's queue; to stop them: scancel {' '.join(_outer(ids))}", file=sys.stderr)
+        stop = "scancel " + " ".join(dict.fromkeys(name.split("_")[0] for name in ids))  # an array's jobs at once
+        print(f"the jobs stay in Slurm's queue; to stop them: {stop}", file=sys.stderr)
         raise
 
 
@@ -96,11 +97,6 @@ def _queued() -> set[str] | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return set(asked.stdout.split()) if asked.returncode == 0 else None
-
-
-def _outer(ids: Sequence[str]) -> list[str]:
-    """Job ids without their place in an array, each once."""
-    return list(dict.fromkeys(name.split("_")[0] for name in ids))
 
 
 def _what_went_wrong(job: Any) -> str | None:

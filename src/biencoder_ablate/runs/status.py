@@ -153,13 +153,13 @@ class SweepDirectory:
         """How every job is: of these, or of all that runs.json lists. `errors`, by name: why one has no result."""
         errors = errors or {}
         return [
-            run_status(RunDirectory(self.run_of(job)), job["overrides"], errors.get(job["name"]))
+            run_status(
+                RunDirectory(Path(os.path.normpath(self.path / job["directory"]))),
+                job["overrides"],
+                errors.get(job["name"]),
+            )
             for job in (self.read()["jobs"] if jobs is None else jobs)
         ]
-
-    def run_of(self, job: Mapping[str, Any]) -> Path:
-        """The directory of a job's run."""
-        return Path(os.path.normpath(self.path / job["directory"]))
 
 
 def sweep_directory(

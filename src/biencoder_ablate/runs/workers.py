@@ -13,7 +13,9 @@ from filelock import FileLock, Timeout
 @contextlib.contextmanager
 def take_device(directory: Path, asked: str, parallel: bool) -> Iterator[str]:
     """The device a job should use: what was asked, or, of several GPUs, one that no other job of the sweep has."""
-    count = _num_gpus() if parallel and asked in ("auto", "cuda") else 0
+    import torch
+
+    count = torch.cuda.device_count() if parallel and asked in ("auto", "cuda") else 0
     if count < 2:
         yield asked
         return
@@ -36,9 +38,3 @@ def take_first_free(directory: Path, count: int) -> Iterator[int]:
                 yield number
             return
         time.sleep(0.2)
-
-
-def _num_gpus() -> int:
-    import torch
-
-    return torch.cuda.device_count()

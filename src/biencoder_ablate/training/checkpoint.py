@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map_only
 
 from biencoder_ablate.files import whole_file
 from biencoder_ablate.runs.records import Record
@@ -38,22 +38,24 @@ class RunState:
 
 def trained_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """A copy of the model's weights on the CPU (a frozen encoder is not among the model's)."""
-    return {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
+    return {name: _copy(value) for name, value in model.state_dict().items()}
+
+
+def _copy(value: torch.Tensor) -> torch.Tensor:
+    return value.detach().to("cpu", copy=True)
 
 
 def snapshot(model: torch.nn.Module, optimizer: torch.optim.Optimizer, reached: RunState) -> dict[str, Any]:
     """All that a run goes on from, copied: training may go on meanwhile."""
     return {
         "model": trained_state(model),
-        "optimizer": tree_map(_copied, optimizer.state_dict()),
+        "optimizer": tree_map_only(
+            torch.Tensor, lambda value: value.detach().to("cpu", copy=True), optimizer.state_dict()
+        ),
         "records": list(reached.records),
         "best_epoch": reached.best_epoch,
         "step": reached.step,
     }
-
-
-def _copied(value: Any) -> Any:
-    return value.detach().to("cpu", copy=True) if isinstance(value, torch.Tensor) else value
 
 
 def save_checkpoint(directory: Path, state: dict[str, Any]) -> None:

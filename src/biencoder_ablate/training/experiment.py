@@ -85,9 +85,9 @@ def _run_as(world: World, plan: Plan, composed: str, overrides: list[str], quiet
     config = plan.config
     run = RunDirectory(plan.directory)
     trackers = choose_trackers(config.tracker) if world.is_main else Trackers()
-    done = world.agree(run.read_result())
-    if done is not None and done.get("status") == "finished" and (not config.rerun):
-        RunLog(None, quiet).say(summary.finished_already(run, done))
+    done = world.agree(run.read_finished())
+    if done is not None and not config.rerun:
+        RunLog(None, quiet).say(f"{summary.finished_line(run, done)}, already; rerun=true starts over")
         if world.is_main:
             _drop_leftovers(run)
         return Outcome(run, done, skipped=True)

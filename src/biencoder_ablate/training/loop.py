@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import operator
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -191,7 +191,7 @@ def train_epoch(
 
     trainee.model.train()
     with progress_bar(f"epoch {epoch}", len(rows), "pair", trainee.quiet) as bar:
-        for batch in _batches(order, training.batch_size):
+        for batch in np.split(order, range(training.batch_size, len(order), training.batch_size)):
             factor = rate_factor(step, num_warmup, num_steps, training.schedule)
             losses, done = train_step(trainee, optimizer, pairs.map(operator.itemgetter(batch)), factor)
             work += torch.tensor(done, dtype=torch.float64)
@@ -316,11 +316,6 @@ def _finite(losses: torch.Tensor, names: tuple[str, ...], epoch: int, step: int)
         shown = ", ".join(f"{name} {value:.4g}" for name, value in zip(names, sums.tolist(), strict=True))
         raise TrainingDiverged(f"the loss is not finite at epoch {epoch}, step {step} ({shown}); {_WHAT_TO_TRY}")
     return sums
-
-
-def _batches(order: np.ndarray, size: int) -> Iterable[np.ndarray]:
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
 
 
 def measure_all(trainee: Trainee, embeddings: Embeddings) -> Record:

@@ -210,11 +210,6 @@ def warnings(result: dict[str, Any], records: Sequence[Record]) -> list[str]:
     return found
 
 
-def finished_already(run: RunDirectory, result: dict[str, Any]) -> str:
-    """One line for a run that need not run again."""
-    return f"{finished_line(run, result)}, already; rerun=true starts over"
-
-
 def finished_line(run: RunDirectory, result: dict[str, Any]) -> str:
     """A finished run in one line."""
     return (

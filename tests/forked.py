@@ -1,0 +1,79 @@
+"""Processes of the program that begin with its libraries loaded: forked from a server that has imported them once.
+
+Importing torch and transformers takes a process seconds, most of them more than what a test has it do. In all else it
+is a process like any other: its own directory, environment, output, signals and exit code.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import runpy
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from subprocess import TimeoutExpired
+from unittest.mock import patch
+
+_server = multiprocessing.get_context("forkserver")
+_server.set_forkserver_preload(["warm_up"])
+
+
+class Forked:
+    """`python ARGUMENTS` ("-m", module, … or "-c", program, …) in `cwd`, started. Methods are subprocess.Popen's."""
+
+    def __init__(self, arguments: Sequence[str | Path], cwd: Path, environment: dict[str, str]) -> None:
+        self.said = tempfile.mkdtemp()
+        names = [f"{self.said}/{name}" for name in ("output", "errors")]
+        self.process = _server.Process(
+            target=_become, args=(list(map(str, arguments)), str(cwd), environment, names), daemon=True
+        )
+        with patch.dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=os.pathsep.join(sys.path)):  # the server's own
+            self.process.start()
+        assert self.process.pid is not None
+        self.pid = self.process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self.process.exitcode
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    def send_signal(self, sent: signal.Signals) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, sent)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Wait for its end; what it wrote to standard output and standard error."""
+        self.process.join(timeout)
+        if self.poll() is None:
+            raise TimeoutExpired(str(self.process), timeout or 0)
+        output, errors = [Path(self.said, name).read_text("utf-8") for name in ("output", "errors")]
+        shutil.rmtree(self.said)
+        return output, errors
+
+
+def _become(arguments: list[str], cwd: str, environment: dict[str, str], files: list[str]) -> None:
+    """In the forked process: what a new interpreter would do with these arguments."""
+    for number, file in enumerate(files, start=1):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.path[:0] = [cwd, *environment.get("PYTHONPATH", "").split(os.pathsep)]
+    how, what, *rest = arguments
+    sys.argv = [how, *rest]
+    if how == "-m":
+        runpy.run_module(what, run_name="__main__", alter_sys=True)
+    else:
+        exec(compile(what, "<string>", "exec"), {"__name__": "__main__"})
