@@ -23,6 +23,7 @@ from biencoder_ablate.report.yardsticks import Baseline
 
 MOST_LINES = 12  # of which colours, dashes and markers are told apart
 MOST_ROWS = 40  # of arms or of comparisons on one figure
+MOST_BESIDE = 16  # comparisons beside the answers, where the table below is to stay on the first screen
 MOST_CURVE_ROWS = 6  # settings on one figure
 MOST_PANELS = 12
 SHORT_NAME, LONG_NAME = 18, 44  # characters
@@ -159,18 +160,21 @@ def _dead_pairs(analysis: Analysis, arms: Arms, lines: Sequence[Baseline]) -> li
 def _differences(analysis: Analysis, arms: Arms, lines: Sequence[Baseline]) -> list[Picture]:
     """Every comparison with its interval and p, the figure that decides and the other beside it.
 
-    First the parts and every pair, which stand beside the answers; then further questions, then each setting.
+    First the parts and every pair, which stand beside the answers as far as there is room; then further questions, then
+    each setting.
     """
     pictures: list[Picture] = []
     first = (Kind.EFFECTS, Kind.PARTS, Kind.PAIRS)
-    others = [kind for kind in Kind if kind is not Kind.SETTING and kind not in first]
-    for name, title, kinds, width in (
-        ("forest", "Differences", first, style.HALF),
-        ("forest_more", "Further differences", others, style.WIDTH),
-        ("forest_by_setting", "Differences, setting by setting", (Kind.SETTING,), style.WIDTH),
+    asked, others = analysis.of(*first), [kind for kind in Kind if kind is not Kind.SETTING and kind not in first]
+    rows = np.cumsum([len(family.primary) for family in asked])
+    beside = max(1, int(np.sum(rows <= MOST_BESIDE)))
+    for name, title, families, width in (
+        ("forest", "Differences", asked[:beside], style.HALF),
+        ("forest_more", "Further differences", asked[beside:] + analysis.of(*others), style.WIDTH),
+        ("forest_by_setting", "Differences, setting by setting", analysis.of(Kind.SETTING), style.WIDTH),
     ):
         pages: list[list[Family]] = []
-        for family in analysis.of(*kinds):
+        for family in families:
             if pages and sum(len(other.primary) for other in pages[-1]) + len(family.primary) <= MOST_ROWS:
                 pages[-1].append(family)
             else:

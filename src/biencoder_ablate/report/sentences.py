@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from biencoder_ablate.report import yardsticks
 from biencoder_ablate.report.contrasts import ContrastResult
 from biencoder_ablate.report.fill import fill
-from biencoder_ablate.report.questions import ALPHA, Analysis, Family, Kind, Verdict, quoted, verdict
+from biencoder_ablate.report.questions import ALPHA, MOST_NAMED, Analysis, Family, Kind, Verdict, quoted, verdict
 from biencoder_ablate.report.read import FINISHED, WITHOUT, Metric, Protocol, Run
 from biencoder_ablate.report.significance import FEW_SEEDS, MAX_EXACT_SEEDS, seeds_needed
 from biencoder_ablate.report.study import Arms, Study
@@ -42,7 +42,11 @@ def answers(analysis: Analysis) -> list[Answer]:
     """A line for each part of the head; where no parts were varied, for each level of what was, against the best."""
     family = analysis.family(Kind.EFFECTS)
     if family is not None:
-        return [_of_part(analysis, family, result) for result in family.primary]
+        quiet = [result for result in family.primary if "×" in result.contrast.name and not result.told_apart(ALPHA)]
+        if len(quiet) < 2:
+            return [_of_part(analysis, family, result) for result in family.primary]
+        told = [_of_part(analysis, family, result) for result in family.primary if result not in quiet]
+        return [*told, _quiet_interactions(analysis, family, quiet)]
     if (parts := analysis.family(Kind.PARTS)) is not None:
         return [_against_baseline(analysis, parts, result) for result in parts.primary]
     family, best = analysis.family(Kind.PAIRS), analysis.verdict.best if analysis.verdict else ""
@@ -92,10 +96,20 @@ def _of_part(analysis: Analysis, family: Family, result: ContrastResult) -> Answ
     told, size = status in ("earns", "costs"), _points(analysis, result.estimate)
     if len(both) > 1:
         words = f"{'more' if status == 'earns' else 'less'} than their sum" if told else words
-        detail = f"{size} {'more' if result.estimate > 0 else 'less'} than the sum of their effects"
+        parts = "their effects" if len(both) == 2 else "their effects and lesser interactions"
+        detail = f"{size} {'more' if result.estimate > 0 else 'less'} than the sum of {parts}"
         return Answer(f"{' and '.join(both)} together", status, words, f"{detail}{_sure(analysis, result)}")
     does = "brings" if result.estimate > 0 else "costs"
     return Answer(both[0], status, words, f"it {does} {size}{'' if told else ' so far'}{_sure(analysis, result)}")
+
+
+def _quiet_interactions(analysis: Analysis, family: Family, results: Sequence[ContrastResult]) -> Answer:
+    """One line for the interactions of three or more factors that are not told apart from 0."""
+    largest = max(results, key=lambda result: abs(result.estimate))
+    status = _status(family, largest)
+    words = "not known at this number of seeds" if status == "unknown" else "cannot be told from nothing"
+    detail = f"of {len(results)} the largest so far is {largest.contrast.name}: {_points(analysis, largest.estimate)}"
+    return Answer("Interactions", status, words, f"{detail}{_sure(analysis, largest)}")
 
 
 def _status(family: Family, result: ContrastResult) -> str:
@@ -149,8 +163,9 @@ def headline(analysis: Analysis, others: Sequence[Baseline]) -> str:
             else f"Only {quoted(best)} does something ({means[best]:.3f})."
         )
     if higher := yardsticks.below(means[best], analysis.key(), others):
-        named = [f"{other.label} ({other.figures[analysis.key()]:.3f})" for other in higher]
-        said += f" That is below {' and '.join(named)}, which need no training."
+        *named, last = [f"{other.label} ({other.figures[analysis.key()]:.3f})" for other in higher]
+        need = f"{', '.join(named)} and {last}, which need" if named else f"{last}, which needs"
+        said += f" That is below {need} no training."
     return said
 
 
@@ -173,7 +188,9 @@ def selected(found: Selection) -> str:
             swapped[a, b] = max(map(abs, leads))
     if not swapped:
         return "Whichever rule picks the epoch, the order is the same."
-    pairs = _few([quoted(*pair) for pair in swapped])
+    pairs = "; ".join(quoted(*pair) for pair in swapped)
+    if len(swapped) > MOST_NAMED:
+        pairs = f"{len(swapped)} of the {math.comb(len(names), 2)} pairs"
     return (
         f"By another rule of picking the epoch {pairs} change places; under no rule are they more than "
         f"{100 * max(swapped.values()):.1f} points in 100 apart."

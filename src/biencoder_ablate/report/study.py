@@ -275,9 +275,8 @@ def _encoder_levels(runs: Sequence[Run]) -> list[Level]:
     """The last part of the weights' name, with the fingerprint where that is not enough."""
     prints = [run.identity["model"]["fingerprint"] for run in runs]
     labels = []
-    for run, fingerprint in zip(runs, prints, strict=True):
-        name = (run.config.get("model") or {}).get("name_or_path")
-        labels.append("tiny" if fingerprint.startswith("tiny") else PurePath(str(name or "unnamed")).name)
+    for model in (run.config.get("model") or {} for run in runs):
+        labels.append(PurePath(str(model.get("name_or_path") or model.get("name") or "unnamed")).name)
     if len(set(labels)) < len(set(prints)):
         labels = [f"{label} {fingerprint[:8]}" for label, fingerprint in zip(labels, prints, strict=True)]
     return [Level(label, label, (label,)) for label in labels]

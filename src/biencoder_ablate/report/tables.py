@@ -325,8 +325,8 @@ def debates_table(pair: SideBySide, key: str) -> Table:
     rows = tuple((debate, num, a, b, a - b) for debate, num, a, b in pair.debates)
     ahead, behind = sum(row[4] > 0 for row in rows), sum(row[4] < 0 for row in rows)
     caption = (
-        f"A debate's points, what they score on average, over {pair.num_runs} runs each: {pair.a} leads in {ahead} "
-        f"debates, {pair.b} in {behind}, {len(rows) - ahead - behind} are even."
+        f"A debate's points, what they score on average, over {pair.num_runs} runs each. Of {len(rows)} debates "
+        f"{pair.a} leads in {ahead} and {pair.b} in {behind}."
     )
     return Table(key, caption, columns, rows)
 
