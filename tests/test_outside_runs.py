@@ -119,7 +119,7 @@ def test_systems_beside_a_baseline_without_seeds(tmp_path):
     rows = [("mine", seed, f"q{q}", float(q % 4 != seed % 2), "") for seed in range(8) for q in range(40)]
     rows += [("bm25", "", f"q{q}", float(q % 4 == 3), "yes") for q in range(40)]
     collection = read_csv(table(tmp_path / "r.csv", "system,seed,query,value,baseline", rows))
-    assert collection.notes == ("bm25 has no seeds: it is the same beside each seed of the others",)
+    assert collection.notes == ("bm25 has no seeds: it is the same beside each seed of the others.",)
     analysis = analysis_of(collection)
     (family,) = analysis.families
     (result,) = family.primary

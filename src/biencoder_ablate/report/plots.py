@@ -303,7 +303,10 @@ def _dots_page(
         panel.tick_params(labelbottom=k >= len(settings) - columns)
     figure.supxlabel(f"{analysis.measure}, mean over points", fontsize=8.5)
     keys: list[tuple[str, dict[str, Any]]] = [
-        (f"{analysis.primary}, one seed", {"color": "black", "marker": "o", "markersize": 3.6, "linestyle": ""}),
+        (
+            f"{analysis.primary}, one seed" if analysis.study.trained_here else "one seed",
+            {"color": "black", "marker": "o", "markersize": 3.6, "linestyle": ""},
+        ),
         ("mean", {"color": "black", "marker": "|", "markersize": 10, "markeredgewidth": 1.6, "linestyle": ""}),
         ("its 95% interval", {"color": "black", "alpha": 0.28, "linewidth": 6}),
     ]
@@ -324,7 +327,7 @@ def _dot_row(panel: Axes, cell: Cell, analysis: Analysis, y: float, look: Style)
 
 
 def _tasks(analysis: Analysis, arms: Arms, lines: Sequence[Baseline]) -> list[Picture]:
-    if not analysis.study.trained_here:
+    if not analysis.study.has_tasks:
         return []
     looks = style.styles(arms.names)
     spread = np.linspace(-0.28, 0.28, len(arms.names)) if len(arms.names) > 1 else [0.0]

@@ -45,8 +45,8 @@ def answers(analysis: Analysis) -> list[Answer]:
         quiet = [result for result in family.primary if "×" in result.contrast.name and not result.told_apart(ALPHA)]
         if len(quiet) < 2:
             return [_of_part(analysis, family, result) for result in family.primary]
-        told = [_of_part(analysis, family, result) for result in family.primary if result not in quiet]
-        return [*told, _quiet_interactions(analysis, family, quiet)]
+        loud = [_of_part(analysis, family, result) for result in family.primary if result not in quiet]
+        return [*loud, _quiet_interactions(analysis, family, quiet)]
     if (parts := analysis.family(Kind.PARTS)) is not None:
         return [_against_baseline(analysis, parts, result) for result in parts.primary]
     family, best = analysis.family(Kind.PAIRS), analysis.verdict.best if analysis.verdict else ""
@@ -121,12 +121,13 @@ def _status(family: Family, result: ContrastResult) -> str:
 def _points(analysis: Analysis, share: float) -> str:
     """A difference in points of the test set: "3.4 points in 100 (about 19 of 550)"; plainly, of another measure."""
     if math.isfinite(share) and analysis.measure != Metric.TOP1.label:
-        return f"{abs(share):.3f} {analysis.measure}"
+        return f"{abs(share):.3f}{f' {analysis.measure}' if analysis.measure != 'value' else ''}"
     if not math.isfinite(share):
         return "an unknown number of points (no seed in common)"
     total = analysis.num_points[analysis.primary]
     num = round(abs(share) * total)
-    return f"{100 * abs(share):.1f} points in 100 ({f'about {num}' if num else 'less than one'} of {total})"
+    about = f"about {num}" if num else "less than one" if share else "none"
+    return f"{100 * abs(share):.1f} points in 100 ({about} of {total})"
 
 
 def _sure(analysis: Analysis, result: ContrastResult, sign: float = 1.0) -> str:
@@ -136,7 +137,8 @@ def _sure(analysis: Analysis, result: ContrastResult, sign: float = 1.0) -> str:
         return ", with no interval yet"
     ends = sorted((sign * result.family_low, sign * result.family_high))
     top1 = analysis.measure == Metric.TOP1.label
-    low, high = ((f"{100 * end:+.1f}" if top1 else f"{end:+.3f}").replace("-", MINUS) for end in ends)
+    low, high = (f"{100 * end:+.1f}" if top1 else f"{end:+.3f}" for end in ends)
+    low, high = ((text if end else text[1:]).replace("-", MINUS) for text, end in zip((low, high), ends, strict=True))
     at_once = " for all at once" if result.num_tests > 1 else ""
     return f", 95% interval{at_once} {low} to {high}; Holm p {p_text(result.p_family)}"
 
@@ -147,7 +149,7 @@ def headline(analysis: Analysis, others: Sequence[Baseline]) -> str:
     if found is None:
         return said
     arms = analysis.main
-    why = {name: yardsticks.idle(arms.cells[name], analysis.primary) for name in arms.names}
+    why = {name: yardsticks.idle(arms.cells[name], analysis.primary, analysis.metric) for name in arms.names}
     means = {group.name: float(group.at(arms.seeds or group.seeds).mean()) for group in arms.groups(analysis.primary)}
     best = found.best
     if why[best]:

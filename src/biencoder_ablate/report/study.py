@@ -91,6 +91,17 @@ class Study:
         return all(run.result for run in self.runs)
 
     @property
+    def has_tasks(self) -> bool:
+        """Whether the runs were measured on the eight candidate sets: of corpora that ask pairs."""
+        return all(run.test.get("tasks") for run in self.runs)
+
+    @property
+    def size(self) -> str:
+        """How much there is, in words: 40 finished runs, 4 configurations, 10 seeds."""
+        counts = {"finished run": len(self.runs), "configuration": len(self.cells), "seed": len(self.seeds)}
+        return ", ".join(f"{num} {name}{'' if num == 1 else 's'}" for name, num in counts.items())
+
+    @property
     def seeds(self) -> list[int]:
         """Every seed that some cell has."""
         return sorted({seed for cell in self.cells for seed in cell.runs})
