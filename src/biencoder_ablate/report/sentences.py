@@ -132,7 +132,7 @@ def _points(analysis: Analysis, share: float) -> str:
 
 def _sure(analysis: Analysis, result: ContrastResult, sign: float = 1.0) -> str:
     """How sure `sign` times a difference is, as a sentence goes on: the family's interval, which holds for all its
-    comparisons at once and so agrees with the verdict, in points in 100 if it is of top-1; and p."""
+    comparisons at once as the verdict does, in points in 100 if it is of top-1; and p."""
     if not math.isfinite(result.family_low):
         return ", with no interval yet"
     ends = sorted((sign * result.family_low, sign * result.family_high))
