@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import xml.etree.ElementTree as ET
 from collections import Counter
@@ -15,6 +16,7 @@ import pytest
 from report_runs import CURRICULUM, HEADS, config_of, made_up_points, write_run, write_study
 
 from biencoder_ablate.config import DataConfig, FusionConfig, TrainingConfig
+from biencoder_ablate.files import write_json
 from biencoder_ablate.report import style
 from biencoder_ablate.report.examples import Texts, side_by_side
 from biencoder_ablate.report.plots import draw, forest_page
@@ -267,9 +269,12 @@ def test_heads_without_relu_have_no_dead_pairs_to_draw(tmp_path, pictures):
     assert "Never any with: none, layernorm." in dead.caption
 
 
-def test_one_run_alone_can_be_drawn(tmp_path):
-    write_study(tmp_path, {"none": 0.4}, seeds=(0,))
-    assert [found.name for found in draw(analysis_of(tmp_path))] == ["learning_curves", "seeds", "tasks"]
+def test_one_run_alone_can_be_drawn_and_has_no_tasks_where_it_was_not_measured_on_them(tmp_path):
+    (run,) = write_study(tmp_path, {"none": 0.4}, seeds=(0,))
+    result = json.loads((run / "result.json").read_text("utf-8"))
+    result["test"]["tasks"] = {}
+    write_json(run / "result.json", result)
+    assert [found.name for found in draw(analysis_of(tmp_path))] == ["learning_curves", "seeds"]
 
 
 @pytest.mark.parametrize("name", ["$x_1$ \\alpha", "$\\frac{$", "</text><script>", "头 🤯", "a\nb", "_private"])

@@ -153,7 +153,8 @@ def test_the_page_is_sound_and_says_what_there_is_to_say(report):
     assert verdict
     assert verdict.start() < page.text.index("Differences"), "the verdict comes first"
     for words in (
-        "too few seeds to name a winner", "need 8 seeds", "LayerNorm × ReLU", "none − layernorm_relu", "clean test top-1 at the epoch with the best official val top-1",
+        "too few seeds to name a winner", "need 8 seeds",
+        "LayerNorm × ReLU", "none − layernorm_relu", "clean test top-1 at the epoch with the best official val top-1",
         "All 12 runs found have finished.", "Every configuration has every seed.", "training.freeze_encoder", "torch",
     ):  # fmt: skip
         assert words in page.text, words
