@@ -26,6 +26,7 @@ MOST_ROWS = 40  # of arms or of comparisons on one figure
 MOST_BESIDE = 16  # comparisons beside the answers, where the table below is to stay on the first screen
 MOST_CURVE_ROWS = 6  # settings on one figure
 MOST_PANELS = 12
+MOST_SQUEEZED = 2  # times as wide as the seeds' figures that a baseline may make their axis, on its side
 SHORT_NAME, LONG_NAME = 18, 44  # characters
 SPLITS = ("train", "val", "test")
 _PRIMARY = {"color": "black", "linewidth": 2.2, "marker": "o", "markersize": 5.5}
@@ -269,10 +270,15 @@ def _dots(analysis: Analysis, arms: Arms, lines: Sequence[Baseline]) -> list[Pic
         f"{style.seeds_text(arms)} a row; the "
         "mean's 95% interval is Student's t over seeds."
     )
+    seen = np.concatenate([cell.outcomes(analysis.primary).correct.mean(axis=1) for cell in analysis.study.cells])
+    low, high, room = seen.min(), seen.max(), MOST_SQUEEZED * np.ptp(seen)
+    near = [other for other in lines if low - room <= other.figures[analysis.key()] <= high + room]
+    beyond = [f"{other.label} ({other.figures[analysis.key()]:.3f})" for other in lines if other not in near]
+    caption += f" Beyond the edge: {', '.join(beyond)}." if beyond else ""
     figures = []
     for start in range(0, len(settings), MOST_PANELS):
         here = settings[start : start + MOST_PANELS]
-        figures.append(_twins(partial(_dots_page, analysis, arms, lines, here, start)))
+        figures.append(_twins(partial(_dots_page, analysis, arms, near, here, start)))
     return style.pictures(figures, "seeds", "Seed by seed", caption)
 
 
