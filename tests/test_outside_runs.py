@@ -14,7 +14,9 @@ from helpers import run_module
 from biencoder_ablate.evaluation import metrics
 from biencoder_ablate.report import sentences
 from biencoder_ablate.report.__main__ import main
+from biencoder_ablate.report.outlook import outlook
 from biencoder_ablate.report.outside import read_csv, read_trec
+from biencoder_ablate.report.plots import draw
 from biencoder_ablate.report.questions import Kind, analyse
 from biencoder_ablate.report.read import Metric, Protocol
 from biencoder_ablate.report.study import make_studies
@@ -103,6 +105,18 @@ def test_a_complete_design_gives_main_effects_and_interactions(tmp_path):
         assert result.family_low < result.interval.low < result.interval.high < result.family_high
     assert {name for name, result in effects.items() if result.told_apart()} >= {"A", "C (c1 − c0)"}
     assert (analysis.num_points[Protocol.OFFICIAL], analysis.num_debates[Protocol.OFFICIAL]) == (40, 10)
+    parts = [answer.part for answer in sentences.answers(analysis)]
+    assert (parts[:3], parts[-1]) == (["A", "B", "C (c1 − c0)"], "Interactions"), "those not told apart in one line"
+    forest = [picture for picture in draw(analysis) if picture.name.startswith("forest")]
+    assert [picture.name for picture in forest] == ["forest", "forest_more"], "28 pairs stand below"
+
+
+def test_no_difference_at_all_is_said_so(tmp_path):
+    rows = [(system, seed, f"q{q}", q % 2) for system in "ab" for seed in range(2) for q in range(10)]
+    analysis = analysis_of(read_csv(table(tmp_path / "r.csv", "system,seed,query,value", rows), "top-1"))
+    (answer,) = sentences.answers(analysis)
+    assert answer.detail == "0.0 points in 100 (none of 10) behind “a”, 95% interval 0.0 to 0.0; Holm p 1"
+    assert outlook(analysis.families[0].primary[0]).seeds_to_decide is None
 
 
 def test_the_page_over_a_table_speaks_of_nothing_that_outside_runs_lack(tmp_path, capsys):
@@ -119,7 +133,7 @@ def test_systems_beside_a_baseline_without_seeds(tmp_path):
     rows = [("mine", seed, f"q{q}", float(q % 4 != seed % 2), "") for seed in range(8) for q in range(40)]
     rows += [("bm25", "", f"q{q}", float(q % 4 == 3), "yes") for q in range(40)]
     collection = read_csv(table(tmp_path / "r.csv", "system,seed,query,value,baseline", rows))
-    assert collection.notes == ("bm25 has no seeds: it is the same beside each seed of the others",)
+    assert collection.notes == ("bm25 has no seeds: it is the same beside each seed of the others.",)
     analysis = analysis_of(collection)
     (family,) = analysis.families
     (result,) = family.primary

@@ -239,8 +239,9 @@ def test_where_the_relu_stands_sets_apart_only_heads_that_have_one(tmp_path):
 
 def test_what_always_changes_together_is_one_axis(tmp_path):
     minilm = ModelConfig(name="minilm", name_or_path="sentence-transformers/all-MiniLM-L6-v2", max_tokens=256)
+    tiny = ModelConfig(name="tiny", name_or_path=None, max_tokens=128)
     for seed in (0, 1):
-        write_run(tmp_path, config_of(seed=seed), [1] * NUM_SAMPLE_POINTS)
+        write_run(tmp_path, config_of(seed=seed, model=tiny), [1] * NUM_SAMPLE_POINTS, encoder="b" * 64)
         write_run(tmp_path, config_of(seed=seed, model=minilm), [1] * NUM_SAMPLE_POINTS, encoder="a" * 64)
     (axis,) = study_of(tmp_path).axes
     assert (axis.name, labels(axis)) == ("encoder", ("all-MiniLM-L6-v2", "tiny"))

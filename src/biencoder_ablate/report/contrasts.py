@@ -125,14 +125,15 @@ class ContrastResult:
 
 
 def summarise(group: Group, confidence: float = 0.95) -> GroupSummary:
-    """Mean over seeds, their standard deviation, and Student's t interval over seeds; nan for what one seed lacks.
+    """Mean over seeds, their standard deviation, and Student's t interval over seeds; nan for what one seed lacks, or
+    seeds that are all alike: an interval of no width would claim to be certain.
 
     The interval treats seeds as the sample and the points as fixed. It may leave [0, 1], as t intervals do.
     """
     per_seed = group.correct.mean(axis=1)
     num_seeds, mean = len(per_seed), float(per_seed.mean())
     deviation = float(per_seed.std(ddof=1)) if num_seeds > 1 else math.nan
-    half = t_quantile(num_seeds - 1, confidence) * deviation / math.sqrt(num_seeds)
+    half = t_quantile(num_seeds - 1, confidence) * (deviation or math.nan) / math.sqrt(num_seeds)
     return GroupSummary(num_seeds, mean, deviation, mean - half, mean + half)
 
 

@@ -59,7 +59,7 @@ def outlook(result: ContrastResult, alpha: float = 0.05) -> Outlook:
         return factor * math.sqrt(by_debates + seeds_part)
 
     least = max(2, seeds_needed(result.num_tests * result.num_looks, alpha))
-    enough = (seeds for seeds in range(least, MOST_SEEDS + 1) if within_reach(seeds) <= abs(result.estimate))
+    enough = (seeds for seeds in range(least, MOST_SEEDS + 1) if within_reach(seeds) <= abs(result.estimate) > 0)
     of_one = math.sqrt(by_seeds * num_seeds * (1 + 1 / num_seeds))
     if of_one > 0:
         p_first_better = float(special.stdtr(num_seeds - 1, result.estimate / of_one))

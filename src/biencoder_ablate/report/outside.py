@@ -165,7 +165,7 @@ def _collection(
                 "the first; systems are compared on the same queries"
             )
         if not seed and len(seeds) > 1:
-            notes.append(f"{system} has no seeds: it is the same beside each seed of the others")
+            notes.append(f"{system} has no seeds: it is the same beside each seed of the others.")
         row = np.array([scores[query] for query in queries])
         correct = {Protocol.OFFICIAL: row, Protocol.CLEAN: np.full(len(row), np.nan)}
         measured = Outcomes(queries, tuple(groups.values()), correct, ("",) * len(queries), measure)

@@ -23,8 +23,10 @@ from biencoder_ablate.report.yardsticks import Baseline
 
 MOST_LINES = 12  # of which colours, dashes and markers are told apart
 MOST_ROWS = 40  # of arms or of comparisons on one figure
+MOST_BESIDE = 16  # comparisons beside the answers, where the table below is to stay on the first screen
 MOST_CURVE_ROWS = 6  # settings on one figure
 MOST_PANELS = 12
+MOST_SQUEEZED = 2  # times as wide as the seeds' figures that a baseline may make their axis, on its side
 SHORT_NAME, LONG_NAME = 18, 44  # characters
 SPLITS = ("train", "val", "test")
 _PRIMARY = {"color": "black", "linewidth": 2.2, "marker": "o", "markersize": 5.5}
@@ -159,18 +161,21 @@ def _dead_pairs(analysis: Analysis, arms: Arms, lines: Sequence[Baseline]) -> li
 def _differences(analysis: Analysis, arms: Arms, lines: Sequence[Baseline]) -> list[Picture]:
     """Every comparison with its interval and p, the figure that decides and the other beside it.
 
-    First the parts and every pair, which stand beside the answers; then further questions, then each setting.
+    First the parts and every pair, which stand beside the answers as far as there is room; then further questions, then
+    each setting.
     """
     pictures: list[Picture] = []
     first = (Kind.EFFECTS, Kind.PARTS, Kind.PAIRS)
-    others = [kind for kind in Kind if kind is not Kind.SETTING and kind not in first]
-    for name, title, kinds, width in (
-        ("forest", "Differences", first, style.HALF),
-        ("forest_more", "Further differences", others, style.WIDTH),
-        ("forest_by_setting", "Differences, setting by setting", (Kind.SETTING,), style.WIDTH),
+    asked, others = analysis.of(*first), [kind for kind in Kind if kind is not Kind.SETTING and kind not in first]
+    rows = np.cumsum([len(family.primary) for family in asked])
+    beside = max(1, int(np.sum(rows <= MOST_BESIDE)))
+    for name, title, families, width in (
+        ("forest", "Differences", asked[:beside], style.HALF),
+        ("forest_more", "Further differences", asked[beside:] + analysis.of(*others), style.WIDTH),
+        ("forest_by_setting", "Differences, setting by setting", analysis.of(Kind.SETTING), style.WIDTH),
     ):
         pages: list[list[Family]] = []
-        for family in analysis.of(*kinds):
+        for family in families:
             if pages and sum(len(other.primary) for other in pages[-1]) + len(family.primary) <= MOST_ROWS:
                 pages[-1].append(family)
             else:
@@ -265,10 +270,15 @@ def _dots(analysis: Analysis, arms: Arms, lines: Sequence[Baseline]) -> list[Pic
         f"{style.seeds_text(arms)} a row; the "
         "mean's 95% interval is Student's t over seeds."
     )
+    seen = np.concatenate([cell.outcomes(analysis.primary).correct.mean(axis=1) for cell in analysis.study.cells])
+    low, high, room = seen.min(), seen.max(), MOST_SQUEEZED * np.ptp(seen)
+    near = [other for other in lines if low - room <= other.figures[analysis.key()] <= high + room]
+    beyond = [f"{other.label} ({other.figures[analysis.key()]:.3f})" for other in lines if other not in near]
+    caption += f" Beyond the edge: {', '.join(beyond)}." if beyond else ""
     figures = []
     for start in range(0, len(settings), MOST_PANELS):
         here = settings[start : start + MOST_PANELS]
-        figures.append(_twins(partial(_dots_page, analysis, arms, lines, here, start)))
+        figures.append(_twins(partial(_dots_page, analysis, arms, near, here, start)))
     return style.pictures(figures, "seeds", "Seed by seed", caption)
 
 
@@ -299,7 +309,10 @@ def _dots_page(
         panel.tick_params(labelbottom=k >= len(settings) - columns)
     figure.supxlabel(f"{analysis.measure}, mean over points", fontsize=8.5)
     keys: list[tuple[str, dict[str, Any]]] = [
-        (f"{analysis.primary}, one seed", {"color": "black", "marker": "o", "markersize": 3.6, "linestyle": ""}),
+        (
+            f"{analysis.primary}, one seed" if analysis.study.trained_here else "one seed",
+            {"color": "black", "marker": "o", "markersize": 3.6, "linestyle": ""},
+        ),
         ("mean", {"color": "black", "marker": "|", "markersize": 10, "markeredgewidth": 1.6, "linestyle": ""}),
         ("its 95% interval", {"color": "black", "alpha": 0.28, "linewidth": 6}),
     ]
@@ -320,7 +333,7 @@ def _dot_row(panel: Axes, cell: Cell, analysis: Analysis, y: float, look: Style)
 
 
 def _tasks(analysis: Analysis, arms: Arms, lines: Sequence[Baseline]) -> list[Picture]:
-    if not analysis.study.trained_here:
+    if not analysis.study.has_tasks:
         return []
     looks = style.styles(arms.names)
     spread = np.linspace(-0.28, 0.28, len(arms.names)) if len(arms.names) > 1 else [0.0]

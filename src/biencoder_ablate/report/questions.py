@@ -257,7 +257,7 @@ class Analysis:
         if not seen or self.looks:
             return ""
         return (
-            f"Seeds were added after a look: reports here have seen {' and '.join(map(str, seen))} seeds before. "
+            f"Seeds were added after a look: earlier reports here had fewer ({', '.join(map(str, seen))}). "
             "Looking until something is told apart finds something more often than 1 time in 20; --looks declares when "
             "to look, and shares alpha among the looks."
         )

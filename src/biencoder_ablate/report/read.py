@@ -41,11 +41,6 @@ class Protocol(StrEnum):
         """A metric's key in records and results."""
         return f"{metric}_clean" if self is Protocol.CLEAN else str(metric)
 
-    @property
-    def top1(self) -> str:
-        """The key of its top-1."""
-        return self.key(Metric.TOP1)
-
 
 class Metric(StrEnum):
     """What a point scores: under its name in records and results."""

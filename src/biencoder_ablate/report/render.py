@@ -102,7 +102,7 @@ def study_report(
     reproduce: list[tables.Table] = []
     if study.trained_here:
         reproduce = [tables.constants_table(study), tables.versions_table(study), tables.runs_table(study)]
-    tasks: list[Block] = [*drawn("tasks"), ("table", tables.tasks_table(analysis.main))] if study.trained_here else []
+    tasks: list[Block] = [*drawn("tasks"), ("table", tables.tasks_table(analysis.main))] if study.has_tasks else []
     sections: list[tuple[str, str, list[Block]]] = [
         ("differences", "Differences", differences),
         ("configurations", "Configurations" if several else "Seed by seed", configurations),

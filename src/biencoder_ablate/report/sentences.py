@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from biencoder_ablate.report import yardsticks
 from biencoder_ablate.report.contrasts import ContrastResult
 from biencoder_ablate.report.fill import fill
-from biencoder_ablate.report.questions import ALPHA, Analysis, Family, Kind, Verdict, quoted, verdict
+from biencoder_ablate.report.questions import ALPHA, MOST_NAMED, Analysis, Family, Kind, Verdict, quoted, verdict
 from biencoder_ablate.report.read import FINISHED, WITHOUT, Metric, Protocol, Run
 from biencoder_ablate.report.significance import FEW_SEEDS, MAX_EXACT_SEEDS, seeds_needed
 from biencoder_ablate.report.study import Arms, Study
@@ -42,7 +42,11 @@ def answers(analysis: Analysis) -> list[Answer]:
     """A line for each part of the head; where no parts were varied, for each level of what was, against the best."""
     family = analysis.family(Kind.EFFECTS)
     if family is not None:
-        return [_of_part(analysis, family, result) for result in family.primary]
+        quiet = [result for result in family.primary if "×" in result.contrast.name and not result.told_apart(ALPHA)]
+        if len(quiet) < 2:
+            return [_of_part(analysis, family, result) for result in family.primary]
+        loud = [_of_part(analysis, family, result) for result in family.primary if result not in quiet]
+        return [*loud, _quiet_interactions(analysis, family, quiet)]
     if (parts := analysis.family(Kind.PARTS)) is not None:
         return [_against_baseline(analysis, parts, result) for result in parts.primary]
     family, best = analysis.family(Kind.PAIRS), analysis.verdict.best if analysis.verdict else ""
@@ -92,10 +96,20 @@ def _of_part(analysis: Analysis, family: Family, result: ContrastResult) -> Answ
     told, size = status in ("earns", "costs"), _points(analysis, result.estimate)
     if len(both) > 1:
         words = f"{'more' if status == 'earns' else 'less'} than their sum" if told else words
-        detail = f"{size} {'more' if result.estimate > 0 else 'less'} than the sum of their effects"
+        parts = "their effects" if len(both) == 2 else "their effects and lesser interactions"
+        detail = f"{size} {'more' if result.estimate > 0 else 'less'} than the sum of {parts}"
         return Answer(f"{' and '.join(both)} together", status, words, f"{detail}{_sure(analysis, result)}")
     does = "brings" if result.estimate > 0 else "costs"
     return Answer(both[0], status, words, f"it {does} {size}{'' if told else ' so far'}{_sure(analysis, result)}")
+
+
+def _quiet_interactions(analysis: Analysis, family: Family, results: Sequence[ContrastResult]) -> Answer:
+    """One line for the interactions of three or more factors that are not told apart from 0."""
+    largest = max(results, key=lambda result: abs(result.estimate))
+    status = _status(family, largest)
+    words = "not known at this number of seeds" if status == "unknown" else "cannot be told from nothing"
+    detail = f"of {len(results)} the largest so far is {largest.contrast.name}: {_points(analysis, largest.estimate)}"
+    return Answer("Interactions", status, words, f"{detail}{_sure(analysis, largest)}")
 
 
 def _status(family: Family, result: ContrastResult) -> str:
@@ -107,22 +121,24 @@ def _status(family: Family, result: ContrastResult) -> str:
 def _points(analysis: Analysis, share: float) -> str:
     """A difference in points of the test set: "3.4 points in 100 (about 19 of 550)"; plainly, of another measure."""
     if math.isfinite(share) and analysis.measure != Metric.TOP1.label:
-        return f"{abs(share):.3f} {analysis.measure}"
+        return f"{abs(share):.3f}{f' {analysis.measure}' if analysis.measure != 'value' else ''}"
     if not math.isfinite(share):
         return "an unknown number of points (no seed in common)"
     total = analysis.num_points[analysis.primary]
     num = round(abs(share) * total)
-    return f"{100 * abs(share):.1f} points in 100 ({f'about {num}' if num else 'less than one'} of {total})"
+    about = f"about {num}" if num else "less than one" if share else "none"
+    return f"{100 * abs(share):.1f} points in 100 ({about} of {total})"
 
 
 def _sure(analysis: Analysis, result: ContrastResult, sign: float = 1.0) -> str:
     """How sure `sign` times a difference is, as a sentence goes on: the family's interval, which holds for all its
-    comparisons at once and so agrees with the verdict, in points in 100 if it is of top-1; and p."""
+    comparisons at once as the verdict does, in points in 100 if it is of top-1; and p."""
     if not math.isfinite(result.family_low):
         return ", with no interval yet"
     ends = sorted((sign * result.family_low, sign * result.family_high))
     top1 = analysis.measure == Metric.TOP1.label
-    low, high = ((f"{100 * end:+.1f}" if top1 else f"{end:+.3f}").replace("-", MINUS) for end in ends)
+    low, high = (f"{100 * end:+.1f}" if top1 else f"{end:+.3f}" for end in ends)
+    low, high = ((text if end else text[1:]).replace("-", MINUS) for text, end in zip((low, high), ends, strict=True))
     at_once = " for all at once" if result.num_tests > 1 else ""
     return f", 95% interval{at_once} {low} to {high}; Holm p {p_text(result.p_family)}"
 
@@ -133,7 +149,7 @@ def headline(analysis: Analysis, others: Sequence[Baseline]) -> str:
     if found is None:
         return said
     arms = analysis.main
-    why = {name: yardsticks.idle(arms.cells[name], analysis.primary) for name in arms.names}
+    why = {name: yardsticks.idle(arms.cells[name], analysis.primary, analysis.metric) for name in arms.names}
     means = {group.name: float(group.at(arms.seeds or group.seeds).mean()) for group in arms.groups(analysis.primary)}
     best = found.best
     if why[best]:
@@ -149,8 +165,9 @@ def headline(analysis: Analysis, others: Sequence[Baseline]) -> str:
             else f"Only {quoted(best)} does something ({means[best]:.3f})."
         )
     if higher := yardsticks.below(means[best], analysis.key(), others):
-        named = [f"{other.label} ({other.figures[analysis.key()]:.3f})" for other in higher]
-        said += f" That is below {' and '.join(named)}, which need no training."
+        *named, last = [f"{other.label} ({other.figures[analysis.key()]:.3f})" for other in higher]
+        need = f"{', '.join(named)} and {last}, which need" if named else f"{last}, which needs"
+        said += f" That is below {need} no training."
     return said
 
 
@@ -173,7 +190,9 @@ def selected(found: Selection) -> str:
             swapped[a, b] = max(map(abs, leads))
     if not swapped:
         return "Whichever rule picks the epoch, the order is the same."
-    pairs = _few([quoted(*pair) for pair in swapped])
+    pairs = "; ".join(quoted(*pair) for pair in swapped)
+    if len(swapped) > MOST_NAMED:
+        pairs = f"{len(swapped)} of the {math.comb(len(names), 2)} pairs"
     return (
         f"By another rule of picking the epoch {pairs} change places; under no rule are they more than "
         f"{100 * max(swapped.values()):.1f} points in 100 apart."

@@ -91,6 +91,17 @@ class Study:
         return all(run.result for run in self.runs)
 
     @property
+    def has_tasks(self) -> bool:
+        """Whether the runs were measured on the eight candidate sets: of corpora that ask pairs."""
+        return all(run.test.get("tasks") for run in self.runs)
+
+    @property
+    def size(self) -> str:
+        """How much there is, in words: 40 finished runs, 4 configurations, 10 seeds."""
+        counts = {"finished run": len(self.runs), "configuration": len(self.cells), "seed": len(self.seeds)}
+        return ", ".join(f"{num} {name}{'' if num == 1 else 's'}" for name, num in counts.items())
+
+    @property
     def seeds(self) -> list[int]:
         """Every seed that some cell has."""
         return sorted({seed for cell in self.cells for seed in cell.runs})
@@ -275,9 +286,8 @@ def _encoder_levels(runs: Sequence[Run]) -> list[Level]:
     """The last part of the weights' name, with the fingerprint where that is not enough."""
     prints = [run.identity["model"]["fingerprint"] for run in runs]
     labels = []
-    for run, fingerprint in zip(runs, prints, strict=True):
-        name = (run.config.get("model") or {}).get("name_or_path")
-        labels.append("tiny" if fingerprint.startswith("tiny") else PurePath(str(name or "unnamed")).name)
+    for model in (run.config.get("model") or {} for run in runs):
+        labels.append(PurePath(str(model.get("name_or_path") or model.get("name") or "unnamed")).name)
     if len(set(labels)) < len(set(prints)):
         labels = [f"{label} {fingerprint[:8]}" for label, fingerprint in zip(labels, prints, strict=True)]
     return [Level(label, label, (label,)) for label in labels]

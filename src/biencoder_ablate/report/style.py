@@ -88,7 +88,7 @@ def _written(figure: Figure, kind: str) -> bytes:
         warnings.filterwarnings("ignore", message=".*Glyph.*missing.*")  # a name in a script the font lacks
         if figure.get_layout_engine() is not None:
             figure.draw_without_rendering()
-            figure.set_layout_engine("none")  # laid out now: not once more for each format, which takes half the time
+            figure.set_layout_engine(None)  # laid out now: not once more for each format, which takes half the time
         figure.savefig(file, format=kind, dpi=160, metadata=metadata)
     return file.getvalue()
 

@@ -163,7 +163,7 @@ def _figures(
         ]
     row += [yardsticks.mean(run.test.get("recall@10") for run in runs)]
     row += [yardsticks.mean(run.result.get("best_epoch") for run in runs)]
-    marks = [yardsticks.idle(cells, analysis.primary)]
+    marks = [yardsticks.idle(cells, analysis.primary, analysis.metric)]
     higher = yardsticks.below(first.mean, analysis.key(), others)
     marks += [f"below {', '.join(other.label for other in higher)}"] if higher else []
     return [*row, "; ".join(filter(None, marks))]
@@ -325,8 +325,8 @@ def debates_table(pair: SideBySide, key: str) -> Table:
     rows = tuple((debate, num, a, b, a - b) for debate, num, a, b in pair.debates)
     ahead, behind = sum(row[4] > 0 for row in rows), sum(row[4] < 0 for row in rows)
     caption = (
-        f"A debate's points, what they score on average, over {pair.num_runs} runs each: {pair.a} leads in {ahead} "
-        f"debates, {pair.b} in {behind}, {len(rows) - ahead - behind} are even."
+        f"A debate's points, what they score on average, over {pair.num_runs} runs each. Of {len(rows)} debates "
+        f"{pair.a} leads in {ahead} and {pair.b} in {behind}."
     )
     return Table(key, caption, columns, rows)
 

@@ -44,7 +44,7 @@ def write_report(
     known = read_json(output / LOOKS)
     seen_before: dict[str, list[int]] = known if isinstance(known, dict) else {}
     for k, study in enumerate(studies):
-        print(f"{study.name}: {len(study.runs)} finished runs of {len(study.cells)} configurations …", file=sys.stderr)
+        print(f"{study.name}: {study.size} …", file=sys.stderr)
         texts = load_texts(study)
         earlier = seen_before.get(study.name) or []
         analysis = replace(analyse(study, protocol, looks, texts.cluster_of), earlier=tuple(earlier))

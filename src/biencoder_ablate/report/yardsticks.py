@@ -72,22 +72,21 @@ def mean(values: Iterable[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def idle(cells: Sequence[Cell], primary: Protocol) -> str:
+def idle(cells: Sequence[Cell], primary: Protocol, metric: Metric) -> str:
     """Why a head cannot be credited with its figure, or nothing: it is dead, changes nothing, or only makes it worse.
 
     The first two where they hold for most runs. Nothing is said of runs that do not re-rank.
     """
     runs = [run for cell in cells for run in cell.runs.values()]
     runs = [run for run in runs if (run.identity.get("evaluation") or {}).get("rerank") != "none"]
-    before = [stage1(run, primary) for run in runs]
+    before = [stage1(run, primary, metric) for run in runs]
     if (num := sum(dead_share(run) >= DEAD for run in runs)) * 2 > len(runs):
         return f"head dead in {num} of {len(runs)} runs"
-    if any(value is None for value in before):
+    if any(stage1(run, primary) is None for run in runs):  # they do not say what there was before the head
         return ""
     if (num := sum(_unchanged(run.test) for run in runs)) * 2 > len(runs):
         return f"head changes nothing in {num} of {len(runs)} runs"
-    after = mean(run.test.get(primary.top1) for run in runs)
-    then = mean(before)
+    after, then = mean(run.test.get(primary.key(metric)) for run in runs), mean(before)
     return "no gain over stage 1" if None not in (after, then) and after <= then else ""  # type: ignore[operator]
 
 
