@@ -295,7 +295,7 @@ def test_the_variants_differ_from_the_first_epoch_on_with_the_same_seed(finished
     """And before it only where the head has a say: linear1 and linear2 start from the same weights."""
     by_head = {}
     for head in HEADS:
-        (path,) = finished_sweep.runs.glob(f"{head}_neg0.01_seed0_*")
+        (path,) = finished_sweep.runs.glob(f"{head}_neg0.01_seed1_*")
         by_head[head] = records_of(path)
     before, first = ([records[i] for records in by_head.values()] for i in (0, 1))
     assert len({record["loss"] for record in first}) == 4

@@ -24,6 +24,7 @@ from biencoder_ablate.runs.directory import RunDirectory
 FROZEN = (
     "recipe=study",
     "model=tiny",
+    "training.precision=fp32",
     "training.freeze_encoder=true",
     "training.epochs=30",
     "training.head_learning_rate=0.001",
@@ -32,7 +33,7 @@ FROZEN = (
     "data.limit=4",
 )
 TINY = ("recipe=study", "model=tiny", "model.max_tokens=16", "data.limit=4")
-TRAINED = (*TINY, "training.epochs=6", "head=none", "neg_ratio=0.3")
+TRAINED = (*TINY, "training.precision=fp32", "training.epochs=6", "head=none", "neg_ratio=0.3")
 
 
 class Disk:

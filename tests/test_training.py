@@ -57,7 +57,7 @@ TIMES = ("train_seconds", "eval_seconds", "pairs_per_second", "tokens_per_second
 
 def make_config(tmp_path, head="layernorm_relu", training=None, **changes):
     """Two debates of the sample a split, texts cut short: an epoch is a fraction of a second."""
-    settings = {"epochs": 2, "learning_rate": 3e-4, "device": "cpu", **(training or {})}
+    settings = {"epochs": 2, "learning_rate": 3e-4, "device": "cpu", "precision": "fp32", **(training or {})}
     config = Config(
         data=DataConfig(limit=2),
         model=ModelConfig("tiny", max_tokens=24, retrieval_dim=16),
@@ -100,24 +100,24 @@ def state_of(parts):
 
 @pytest.fixture(scope="module")
 def two_epochs(tmp_path_factory):
-    """Of each head: (records, weights) after two epochs with seed 0."""
+    """Of each head: (records, weights) after two epochs with seed 1."""
     found = {}
     for head in VARIANTS:
-        records, parts = run_epochs(make_config(tmp_path_factory.mktemp(head), head))
+        records, parts = run_epochs(make_config(tmp_path_factory.mktemp(head), head, seed=1))
         found[head] = records, state_of(parts)
     return found
 
 
 def test_the_same_seed_twice_is_bit_equal(tmp_path, two_epochs):
     torch.manual_seed(99)  # whatever state other code left behind must not matter
-    records, parts = run_epochs(make_config(tmp_path))
+    records, parts = run_epochs(make_config(tmp_path, seed=1))
     expected, weights = two_epochs["layernorm_relu"]
     assert as_json(records) == as_json(expected)
     assert all(torch.equal(value, weights[name]) for name, value in state_of(parts).items())
 
 
 def test_another_seed_is_another_run(tmp_path, two_epochs):
-    records, _ = run_epochs(make_config(tmp_path, seed=1))
+    records, _ = run_epochs(make_config(tmp_path, seed=2))
     expected, _ = two_epochs["layernorm_relu"]
     assert records[1]["loss"] != expected[1]["loss"]
     assert records[1]["hard_share"] == expected[1]["hard_share"]
@@ -136,7 +136,7 @@ def test_heads_differ_from_the_first_epoch_on_and_start_from_the_same_encoder(tw
 
 
 def test_every_part_is_trained(tmp_path, two_epochs):
-    before = state_of(build(make_config(tmp_path))[0])
+    before = state_of(build(make_config(tmp_path, seed=1))[0])
     _, after = two_epochs["layernorm_relu"]
     same = {name for name, value in before.items() if torch.equal(value, after[name])}
     assert not {name for name in same if name.endswith((".weight", ".bias"))}
@@ -453,7 +453,7 @@ def test_a_run_selects_by_clean_figures_where_val_shares_texts_with_train(tmp_pa
             data=DataConfig("pairs", str(table)),
             evaluation=EvaluationConfig(select=select),
             training={"epochs": 6, "batch_size": 2, "learning_rate": 1e-3, "head_learning_rate": 0.01},
-            seed=3,
+            seed=11,
         )
         outcome = run_experiment(config, "", [], quiet=True)
         lines = (outcome.directory.path / "metrics.jsonl").read_text("utf-8").splitlines()

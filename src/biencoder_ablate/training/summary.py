@@ -135,7 +135,9 @@ def last_lines(run: RunDirectory, result: dict[str, Any], config: Config, record
         lines.append(meaning(result))
     lines.append(f"done in {result['seconds']:.1f} s: {run.path}")
     lines.append(f'next       python -m biencoder_ablate.retrieve {run.path} "an argument"')
-    lines.append("           python -m biencoder_ablate -m head=none,layernorm,relu,layernorm_relu seed=0,1,2")
+    sweep = "-m head=none,layernorm,relu,layernorm_relu seed=0,1,2"
+    of_the_sample = f"python -m biencoder_ablate {sweep}"
+    lines.append(f"           {of_the_sample if config.data.name == 'sample' else f'the same command with {sweep}'}")
     return "\n".join(lines)
 
 
