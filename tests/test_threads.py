@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from test_packed import CPU, make_encoder, make_tokens
 from torch import nn
 
-from biencoder_ablate.model.packed import _attend_dropping, _drop
+from biencoder_ablate.model.packed import _attend_plainly, _drop
 from biencoder_ablate.model.texts import EncodedTexts, back_in_order, packed_encoder
 from biencoder_ablate.model.threads import TwoThreads, halves
 
@@ -90,12 +90,12 @@ def test_dropout_from_a_generator_keeps_the_mean_and_drops_the_share():
 def test_attention_with_a_generator_is_torchs_own_but_for_the_draws():
     q, k, v = torch.randn(3, 2, 4, 5, 6, generator=torch.Generator().manual_seed(0))
     expected = nn.functional.scaled_dot_product_attention(q, k, v, scale=0.3)
-    found = _attend_dropping(nn.Dropout(0.5).eval(), 0.3, torch.Generator(), q, k, v)
+    found = _attend_plainly(nn.Dropout(0.5).eval(), 0.3, torch.Generator(), q, k, v)
     assert torch.allclose(found, expected, atol=1e-6)
-    weights = torch.softmax(q @ k.mT * 0.3, -1)
+    weights = torch.softmax(q * 0.3 @ k.mT, -1)
     dropout = nn.Dropout(0.5).train()
     dropped = _drop(dropout, weights, torch.Generator().manual_seed(7)) @ v
-    assert torch.equal(_attend_dropping(dropout, 0.3, torch.Generator().manual_seed(7), q, k, v), dropped)
+    assert torch.equal(_attend_plainly(dropout, 0.3, torch.Generator().manual_seed(7), q, k, v), dropped)
 
 
 def test_an_error_in_a_thread_reaches_the_caller():

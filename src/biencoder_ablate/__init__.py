@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from biencoder_ablate.api import TrainedModel
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 
 def load(run_dir: str | Path, overrides: Sequence[str] = ()) -> TrainedModel:

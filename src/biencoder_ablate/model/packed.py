@@ -131,8 +131,9 @@ def _drop(dropout: Any, x: torch.Tensor, generator: torch.Generator | None) -> t
     # Sixteen bits an element, four elements a draw: bernoulli_ draws one by one, which costs more than twice as much.
     bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
     dropped = round(dropout.p * 2**16)
-    kept = bits.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - 2**15
-    return x * kept.to(x.dtype).div_(1 - dropped / 2**16)
+    kept = torch.empty(x.shape, dtype=x.dtype)  # of x's type at once: a boolean one costs five times as much
+    torch.ge(bits.view(torch.int16)[: x.numel()].view(x.shape), dropped - 2**15, out=kept)
+    return x * kept.div_(1 - dropped / 2**16)
 
 
 Weights = tuple[torch.Tensor, ...]
@@ -208,8 +209,10 @@ def _attend(attention: Any, asked: Asked, batch: Packed, generator: torch.Genera
     """Queries attend to the keys of their own text, by the best way of the device: (…, A, D) → (…, H)."""
     dropout = attention.dropout.p if attention.training else 0.0
     call = functools.partial(F.scaled_dot_product_attention, dropout_p=dropout, scale=attention.scaling)
-    if generator is not None and dropout > 0:
-        call = functools.partial(_attend_dropping, attention.dropout, attention.scaling, generator)
+    # torch's own draws dropout from its one generator, and on a CPU its gradients in bf16 are slower than in fp32.
+    slow = asked.query.device.type == "cpu" and asked.query.dtype == torch.bfloat16 and asked.query.requires_grad
+    if slow or (generator is not None and dropout > 0):
+        call = functools.partial(_attend_plainly, attention.dropout, attention.scaling, generator)
     if asked.query.device.type != "cuda":
         return _attend_in_runs(call, asked)
     if _takes_flash(asked.query):
@@ -217,12 +220,18 @@ def _attend(attention: Any, asked: Asked, batch: Packed, generator: torch.Genera
     return _attend_padded(call, asked)
 
 
-def _attend_dropping(
-    dropout: Any, scale: float, generator: torch.Generator, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+def _attend_plainly(
+    dropout: Any,
+    scale: float,
+    generator: torch.Generator | None,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
 ) -> torch.Tensor:
-    """Attention (B, A, L, D) whose dropout draws from `generator`, which torch's own function cannot be given."""
-    weights = torch.softmax(query @ key.mT * scale, dim=-1)
-    return _drop(dropout, weights, generator) @ value
+    """Attention (B, A, L, D) by two products and a softmax, its dropout drawn from `generator` where there is one."""
+    with torch.autocast(query.device.type, enabled=False):  # it would take the softmax to float32, there and back
+        weights = torch.softmax(query * scale @ key.mT, dim=-1)
+        return _drop(dropout, weights, generator) @ value
 
 
 def _attend_in_runs(call: Any, asked: Asked) -> torch.Tensor:

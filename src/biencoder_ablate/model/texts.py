@@ -28,6 +28,7 @@ from biencoder_ablate.model.packed import can_pack, encode_packed, finish_layer,
 from biencoder_ablate.model.threads import TwoThreads, halves
 
 TRAIN_TOKEN_BUDGET = {"cpu": 2048, "cuda": 65536, "mps": 8192}
+CPU_TRAIN_TOKEN_BUDGET_IN_BF16 = 8192
 EVAL_TOKEN_BUDGET = {"cpu": 4096, "cuda": 131072, "mps": 16384}
 """Tokens of one pass through the encoder, padding included, by device: what its caches or its memory hold."""
 
@@ -132,6 +133,8 @@ class TextEncoder:
     def _train_token_budget(self) -> int:
         """On CUDA no more than fits beside weights, gradients and two moments, with a fifth of the memory left."""
         budget, device = TRAIN_TOKEN_BUDGET[self.reading.device.type], self.reading.device
+        if device.type == "cpu" and self.reading.precision == "bf16":
+            return CPU_TRAIN_TOKEN_BUDGET_IN_BF16
         if device.type != "cuda":
             return budget
         weights = sum(value.numel() for value in self.module.parameters())

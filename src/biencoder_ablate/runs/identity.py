@@ -13,7 +13,7 @@ from typing import Any
 
 from biencoder_ablate.config import Config, head_name
 
-RESULTS_VERSION = 5
+RESULTS_VERSION = 6
 """Raised when a change to the code alters figures, so that old and new runs never share a name."""
 
 
