@@ -4,9 +4,9 @@
 
 MultipleNegativesRankingLoss over the distinct training pairs, its own batches without duplicates, linear decay from
 5e-5, mean pooling, dropout the checkpoint's own; ranked by cosine with this project's candidates. The csv has a line
-a point (system, seed, query, value, group: value 1 where the counter comes first), clean points only or, with
---official, all: what `report --from` reads. Figures of val and test are printed, and kept beside it in a json of the
-same name. Needs the `benchmarks` extra.
+a clean point (system, seed, query, value, group: value 1 where the counter comes first): what `report --from` reads;
+st_official.csv beside it all points. Figures of val and test are printed, and kept in st.json. Needs the `benchmarks`
+extra.
 """
 
 from __future__ import annotations
@@ -86,11 +86,11 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--mined", action="store_true", help="one hard negative a pair, by its own miner")
-    parser.add_argument("--official", action="store_true", help="all test points in the csv, not the clean ones")
     parser.add_argument("-o", "--output", required=True)
     given = parser.parse_args()
     system = f"sentence-transformers{' mined' if given.mined else ''}"
-    lines: list[list[Any]] = []
+    output = Path(given.output)
+    lines: dict[str, list[list[Any]]] = {"clean_rank": [], "rank": []}
     seen: dict[int, dict[str, Any]] = {}
     for seed in given.seeds:
         setting = Setting(given.data, max_tokens=given.max_tokens, batch_size=given.batch_size, dropout=None, seed=seed)
@@ -103,15 +103,15 @@ def main() -> None:
             shown = " ".join(f"{key} {figures[key]:.4f}" for key in ("top1", "top1_clean", "mrr", "recall@10"))
             print(f"{system} seed {seed} {split}: {shown} ({seconds:.0f} s of training)", flush=True)
             seen.setdefault(seed, {})[split] = figures
-        rank = "rank" if given.official else "clean_rank"
-        lines += [
-            [system, seed, record["id"], int(record[rank] == 1), f"{record['theme']}/{record['debate']}"]
-            for record in records
-            if record[rank] is not None
-        ]
-        with Path(given.output).open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([["system", "seed", "query", "value", "group"], *lines])
-        write_json(Path(given.output).with_suffix(".json"), {"system": system, "seeds": seen})
+        for rank, path in (("clean_rank", output), ("rank", output.with_stem(f"{output.stem}_official"))):
+            lines[rank] += [
+                [system, seed, record["id"], int(record[rank] == 1), f"{record['theme']}/{record['debate']}"]
+                for record in records
+                if record[rank] is not None
+            ]
+            with path.open("w", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows([["system", "seed", "query", "value", "group"], *lines[rank]])
+        write_json(output.with_suffix(".json"), {"system": system, "seeds": seen})
 
 
 if __name__ == "__main__":
