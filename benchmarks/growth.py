@@ -17,7 +17,6 @@ from biencoder_ablate.evaluation.pair_scores import pair_scorer
 from biencoder_ablate.evaluation.ranking import rank
 from biencoder_ablate.model.biencoder import BiEncoder
 from biencoder_ablate.model.flops import forward_flops
-from biencoder_ablate.model.memory import keep_freed_memory
 from biencoder_ablate.training.assemble import architecture_of
 
 
@@ -34,7 +33,6 @@ def lines(setting: Setting, num_turns: int) -> Iterator[str]:
 
 def _pairs(setting: Setting, num_turns: int) -> Iterator[str]:
     """Ranking N pairs among 2N candidates, N times 1, 2, 4 and 8, from given embeddings: N² distances."""
-    keep_freed_memory()
     split = setting.table().splits["train"]
     candidates, width = candidate_texts(split), 384
     num_texts = int(candidates.max()) + 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import time
 from collections.abc import Callable
@@ -16,7 +15,6 @@ from biencoder_ablate.data.tokens import tokenize
 from biencoder_ablate.evaluation.candidates import prepare
 from biencoder_ablate.model.biencoder import BiEncoder
 from biencoder_ablate.model.encoder import load_tokenizer
-from biencoder_ablate.model.memory import keep_freed_memory
 from biencoder_ablate.model.texts import CachedTexts, EncodedTexts, plain_encoder
 from biencoder_ablate.runs.records import RunLog
 from biencoder_ablate.training.assemble import Parts, architecture_of, build_parts, make_loss, make_plan
@@ -28,8 +26,6 @@ from biencoder_ablate.training.processes import World
 def build(setting: Setting, without: str = "", contrastive: bool = False, **training: object) -> Parts:
     """The parts of a run of this setting, `without` one thing that makes it fast: see WITHOUT."""
     assert without in ("", *WITHOUT)
-    if without == "kept memory":
-        os.environ["MALLOC_TRIM_THRESHOLD_"] = "as it is"  # `keep_freed_memory` leaves alone who has a say himself
     config = (setting.contrastive if contrastive else setting.config)(save_model=False, **training)
     parts = build_parts(make_plan(config), RunLog(None, quiet=True), World())
     texts = parts.trainee.texts
@@ -41,7 +37,7 @@ def build(setting: Setting, without: str = "", contrastive: bool = False, **trai
     return parts
 
 
-WITHOUT = ("two threads", "packing", "kept memory")
+WITHOUT = ("two threads", "packing")
 """What `build` can leave out. Without packing, texts of similar length are padded together, on one thread at a time."""
 
 
@@ -103,7 +99,6 @@ def encoding(setting: Setting, device: str = "cpu", **options: object) -> Callab
 
 def ranking(setting: Setting, fast: bool = True) -> Callable[[object], float]:
     """A function that mines a hard negative for every pair, ranks all splits, and returns the seconds that took."""
-    keep_freed_memory()
     table = setting.table()
     width = json.loads((setting.model_directory() / "config.json").read_text("utf-8"))["hidden_size"]
     random = torch.Generator().manual_seed(setting.seed)

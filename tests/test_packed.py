@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BertConfig, BertModel
 
-import biencoder_ablate.model.linear
 import biencoder_ablate.model.packed as packed
 from biencoder_ablate.data.tokens import Tokens
 from biencoder_ablate.model.texts import EncodedTexts, encode_rows, packed_encoder, plain_encoder
@@ -91,12 +90,6 @@ def test_attention_with_padding_of_its_own_is_the_same(pooling, lengths):
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(packed, "_attend_in_runs", packed._attend_padded)
         assert_equal(ENCODERS[pooling], pooling, make_tokens(lengths), np.arange(len(lengths)))
-
-
-@pytest.mark.parametrize("pooling", POOLINGS)
-def test_without_onednn_it_is_the_same(pooling, monkeypatch):
-    monkeypatch.setattr(biencoder_ablate.model.linear, "HAS_ONEDNN", False)
-    assert_equal(ENCODERS[pooling], pooling, make_tokens([3, 17, 1, 40, 40]), np.arange(5))
 
 
 @pytest.mark.parametrize("activation", ["gelu_new", "relu"])

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-
-from biencoder_ablate.model.linear import linear
+from torch.nn import functional as F
 
 BLOCK = 512
 """So many points at a time have their distances worked out, or fewer: at most FLOATS of them."""
@@ -49,7 +48,7 @@ def distances_to(points: torch.Tensor, targets: Targets) -> torch.Tensor:
     x = points - targets.centre
     squares = x.square().sum(1, keepdim=True)
     extended = torch.cat([-2 * x, squares, torch.ones_like(squares)], dim=1)
-    return linear(extended, targets.extended).clamp_(min=0.0)
+    return F.linear(extended, targets.extended).clamp_(min=0.0)
 
 
 def check_finite(values: torch.Tensor) -> None:

@@ -20,7 +20,6 @@ import torch
 from torch.nn import functional as F
 
 from biencoder_ablate.data.tokens import Tokens, to_device
-from biencoder_ablate.model.linear import linear
 
 PADDING_ALLOWED = 1.25
 """Where attention has to be padded, texts of similar length share a call until it holds so many times their tokens."""
@@ -178,7 +177,7 @@ class _Cast(torch.autograd.Function):
 def _project(attention: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Queries, keys or values of tokens, as many as there are weights end to end, each (N, A, D), in one product."""
     heads = (attention.num_attention_heads, attention.attention_head_size)
-    return linear(x, weight, bias).view(len(x), -1, *heads).unbind(1)
+    return F.linear(x, weight, bias).view(len(x), -1, *heads).unbind(1)
 
 
 def finish_layer(
@@ -187,10 +186,10 @@ def finish_layer(
     """What a layer does after attention: project, add, normalise, feed forward, add, normalise (N, H)."""
     _, _, out, out_bias, wide, wide_bias, narrow, narrow_bias = weights
     output = layer.attention.output
-    x = output.LayerNorm(_drop(output.dropout, linear(attended, out, out_bias), generator) + x)
-    wider = layer.intermediate.intermediate_act_fn(linear(x, wide, wide_bias))
+    x = output.LayerNorm(_drop(output.dropout, F.linear(attended, out, out_bias), generator) + x)
+    wider = layer.intermediate.intermediate_act_fn(F.linear(x, wide, wide_bias))
     output = layer.output
-    return output.LayerNorm(_drop(output.dropout, linear(wider, narrow, narrow_bias), generator) + x)
+    return output.LayerNorm(_drop(output.dropout, F.linear(wider, narrow, narrow_bias), generator) + x)
 
 
 @dataclass(frozen=True)

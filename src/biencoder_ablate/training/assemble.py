@@ -27,7 +27,6 @@ from biencoder_ablate.model.biencoder import Architecture, BiEncoder
 from biencoder_ablate.model.device import choose_device, choose_precision, describe_device
 from biencoder_ablate.model.encoder import ModelSource, find_model
 from biencoder_ablate.model.flops import peak_flops
-from biencoder_ablate.model.memory import keep_freed_memory
 from biencoder_ablate.model.texts import (
     CachedTexts,
     EncodedTexts,
@@ -179,8 +178,6 @@ def build_parts(plan: Plan, log: RunLog, world: World) -> Parts:
     reading = reading_of(config, plan.device, plan.precision)
     roles = roles_of(index.texts, points_of(index), reading)
     texts = roles.strings
-    if config.training.fast:
-        keep_freed_memory()
     encoder, tokens = None, None
     if config.training.freeze_encoder:
         features = features_of(plan.source, reading, texts, cache, log, world)
