@@ -1,13 +1,17 @@
 """Writes docs/findings.md, and README.md's sentences of it, from templates and finished sweeps: no figure is typed.
 
-    python scripts/findings.py LOGS              # LOGS/sweeps/{heads,ratios,…}, as the page's commands make them
-    python scripts/findings.py LOGS --check      # exit 1 where a page is not what the runs say
-    python scripts/findings.py LOGS --only readme
+    python scripts/findings.py                   # from what is kept of sweeps in docs/findings/
+    python scripts/findings.py LOGS              # LOGS/sweeps/{heads,ratios,…}, as the page's commands make them, first
+    python scripts/findings.py --check           # exit 1 where a page is not what the runs said
+
+What is read from LOGS is kept in docs/findings/NAME.json: each run's overrides and test figures, and the rows of the
+report's own comparisons.csv. So the pages outlive the runs, and can be checked without them. LOGS/NAME.csv, a table as
+`report --from` reads it, is kept likewise; its runs have system=… and seed=… for overrides and a mean `value`.
 
 The templates are docs/findings.md.j2 and docs/findings-readme.md.j2; what README.md has of it stands between two
 comments. In them `cell`, `mean`, `spread`, `num`, `pretrained`, `points` and `effect` stand for figures: a sweep by
 its name, its runs by the overrides they have in common, a figure of result.json's test part by its key. `effect` is a
-row of the report's own comparisons.csv. A sweep that LOGS does not have is an error: a page is written whole or not.
+cell of comparisons.csv. A sweep that is neither kept nor in LOGS is an error: a page is written whole or not.
 """
 
 from __future__ import annotations
@@ -28,43 +32,43 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 ROOT = Path(__file__).parents[1]
+KEPT = ROOT / "docs" / "findings"
 PAGES = {"findings": ROOT / "docs" / "findings.md", "readme": ROOT / "README.md"}
 TEMPLATES = {"findings": "findings.md.j2", "readme": "findings-readme.md.j2"}
 MARKED = re.compile(r"(<!-- scripts/findings.py writes this -->\n).*?(<!-- to here -->\n)", re.DOTALL)
 
 
 class Sweeps:
-    """The figures of the sweeps under a logs directory."""
+    """What finished sweeps said: those under `logs`, where it is given and has them, and else those that are kept."""
 
-    def __init__(self, logs: Path) -> None:
-        self.logs = logs
+    def __init__(self, logs: Path | None, kept: Path = KEPT) -> None:
+        self.logs, self.kept = logs, kept
+        self._said = functools.cache(self._read)
 
-    @functools.cached_property
-    def _reports(self) -> dict[str, list[dict[str, str]]]:
-        return {}
+    def _read(self, sweep: str) -> dict[str, Any]:
+        path = self.kept / f"{sweep}.json"
+        said = digest(self.logs, sweep) if self.logs else None
+        if said is not None:
+            path.write_text(_lines(said), encoding="utf-8")
+        elif not path.is_file():
+            raise ValueError(f"the sweep {sweep}: neither in LOGS nor kept as {path}")
+        return json.loads(path.read_text("utf-8"))
 
-    def results(self, sweep: str, overrides: str = "") -> list[dict[str, Any]]:
-        """result.json of each finished run that has all of `overrides` (as typed, blanks between them)."""
+    def runs(self, sweep: str, overrides: str = "") -> list[dict[str, Any]]:
+        """The runs that have all of `overrides` (as typed, blanks between them)."""
         wanted = set(overrides.split())
-        directory = self.logs / "sweeps" / sweep
-        found = []
-        for job in json.loads((directory / "runs.json").read_text("utf-8"))["jobs"]:
-            if wanted <= set(job["overrides"]):
-                path = directory / job["directory"] / "result.json"
-                result = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-                if result.get("status") == "finished":
-                    found.append(result)
+        found = [run for run in self._said(sweep)["runs"] if wanted <= set(run["overrides"])]
         if not found:
-            raise ValueError(f"{directory}: no run of {overrides}")
+            raise ValueError(f"the sweep {sweep}: no run of {overrides}")
         return found
 
     def values(self, sweep: str, overrides: str, key: str) -> list[float]:
         """A figure of the test split, one a run."""
-        return [result["test"][key] for result in self.results(sweep, overrides)]
+        return [run["test"][key] for run in self.runs(sweep, overrides)]
 
     def pretrained(self, sweep: str, key: str) -> str:
         """The same of the pretrained encoder's own similarity."""
-        return f"{self.results(sweep)[0]['baselines']['pretrained']['test'][key]:.3f}"
+        return f"{self._said(sweep)['pretrained'][key]:.3f}"
 
     def points(self, sweep: str, comparison: str) -> str:
         """An effect's size in points of 100, without its sign."""
@@ -72,24 +76,73 @@ class Sweeps:
 
     def effect(self, sweep: str, comparison: str, column: str, figure: str = "clean") -> str:
         """A cell of the report's comparisons.csv: numbers with their sign, or what stands there."""
-        if sweep not in self._reports:
-            with tempfile.TemporaryDirectory() as output:
-                command = [
-                    sys.executable,
-                    "-m",
-                    "biencoder_ablate.report",
-                    str(self.logs / "sweeps" / sweep),
-                    "-o",
-                    output,
-                ]
-                subprocess.run(command, check=True, capture_output=True)
-                with (Path(output) / "comparisons.csv").open(encoding="utf-8", newline="") as file:
-                    self._reports[sweep] = list(csv.DictReader(file))
-        rows = [row for row in self._reports[sweep] if row["comparison"] == comparison and row["figure"] == figure]
+        rows = [
+            row
+            for row in self._said(sweep)["comparisons"]
+            if row["comparison"] == comparison and row["figure"] == figure
+        ]
         if len(rows) != 1:
             raise ValueError(f"{sweep}: {len(rows)} comparisons {comparison!r}")
         value = rows[0][column]
         return f"{float(value):.3f}" if column.startswith("p") else f"{float(value):+.3f}".replace("-", "−")
+
+
+def digest(logs: Path, name: str) -> dict[str, Any] | None:
+    """What a sweep or a table of that name says, in short; None where there is neither. Raises ValueError where a run
+    of the sweep has not finished."""
+    directory, table = logs / "sweeps" / name, logs / f"{name}.csv"
+    if (directory / "runs.json").is_file():
+        return {**_of_sweep(directory), "comparisons": _comparisons([str(directory)])}
+    if table.is_file():
+        return {**_of_table(table), "comparisons": _comparisons(["--from", str(table)])}
+    return None
+
+
+def _of_sweep(directory: Path) -> dict[str, Any]:
+    runs, pretrained = [], {}
+    for job in json.loads((directory / "runs.json").read_text("utf-8"))["jobs"]:
+        path = directory / job["directory"] / "result.json"
+        result = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        if result.get("status") != "finished":
+            raise ValueError(f"{path}: that run has not finished")
+        runs.append({"overrides": job["overrides"], "epoch": result["best_epoch"], "test": _figures(result["test"])})
+        pretrained = _figures(result["baselines"]["pretrained"]["test"])
+    return {"runs": runs, "pretrained": pretrained}
+
+
+def _of_table(table: Path) -> dict[str, Any]:
+    values: dict[tuple[str, str], list[float]] = {}
+    with table.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            values.setdefault((row["system"], row["seed"]), []).append(float(row["value"]))
+    return {
+        "runs": [
+            {"overrides": [f"system={system}", f"seed={seed}"], "test": {"value": statistics.mean(of)}}
+            for (system, seed), of in values.items()
+        ],
+        "pretrained": {},
+    }
+
+
+def _comparisons(given: list[str]) -> list[dict[str, str]]:
+    with tempfile.TemporaryDirectory() as output:
+        command = [sys.executable, "-m", "biencoder_ablate.report", *given, "-o", output]
+        subprocess.run(command, check=True, capture_output=True)
+        with (Path(output) / "comparisons.csv").open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+
+
+def _figures(of: dict[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in of.items() if isinstance(value, (int, float))}
+
+
+def _lines(said: dict[str, Any]) -> str:
+    """JSON with a run or a comparison a line, so that a change of one is a change of one line."""
+    parts = [f'"pretrained": {json.dumps(said["pretrained"])}']
+    for name in ("runs", "comparisons"):
+        lines = ",\n".join(f"  {json.dumps(one, ensure_ascii=False)}" for one in said[name])
+        parts.append(f'"{name}": [\n{lines}\n ]')
+    return "{" + ",\n ".join(parts) + "}\n"
 
 
 def render(template: str, sweeps: Sweeps) -> str:
@@ -106,9 +159,9 @@ def render(template: str, sweeps: Sweeps) -> str:
         return f"{mean(*arguments)} ± {spread(*arguments)}"
 
     def num(sweep: str, overrides: str) -> int:
-        return len(sweeps.results(sweep, overrides))
+        return len(sweeps.runs(sweep, overrides))
 
-    given: dict[str, Any] = {"mean": mean, "spread": spread, "cell": cell, "num": num}
+    given: dict[str, Any] = {"mean": mean, "spread": spread, "cell": cell, "num": num, "runs": sweeps.runs}
     given |= {"effect": sweeps.effect, "pretrained": sweeps.pretrained, "points": sweeps.points}
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
     return environment.from_string((ROOT / "docs" / template).read_text("utf-8")).render(**given)
@@ -126,7 +179,7 @@ def page(name: str, sweeps: Sweeps) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("logs", type=Path)
+    parser.add_argument("logs", type=Path, nargs="?", metavar="LOGS")
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--only", choices=PAGES)
     given = parser.parse_args()
@@ -136,7 +189,7 @@ def main() -> int:
         if not given.check:
             PAGES[name].write_text(text, encoding="utf-8")
         elif PAGES[name].read_text("utf-8") != text:
-            print(f"{PAGES[name].name} is not what the runs say: run python scripts/findings.py LOGS")
+            print(f"{PAGES[name].name} is not what the runs say: run python scripts/findings.py")
             stale = 1
     return stale
 

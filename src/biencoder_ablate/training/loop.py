@@ -24,6 +24,7 @@ from biencoder_ablate.evaluation.pair_scores import PairScorer, pair_scorer
 from biencoder_ablate.evaluation.protocols import measure_split, study_top1
 from biencoder_ablate.model.biencoder import BiEncoder, Embeddings
 from biencoder_ablate.model.flops import TRAINING_FACTOR
+from biencoder_ablate.model.memory import hand_back_freed_memory
 from biencoder_ablate.model.texts import Hidden, Roles, TextSource
 from biencoder_ablate.runs.records import Record, progress_bar
 from biencoder_ablate.seeding import derive_seed, generator
@@ -31,6 +32,9 @@ from biencoder_ablate.training.losses import Batch, Loss
 from biencoder_ablate.training.negatives import Mining, NegativePool, draw_negatives, hard_share
 from biencoder_ablate.training.processes import World
 
+HAND_BACK_STEPS = 8
+"""After so many steps of a trained encoder on a CPU freed memory is handed back: after every one it costs a quarter of
+a step's time, never and it grows to several times what a step needs (docs/performance.md)."""
 _WHAT_TO_TRY = (
     "try a lower training.learning_rate or training.head_learning_rate, training.warmup_ratio=0.1, or "
     "training.max_grad_norm=1"
@@ -200,6 +204,8 @@ def train_epoch(
             rates = {f"step/rate/{group['part']}": group["lr"] for group in optimizer.param_groups}
             waiting = (OnItsWay(losses), len(batch), rates)
             step += 1
+            if trainee.device.type == "cpu" and done[0] and step % HAND_BACK_STEPS == 0:
+                hand_back_freed_memory()
             bar.update(len(batch))
         assert waiting is not None
         read(*waiting)

@@ -1,0 +1,34 @@
+"""Freed memory is handed back to the system where the C library can."""
+
+import sys
+
+import pytest
+from helpers import run_python
+
+# A thousand blocks of 100 kB, every second one freed: what glibc keeps for blocks that never come.
+PROGRAM = """
+import ctypes
+from pathlib import Path
+from biencoder_ablate.model.memory import hand_back_freed_memory
+
+def held():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+blocks = [libc.malloc(100_000) for _ in range(1000)]
+for block in blocks:
+    ctypes.memset(block, 1, 100_000)
+for block in blocks[::2]:
+    libc.free(block)
+before = held()
+print(hand_back_freed_memory(), before - held())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is asked")
+def test_gaps_between_blocks_are_handed_back(tmp_path):
+    handed_back, less = run_python(["-c", PROGRAM], tmp_path).stdout.split()
+    if handed_back == "False":
+        pytest.skip("this C library has no malloc_trim")
+    assert int(less) > 40_000_000
