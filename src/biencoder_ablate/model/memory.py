@@ -1,4 +1,4 @@
-"""Hands freed memory back to the system: activations of ever other sizes leave gaps that glibc keeps and cannot fill."""
+"""Hands freed memory back to the system: batches of ever other sizes leave gaps that glibc keeps and cannot fill."""
 
 from __future__ import annotations
 
