@@ -23,7 +23,7 @@ from biencoder_ablate.report.questions import Analysis, Kind
 from biencoder_ablate.report.read import Collection
 from biencoder_ablate.report.sentences import Answer
 from biencoder_ablate.report.style import Picture
-from biencoder_ablate.report.yardsticks import baselines, selection
+from biencoder_ablate.report.yardsticks import Baseline, selection
 
 MOST_MARKDOWN_ROWS = 60  # of a table of runs; the page and runs.csv have all
 Block = tuple[str, Any]
@@ -59,15 +59,21 @@ class StudyReport:
 
 
 def study_report(
-    analysis: Analysis, pictures: Sequence[Picture], pairs: Sequence[SideBySide], texts: Texts, prefix: str, folder: str
+    analysis: Analysis,
+    others: Sequence[Baseline],
+    pictures: Sequence[Picture],
+    pairs: Sequence[SideBySide],
+    texts: Texts,
+    prefix: str,
+    folder: str,
 ) -> StudyReport:
-    """The sections on one study, those without contents left out."""
+    """The sections on one study, those without contents left out. `others` are what its figures stand beside."""
 
     def drawn(*names: str) -> list[Block]:
         """The pictures of these names, or of these names and a page number."""
         return [("picture", p) for name in names for p in pictures if re.fullmatch(rf"{name}(_\d+)?", p.name)]
 
-    study, others = analysis.study, baselines(analysis.study)
+    study = analysis.study
     best = analysis.verdict.best if analysis.verdict else None
     groups = tables.groups_table(analysis, others)
     overview, several = tables.overview_table(analysis), len(analysis.main.settings) > 1
