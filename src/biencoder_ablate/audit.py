@@ -1,4 +1,4 @@
-"""`python -m biencoder_ablate.audit data=…`: duplicates, leakage, lengths and candidates of a corpus."""
+"""`biencoder-ablate audit data=…`: duplicates, leakage, lengths and candidates of a corpus."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def _show(arguments: argparse.Namespace) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="biencoder-ablate-audit",
+        prog="biencoder-ablate audit",
         description="What to know of a corpus before training on it: pairs, duplicates inside a split, texts shared "
         "between splits, lengths, and how many candidates of each kind a point has.",
-        epilog="Example: biencoder-ablate-audit data=arguana data.path=arguana-counterargs-corpus.zip model=minilm",
+        epilog="Example: biencoder-ablate audit data=arguana data.path=arguana-counterargs-corpus.zip model=minilm",
     )
     parser.add_argument(
         "overrides",

@@ -9,6 +9,7 @@ of each; its jobs go the same way.
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -221,7 +222,7 @@ class _Sweep:
         if best and found:
             first = max(found, key=lambda run: objective(run.result))
             print(f"best by clean top-1 on val: {objective(first.result):.4f}, {' '.join(first.overrides)}")
-        print(f"next: python -m biencoder_ablate.report {self.directory.path} -o report")
+        print(f"next: biencoder-ablate report {shlex.quote(str(self.directory.path))} -o report")
         self.context.callbacks.on_multirun_end(config=self._config, config_name=self._config_name)
         return 0 if len(found) == len(self._asked) and not self.stopped else 1
 

@@ -1,4 +1,4 @@
-"""`python -m biencoder_ablate.runs LOGS_DIR`: lists runs and sweeps with status, figures and disk; prunes."""
+"""`biencoder-ablate runs LOGS_DIR`: lists runs and sweeps with status, figures and disk; prunes."""
 
 from __future__ import annotations
 
@@ -97,9 +97,7 @@ def prune(runs: Sequence[RunStatus], statuses: Sequence[str], yes: bool) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 1 for a directory without runs."""
-    parser = argparse.ArgumentParser(
-        prog="python -m biencoder_ablate.runs", description=(__doc__ or "").split(": ", 1)[1]
-    )
+    parser = argparse.ArgumentParser(prog="biencoder-ablate runs", description=(__doc__ or "").split(": ", 1)[1])
     parser.add_argument("logs_dir", type=Path, nargs="?", default=Path("logs"), help="default: logs")
     parser.add_argument(
         "--prune",
