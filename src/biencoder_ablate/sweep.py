@@ -25,6 +25,7 @@ from omegaconf import DictConfig, open_dict
 from biencoder_ablate.command import Terminated, raise_on_sigterm
 from biencoder_ablate.compose import Command, to_config, without_hydra
 from biencoder_ablate.config import Config, ConfigError
+from biencoder_ablate.files import explained
 from biencoder_ablate.refusals import one_line
 from biencoder_ablate.runs.directory import RunDirectory
 from biencoder_ablate.runs.slurm import is_slurm, run_on_cluster
@@ -32,7 +33,6 @@ from biencoder_ablate.runs.status import (
     RunStatus,
     SweepDirectory,
     failure_of,
-    in_words,
     objective,
     plan_text,
     progress_line,
@@ -202,7 +202,7 @@ class _Sweep:
             outcomes = run_on_cluster(launcher, jobs, ended)
         else:
             failures = [failure_of(returned) for returned in launcher.launch(jobs, initial_job_idx=0)]
-            outcomes = [None if failure is None else in_words(failure) for failure in failures]
+            outcomes = [None if failure is None else explained(failure) for failure in failures]
         self._errors |= {name: error for name, error in zip(names, outcomes, strict=True) if error is not None}
 
     def _returned(self, name: str, job: list[str]) -> JobReturn:
@@ -255,7 +255,7 @@ def run_job(composed: DictConfig) -> float:
         if parallel:
             print(finished_line(outcome.directory, outcome.result))
     except Exception as error:
-        print(f"error: {' '.join(overrides)}: {in_words(error)}", file=sys.stderr)
+        print(f"error: {' '.join(overrides)}: {explained(error)}", file=sys.stderr)
         raise
     except Terminated:
         if not parallel:

@@ -32,6 +32,7 @@ SHORT_NAME, LONG_NAME = 18, 44  # characters
 SPLITS = ("train", "val", "test")
 _PRIMARY = {"color": "black", "linewidth": 2.2, "marker": "o", "markersize": 5.5}
 _BESIDE = {"color": GREY, "linewidth": 0.9, "marker": "o", "markersize": 3.0}
+_LINE = {"color": GREY, "linewidth": 1.1, "linestyle": ":"}
 
 
 def draw(analysis: Analysis, others: Sequence[Baseline] = ()) -> list[Picture]:
@@ -123,13 +124,8 @@ def _curves_page(
 
 
 def _baseline_lines(draw_line: Callable[..., Any], analysis: Analysis, lines: Sequence[Baseline]) -> None:
-    for k, other in enumerate(lines):
-        if (figure := other.figures.get(analysis.key())) is not None:
-            draw_line(figure, **_line_look(k), label=other.label)
-
-
-def _line_look(k: int) -> dict[str, Any]:
-    return {"color": GREY, "linewidth": 1.1, "linestyle": (":", "--", "-.")[k % 3]}
+    for other in lines:
+        draw_line(other.figures[analysis.key()], **_LINE, label=other.label)
 
 
 def _dead_pairs(analysis: Analysis, arms: Arms, lines: Sequence[Baseline]) -> list[Picture]:
@@ -317,7 +313,7 @@ def _dots_page(
         ("mean", {"color": "black", "marker": "|", "markersize": 10, "markeredgewidth": 1.6, "linestyle": ""}),
         ("its 95% interval", {"color": "black", "alpha": 0.28, "linewidth": 6}),
     ]
-    keys += [(other.label, _line_look(k)) for k, other in enumerate(lines)]
+    keys += [(other.label, _LINE) for other in lines]
     style.key_legend(figure, keys)
     return figure
 

@@ -80,18 +80,14 @@ def study_report(
     configurations: list[Block] = [("table", overview)] if overview else []
     configurations += [("table", groups), *drawn("seeds")] if several else drawn("seeds")
     leakage: list[Block] = []
-    if analysis.leakage is not None and study_leaks(analysis):
+    if analysis.leakage and any(shift.clean != shift.official for shift in analysis.leakage.shifts):
         leakage = [("paragraph", [analysis.leakage.sentence]), ("table", tables.leakage_table(analysis.leakage))]
-    found = selection(analysis)
     picked: list[Block] = []
-    if found is not None:
-        picked = [("paragraph", [sentences.selected(found)])]
-        picked += [("table", tables.selection_table(analysis, found))]
-    more = sentences.findings(analysis)
-    differences, within = (
-        [*([("list" if len(more) > 1 else "paragraph", more)] if more else []), *drawn("forest_more")],
-        drawn("forest_by_setting"),
-    )
+    if (found := selection(analysis)) is not None:
+        picked = [("paragraph", [sentences.selected(found)]), ("table", tables.selection_table(analysis, found))]
+    more, within = sentences.findings(analysis), drawn("forest_by_setting")
+    differences: list[Block] = [("list" if len(more) > 1 else "paragraph", more)] if more else []
+    differences += drawn("forest_more")
     for k, family in enumerate(analysis.families):
         table = tables.family_table(family, analysis.primary, f"family{k}")
         blocks = within if family.kind is Kind.SETTING else differences
@@ -140,11 +136,6 @@ def _once(blocks: Sequence[Block], said: set[str]) -> list[Block]:
         if kind not in ("paragraph", "note", "list") or block:
             kept.append((kind, block))
     return kept
-
-
-def study_leaks(analysis: Analysis) -> bool:
-    """Whether the two figures differ at all: without leakage nothing is to be said of it."""
-    return any(shift.clean != shift.official for shift in analysis.leakage.shifts) if analysis.leakage else False
 
 
 def missing_section(collection: Collection, studies: Sequence[StudyReport]) -> Section:

@@ -147,7 +147,7 @@ def headline(analysis: Analysis, others: Sequence[Baseline]) -> str:
         return said
     arms = analysis.main
     why = {name: yardsticks.idle(arms.cells[name], analysis.primary, analysis.metric) for name in arms.names}
-    means = {group.name: float(group.at(arms.seeds or group.seeds).mean()) for group in arms.groups(analysis.primary)}
+    means = arms.means(analysis.primary)
     best = found.best
     if why[best]:
         working = [name for name in arms.names if not why[name]]

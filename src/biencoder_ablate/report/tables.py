@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from biencoder_ablate.evaluation.candidates import TASKS
 from biencoder_ablate.report import yardsticks
-from biencoder_ablate.report.contrasts import ContrastResult, GroupSummary, pool, summarise
+from biencoder_ablate.report.contrasts import ContrastResult, GroupSummary, summarise
 from biencoder_ablate.report.examples import SideBySide
 from biencoder_ablate.report.outlook import MOST_SEEDS, POWER, outlook
 from biencoder_ablate.report.questions import Analysis, Family, Kind
@@ -133,14 +133,10 @@ def groups_table(analysis: Analysis, others: Sequence[Baseline]) -> Table:
 
 def arms_table(analysis: Analysis, others: Sequence[Baseline]) -> Table:
     """One row a level of what the verdict is about, averaged over settings; then the baselines."""
-    arms, rows = analysis.main, []
-    summaries = {
-        name: {
-            protocol: summarise(pool(name, [cell.outcomes(protocol) for cell in arms.cells[name]]))
-            for protocol in analysis.protocols
-        }
-        for name in arms.names
-    }
+    arms, summaries = analysis.main, defaultdict[str, dict[Protocol, GroupSummary]](dict)
+    for protocol in analysis.protocols:
+        for group in arms.groups(protocol):
+            summaries[group.name][protocol] = summarise(group)
     rows = [(name, *_figures(analysis, arms.cells[name], summaries[name], others)) for name in arms.names]
     return _with_baselines(analysis, "arms", [analysis.study.axes[0].name], rows, others)
 
@@ -213,7 +209,7 @@ def overview_table(analysis: Analysis) -> Table | None:
     if len(arms.settings) < 2:
         return None
     verdicts = {family.subject: family.verdict for family in analysis.of(Kind.SETTING)}
-    means = {group.name: float(group.at(arms.seeds or group.seeds).mean()) for group in arms.groups(analysis.primary)}
+    means = arms.means(analysis.primary)
     columns = [Column("setting"), *(Column(name, 3) for name in arms.names)]
     rows = []
     for k, setting in enumerate(arms.settings):

@@ -121,7 +121,7 @@ def leakage(arms: Arms, clean: Sequence[ContrastResult], official: Sequence[Cont
         return None
     orders = {}  # from the best down
     for protocol in Protocol:
-        means = {group.name: float(group.at(arms.seeds).mean()) for group in arms.groups(protocol)}
+        means = arms.means(protocol)
         orders[protocol] = " > ".join(sorted(means, key=lambda name: -means[name]))
     p = []
     for a, b in zip(clean, official, strict=True):
