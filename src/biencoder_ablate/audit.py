@@ -90,7 +90,7 @@ def token_lengths(config: Config, index: TextIndex) -> tuple[np.ndarray | None, 
         tokenizer = load_tokenizer(source.directory, limit)
     except ConfigError as error:
         return None, f"none, for lack of a tokenizer ({error})"
-    tokens = cached_tokens(tokenizer, source.fingerprint, index.texts, index.fingerprint, limit, cache)
+    tokens = cached_tokens(tokenizer, source.fingerprint, index.texts, limit, cache)
     return tokens.full_lengths, f"of {source.name}, cut at {limit}"
 
 

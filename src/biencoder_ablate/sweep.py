@@ -28,7 +28,7 @@ from biencoder_ablate.config import Config, ConfigError
 from biencoder_ablate.files import explained
 from biencoder_ablate.refusals import one_line
 from biencoder_ablate.runs.directory import RunDirectory
-from biencoder_ablate.runs.slurm import is_slurm, run_on_cluster
+from biencoder_ablate.runs.slurm import run_on_cluster
 from biencoder_ablate.runs.status import (
     RunStatus,
     SweepDirectory,
@@ -198,7 +198,7 @@ class _Sweep:
             print(finished_line(run, result) if result else f"{names[number]}: {error}")
             print(progress_line(self.directory), flush=True)
 
-        if is_slurm(launcher):
+        if getattr(launcher, "_EXECUTOR", None) == "slurm":  # submitit's
             outcomes = run_on_cluster(launcher, jobs, ended)
         else:
             failures = [failure_of(returned) for returned in launcher.launch(jobs, initial_job_idx=0)]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from biencoder_ablate.data.index import fingerprint_texts
 from biencoder_ablate.files import whole_file
 
 
@@ -62,16 +63,11 @@ def tokenize(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> Tokens:
 
 
 def cached_tokens(
-    tokenizer: Any,
-    tokenizer_fingerprint: str,
-    texts: Sequence[str],
-    texts_fingerprint: str,
-    max_tokens: int,
-    directory: Path,
+    tokenizer: Any, tokenizer_fingerprint: str, texts: Sequence[str], max_tokens: int, directory: Path
 ) -> Tokens:
     """`tokenize`, kept in `directory` under what determines it; a damaged file is made anew."""
-    name = hashlib.sha256(f"1 {tokenizer_fingerprint} {texts_fingerprint} {max_tokens}".encode()).hexdigest()[:32]
-    path = directory / "tokens" / f"{name}.npz"
+    determined_by = f"1 {tokenizer_fingerprint} {fingerprint_texts(texts)} {max_tokens}"
+    path = directory / "tokens" / f"{hashlib.sha256(determined_by.encode()).hexdigest()[:32]}.npz"
     if path.exists():
         try:
             with np.load(path) as saved:

@@ -104,10 +104,7 @@ class TextEncoder:
         """The texts as token ids, kept in `cache` where one is given."""
         if cache is None:
             return tokenize(self.tokenizer, texts, self.reading.max_tokens)
-        fingerprint = fingerprint_texts(tuple(texts))
-        return cached_tokens(
-            self.tokenizer, self.source.fingerprint, texts, fingerprint, self.reading.max_tokens, cache
-        )
+        return cached_tokens(self.tokenizer, self.source.fingerprint, texts, self.reading.max_tokens, cache)
 
     def over(self, tokens: Tokens) -> EncodedTexts:
         """The texts of these tokens, to be encoded by number."""
@@ -182,31 +179,21 @@ class TextSource(Protocol):
         """(tokens, operations) of the forward pass of `hidden`; nothing where texts come from a cache."""
 
 
+@dataclass(eq=False)
 class EncodedTexts:
     """Texts run through the encoder each time; each distinct one of a call once.
 
     With `threads` two groups of texts are encoded at a time; `encode_group` must take a generator then.
     """
 
-    def __init__(
-        self,
-        module: nn.Module,
-        encode_group: EncodeFunction,
-        tokens: Tokens,
-        device: torch.device,
-        precision: str,
-        train_token_budget: int,
-        eval_token_budget: int,
-        threads: TwoThreads | None = None,
-    ) -> None:
-        self.module = module
-        self.encode_group = encode_group
-        self.tokens = tokens
-        self.device = device
-        self.precision = precision
-        self.train_token_budget = train_token_budget
-        self.eval_token_budget = eval_token_budget
-        self.threads = threads
+    module: nn.Module
+    encode_group: EncodeFunction
+    tokens: Tokens
+    device: torch.device
+    precision: str
+    train_token_budget: int
+    eval_token_budget: int
+    threads: TwoThreads | None = None
 
     def hidden(self, rows: np.ndarray) -> torch.Tensor:
         distinct, where = np.unique(rows, return_inverse=True)
@@ -378,7 +365,7 @@ def features_path(cache: Path, source: ModelSource, reading: Reading, texts: Seq
     """The file in the cache directory that holds the pooled outputs of these texts by this encoder."""
     determined_by = (
         source.fingerprint,
-        fingerprint_texts(tuple(texts)),
+        fingerprint_texts(texts),
         reading.pooling,
         reading.max_tokens,
         reading.precision,

@@ -59,11 +59,7 @@ class Group:
 
     def at(self, seeds: Sequence[int]) -> FloatArray:
         """Outcomes of these seeds, in this order: (len(seeds), N)."""
-        return self.correct[self.rows(seeds)]
-
-    def rows(self, seeds: Sequence[int]) -> list[int]:
-        """Where these seeds are."""
-        return [self.seeds.index(seed) for seed in seeds]
+        return self.correct[[self.seeds.index(seed) for seed in seeds]]
 
 
 @dataclass(frozen=True)
