@@ -40,18 +40,8 @@ class Tokens:
 
 def tokenize(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> Tokens:
     """Tokenise every text once with a fast transformers tokenizer, cutting at `max_tokens` before its last special."""
-    rows = (
-        tokenizer(
-            list(texts),
-            add_special_tokens=True,
-            truncation=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )["input_ids"]
-        if texts
-        else []
-    )
+    plain = {"truncation": False, "return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
+    rows = tokenizer(list(texts), **plain)["input_ids"] if texts else []
     full = np.array([len(row) for row in rows], dtype=np.int64)
     inside = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
     last = inside[::-1].index(0) if 0 in inside else 0
