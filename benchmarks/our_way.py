@@ -6,6 +6,7 @@ import json
 import resource
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -82,16 +83,7 @@ def encoding(setting: Setting, device: str = "cpu", **options: object) -> Callab
     def encode(texts: list[str]) -> float:
         started = time.perf_counter()
         tokens = tokenize(tokenizer, texts, setting.max_tokens)
-        EncodedTexts(
-            source.module,
-            source.encode_group,
-            tokens,
-            source.device,
-            source.precision,
-            source.train_token_budget,
-            source.eval_token_budget,
-            source.threads,
-        ).all_hidden().cpu()
+        replace(source, tokens=tokens).all_hidden().cpu()
         return time.perf_counter() - started
 
     return encode

@@ -5,7 +5,7 @@ B triples of a batch, T distinct texts of the corpus.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,19 +39,19 @@ class Setting:
 
     def config(self, **training: object) -> Config:
         """The program's own config of it: the study recipe, which the direct way computes as well."""
-        config = Config(cache_dir=self.cache_dir, seed=self.seed)
-        config.data = DataConfig("arguana", self.data) if self.data else DataConfig()
-        config.model = ModelConfig(
-            "minilm", self.model, pooling="mean", max_tokens=self.max_tokens, dropout=self.dropout
+        return Config(
+            data=DataConfig("arguana", self.data) if self.data else DataConfig(),
+            model=ModelConfig("minilm", self.model, max_tokens=self.max_tokens, dropout=self.dropout),
+            head=HeadConfig("linear", "layernorm", "relu", "after_linear2"),
+            training=TrainingConfig(batch_size=self.batch_size, precision=self.precision, **training),  # type: ignore[arg-type]
+            seed=self.seed,
+            cache_dir=self.cache_dir,
         )
-        config.head = HeadConfig("linear", "layernorm", "relu", "after_linear2")
-        config.training = TrainingConfig(batch_size=self.batch_size, precision=self.precision, **training)  # type: ignore[arg-type]
-        return config
 
     def contrastive(self, **training: object) -> Config:
         """The same with the contrastive loss, on the encoder's own output: what other libraries' losses compute too."""
-        config = self.config(**training)
-        config.loss = LossConfig(
+        study = self.config(**training)
+        loss = LossConfig(
             "contrastive",
             temperature=0.05,
             retrieval=1.0,
@@ -60,9 +60,8 @@ class Setting:
             in_batch_points=False,
             in_batch_negatives=True,
         )
-        config.model.towers, config.model.similarity, config.model.retrieval_dim = "separate", "cosine", None
-        config.model.projection_init = "identity"
-        return config
+        own = {"towers": "separate", "similarity": "cosine", "retrieval_dim": None, "projection_init": "identity"}
+        return replace(study, loss=loss, model=replace(study.model, **own))
 
     def table(self) -> TextIndex:
         return build_index(load_corpus(self.config().data))

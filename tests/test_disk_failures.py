@@ -19,6 +19,7 @@ from forked import Forked
 from helpers import files_below, run_program, start
 from test_resume import assert_equal_runs, only_run, wait_for_epoch
 
+from biencoder_ablate.files import read_json
 from biencoder_ablate.runs.directory import RunDirectory
 
 FROZEN = (
@@ -138,11 +139,11 @@ def test_no_room_for_the_model_of_a_run_that_is_done(disk):
     assert "model" in message and "No space left on device" in message
     run = only_run(small.path)
     assert not run.model.exists() and not list(run.path.glob(".*.part")), "the half of a model fills the disk"
-    assert "No space left" in str((run.read_result() or {}).get("error"))
+    assert "No space left" in str(read_json(run.result)["error"])
 
     small.remount("size=64m")
     assert run_program(asked, small.path).returncode == 0
-    assert (run.read_result() or {})["status"] == "finished" and run.model.is_dir()
+    assert read_json(run.result)["status"] == "finished" and run.model.is_dir()
 
 
 @pytest.mark.slow

@@ -39,7 +39,7 @@ OURS = re.compile(rf"python3? (-m biencoder_ablate|scripts/|benchmarks/)|biencod
 NOT_HERE = {
     r"\.ci/run|\S*python -m pytest .*": "runs this very test",
     r"(ruff|mypy|mkdocs)( .*)?": ".ci/run ends with it",
-    r"(python3 -m venv|source|\S*pip install) .*": "makes the environment; .ci/run does what README.md says",
+    r"(python3 -m venv|source|\.|pip install) .*": "makes the environment; .ci/run does what README.md says",
     r"cat points\.txt": "the other side of a pipe, which is parsed",
     r"(tensorboard|mlflow) .*": "another project's program",
     r"python benchmarks/kept_index\.py": "takes no options, and encodes for a minute",
@@ -49,7 +49,7 @@ NOT_HERE = {
     r"python scripts/gpu_check\.py.*": "imports sentence-transformers; test_benchmarks.py runs it",
     r"python scripts/beir_equality\.py .*": "imports sentence-transformers; test_beir.py runs it",
     r"python scripts/configuration_page\.py": "writes docs/configuration.md; .ci/run holds it against the schema",
-    r"python -m biencoder_ablate.* (data|data\.name)=debate_wall .*": "test_extending_corpus.py runs it",
+    r".*biencoder.ablate.* (data|data\.name)=debate_wall .*": "test_extending_corpus.py runs it",
     r"python -m biencoder_ablate.* --config-dir conf head=.*": "test_extending_head_and_loss.py runs it",
     r"python -m biencoder_ablate.* --config-dir conf .*gated.*": "test_extending_head_and_loss.py runs it",
     r"python -m biencoder_ablate --config-dir my_conf .*": "test_trackers.py runs it",
@@ -113,7 +113,7 @@ def shown_in(path: Path) -> list[Shown]:
     codes = re.findall(r"\0(.*?)\0|`([^`]+)`", "\n".join(lines), flags=re.DOTALL)
     found = []
     for code in (" ".join((block or inline).split()).removeprefix("/usr/bin/time ") for block, inline in codes):
-        named = re.fullmatch(r"python -m biencoder_ablate[.\w]*|(?!\.ci/run)\S+", code)
+        named = re.fullmatch(r"python -m biencoder_ablate[.\w]*|biencoder-ablate \w+|(?!\.ci/run)\S+", code)
         if PROGRAM.match(code) and not named:
             parts = re.split(r" && | \| ", re.sub(r" # .*", "", code))
             found += [Shown(path.name, part.removesuffix(" …")) for part in parts]
@@ -174,7 +174,7 @@ def test_no_command_is_overlooked():
     """As many are found as the text of a document has, and of those left out each for a reason that holds for one."""
     for path in DOCUMENTS:
         text = re.sub(r"```(?:python|yaml|toml)\n.*?```", "", path.read_text("utf-8"), flags=re.DOTALL)
-        text = re.sub(r"`python -m biencoder_ablate(\.\w+)?`", "", text)  # named, not shown
+        text = re.sub(r"`(python -m biencoder_ablate(\.\w+)?|biencoder-ablate \w+)`", "", text)  # named, not shown
         commands = "\n".join(shown.text for shown in shown_in(path))
         for line in (line for line in text.splitlines() if OURS.search(line)):
             for piece in re.split(r"`|\s+# |\s&&\s|\s\|\s|^next +|/usr/bin/time ", line):

@@ -241,7 +241,7 @@ def made_run(tmp_path, status):
 def test_a_finished_run_is_kept_aside_until_the_new_one_has_finished(tmp_path):
     run = made_run(tmp_path, "finished")
     start_over(run)
-    assert not run.path.exists() and RunDirectory(run.aside).read_result() == {"status": "finished"}
+    assert not run.path.exists() and read_json(RunDirectory(run.aside).result) == {"status": "finished"}
     run.path.mkdir()
     (run.path / "checkpoint").mkdir()
     start_over(run)
@@ -261,4 +261,4 @@ def test_starting_over_where_nothing_is(tmp_path):
     run = RunDirectory(tmp_path / "runs" / "NAME")
     start_over(run)
     forget_old(run)
-    assert run.read_result() is None
+    assert read_json(run.result) is None

@@ -117,7 +117,7 @@ HEAVY = (
     "modules",
     [
         ["config", "files", "seeding"],
-        ["data.corpus", "data.readers", "data.index"],
+        ["data.corpus", "data.readers", "data.beir", "data.index"],
         ["cli", "compose"],
         ["model.encoder"],
         ["runs.directory", "runs.identity", "runs.records", "runs.trackers"],

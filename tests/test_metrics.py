@@ -29,30 +29,28 @@ def by_trec_eval(ranks):
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.one_of(st.integers(0, 12), st.integers(0, NUM_CANDIDATES - 1)), min_size=1, max_size=12))
 def test_equal_to_trec_eval(ranks):
-    theirs, ours = by_trec_eval(ranks), np.array(ranks)
+    theirs, ours, rows = by_trec_eval(ranks), np.array(ranks), np.arange(len(ranks))
     assert metrics.mrr(ours) == pytest.approx(theirs[RR], abs=1e-9)
-    assert metrics.ndcg(ours, 10) == pytest.approx(theirs[nDCG @ 10], abs=1e-9)
+    assert metrics.ndcg(ours, 10, rows, np.ones(len(rows))) == pytest.approx(theirs[nDCG @ 10], abs=1e-9)
     assert metrics.top1(ours) == pytest.approx(theirs[Success @ 1], abs=1e-9)
     assert metrics.top1(ours) == pytest.approx(theirs[P @ 1], abs=1e-9)
     for k in (1, 10, 100):
-        assert metrics.recall(ours, k) == pytest.approx(theirs[R @ k], abs=1e-9)
+        assert metrics.recall(ours, k, rows) == pytest.approx(theirs[R @ k], abs=1e-9)
 
 
 def test_hand_values_at_the_cutoffs():
-    ranks = np.array([0, 1, 9, 10])
+    ranks, rows = np.array([0, 1, 9, 10]), np.arange(4)
     assert metrics.top1(ranks) == 0.25
     assert metrics.mrr(ranks) == pytest.approx((1 + 1 / 2 + 1 / 10 + 1 / 11) / 4)
-    assert metrics.ndcg(ranks, 10) == pytest.approx((1 + 1 / math.log2(3) + 1 / math.log2(11)) / 4)
-    assert (metrics.recall(ranks, 1), metrics.recall(ranks, 10), metrics.recall(ranks, 11)) == (0.25, 0.75, 1.0)
+    assert metrics.ndcg(ranks, 10, rows, np.ones(4)) == pytest.approx((1 + 1 / math.log2(3) + 1 / math.log2(11)) / 4)
+    assert [metrics.recall(ranks, k, rows) for k in (1, 10, 11)] == [0.25, 0.75, 1.0]
 
 
 def test_no_points_give_no_figure():
     """A split without a clean point has no clean top-1; zero would be a figure."""
     nobody = np.array([], dtype=np.int64)
-    assert all(
-        math.isnan(value)
-        for value in (metrics.top1(nobody), metrics.mrr(nobody), metrics.ndcg(nobody, 10), metrics.recall(nobody, 10))
-    )
+    listed = metrics.ndcg(nobody, 10, nobody, nobody), metrics.recall(nobody, 10, nobody)
+    assert all(map(math.isnan, (metrics.top1(nobody), metrics.mrr(nobody), *listed)))
 
 
 def test_figures_are_plain_floats():

@@ -75,8 +75,8 @@ def test_run_files_score_as_ir_measures_scores_them(tmp_path, metric):
     [
         (Metric.TOP1, metrics.top1),
         (Metric.MRR, metrics.mrr),
-        (Metric.NDCG, metrics.ndcg),
-        (Metric.RECALL, lambda ranks: metrics.recall(ranks, 10)),
+        (Metric.NDCG, lambda ranks: metrics.ndcg(ranks, 10, np.arange(len(ranks)), np.ones(len(ranks)))),
+        (Metric.RECALL, lambda ranks: metrics.recall(ranks, 10, np.arange(len(ranks)))),
     ],
 )
 def test_scores_of_ranks_are_the_programs_own_figures(metric, plain):

@@ -289,7 +289,7 @@ def test_stage_1_over_several_blocks_of_points(admitted_share):
     mask = random.random((n, 2 * n)) < (admitted_share or 1)
     mask[np.arange(n), np.arange(n)] = True
     admitted = None if admitted_share is None else mask.__getitem__
-    asked = CandidateSet(rows, (excluded_rows, excluded), admitted)
+    asked = CandidateSet(rows, (excluded_rows, excluded), (np.arange(n), np.arange(n)), admitted)
     (found,) = stage1(in_both_roles(grid), point, as_candidates(candidate), [asked], 7)
     squares = ((grid[point[rows]][:, None] - grid[candidate][None]) ** 2).sum(-1).numpy()
     squares[~mask[rows]] = np.inf
@@ -342,7 +342,7 @@ def test_both_ways_of_stage_1_are_plain_sorting(task, masked, block):
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(distances, "BLOCK", block)
         patched.setattr(ranking, "make_targets", uncentred)
-        asked = CandidateSet(rows, excluded, mask.__getitem__ if masked else None)
+        asked = CandidateSet(rows, excluded, (rows, rows), mask.__getitem__ if masked else None)
         # A second question about some of the rows is answered from the same distances.
         embeddings = Embeddings(retrieval[0], *retrieval)
         sets = [asked, replace(asked, rows=rows[::2])]
@@ -376,7 +376,7 @@ def test_a_depth_of_all_candidates_and_a_matrix_of_scores_rank_alike(task, maske
         patched.setattr(ranking, "PIECE", 3)
         patched.setattr(ranking, "make_targets", uncentred)
         embeddings = Embeddings(retrieval[0], *retrieval)
-        asked = CandidateSet(rows, excluded, mask.__getitem__ if masked else None)
+        asked = CandidateSet(rows, excluded, (rows, rows), mask.__getitem__ if masked else None)
         sets = [asked, replace(asked, rows=rows[::2])]
         for one, other in zip(
             *(ranking.rank(embeddings, point, candidates, sets, score, k) for k in (len(candidate), "all")), strict=True
@@ -408,7 +408,8 @@ def test_equal_texts_tie_exactly():
 def test_a_matrix_without_scores_ranks_by_distance():
     """Two points among four candidates, the second's counter left nothing before it but an equal and earlier one."""
     distance = torch.tensor([[2.0, 1.0, 2.0, 0.0], [1.0, 1.0, 3.0, 0.5]])
-    sets = [CandidateSet(np.arange(2), (np.array([0, 1]), np.array([3, 3])))]
+    rows = np.arange(2)
+    sets = [CandidateSet(rows, (rows, np.array([3, 3])), (rows, rows))]
     (found,) = rank_matrix(sets, lambda rows: Scores(distance[rows]), 4)
     assert found.final_rank.tolist() == found.stage1_rank.tolist() == [1, 1]
     assert found.first.tolist() == [1, 0] and found.tied.tolist() == [False, True]

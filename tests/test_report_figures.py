@@ -79,7 +79,7 @@ def test_every_figure_is_drawn(pictures):
 
 def test_no_sentence_of_the_page_is_said_twice(analysis, pictures):
     """Here for its figures, whose captions are sentences too."""
-    parts = study_report(analysis, pictures, side_by_side(analysis), Texts({}), "", "figures")
+    parts = study_report(analysis, (), pictures, side_by_side(analysis), Texts({}), "", "figures")
     html = page([parts], missing_section(Collection(tuple(analysis.study.runs)), [parts]), "a command", "0")
     html = re.sub(r'<section id="debates">.*?</section>|<p class=sideways.*?</p>', "", html, flags=re.DOTALL)
     said = re.findall(r"<(?:li|p|figcaption)(?: [^>]*)?>(.*?)</(?:li|p|figcaption)>", html, re.DOTALL)

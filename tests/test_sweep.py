@@ -76,7 +76,7 @@ def test_the_last_lines_are_means_beside_what_needs_no_training_and_what_to_type
         "TF-IDF",
         "chance",
     ]
-    assert after[-1] == "next: python -m biencoder_ablate.report logs/sweeps/s -o report"
+    assert after[-1] == "next: biencoder-ablate report logs/sweeps/s -o report"
 
 
 def test_progress_and_time_left_are_shown_while_it_runs(with_failure):

@@ -243,16 +243,13 @@ class Notes(Tracker):
         self.calls.append(("finish", step, result))
 
 
-def test_steps_wait_for_their_epoch_and_those_of_one_cut_short_are_never_handed_on(tmp_path):
+def test_what_a_tracker_is_given_of_an_epoch_and_of_the_end(tmp_path):
     notes = Notes()
     trackers = Trackers({"notes": notes})
     trackers.start(TrackedRun("name", tmp_path, {}, 0, False), print)
-    trackers.step(1, {"step/loss": 2.0})
     assert notes.calls == []
-    trackers.epoch(1, {"epoch": 0, "val/top1": 0.5, "clean": float("nan"), "none": None})
-    trackers.step(2, {"step/loss": 1.0})
-    trackers.epoch(2, {"epoch": 1})
-    trackers.step(3, {"step/loss": 0.5})
+    trackers.epoch(1, {"epoch": 0, "val/top1": 0.5, "clean": float("nan"), "none": None}, [(1, {"step/loss": 2.0})])
+    trackers.epoch(2, {"epoch": 1}, [(2, {"step/loss": 1.0})])
     trackers.finish(None)
     trackers.finish({"best_epoch": 0, "selected": {}})
     assert notes.calls == [

@@ -1,4 +1,4 @@
-"""`python -m biencoder_ablate.audit data=…`: duplicates, leakage, lengths and candidates of a corpus."""
+"""`biencoder-ablate audit data=…`: duplicates, leakage, lengths and candidates of a corpus."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def _show(arguments: argparse.Namespace) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="biencoder-ablate-audit",
+        prog="biencoder-ablate audit",
         description="What to know of a corpus before training on it: pairs, duplicates inside a split, texts shared "
         "between splits, lengths, and how many candidates of each kind a point has.",
-        epilog="Example: biencoder-ablate-audit data=arguana data.path=arguana-counterargs-corpus.zip model=minilm",
+        epilog="Example: biencoder-ablate audit data=arguana data.path=arguana-counterargs-corpus.zip model=minilm",
     )
     parser.add_argument(
         "overrides",
@@ -90,7 +90,7 @@ def token_lengths(config: Config, index: TextIndex) -> tuple[np.ndarray | None, 
         tokenizer = load_tokenizer(source.directory, limit)
     except ConfigError as error:
         return None, f"none, for lack of a tokenizer ({error})"
-    tokens = cached_tokens(tokenizer, source.fingerprint, index.texts, index.fingerprint, limit, cache)
+    tokens = cached_tokens(tokenizer, source.fingerprint, index.texts, limit, cache)
     return tokens.full_lengths, f"of {source.name}, cut at {limit}"
 
 

@@ -110,7 +110,7 @@ def _run_one(command: Any) -> int:
 
 def _fail(error: BaseException) -> int:
     """One message, exit code 1."""
-    print(f"error: {explained(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+    print(f"error: {explained(error)}", file=sys.stderr)
     return 1
 
 

@@ -1,4 +1,4 @@
-"""`python -m biencoder_ablate.evaluate RUN_DIR …`: a finished run measured another way, and baselines beside it."""
+"""`biencoder-ablate evaluate RUN_DIR …`: a finished run measured another way, and baselines beside it."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ def _show(arguments: argparse.Namespace) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="biencoder-ablate-evaluate",
+        prog="biencoder-ablate evaluate",
         description="Measure a finished run another way, beside its own figures. Nothing in the run changes but "
         "RUN_DIR/evaluations/, which gets a file.",
-        epilog="Example: biencoder-ablate-evaluate logs/runs/NAME evaluation.rerank=all --baselines",
+        epilog="Example: biencoder-ablate evaluate logs/runs/NAME evaluation.rerank=all --baselines",
     )
     parser.add_argument("run_dir", metavar="RUN_DIR", help="a finished run: logs/runs/NAME, its name, or latest")
     parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help=f"any of {', '.join(ALLOWED)}")

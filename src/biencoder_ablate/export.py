@@ -1,4 +1,4 @@
-"""`python -m biencoder_ablate.export RUN_DIR OUT`: a trained model as a directory that sentence-transformers loads.
+"""`biencoder-ablate export RUN_DIR OUT`: a trained model as a directory that sentence-transformers loads.
 
 Its stage 1 is a plain SentenceTransformer, by that library's own modules. The head has no place among them: it lies in
 OUT/run, a run directory without the encoder, for `biencoder_ablate.load` and, through cross_encoder.py, as a re-ranker.

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -80,8 +80,10 @@ def naming(error: OSError, path: Path) -> OSError:
     return OSError(error.errno or errno.EIO, error.strerror or str(error), str(path))
 
 
-def explained(error: OSError) -> str:
-    """One line for a person: which file, what happened to it, and what would do."""
+def explained(error: BaseException) -> str:
+    """One line for a person: of an OSError which file, what happened to it, and what would do."""
+    if not isinstance(error, OSError):
+        return str(error)
     what, remedy = error.strerror or str(error), ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "written" in what:
         remedy = "make room there, or choose another logs_dir or cache_dir"
@@ -139,6 +141,14 @@ def yaml_string(text: str) -> str:
     """Any text as a JSON string that is a YAML string as well: YAML reads fewer characters literally."""
     literal = json.dumps(text, ensure_ascii=False)
     return re.sub("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff]", lambda found: f"\\u{ord(found[0]):04x}", literal)
+
+
+def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted keys, as on the command line."""
+    values: dict[str, Any] = {}
+    for key, value in nested.items():
+        values |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return values
 
 
 def finite(value: Any) -> Any:

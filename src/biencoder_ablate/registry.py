@@ -33,7 +33,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "sample": "biencoder_ablate.data.readers:read_sample",
         "arguana": "biencoder_ablate.data.readers:read_arguana",
         "pairs": "biencoder_ablate.data.readers:read_pairs",
-        "beir": "biencoder_ablate.data.readers:read_beir",
+        "beir": "biencoder_ablate.data.beir:read_beir",
         "hub": "biencoder_ablate.data.hub:read_hub",
     },
     "trackers": {

@@ -1,4 +1,4 @@
-"""`python -m biencoder_ablate.retrieve RUN_DIR "an argument"`: the best counters that a trained model finds.
+"""`biencoder-ablate retrieve RUN_DIR "an argument"`: the best counters that a trained model finds.
 
 C candidates, H pooled width, R retrieval width.
 """

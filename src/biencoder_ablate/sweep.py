@@ -9,6 +9,7 @@ of each; its jobs go the same way.
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -24,14 +25,14 @@ from omegaconf import DictConfig, open_dict
 from biencoder_ablate.command import Terminated, raise_on_sigterm
 from biencoder_ablate.compose import Command, to_config, without_hydra
 from biencoder_ablate.config import Config, ConfigError
+from biencoder_ablate.files import explained
 from biencoder_ablate.refusals import one_line
 from biencoder_ablate.runs.directory import RunDirectory
-from biencoder_ablate.runs.slurm import is_slurm, run_on_cluster
+from biencoder_ablate.runs.slurm import run_on_cluster
 from biencoder_ablate.runs.status import (
     RunStatus,
     SweepDirectory,
     failure_of,
-    in_words,
     objective,
     plan_text,
     progress_line,
@@ -197,11 +198,11 @@ class _Sweep:
             print(finished_line(run, result) if result else f"{names[number]}: {error}")
             print(progress_line(self.directory), flush=True)
 
-        if is_slurm(launcher):
+        if getattr(launcher, "_EXECUTOR", None) == "slurm":  # submitit's
             outcomes = run_on_cluster(launcher, jobs, ended)
         else:
             failures = [failure_of(returned) for returned in launcher.launch(jobs, initial_job_idx=0)]
-            outcomes = [None if failure is None else in_words(failure) for failure in failures]
+            outcomes = [None if failure is None else explained(failure) for failure in failures]
         self._errors |= {name: error for name, error in zip(names, outcomes, strict=True) if error is not None}
 
     def _returned(self, name: str, job: list[str]) -> JobReturn:
@@ -221,7 +222,7 @@ class _Sweep:
         if best and found:
             first = max(found, key=lambda run: objective(run.result))
             print(f"best by clean top-1 on val: {objective(first.result):.4f}, {' '.join(first.overrides)}")
-        print(f"next: python -m biencoder_ablate.report {self.directory.path} -o report")
+        print(f"next: biencoder-ablate report {shlex.quote(str(self.directory.path))} -o report")
         self.context.callbacks.on_multirun_end(config=self._config, config_name=self._config_name)
         return 0 if len(found) == len(self._asked) and not self.stopped else 1
 
@@ -254,7 +255,7 @@ def run_job(composed: DictConfig) -> float:
         if parallel:
             print(finished_line(outcome.directory, outcome.result))
     except Exception as error:
-        print(f"error: {' '.join(overrides)}: {in_words(error)}", file=sys.stderr)
+        print(f"error: {' '.join(overrides)}: {explained(error)}", file=sys.stderr)
         raise
     except Terminated:
         if not parallel:

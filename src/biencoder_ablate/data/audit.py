@@ -83,7 +83,7 @@ def audit_corpus(
     keys = {
         name: np.unique(np.concatenate([split.point_key, split.counter_key])) for name, split in index.splits.items()
     }
-    strings = _first_of_each_key(index)
+    strings = np.unique(index.keys, return_index=True)[1]  # of each distinct text the first that spells it
     near = near_duplicates([index.texts[row] for row in strings])
     words = np.array([len(_WORD.findall(text)) for text in index.texts], dtype=np.int64)
     splits: dict[str, Any] = {}
@@ -109,13 +109,6 @@ def audit_corpus(
         "near_shared_texts": {f"{a}_{b}": _num_near_shared(near, keys[a], keys[b]) for a, b in SPLIT_PAIRS},
         "near_duplicates": {"shingle_words": SHINGLE_WORDS, "jaccard": JACCARD[0] / JACCARD[1]},
     }
-
-
-def _first_of_each_key(index: TextIndex) -> np.ndarray:
-    """For each distinct text (by key), the first string that spells it."""
-    keys, first = np.unique(index.keys, return_index=True)
-    assert (keys == np.arange(len(keys))).all(), "keys are numbered from 0 without gaps"
-    return first
 
 
 def _sizes(corpus: Corpus, split: SplitArrays, keys: np.ndarray) -> dict[str, Any]:

@@ -171,13 +171,12 @@ def make_disjoint(corpus: Corpus) -> Corpus:
     Where a point is asked for all its counters, all its pairs go: what is left would be wrong answers to it.
     """
 
+    def asked(pair: Pair) -> Pair | str:
+        return pair if corpus.asks_pairs else query_of(pair, corpus.keys)
+
     def without(pairs: tuple[Pair, ...], later: frozenset[str]) -> tuple[Pair, ...]:
-        shared = [pair for pair in pairs if pair_keys([pair], corpus.keys) & later]
-        if corpus.asks_pairs:
-            gone = set(shared)
-            return tuple(pair for pair in pairs if pair not in gone)
-        queries = {query_of(pair, corpus.keys) for pair in shared}
-        return tuple(pair for pair in pairs if query_of(pair, corpus.keys) not in queries)
+        gone = {asked(pair) for pair in pairs if pair_keys([pair], corpus.keys) & later}
+        return tuple(pair for pair in pairs if asked(pair) not in gone)
 
     train = without(corpus.train, corpus.published["val"] | corpus.published["test"])
     val = without(corpus.val, corpus.published["test"])

@@ -15,7 +15,7 @@ from typing import Any
 
 from biencoder_ablate.config import ConfigError, DataConfig, looks_like_path
 from biencoder_ablate.data.corpus import SPLITS, Corpus, DataError, Pair, build_corpus, text_key
-from biencoder_ablate.data.readers import _SPLIT_WORDS, checked_by, split_debates
+from biencoder_ablate.data.readers import SPLIT_WORDS, checked_by, split_debates
 from biencoder_ablate.text import first_line
 
 _FILES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -59,7 +59,7 @@ def read_hub(settings: DataConfig) -> Corpus:
     notes, rows = [], []
     roles = _choose_columns(settings, tables)
     for name, table in tables.items():
-        own = _SPLIT_WORDS.get(name.lower())
+        own = SPLIT_WORDS.get(name.lower())
         if own is None and settings.split is None:
             notes.append(f"the data set's split {name} is left out: its name is not train, val or test")
             continue
@@ -156,7 +156,7 @@ def _texts(where: str, column: str, value: Any) -> list[str]:
 def _split_column(settings: DataConfig, table: Any) -> list[str]:
     splits = []
     for number, word in enumerate(table[settings.split]):
-        split = _SPLIT_WORDS.get(str(word).strip().lower())
+        split = SPLIT_WORDS.get(str(word).strip().lower())
         if split is None:
             raise DataError(
                 f"data.path={settings.path}, row {number}: {settings.split}={word}; must be train, val or test"

@@ -6,6 +6,7 @@ Shapes: T distinct strings, N pairs of a split, D documents.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,12 +62,8 @@ class TextIndex:
     keys: np.ndarray
     splits: dict[str, SplitArrays]
 
-    @property
-    def fingerprint(self) -> str:
-        return fingerprint_texts(self.texts)
 
-
-def fingerprint_texts(texts: tuple[str, ...]) -> str:
+def fingerprint_texts(texts: Sequence[str]) -> str:
     """sha256 over the strings and their order."""
     digest = hashlib.sha256()
     for text in texts:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from biencoder_ablate.data.index import fingerprint_texts
 from biencoder_ablate.files import whole_file
 
 
@@ -39,18 +40,8 @@ class Tokens:
 
 def tokenize(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> Tokens:
     """Tokenise every text once with a fast transformers tokenizer, cutting at `max_tokens` before its last special."""
-    rows = (
-        tokenizer(
-            list(texts),
-            add_special_tokens=True,
-            truncation=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )["input_ids"]
-        if texts
-        else []
-    )
+    plain = {"truncation": False, "return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
+    rows = tokenizer(list(texts), **plain)["input_ids"] if texts else []
     full = np.array([len(row) for row in rows], dtype=np.int64)
     inside = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
     last = inside[::-1].index(0) if 0 in inside else 0
@@ -62,16 +53,11 @@ def tokenize(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> Tokens:
 
 
 def cached_tokens(
-    tokenizer: Any,
-    tokenizer_fingerprint: str,
-    texts: Sequence[str],
-    texts_fingerprint: str,
-    max_tokens: int,
-    directory: Path,
+    tokenizer: Any, tokenizer_fingerprint: str, texts: Sequence[str], max_tokens: int, directory: Path
 ) -> Tokens:
     """`tokenize`, kept in `directory` under what determines it; a damaged file is made anew."""
-    name = hashlib.sha256(f"1 {tokenizer_fingerprint} {texts_fingerprint} {max_tokens}".encode()).hexdigest()[:32]
-    path = directory / "tokens" / f"{name}.npz"
+    determined_by = f"1 {tokenizer_fingerprint} {fingerprint_texts(texts)} {max_tokens}"
+    path = directory / "tokens" / f"{hashlib.sha256(determined_by.encode()).hexdigest()[:32]}.npz"
     if path.exists():
         try:
             with np.load(path) as saved:

@@ -62,15 +62,14 @@ def as_candidates(text: np.ndarray) -> Candidates:
 class CandidateSet:
     """Which points are asked, and who may answer them.
 
-    rows (n,), ascending: the points. `excluded` are (rows, candidates), sorted by row, that are left out;
-    `admitted` gives, for a block of rows (b,), a mask (b, C). `right` are the (rows, candidates), sorted by row, that
-    are right answers; without it the right answer of row i is candidate i.
+    rows (n,), ascending: the points. `excluded` are (rows, candidates), sorted by row, that are left out, and `right`
+    those that are right answers; `admitted` gives, for a block of rows (b,), a mask (b, C).
     """
 
     rows: np.ndarray
     excluded: tuple[np.ndarray, np.ndarray]
+    right: tuple[np.ndarray, np.ndarray]
     admitted: Callable[[np.ndarray], np.ndarray] | None = None
-    right: tuple[np.ndarray, np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
@@ -128,11 +127,8 @@ class SplitCandidates:
     def sets(self, tasks: Sequence[str] = ()) -> list[CandidateSet]:
         """Official, clean for the points whose candidates then differ, and one for each of `tasks`."""
         every, right = np.arange(len(self)), self.reachable
-        own = [
-            CandidateSet(every, self.official, right=right),
-            CandidateSet(self.clean_differs, self.clean, right=right),
-        ]
-        return own + [CandidateSet(every, self.official, partial(self._task_mask, task), right) for task in tasks]
+        own = [CandidateSet(every, self.official, right), CandidateSet(self.clean_differs, self.clean, right)]
+        return own + [CandidateSet(every, self.official, right, partial(self._task_mask, task)) for task in tasks]
 
     def _task_mask(self, task: str, rows: np.ndarray) -> np.ndarray:
         """Which candidates a task admits (b, C): with one query for several pairs, whatever it admits for any of them,

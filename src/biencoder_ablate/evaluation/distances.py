@@ -139,12 +139,10 @@ def count_up(counts: np.ndarray) -> np.ndarray:
     return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
-def exclusions_of(block: np.ndarray, excluded: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """(positions in the block, candidates) that the rows `block` (ascending, one may come again) leave out.
-
-    All that is left out: `excluded`, as (rows, candidates) sorted by row.
-    """
-    rows, candidates = excluded
+def entries_of(block: np.ndarray, entries: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Of (rows, candidates), sorted by row, those of the rows `block` (ascending, one may come again), as (positions in
+    the block, candidates)."""
+    rows, candidates = entries
     low, high = np.searchsorted(rows, block), np.searchsorted(rows, block, side="right")
     counts = high - low
     return np.repeat(np.arange(len(block)), counts), candidates[count_up(counts) + np.repeat(low, counts)]
@@ -152,5 +150,5 @@ def exclusions_of(block: np.ndarray, excluded: tuple[np.ndarray, np.ndarray]) ->
 
 def exclude(scores: torch.Tensor, block: np.ndarray, excluded: tuple[np.ndarray, np.ndarray]) -> None:
     """Set the excluded candidates of the rows `block` (ascending) to inf in scores (b, C), in place."""
-    position, candidates = exclusions_of(block, excluded)
+    position, candidates = entries_of(block, excluded)
     scores[torch.from_numpy(position).to(scores.device), torch.from_numpy(candidates).to(scores.device)] = torch.inf

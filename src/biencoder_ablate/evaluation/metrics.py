@@ -1,7 +1,7 @@
 """From the ranks of the right answers to the figures. Ranks are 0-based.
 
-Points may have several right answers: arrays (E,) hold one entry for each, `rows` (E,) says whose it is, ascending;
-without it every point has one. Where the arithmetic could differ it is trec_eval's, as `ir_measures` has it.
+Points may have several right answers: arrays (E,) hold one entry for each, `rows` (E,) says whose it is, ascending.
+Where the arithmetic could differ it is trec_eval's, as `ir_measures` has it.
 """
 
 from __future__ import annotations
@@ -24,28 +24,23 @@ def mrr(first: np.ndarray) -> float:
     return _mean(1.0 / (first + 1.0))
 
 
-def recall(ranks: np.ndarray, k: int, rows: np.ndarray | None = None) -> float:
+def recall(ranks: np.ndarray, k: int, rows: np.ndarray) -> float:
     """Share of a point's right answers that are among the first k, mean over points."""
     return _mean(_sums(ranks < k, rows) / _sums(np.ones(len(ranks)), rows))
 
 
-def ndcg(ranks: np.ndarray, k: int = 10, rows: np.ndarray | None = None, grades: np.ndarray | None = None) -> float:
+def ndcg(ranks: np.ndarray, k: int, rows: np.ndarray, grades: np.ndarray) -> float:
     """nDCG@k: the sum of grade/log₂(rank + 2) within the first k, beside that of the best order; mean over points
-    (Järvelin and Kekäläinen 2002, with trec_eval's gain, the grade itself; without `grades` (E,) all are 1)."""
-    grades = np.ones(len(ranks)) if grades is None else grades.astype(np.float64)
+    (Järvelin and Kekäläinen 2002, with trec_eval's gain, the grade (E,) itself)."""
     gains = np.where(ranks < k, grades / np.log2(ranks + 2.0), 0.0)
-    if rows is None:
-        return _mean(gains / grades)
     best = np.lexsort((-grades, rows))
     place = np.arange(len(rows)) - np.repeat(_starts(rows), _sums(np.ones(len(rows)), rows).astype(np.int64))
     ideal = np.where(place < k, grades[best] / np.log2(place + 2.0), 0.0)
     return _mean(_sums(gains, rows) / _sums(ideal, rows))
 
 
-def average_precision(ranks: np.ndarray, rows: np.ndarray | None = None) -> float:
+def average_precision(ranks: np.ndarray, rows: np.ndarray) -> float:
     """MAP: the mean, over a point's right answers, of the share of right ones down to each; mean over points."""
-    if rows is None:
-        return mrr(ranks)
     counts = _sums(np.ones(len(rows)), rows)
     place = np.arange(len(rows)) - np.repeat(_starts(rows), counts.astype(np.int64))
     in_order = ranks[np.lexsort((ranks, rows))]
@@ -57,10 +52,10 @@ def _starts(rows: np.ndarray) -> np.ndarray:
     return np.flatnonzero(np.diff(rows, prepend=-1))
 
 
-def _sums(values: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
+def _sums(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Sums of entries (E,) by point."""
     values = values.astype(np.float64)
-    return values if rows is None or not len(rows) else np.add.reduceat(values, _starts(rows))
+    return np.add.reduceat(values, _starts(rows)) if len(rows) else values
 
 
 def _mean(values: np.ndarray) -> float:

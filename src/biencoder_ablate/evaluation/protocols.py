@@ -111,7 +111,7 @@ def rank_as_study(prepared: SplitCandidates, embeddings: Embeddings, score: Pair
     """What the source study's scripts ranked: all counters and points, the point itself included, k = 10, only
     the first ceil(N/16) points."""
     nothing = np.empty(0, dtype=np.int64)
-    asked = CandidateSet(np.arange(math.ceil(len(prepared) / 16)), (nothing, nothing), right=prepared.reachable)
+    asked = CandidateSet(np.arange(math.ceil(len(prepared) / 16)), (nothing, nothing), prepared.reachable)
     return rank(embeddings, prepared.point, prepared.candidates, [asked], score, STUDY_DEPTH)[0]
 
 

@@ -23,7 +23,7 @@ from biencoder_ablate.evaluation.distances import (
     check_finite,
     count_up,
     distances_to,
-    exclusions_of,
+    entries_of,
     first_k,
     first_k_of_lists,
     make_targets,
@@ -73,7 +73,7 @@ class Lists:
 
     def ranking(self, asking: CandidateSet) -> Ranking:
         """The ranking of the set's points, of whose lists at least two candidates should be kept."""
-        position, right = right_answers(asking, asking.rows)
+        position, right = entries_of(asking.rows, asking.right)
         hit, scored = self.order[position] == right[:, None], np.isfinite(self.score)
         final_rank = np.where(hit.any(axis=1), hit.argmax(axis=1), self.stage1_rank)
         tied = np.zeros(len(self.order), dtype=bool)
@@ -81,11 +81,6 @@ class Lists:
             by_score, by_distance = (values[:, 0] == values[:, 1] for values in (self.score, self.distance))
             tied = (self.order[:, 1] >= 0) & np.where(scored[:, 1], by_score, by_distance)
         return Ranking(self.stage1_rank, final_rank, self.order[:, 0], tied, scored.sum(1), self.dead.sum(1))
-
-
-def right_answers(asking: CandidateSet, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(positions in `rows`, candidates), each (e,), of the right answers of a set's points `rows` (b,), ascending."""
-    return (np.arange(len(rows)), rows) if asking.right is None else exclusions_of(rows, asking.right)
 
 
 def rank(
@@ -153,7 +148,7 @@ def _blocks(
 def _allowed(asking: CandidateSet, rows: np.ndarray, num_candidates: int, device: torch.device) -> torch.Tensor:
     """Which candidates a set has for the points `rows`, (b, C) bool."""
     mask = np.ones((len(rows), num_candidates), dtype=bool) if asking.admitted is None else asking.admitted(rows).copy()
-    mask[exclusions_of(rows, asking.excluded)] = False
+    mask[entries_of(rows, asking.excluded)] = False
     return torch.from_numpy(mask).to(device)
 
 
@@ -164,7 +159,7 @@ def _rank_by_candidate(
     device = distances.device
     distances = distances.index_select(1, torch.from_numpy(candidates.place).to(device))
     distances.masked_fill_(~_allowed(asking, rows, len(candidates), device), torch.inf)
-    position, right = (torch.from_numpy(of).to(device) for of in right_answers(asking, rows))
+    position, right = (torch.from_numpy(of).to(device) for of in entries_of(rows, asking.right))
     return Stage1(rank_of(distances, right, position), *first_k(distances, k))
 
 
@@ -176,12 +171,12 @@ def _rank_by_text(
     Rows in which a tie decides are done again by candidate.
     """
     device, num_texts, num_candidates = distances.device, len(candidates.copies), len(candidates)
-    left_out = np.unique(np.ravel_multi_index(exclusions_of(rows, asking.excluded), (len(rows), num_candidates)))
+    left_out = np.unique(np.ravel_multi_index(entries_of(rows, asking.excluded), (len(rows), num_candidates)))
     position, candidate = np.divmod(left_out, num_candidates)
     # How many candidates come before a right answer, and how many not after it. Sums of floats are exact below 2^24
     # candidates, and several times faster than sums of bools.
     copies = torch.from_numpy(candidates.copies).to(distances)
-    asked, right = right_answers(asking, rows)
+    asked, right = entries_of(rows, asking.right)
     of_row, of_text = (torch.from_numpy(of).to(device) for of in (asked, candidates.place[right]))
     own = distances[of_row, of_text]
     compared = torch.empty_like(distances)
@@ -193,7 +188,7 @@ def _rank_by_text(
     before, not_after = (torch.cat(list(of)) for of in zip(*counted, strict=True))
     # What is left out, beside each right answer of its point.
     beside, gone = (
-        torch.from_numpy(of).to(device) for of in exclusions_of(asked, (position, candidates.place[candidate]))
+        torch.from_numpy(of).to(device) for of in entries_of(asked, (position, candidates.place[candidate]))
     )
     own_of, distance_of = own[beside], distances[of_row[beside], gone]
     before.index_add_(0, beside, (distance_of < own_of).to(before), alpha=-1)
@@ -317,7 +312,7 @@ def _rank_rows(scores: Scores, some: torch.Tensor, rows: np.ndarray, asking: Can
     distance = scores.distance[some]
     allowed = _allowed(asking, rows, distance.shape[1], distance.device)
     distance.masked_fill_(~allowed, torch.inf)
-    of_row, right = (torch.from_numpy(of).to(some.device) for of in right_answers(asking, rows))
+    of_row, right = (torch.from_numpy(of).to(some.device) for of in entries_of(rows, asking.right))
     stage1_rank = final_rank = rank_of(distance, right, of_row)
     best, num_scored = allowed, torch.zeros(len(rows), dtype=torch.int64, device=some.device)
     num_dead = num_scored

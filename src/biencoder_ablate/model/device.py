@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import platform
 import time
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     import torch
 
 NATIVE_TIMES = 1.3
-"""A CPU this many times as fast in bf16 computes in it natively; where it is emulated it is slower than fp32."""
+"""A CPU that multiplies matrices at least so many times as fast in bf16 as in fp32 computes in it natively; where it
+is emulated it is slower."""
 
 
 def choose_device(asked: str, local_rank: int = 0) -> torch.device:
@@ -49,7 +51,7 @@ def choose_device(asked: str, local_rank: int = 0) -> torch.device:
 def choose_precision(asked: str, device: torch.device, cache: Path) -> str:
     """auto: bf16 where the chip computes in it natively, else fp32.
 
-    That is CUDA from Ampere on, and a CPU on which products of matrices are seen to be quicker in it.
+    That is CUDA from Ampere on, and a CPU on which products of matrices are seen to be NATIVE_TIMES as fast in it.
     """
     import torch
 
@@ -83,6 +85,7 @@ def cpu_times_in_bf16(cache: Path) -> float:
     return float(seen["times"])
 
 
+@functools.lru_cache
 def _chip() -> str:
     """What tells CPUs apart: name and instructions, a line each, or what Python knows where Linux does not say."""
     try:
@@ -93,13 +96,13 @@ def _chip() -> str:
     return "\n".join(line.partition(":")[2].strip() for line in named) if all(named) else platform.platform()
 
 
-def _measure_bf16(turns: int = 7) -> float:
-    """The quickest of some products in fp32 over the quickest in bf16: MiniLM's widest weights, 512 tokens."""
+def _measure_bf16() -> float:
+    """The quickest of seven products in fp32 over the quickest in bf16: MiniLM's widest weights, 512 tokens."""
     import torch
 
     seconds: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
     given = {dtype: (torch.ones(512, 384, dtype=dtype), torch.ones(384, 1536, dtype=dtype)) for dtype in seconds}
-    for _ in range(turns):
+    for _ in range(7):
         for dtype, (tokens, weights) in given.items():
             started = time.perf_counter()
             tokens @ weights

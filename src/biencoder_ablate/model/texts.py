@@ -104,10 +104,7 @@ class TextEncoder:
         """The texts as token ids, kept in `cache` where one is given."""
         if cache is None:
             return tokenize(self.tokenizer, texts, self.reading.max_tokens)
-        fingerprint = fingerprint_texts(tuple(texts))
-        return cached_tokens(
-            self.tokenizer, self.source.fingerprint, texts, fingerprint, self.reading.max_tokens, cache
-        )
+        return cached_tokens(self.tokenizer, self.source.fingerprint, texts, self.reading.max_tokens, cache)
 
     def over(self, tokens: Tokens) -> EncodedTexts:
         """The texts of these tokens, to be encoded by number."""
@@ -182,40 +179,31 @@ class TextSource(Protocol):
         """(tokens, operations) of the forward pass of `hidden`; nothing where texts come from a cache."""
 
 
+@dataclass(eq=False)
 class EncodedTexts:
     """Texts run through the encoder each time; each distinct one of a call once.
 
     With `threads` two groups of texts are encoded at a time; `encode_group` must take a generator then.
     """
 
-    def __init__(
-        self,
-        module: nn.Module,
-        encode_group: EncodeFunction,
-        tokens: Tokens,
-        device: torch.device,
-        precision: str,
-        train_token_budget: int,
-        eval_token_budget: int,
-        threads: TwoThreads | None = None,
-    ) -> None:
-        self.module = module
-        self.encode_group = encode_group
-        self.tokens = tokens
-        self.device = device
-        self.precision = precision
-        self.train_token_budget = train_token_budget
-        self.eval_token_budget = eval_token_budget
-        self.threads = threads
+    module: nn.Module
+    encode_group: EncodeFunction
+    tokens: Tokens
+    device: torch.device
+    precision: str
+    train_token_budget: int
+    eval_token_budget: int
+    threads: TwoThreads | None = None
 
     def hidden(self, rows: np.ndarray) -> torch.Tensor:
         distinct, where = np.unique(rows, return_inverse=True)
-        if self.threads is None or len(distinct) < 2:
-            h = self._encode(distinct)
-        else:
-            h, back = self._encode_halves(self.threads, distinct)
-            where = back[where]
-        return h.index_select(0, to_device(where, h.device))
+        parts, generators = self._parts_and_generators(distinct)
+        jobs = [
+            functools.partial(self._encode, distinct[part], generator)
+            for part, generator in zip(parts, generators, strict=True)
+        ]
+        h = jobs[0]() if self.threads is None or len(jobs) < 2 else self.threads.both_with_gradients(*jobs)
+        return h.index_select(0, to_device(back_in_order(parts)[where], h.device))
 
     def hidden_in_turns(self, rows: np.ndarray) -> tuple[torch.Tensor, Callable[[], None]]:
         distinct, where = np.unique(rows, return_inverse=True)
@@ -226,7 +214,7 @@ class EncodedTexts:
             for part, generator in zip(parts, generators, strict=True):
                 for group in length_groups(self.tokens.lengths[distinct[part]], self.train_token_budget):
                     turns.append((part[group], generator, _random_state(generator, self.device)))
-                    pieces.append(self._one_group(distinct[part[group]], generator))
+                    pieces.append(self._encode_group(self.tokens, distinct[part[group]], self.device, generator))
         back = back_in_order([group for group, _, _ in turns])
         flat = torch.cat(pieces).requires_grad_()
         h = flat.index_select(0, to_device(back[where], flat.device))
@@ -237,15 +225,12 @@ class EncodedTexts:
             after = [_random_state(generator, self.device) for generator in generators]
             for (group, generator, state), gradient in zip(turns, gradients, strict=True):
                 _set_random_state(generator, self.device, state)
-                torch.autograd.backward(self._one_group(distinct[group], generator), gradient)
+                h_group = self._encode_group(self.tokens, distinct[group], self.device, generator)
+                torch.autograd.backward(h_group, gradient)
             for generator, state in zip(generators, after, strict=True):
                 _set_random_state(generator, self.device, state)
 
         return h, spread
-
-    def _one_group(self, rows: np.ndarray, generator: torch.Generator | None) -> torch.Tensor:
-        more = {} if generator is None else {"generator": generator}
-        return self._encode_group(self.tokens, rows, self.device, **more)
 
     def _parts_and_generators(self, rows: np.ndarray) -> tuple[Sequence[np.ndarray], Sequence[torch.Generator | None]]:
         """Positions of `rows` (b,) in one part, or in two of which each draws its dropout from a generator of its own,
@@ -255,25 +240,19 @@ class EncodedTexts:
         parts = halves(forward_flops(self.module.config, self.tokens.lengths[rows]))
         return parts, [torch.Generator().manual_seed(seed) for seed in torch.randint(2**62, (len(parts),)).tolist()]
 
-    def _encode(self, rows: np.ndarray, generator: torch.Generator | None = None) -> torch.Tensor:
-        group = self._encode_group if generator is None else functools.partial(self._encode_group, generator=generator)
+    def _encode(self, rows: np.ndarray, generator: torch.Generator | None) -> torch.Tensor:
+        group = functools.partial(self._encode_group, generator=generator)
         return encode_rows(group, self.tokens, rows, self.train_token_budget, self.device)
 
-    def _encode_group(self, *tokens_rows_device: Any, **generator: torch.Generator) -> torch.Tensor:
+    def _encode_group(
+        self, tokens: Tokens, rows: np.ndarray, device: torch.device, generator: torch.Generator | None = None
+    ) -> torch.Tensor:
+        more = {} if generator is None else {"generator": generator}  # which the plain path does not take
         # Here, since autocast counts only in the thread that asks for it. Its cache of cast weights is one for all
         # threads, and would save nothing: a pass uses each weight once.
         bf16 = self.precision == "bf16"
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16, cache_enabled=False):
-            return self.encode_group(*tokens_rows_device, **generator).float()
-
-    def _encode_halves(self, threads: TwoThreads, rows: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
-        """h of texts in two halves at a time, and where each text lies in it (both of length b)."""
-        parts, generators = self._parts_and_generators(rows)
-        jobs = [
-            functools.partial(self._encode, rows[part], generator)
-            for part, generator in zip(parts, generators, strict=True)
-        ]
-        return threads.both_with_gradients(*jobs), back_in_order(parts)
+            return self.encode_group(tokens, rows, device, **more).float()
 
     def all_hidden(self, advance: Advance | None = None) -> torch.Tensor:
         return self.eval_hidden(np.arange(len(self.tokens)), advance)
@@ -386,7 +365,7 @@ def features_path(cache: Path, source: ModelSource, reading: Reading, texts: Seq
     """The file in the cache directory that holds the pooled outputs of these texts by this encoder."""
     determined_by = (
         source.fingerprint,
-        fingerprint_texts(tuple(texts)),
+        fingerprint_texts(texts),
         reading.pooling,
         reading.max_tokens,
         reading.precision,

@@ -1,4 +1,4 @@
-"""`python -m biencoder_ablate.report DIR… -o OUT`: the answer of a sweep, as a page, tables and figures."""
+"""`biencoder-ablate report DIR… -o OUT`: the answer of a sweep, as a page, tables and figures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NEEDED = ("scipy", "matplotlib", "jinja2")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the report; exit code 0, or 1 with one message."""
-    command = shlex.join(["python", "-m", "biencoder_ablate.report", *(sys.argv[1:] if argv is None else argv)])
+    command = shlex.join(["biencoder-ablate", "report", *(sys.argv[1:] if argv is None else argv)])
 
     def carry_out(arguments: argparse.Namespace) -> None:
         missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
@@ -39,10 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_report(given, Path(arguments.output), command, protocol, looks)
 
     parser = argparse.ArgumentParser(
-        prog="python -m biencoder_ablate.report",
+        prog="biencoder-ablate report",
         description="One page that answers: which head, at which negative ratio, by how much, how sure? "
         "Also report.md, table.csv, table.tex and the figures. With --from the same of any other program's runs.",
-        epilog="example: python -m biencoder_ablate.report logs/sweeps/heads -o report",
+        epilog="example: biencoder-ablate report logs/sweeps/heads -o report",
     )
     parser.add_argument(
         "directories",

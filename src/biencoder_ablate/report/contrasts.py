@@ -1,4 +1,4 @@
-"""Groups of runs and the differences between them: estimates, intervals and tests, for questions.py to conclude from.
+"""Groups of runs and the differences between them: estimates, intervals and tests, for verdicts.py to conclude from.
 
 A *group* is one configuration: for each of its seeds, what each point got: 1 where it is right at top 1, or any other
 score. Groups are compared on the same points, and seed by seed where they share seeds. *Other seeds?* is the sign-flip
@@ -15,16 +15,16 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from biencoder_ablate.report.significance import (
+    ALPHA,
     MAX_EXACT_SEEDS,
     NUM_SIGN_DRAWS,
     FloatArray,
     Interval,
-    SignFlip,
     crossed_moments,
     holm,
     intervals,
@@ -38,7 +38,6 @@ HEADS = ("none", "layernorm", "relu", "layernorm_relu")  # of the 2×2 design
 DRAWN_SIGNS = f"p from {NUM_SIGN_DRAWS} sign patterns drawn at random: too many seeds to try all"
 NO_COMMON_SEED = "no seed in common: these groups cannot be compared"
 BEFORE_LOOKS = "before the first declared look, which is at {} seeds: nothing is decided yet"
-ALPHA = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,11 +59,7 @@ class Group:
 
     def at(self, seeds: Sequence[int]) -> FloatArray:
         """Outcomes of these seeds, in this order: (len(seeds), N)."""
-        return self.correct[self.rows(seeds)]
-
-    def rows(self, seeds: Sequence[int]) -> list[int]:
-        """Where these seeds are."""
-        return [self.seeds.index(seed) for seed in seeds]
+        return self.correct[[self.seeds.index(seed) for seed in seeds]]
 
 
 @dataclass(frozen=True)
@@ -88,8 +83,8 @@ class Contrast:
 
 @dataclass(frozen=True)
 class ContrastResult:
-    """All that is known of one contrast; `p_holm` (sign flips) and `p_crossed_holm` (interval) are of `num_tests`, and
-    of `num_looks` where looks were declared.
+    """All that is known of one contrast. `p` is of the sign-flip test over seeds; adjusted, it is `p_holm`, and the
+    interval's `p_crossed_holm`: of `num_tests`, and of `num_looks` where looks were declared.
 
     `family_low` and `family_high` hold all the family's contrasts at once (Dunn 1961). `p_debates` is of the sign-flip
     test over debates, of two trained models rather than two groups: None unless there is one seed alone.
@@ -101,13 +96,13 @@ class ContrastResult:
     interval: Interval
     family_low: float
     family_high: float
-    test: SignFlip
-    p_holm: float
-    p_crossed_holm: float
+    p: float
     p_debates: float | None
-    num_tests: int
-    num_looks: int
-    notes: tuple[str, ...]
+    p_holm: float = 1.0
+    p_crossed_holm: float = 1.0
+    num_tests: int = 1
+    num_looks: int = 1
+    notes: tuple[str, ...] = ()
 
     @property
     def p_family(self) -> float:
@@ -119,12 +114,12 @@ class ContrastResult:
         """The contrast over all its seeds and points."""
         return self.interval.estimate
 
-    def told_apart(self, alpha: float = 0.05) -> bool:
+    def told_apart(self) -> bool:
         """Whether it differs from 0, both over seeds on these points and over further seeds and debates."""
-        return self.p_family < alpha
+        return self.p_family < ALPHA
 
 
-def summarise(group: Group, confidence: float = 0.95) -> GroupSummary:
+def summarise(group: Group) -> GroupSummary:
     """Mean over seeds, their standard deviation, and Student's t interval over seeds; nan for what one seed lacks, or
     seeds that are all alike: an interval of no width would claim to be certain.
 
@@ -133,7 +128,7 @@ def summarise(group: Group, confidence: float = 0.95) -> GroupSummary:
     per_seed = group.correct.mean(axis=1)
     num_seeds, mean = len(per_seed), float(per_seed.mean())
     deviation = float(per_seed.std(ddof=1)) if num_seeds > 1 else math.nan
-    half = t_quantile(num_seeds - 1, confidence) * (deviation or math.nan) / math.sqrt(num_seeds)
+    half = t_quantile(num_seeds - 1, 0.95) * (deviation or math.nan) / math.sqrt(num_seeds)
     return GroupSummary(num_seeds, mean, deviation, mean - half, mean + half)
 
 
@@ -202,14 +197,13 @@ def compare(
     groups: Sequence[Group],
     debates: Sequence[object],
     contrasts: Sequence[Contrast],
-    seed: int = 0,
     looks: Sequence[int] = (),
 ) -> tuple[ContrastResult, ...]:
     """Each contrast's estimate, intervals and sign-flip p; Holm's adjustment over all given here.
 
     So the contrasts of one call are one family: pass all of it, and nothing else. `debates` (N,) labels the points that
     all groups share. A contrast is taken over the seeds that all its groups have (others are named in `notes`); with
-    none in common it has nan for figures and p 1. Signs are drawn from the stream report/signs of `seed`.
+    none in common it has nan for figures and p 1.
 
     `looks` are numbers of seeds declared beforehand at which the family is looked at: only the first so many seeds are
     used, by their number, as the last look reached allows, and each look spends an equal part of alpha (p-values are
@@ -224,40 +218,35 @@ def compare(
     alike: dict[tuple[int, ...], list[int]] = defaultdict(list)  # seeds used → contrasts
     for k, seeds in enumerate(shared):
         alike[seeds[:look]].append(k)
-    found: dict[int, _Found] = {}
+    found: dict[int, ContrastResult] = {}
     for seeds, ks in alike.items():
         alpha = ALPHA / (len(contrasts) * num_looks)
-        found |= zip(ks, _on_seeds(seeds, groups, debates, [contrasts[k] for k in ks], alpha, seed), strict=True)
+        found |= zip(ks, _on_seeds(seeds, groups, debates, [contrasts[k] for k in ks], alpha), strict=True)
     in_order = [found[k] for k in range(len(contrasts))]
     over_seeds, crossed = (
         np.minimum(1, np.maximum(num_looks * holm(p), early)).tolist()
-        for p in ([one.test.p for one in in_order], [one.interval.p for one in in_order])
+        for p in ([one.p for one in in_order], [one.interval.p for one in in_order])
     )
     results = []
-    for k, (contrast, one) in enumerate(zip(contrasts, in_order, strict=True)):
-        notes = [one.interval.note, "" if one.test.exact else DRAWN_SIGNS]
+    for k, one in enumerate(in_order):
+        notes = [one.interval.note, DRAWN_SIGNS if len(one.seeds) > MAX_EXACT_SEEDS else ""]
         notes += [BEFORE_LOOKS.format(looks[0])] if early else []
         for some, why in (
             ({s for group in members[k] for s in group.seeds} - set(shared[k]), "not in all of its groups, left out"),
             (set(shared[k][look:]) if look else set[int](), f"after the look at {look}, left out until the next"),
         ):
             notes += [f"seeds {why}: {', '.join(map(str, sorted(some)))}"] if some else []
-        figures = one.seed_estimates, one.interval, one.family_low, one.family_high, one.test
-        adjusted = over_seeds[k], crossed[k], one.p_debates, len(contrasts), num_looks
-        results.append(ContrastResult(contrast, shared[k][:look], *figures, *adjusted, tuple(filter(None, notes))))
+        results.append(
+            replace(
+                one,
+                p_holm=over_seeds[k],
+                p_crossed_holm=crossed[k],
+                num_tests=len(contrasts),
+                num_looks=num_looks,
+                notes=tuple(filter(None, notes)),
+            )
+        )
     return tuple(results)
-
-
-@dataclass(frozen=True)
-class _Found:
-    """Of one contrast, what does not hang on the others' p-values."""
-
-    seed_estimates: tuple[float, ...]
-    interval: Interval
-    family_low: float
-    family_high: float
-    test: SignFlip
-    p_debates: float | None
 
 
 def _on_seeds(
@@ -266,13 +255,15 @@ def _on_seeds(
     debates: Sequence[object],
     contrasts: Sequence[Contrast],
     alpha: float,
-    seed: int,
-) -> list[_Found]:
-    """Contrasts that share their seeds, worked out at once: they are linear, so sums over debates are enough."""
+) -> list[ContrastResult]:
+    """Contrasts that share their seeds, worked out at once, but for what hangs on the rest of the family's p-values.
+
+    They are linear, so sums over debates are enough.
+    """
     if not seeds:
         nan = math.nan
         nothing = Interval(NO_COMMON_SEED, nan, nan, nan, nan, 1.0, nan, nan)
-        return [_Found((), nothing, nan, nan, SignFlip(1.0, True, 0), None) for _ in contrasts]
+        return [ContrastResult(contrast, (), (), nothing, nan, nan, 1.0, None) for contrast in contrasts]
     used = {name for contrast in contrasts for name, weight in contrast.weights if weight}
     sums = {group.name: sums_by_debate(group.at(seeds), debates) for group in groups if group.name in used}
     sizes = next(iter(sums.values()))[1]
@@ -281,13 +272,10 @@ def _on_seeds(
     table = np.round(table, 10)  # (m, S, D); rounding noise must not pass for a difference
     moments, per_seed = crossed_moments(table, sizes), table.sum(axis=2) / sizes.sum()
     half = moments.half_widths(alpha)
-    p = sign_flip_p(per_seed, generator(seed, "report", "signs")).tolist()
+    p = sign_flip_p(per_seed, generator(0, "report", "signs")).tolist()
     p_debates: list[float | None] = [None] * len(contrasts)
     if len(seeds) == 1:
-        p_debates = holm(sign_flip_p(table[:, 0], generator(seed, "report", "debates"))).tolist()
-    exact = len(seeds) <= MAX_EXACT_SEEDS
-    num_patterns = 2 ** len(seeds) if exact else NUM_SIGN_DRAWS + 1
+        p_debates = holm(sign_flip_p(table[:, 0], generator(0, "report", "debates"))).tolist()
     ends = (moments.estimate - half).tolist(), (moments.estimate + half).tolist()
-    tests = [SignFlip(one, exact, num_patterns) for one in p]
-    columns = map(tuple, per_seed.tolist()), intervals(moments), *ends, tests, p_debates
-    return [_Found(*row) for row in zip(*columns, strict=True)]
+    columns = contrasts, map(tuple, per_seed.tolist()), intervals(moments), *ends, p, p_debates
+    return [ContrastResult(contrast, seeds, *row) for contrast, *row in zip(*columns, strict=True)]

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from biencoder_ablate.report.fill import fill
 from biencoder_ablate.report.outlook import outlook
-from biencoder_ablate.report.questions import ALPHA, Analysis
+from biencoder_ablate.report.questions import Analysis
 from biencoder_ablate.report.read import Protocol
 from biencoder_ablate.report.study import Study
 from biencoder_ablate.report.tables import MINUS, NOTHING, Column, Value, interval_text, runs_table, shown
@@ -45,9 +45,9 @@ def comparisons_csv(analyses: Sequence[Analysis]) -> str:
             "comparison": r.contrast.name, "figure": protocol, "decides": protocol is analysis.primary,
             "seeds": len(r.seeds), "estimate": r.estimate, "low": r.interval.low, "high": r.interval.high,
             "family_low": r.family_low, "family_high": r.family_high, **asdict(outlook(r)),
-            "degrees_of_freedom": r.interval.degrees_of_freedom, "p": r.test.p, "p_holm": r.p_holm,
+            "degrees_of_freedom": r.interval.degrees_of_freedom, "p": r.p, "p_holm": r.p_holm,
             "p_crossed_holm": r.p_crossed_holm, "p_debates_holm": r.p_debates,
-            "told_apart": r.told_apart(ALPHA), "notes": "; ".join(r.notes),
+            "told_apart": r.told_apart(), "notes": "; ".join(r.notes),
         }
         for analysis in analyses
         for family in analysis.families

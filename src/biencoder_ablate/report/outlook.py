@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from scipy import special
 
 from biencoder_ablate.report.contrasts import ContrastResult
-from biencoder_ablate.report.significance import seeds_needed, t_quantile
+from biencoder_ablate.report.significance import ALPHA, seeds_needed, t_quantile
 
 POWER = 0.8
 MOST_SEEDS = 200
@@ -21,7 +21,7 @@ MOST_SEEDS = 200
 
 @dataclass(frozen=True)
 class Outlook:
-    """Of one contrast, as a member of its family at alpha; nan or None where a lone seed shows no spread.
+    """Of one contrast, as a member of its family at ALPHA; nan or None where a lone seed shows no spread.
 
     `detectable`: the least difference that a design with this variance finds with POWER. `seeds_to_decide`: how many
     seeds find a difference as large as the one seen with POWER, if all of it but the seeds' part of the variance stays;
@@ -34,8 +34,8 @@ class Outlook:
     p_first_better: float
 
 
-def outlook(result: ContrastResult, alpha: float = 0.05) -> Outlook:
-    """A contrast's Outlook; alpha is shared among the family's tests and looks by Bonferroni, as its intervals are.
+def outlook(result: ContrastResult) -> Outlook:
+    """A contrast's Outlook; ALPHA is shared among the family's tests and looks by Bonferroni, as its intervals are.
 
     V(S′) = V − V_seeds + V_seeds·S/S′ for S′ seeds, where V_seeds is the part that seeds bring. The probability is
     T(d̄ / (s·√(1 + 1/S))) with Student's T of S − 1 degrees of freedom (Hahn & Meeker 1991), d̄ and s the mean and
@@ -44,7 +44,7 @@ def outlook(result: ContrastResult, alpha: float = 0.05) -> Outlook:
     interval, num_seeds = result.interval, len(result.seeds)
     if num_seeds < 2 or math.isnan(interval.variance):
         return Outlook(math.nan, None, math.nan)
-    confidence = 1 - alpha / (result.num_tests * result.num_looks)
+    confidence = 1 - ALPHA / (result.num_tests * result.num_looks)
     variance, by_seeds = interval.variance, interval.by_seeds
     # What debates add to the variance, and to Satterthwaite's denominator.
     by_debates = max(variance - by_seeds, 0.0)
@@ -58,7 +58,7 @@ def outlook(result: ContrastResult, alpha: float = 0.05) -> Outlook:
         factor = t_quantile(freedom, confidence) + float(special.stdtrit(freedom, POWER))
         return factor * math.sqrt(by_debates + seeds_part)
 
-    least = max(2, seeds_needed(result.num_tests * result.num_looks, alpha))
+    least = max(2, seeds_needed(result.num_tests * result.num_looks))
     enough = (seeds for seeds in range(least, MOST_SEEDS + 1) if within_reach(seeds) <= abs(result.estimate) > 0)
     of_one = math.sqrt(by_seeds * num_seeds * (1 + 1 / num_seeds))
     if of_one > 0:

@@ -7,7 +7,7 @@ import hashlib
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +101,12 @@ def read_trec(place: Path, qrels: Path, metric: Metric, groups: Path | None = No
             ranked[query].append((score, document))
         scores = {}
         for query, graded in relevant.items():
-            found = [graded.get(document, 0) for _, document in sorted(ranked.get(query, ()), reverse=True)]
-            scores[query] = _score(metric, found, sorted(graded.values(), reverse=True))
+            found = sorted(ranked.get(query, ()))  # the best last, which stands for a document that is listed twice
+            places = {document: float(len(found) - k) for k, (_, document) in enumerate(found)}
+            ranks = [places.get(document, math.inf) for document in graded]
+            answers = [(document, graded[document], rank, rank) for document, rank in zip(graded, ranks, strict=True)]
+            over_all = metric.of_answers(answers)
+            scores[query] = float(metric.of_ranks(np.array(min(ranks)))) if over_all is None else over_all
         named = RUN_FILE.fullmatch(path.name)
         assert named is not None, path
         values[named["system"], named["seed"] or ""] = scores
@@ -124,22 +128,6 @@ def _lines(path: Path, num: int, number: int | None = None) -> Iterator[tuple[li
                 raise ValueError(f"{path}, line {k}: {cells[number or 0]}; must be a number") from None
             if cells:
                 yield cells, value
-
-
-def _score(metric: Metric, grades: Sequence[float], ideal: Sequence[float]) -> float:
-    """A metric of one query, from the grades in ranked order and from the best first."""
-    first = next((k for k, grade in enumerate(grades) if grade > 0), None)
-    if metric is Metric.TOP1:
-        return float(first == 0)
-    if metric is Metric.MRR:
-        return 0.0 if first is None else 1 / (first + 1)
-    if metric is Metric.RECALL:
-        return sum(grade > 0 for grade in grades[:10]) / len(ideal)
-    return _gain(grades) / _gain(ideal)
-
-
-def _gain(grades: Sequence[float]) -> float:
-    return sum(grade / math.log2(k + 2) for k, grade in enumerate(grades[:10]))
 
 
 def _collection(

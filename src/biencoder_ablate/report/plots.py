@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from biencoder_ablate.evaluation.candidates import TASKS
 from biencoder_ablate.report import style
 from biencoder_ablate.report.contrasts import ContrastResult
-from biencoder_ablate.report.questions import ALPHA, Analysis, Family, Kind
+from biencoder_ablate.report.questions import Analysis, Family, Kind
 from biencoder_ablate.report.read import Protocol
+from biencoder_ablate.report.significance import ALPHA
 from biencoder_ablate.report.study import Arms, Cell, task_values
 from biencoder_ablate.report.style import GREY, Picture, Style
 from biencoder_ablate.report.tables import p_text
@@ -31,6 +32,7 @@ SHORT_NAME, LONG_NAME = 18, 44  # characters
 SPLITS = ("train", "val", "test")
 _PRIMARY = {"color": "black", "linewidth": 2.2, "marker": "o", "markersize": 5.5}
 _BESIDE = {"color": GREY, "linewidth": 0.9, "marker": "o", "markersize": 3.0}
+_LINE = {"color": GREY, "linewidth": 1.1, "linestyle": ":"}
 
 
 def draw(analysis: Analysis, others: Sequence[Baseline] = ()) -> list[Picture]:
@@ -122,13 +124,8 @@ def _curves_page(
 
 
 def _baseline_lines(draw_line: Callable[..., Any], analysis: Analysis, lines: Sequence[Baseline]) -> None:
-    for k, other in enumerate(lines):
-        if (figure := other.figures.get(analysis.key())) is not None:
-            draw_line(figure, **_line_look(k), label=other.label)
-
-
-def _line_look(k: int) -> dict[str, Any]:
-    return {"color": GREY, "linewidth": 1.1, "linestyle": (":", "--", "-.")[k % 3]}
+    for other in lines:
+        draw_line(other.figures[analysis.key()], **_LINE, label=other.label)
 
 
 def _dead_pairs(analysis: Analysis, arms: Arms, lines: Sequence[Baseline]) -> list[Picture]:
@@ -226,7 +223,7 @@ def _forest_panel(panel: Axes, family: Family, narrow: bool) -> None:
         if family.beside:
             _whisker(panel, family.beside[k], k + 0.26, _BESIDE)
         _whisker(panel, result, k, _PRIMARY)
-        ink: dict[str, Any] = {"color": "black" if result.told_apart(ALPHA) else GREY, "fontsize": 7.5}
+        ink: dict[str, Any] = {"color": "black" if result.told_apart() else GREY, "fontsize": 7.5}
         where: dict[str, Any] = {"transform": panel.get_yaxis_transform(), "va": "center"}
         if narrow:
             panel.text(0, k - 0.36, names[k], fontsize=6.5 if "\n" in names[k] else 7.5, **where)
@@ -258,7 +255,7 @@ def _whisker(panel: Axes, result: ContrastResult, y: float, look: Mapping[str, A
         if look is _PRIMARY and np.isfinite(result.family_low):
             panel.plot([result.family_low, result.family_high], [y, y], **{**line, "linewidth": 0.7})
         panel.plot([interval.low, interval.high], [y, y], **line, solid_capstyle="butt")
-        fill = look["color"] if result.told_apart(ALPHA) else "white"
+        fill = look["color"] if result.told_apart() else "white"
         panel.plot([interval.estimate], [y], **look, markerfacecolor=fill)
 
 
@@ -316,7 +313,7 @@ def _dots_page(
         ("mean", {"color": "black", "marker": "|", "markersize": 10, "markeredgewidth": 1.6, "linestyle": ""}),
         ("its 95% interval", {"color": "black", "alpha": 0.28, "linewidth": 6}),
     ]
-    keys += [(other.label, _line_look(k)) for k, other in enumerate(lines)]
+    keys += [(other.label, _LINE) for other in lines]
     style.key_legend(figure, keys)
     return figure
 

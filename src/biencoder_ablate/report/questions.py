@@ -9,27 +9,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-import numpy as np
-
 from biencoder_ablate.report import contrasts
 from biencoder_ablate.report.contrasts import (
-    ALPHA,
     HEADS,
     Contrast,
     ContrastResult,
-    Group,
     against,
     every_pair,
     factorial_effects,
 )
 from biencoder_ablate.report.read import Metric, Protocol
-from biencoder_ablate.report.significance import SignFlip, holm, seeds_needed, sign_flip_test, smallest_p
+from biencoder_ablate.report.significance import seeds_needed
 from biencoder_ablate.report.study import Arms, Axis, Level, Study, arms_of, cell_name
-from biencoder_ablate.seeding import generator
+from biencoder_ablate.report.verdicts import Leakage, Verdict, leakage, quoted, verdict
 
 MOST_CELLS = 12  # configurations compared each with each where no axis can be: 66 pairs
 SWITCHES = {("0", "1"), ("false", "true"), ("no", "yes"), ("off", "on"), ("without", "with")}  # levels without a name
-MOST_NAMED = 3  # pairs in a sentence; the table has all
 
 
 class Kind(Enum):
@@ -43,159 +38,6 @@ class Kind(Enum):
     INTERACTION = auto()  # does what the main axis does depend on another?
     AXIS = auto()  # every pair of another axis's levels
     SETTING = auto()  # every pair of the main axis's levels within one setting
-
-
-# --- the verdict ---
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """`status` is winner, no_clear_winner or too_few_seeds; `best` has the highest mean, whatever that means.
-
-    `not_told_apart` names `best` and every group that cannot be told apart from it. `seeds_needed` is the number at
-    which the family's tests could name a winner at all.
-    """
-
-    status: str
-    best: str
-    winner: str | None
-    not_told_apart: tuple[str, ...]
-    num_seeds: int
-    seeds_needed: int
-    sentence: str
-
-
-def verdict(groups: Sequence[Group], results: Sequence[ContrastResult], alpha: float = ALPHA) -> Verdict:
-    """Which group wins, if any: `results` are compare()'s, a family that holds every pair of the groups.
-
-    A winner is higher than each other group with Holm p < alpha. Otherwise the best is
-    named with all that cannot be told apart from it, which is not to say that they are equal. If its comparisons could
-    not reach Holm p < alpha whatever the figures (p is at least 2/2^S), the verdict is too_few_seeds. The best is by
-    mean over the seeds that all groups share, or, where there are none, over each group's own.
-    """
-    shared = contrasts.common_seeds(groups)
-    means = {group.name: float(group.at(shared or group.seeds).mean()) for group in groups}
-    best = max(means, key=lambda name: means[name])
-    num_tests, num_looks = results[0].num_tests, results[0].num_looks
-    reachable = num_looks * holm([smallest_p(len(result.seeds)) for result in results])
-    pairs: dict[
-        str, tuple[int, float]
-    ] = {}  # other group → index of the result, and the sign that makes it best minus other
-    for k, weights in enumerate(dict(result.contrast.weights) for result in results):
-        pairs |= {other: (k, weights[best]) for other in weights if best in weights and other != best}
-    assert set(pairs) == set(means) - {best}, "every pair of the groups must have been compared"
-    tests = "one test" if num_tests == 1 else f"{num_tests} tests"
-    tests += f" at each of {num_looks} looks" if num_looks > 1 else ""
-    num_seeds = min(len(results[k].seeds) for k, _ in pairs.values())
-    needed = seeds_needed(num_tests * num_looks, alpha)
-    leads = {other: sign * results[k].estimate for other, (k, sign) in pairs.items()}
-    others = tuple(other for other, (k, _) in pairs.items() if not (results[k].told_apart(alpha) and leads[other] > 0))
-    if any(reachable[k] >= alpha for k, _ in pairs.values()):
-        status = "too_few_seeds"
-        own = "" if shared else ", each group over its own seeds"
-        sentence = (
-            f"Too few seeds to name a winner: with {num_seeds or 'no seed in common'}, the sign-flip test cannot reach "
-            f"Holm p < {alpha:g} over {tests}; {needed} are needed. "
-            f"The highest mean so far is that of {quoted(best)} ({means[best]:.3f}{own})."
-        )
-    elif others:
-        status = "no_clear_winner"
-        sentence = (
-            f"No clear winner: {quoted(best)} has the highest mean ({means[best]:.3f}), but over {num_seeds} seeds "
-            f"it cannot be told apart from {quoted(*others)}."
-        )
-    else:
-        status = "winner"
-        than = "each of the others by at least" if len(pairs) > 1 else f"{quoted(*pairs)} by"
-        sentence = (
-            f"{quoted(best)} wins: mean {means[best]:.3f}, higher than {than} {min(leads.values()):.3f} "
-            f"(Holm p < {alpha:g} over {tests}; {num_seeds} seeds)."
-        )
-    return Verdict(status, best, best if status == "winner" else None, (best, *others), num_seeds, needed, sentence)
-
-
-def quoted(*names: str) -> str:
-    """Names of groups in a sentence: without quotes, "none wins" would say that there is no winner."""
-    marked = [f"“{name}”" for name in names]
-    return " and ".join([", ".join(marked[:-1]), marked[-1]] if len(marked) > 1 else marked)
-
-
-# --- leakage ---
-
-
-@dataclass(frozen=True)
-class Shift:
-    """How one pair's difference changes from the clean to the official figure, over seeds."""
-
-    name: str
-    clean: float
-    official: float
-    test: SignFlip
-    p_holm: float
-
-    @property
-    def swaps(self) -> bool:
-        """Whether the two change places."""
-        return self.clean * self.official < 0
-
-
-@dataclass(frozen=True)
-class Leakage:
-    """Do texts shared between the splits change who is best? Orders are from the best down."""
-
-    clean_order: tuple[str, ...]
-    official_order: tuple[str, ...]
-    shifts: tuple[Shift, ...]
-    sentence: str
-
-
-def leakage(arms: Arms, clean: Sequence[ContrastResult], official: Sequence[ContrastResult]) -> Leakage | None:
-    """The order of the arms under both figures, and how the same pairs' differences shift between them.
-
-    Over the seeds that all arms share; None where there are none.
-    """
-    if not arms.seeds:
-        return None
-    orders = {}
-    for protocol in Protocol:
-        means = {group.name: float(group.at(arms.seeds).mean()) for group in arms.groups(protocol)}
-        orders[protocol] = tuple(sorted(means, key=lambda name: -means[name]))
-    tests = [
-        sign_flip_test(np.round(np.subtract(b.seed_estimates, a.seed_estimates), 12), generator(0, "report", "leakage"))
-        if a.seeds
-        else SignFlip(1.0, True, 0)
-        for a, b in zip(clean, official, strict=True)
-    ]
-    shifts = tuple(
-        Shift(a.contrast.name, a.estimate, b.estimate, test, p)
-        for a, b, test, p in zip(clean, official, tests, holm([test.p for test in tests]).tolist(), strict=True)
-    )
-    pairs = [quoted(*(name for name, _ in result.contrast.weights)) for result in clean]
-    swapped = [k for k, shift in enumerate(shifts) if shift.swaps]
-    sure = [pairs[k] for k in swapped if clean[k].told_apart(ALPHA) or official[k].told_apart(ALPHA)]
-    clean_order, official_order = (" > ".join(orders[protocol]) for protocol in (Protocol.CLEAN, Protocol.OFFICIAL))
-    sentence = (
-        "Texts shared between the splits do not change the order: under the official figure and the clean "
-        f"one it is {clean_order}."
-    )
-    if swapped:
-        of_all = f"All {len(pairs)}" if len(swapped) == len(pairs) else f"{len(swapped)} of the {len(pairs)}"
-        few = len(swapped) <= MOST_NAMED
-        which = "; ".join(pairs[k] for k in swapped) if few else f"{of_all} pairs"
-        if not sure:
-            tail = "neither figure can tell any of them apart, so that this may be chance"
-        elif len(sure) == len(swapped):
-            tail = f"{'each can' if len(sure) > 1 else 'they can'} be told apart under at least one figure"
-        else:
-            tail = f"of these, {'; '.join(sure)} can be told apart under at least one figure"
-        sentence = (
-            f"Texts shared between the splits change the order: it is {official_order} by the official "
-            f"figure and {clean_order} by the clean one. {which} change places; {tail}."
-        )
-    return Leakage(orders[Protocol.CLEAN], orders[Protocol.OFFICIAL], shifts, sentence)
-
-
-# --- the questions ---
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,7 +65,7 @@ class Family:
     def too_few_seeds(self) -> str:
         """Words like "3 seeds of the 8 that 6 tests need", where its tests cannot reach ALPHA; else nothing."""
         first, have = self.primary[0], min(len(result.seeds) for result in self.primary)
-        needed = seeds_needed(first.num_tests * first.num_looks, ALPHA)
+        needed = seeds_needed(first.num_tests * first.num_looks)
         seeds = f"{have or 'no'} seed{'' if have == 1 else 's'}"
         tests = "one test needs" if first.num_tests == 1 else f"{first.num_tests} tests need"
         return f"{seeds} of the {needed} that {tests}" if have < needed else ""
@@ -329,7 +171,7 @@ class Analysis:
     def _against_baseline(self, parts: Family) -> str:
         sides: dict[str, list[str]] = {"lower": [], "higher": [], "not told apart": []}
         for result in parts.primary:
-            told = ("higher" if result.estimate > 0 else "lower") if result.told_apart(ALPHA) else "not told apart"
+            told = ("higher" if result.estimate > 0 else "lower") if result.told_apart() else "not told apart"
             sides[told].append(result.contrast.name)
         if not (sides["lower"] or sides["higher"]) and parts.too_few_seeds:
             return f"Too few seeds to tell anything apart from {quoted(parts.baseline)}: {parts.too_few_seeds}."

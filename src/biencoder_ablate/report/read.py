@@ -62,7 +62,7 @@ class Metric(StrEnum):
         gain = 1 / np.log2(ranks + 1) if self is Metric.NDCG else np.where(np.isnan(ranks), np.nan, 1.0)
         return np.where(ranks > (1 if self is Metric.TOP1 else 10), 0.0, gain)
 
-    def of_answers(self, answers: Sequence[tuple[str, int, int, int]]) -> float | None:
+    def of_answers(self, answers: Sequence[tuple[str, float, float, float]]) -> float | None:
         """The score of a point by all its right answers (name, grade, stage-1 rank, final rank), where it is over all.
 
         Their ranks are official ones, also for clean figures: of the clean ones a run keeps the first answer's only.

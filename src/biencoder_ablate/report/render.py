@@ -23,7 +23,7 @@ from biencoder_ablate.report.questions import Analysis, Kind
 from biencoder_ablate.report.read import Collection
 from biencoder_ablate.report.sentences import Answer
 from biencoder_ablate.report.style import Picture
-from biencoder_ablate.report.yardsticks import baselines, selection
+from biencoder_ablate.report.yardsticks import Baseline, selection
 
 MOST_MARKDOWN_ROWS = 60  # of a table of runs; the page and runs.csv have all
 Block = tuple[str, Any]
@@ -59,33 +59,35 @@ class StudyReport:
 
 
 def study_report(
-    analysis: Analysis, pictures: Sequence[Picture], pairs: Sequence[SideBySide], texts: Texts, prefix: str, folder: str
+    analysis: Analysis,
+    others: Sequence[Baseline],
+    pictures: Sequence[Picture],
+    pairs: Sequence[SideBySide],
+    texts: Texts,
+    prefix: str,
+    folder: str,
 ) -> StudyReport:
-    """The sections on one study, those without contents left out."""
+    """The sections on one study, those without contents left out. `others` are what its figures stand beside."""
 
     def drawn(*names: str) -> list[Block]:
         """The pictures of these names, or of these names and a page number."""
         return [("picture", p) for name in names for p in pictures if re.fullmatch(rf"{name}(_\d+)?", p.name)]
 
-    study, others = analysis.study, baselines(analysis.study)
+    study = analysis.study
     best = analysis.verdict.best if analysis.verdict else None
     groups = tables.groups_table(analysis, others)
     overview, several = tables.overview_table(analysis), len(analysis.main.settings) > 1
     configurations: list[Block] = [("table", overview)] if overview else []
     configurations += [("table", groups), *drawn("seeds")] if several else drawn("seeds")
     leakage: list[Block] = []
-    if analysis.leakage is not None and study_leaks(analysis):
+    if analysis.leakage and any(shift.clean != shift.official for shift in analysis.leakage.shifts):
         leakage = [("paragraph", [analysis.leakage.sentence]), ("table", tables.leakage_table(analysis.leakage))]
-    found = selection(analysis)
     picked: list[Block] = []
-    if found is not None:
-        picked = [("paragraph", [sentences.selected(found)])]
-        picked += [("table", tables.selection_table(analysis, found))]
-    more = sentences.findings(analysis)
-    differences, within = (
-        [*([("list" if len(more) > 1 else "paragraph", more)] if more else []), *drawn("forest_more")],
-        drawn("forest_by_setting"),
-    )
+    if (found := selection(analysis)) is not None:
+        picked = [("paragraph", [sentences.selected(found)]), ("table", tables.selection_table(analysis, found))]
+    more, within = sentences.findings(analysis), drawn("forest_by_setting")
+    differences: list[Block] = [("list" if len(more) > 1 else "paragraph", more)] if more else []
+    differences += drawn("forest_more")
     for k, family in enumerate(analysis.families):
         table = tables.family_table(family, analysis.primary, f"family{k}")
         blocks = within if family.kind is Kind.SETTING else differences
@@ -134,11 +136,6 @@ def _once(blocks: Sequence[Block], said: set[str]) -> list[Block]:
         if kind not in ("paragraph", "note", "list") or block:
             kept.append((kind, block))
     return kept
-
-
-def study_leaks(analysis: Analysis) -> bool:
-    """Whether the two figures differ at all: without leakage nothing is to be said of it."""
-    return any(shift.clean != shift.official for shift in analysis.leakage.shifts) if analysis.leakage else False
 
 
 def missing_section(collection: Collection, studies: Sequence[StudyReport]) -> Section:

@@ -11,15 +11,23 @@ from dataclasses import dataclass
 from biencoder_ablate.report import yardsticks
 from biencoder_ablate.report.contrasts import ContrastResult
 from biencoder_ablate.report.fill import fill
-from biencoder_ablate.report.questions import ALPHA, MOST_NAMED, Analysis, Family, Kind, Verdict, quoted, verdict
+from biencoder_ablate.report.questions import Analysis, Family, Kind
 from biencoder_ablate.report.read import FINISHED, WITHOUT, Metric, Protocol, Run
-from biencoder_ablate.report.significance import FEW_SEEDS, MAX_EXACT_SEEDS, seeds_needed
+from biencoder_ablate.report.significance import ALPHA, FEW_SEEDS, MAX_EXACT_SEEDS, seeds_needed
 from biencoder_ablate.report.study import Arms, Study
 from biencoder_ablate.report.tables import MINUS, effect_text, p_text
+from biencoder_ablate.report.verdicts import MOST_NAMED, Verdict, quoted, verdict
 from biencoder_ablate.report.yardsticks import Baseline, Selection
 
 MOST_LISTED = 6  # settings in a sentence, levels among the answers
 MOST_CHARACTERS = 200  # of settings by name: beyond that it reads like a compiler
+WORDS = {
+    "earns": "earns its place",
+    "costs": "does not earn its place",
+    "untold": "cannot be told from nothing",
+    "unknown": "not known at this number of seeds",
+}
+"""By an answer's status, the verdict on a part."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ def answers(analysis: Analysis) -> list[Answer]:
     """A line for each part of the head; where no parts were varied, for each level of what was, against the best."""
     family = analysis.family(Kind.EFFECTS)
     if family is not None:
-        quiet = [result for result in family.primary if "×" in result.contrast.name and not result.told_apart(ALPHA)]
+        quiet = [result for result in family.primary if "×" in result.contrast.name and not result.told_apart()]
         if len(quiet) < 2:
             return [_of_part(analysis, family, result) for result in family.primary]
         loud = [_of_part(analysis, family, result) for result in family.primary if result not in quiet]
@@ -57,14 +65,12 @@ def answers(analysis: Analysis) -> list[Answer]:
         weights = dict(result.contrast.weights)
         if best in weights:
             (other,) = set(weights) - {best}
-            status, told = _status(family, result), f"cannot be told from {quoted(best)}"
-            words = {"unknown": "not known at this number of seeds", "untold": told}.get(
-                status, f"loses to {quoted(best)}"
-            )
+            status, loses = _status(family, result), f"loses to {quoted(best)}"
+            words = WORDS | {"earns": loses, "costs": loses, "untold": f"cannot be told from {quoted(best)}"}
             behind = -weights[best] * result.estimate
             size = f"{_points(analysis, behind)} {'ahead of' if behind > 0 else 'behind'} {quoted(best)}"
             sure = _sure(analysis, result, -weights[best])
-            lines.append(Answer(other, "costs" if status == "earns" else status, words, f"{size}{sure}"))
+            lines.append(Answer(other, "costs" if status == "earns" else status, words[status], f"{size}{sure}"))
     return lines[:MOST_LISTED]
 
 
@@ -73,26 +79,18 @@ def _against_baseline(analysis: Analysis, family: Family, result: ContrastResult
     status, size = _status(family, result), _points(analysis, result.estimate)
     moves, baseline = "higher" if result.estimate > 0 else "lower", quoted(family.baseline)
     part = result.contrast.name.removeprefix(f"{WITHOUT}=")
-    words = {"earns": f"above {baseline}", "costs": f"below {baseline}", "untold": f"cannot be told from {baseline}"}
-    detail = f"{size} {moves} than {baseline}"
+    words, detail = WORDS, f"{size} {moves} without it"
     if family.subject == WITHOUT:
         status = {"earns": "costs", "costs": "earns"}.get(status, status)
-        words = {
-            "earns": "earns its place",
-            "costs": "does not earn its place",
-            "untold": "cannot be told from nothing",
-        }
-        detail = f"{size} {moves} without it"
-    words["unknown"] = "not known at this number of seeds"
+    else:
+        told = {"earns": f"above {baseline}", "costs": f"below {baseline}", "untold": f"cannot be told from {baseline}"}
+        words, detail = WORDS | told, f"{size} {moves} than {baseline}"
     return Answer(part, status, words[status], f"{detail}{_sure(analysis, result)}")
 
 
 def _of_part(analysis: Analysis, family: Family, result: ContrastResult) -> Answer:
     status, both = _status(family, result), result.contrast.name.split(" × ")
-    words = {
-        "earns": "earns its place", "costs": "does not earn its place", "untold": "cannot be told from nothing",
-        "unknown": "not known at this number of seeds",
-    }[status]  # fmt: skip
+    words = WORDS[status]
     told, size = status in ("earns", "costs"), _points(analysis, result.estimate)
     if len(both) > 1:
         words = f"{'more' if status == 'earns' else 'less'} than their sum" if told else words
@@ -107,13 +105,12 @@ def _quiet_interactions(analysis: Analysis, family: Family, results: Sequence[Co
     """One line for the interactions of three or more factors that are not told apart from 0."""
     largest = max(results, key=lambda result: abs(result.estimate))
     status = _status(family, largest)
-    words = "not known at this number of seeds" if status == "unknown" else "cannot be told from nothing"
     detail = f"of {len(results)} the largest so far is {largest.contrast.name}: {_points(analysis, largest.estimate)}"
-    return Answer("Interactions", status, words, f"{detail}{_sure(analysis, largest)}")
+    return Answer("Interactions", status, WORDS[status], f"{detail}{_sure(analysis, largest)}")
 
 
 def _status(family: Family, result: ContrastResult) -> str:
-    if result.told_apart(ALPHA):
+    if result.told_apart():
         return "earns" if result.estimate > 0 else "costs"
     return "unknown" if family.too_few_seeds else "untold"
 
@@ -150,7 +147,7 @@ def headline(analysis: Analysis, others: Sequence[Baseline]) -> str:
         return said
     arms = analysis.main
     why = {name: yardsticks.idle(arms.cells[name], analysis.primary, analysis.metric) for name in arms.names}
-    means = {group.name: float(group.at(arms.seeds or group.seeds).mean()) for group in arms.groups(analysis.primary)}
+    means = arms.means(analysis.primary)
     best = found.best
     if why[best]:
         working = [name for name in arms.names if not why[name]]
@@ -208,7 +205,7 @@ def declared(analysis: Analysis) -> list[str]:
     rule = " or ".join(filter(None, (rule, "the last epoch" if "last" in selects else "")))
     text = fill(
         "declared.txt.j2", str, {}, analysis=analysis, clean=Protocol.CLEAN, official=Protocol.OFFICIAL,
-        rule=rule, alpha=ALPHA, most_exact=MAX_EXACT_SEEDS, needed=seeds_needed(6, ALPHA), few=FEW_SEEDS,
+        rule=rule, alpha=ALPHA, most_exact=MAX_EXACT_SEEDS, needed=seeds_needed(6), few=FEW_SEEDS,
     )  # fmt: skip
     return [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
 
@@ -245,7 +242,7 @@ def findings(analysis: Analysis) -> list[str]:
 
 def _interaction(analysis: Analysis, family: Family) -> str:
     main, axis = analysis.study.axes[0].name, family.subject
-    told = [f"{result.contrast.name} ({effect_text(result)})" for result in family.primary if result.told_apart(ALPHA)]
+    told = [f"{result.contrast.name} ({effect_text(result)})" for result in family.primary if result.told_apart()]
     if told:
         return f"What the {main} does depends on {axis}: {_few(told)}."
     if few := family.too_few_seeds:

@@ -31,6 +31,7 @@ from scipy import special
 
 FloatArray = NDArray[np.float64]
 
+ALPHA = 0.05
 ONE_SEED = "one seed: the interval is over debates only and says nothing about other seeds"
 ONE_DEBATE = "one debate: the interval is over seeds only and says nothing about other debates"
 MAX_EXACT_SEEDS = 15  # 2^15 sign patterns take milliseconds; each seed more doubles that
@@ -96,17 +97,6 @@ class Moments:
         return np.where(self.estimate == 0, 1.0, np.where(self.variance > 0, np.exp(high), 0.0))
 
 
-def crossed_interval(values: ArrayLike, debates: Sequence[object], confidence: float = 0.95) -> Interval:
-    """Interval of the mean of `values` (S, N), e.g. one group's outcomes minus another's, seed by seed.
-
-    The mean plus and minus t·√V, V its variance over further seeds and further debates (`debates` (N,) labels the
-    points): crossed_moments says how. A debate or seed that is alone shows no spread: the interval is then over the
-    other factor, or nan, and `note` says so. docs/statistics.md has its coverage by simulation.
-    """
-    sums, sizes = sums_by_debate(values, debates)
-    return intervals(crossed_moments(sums[None], sizes), confidence)[0]
-
-
 def sums_by_debate(values: ArrayLike, debates: Sequence[object]) -> tuple[FloatArray, FloatArray]:
     """Sums (S, D) of `values` (S, N) over the points of each debate, and the debates' numbers of points (D,)."""
     table, labels = np.atleast_2d(np.asarray(values, dtype=np.float64)), np.asarray(debates)
@@ -116,9 +106,13 @@ def sums_by_debate(values: ArrayLike, debates: Sequence[object]) -> tuple[FloatA
     return np.array([np.bincount(which, row, len(sizes)) for row in table], dtype=np.float64), sizes
 
 
-def intervals(moments: Moments, confidence: float = 0.95) -> list[Interval]:
-    """The m intervals."""
-    half = moments.half_widths(1 - confidence)
+def intervals(moments: Moments) -> list[Interval]:
+    """The m intervals, 1 − ALPHA: the estimate plus and minus t·√V, V its variance over further seeds and debates.
+
+    A debate or seed that is alone shows no spread: the interval is then over the other factor, or nan, and `note` says
+    so. docs/statistics.md has its coverage by simulation.
+    """
+    half = moments.half_widths(ALPHA)
     note = "; ".join([ONE_SEED] * (not moments.of_seeds) + [ONE_DEBATE] * (not moments.of_debates))
     columns = [moments.estimate, moments.estimate - half, moments.estimate + half, moments.freedom, moments.p]
     rows = np.array([*columns, moments.variance, moments.by_seeds]).T.tolist()
@@ -169,22 +163,6 @@ def t_quantile(degrees_of_freedom: float, confidence: float) -> float:
     return float(special.stdtrit(degrees_of_freedom, (1 + confidence) / 2))
 
 
-@dataclass(frozen=True)
-class SignFlip:
-    """Two-sided p of the sign-flip test; `exact` if over all sign patterns, else over seeded draws."""
-
-    p: float
-    exact: bool
-    num_patterns: int
-
-
-def sign_flip_test(differences: ArrayLike, rng: np.random.Generator | None = None) -> SignFlip:
-    """sign_flip_p() of the differences (S,) of one contrast."""
-    values = np.asarray(differences, dtype=np.float64)
-    exact = len(values) <= MAX_EXACT_SEEDS
-    return SignFlip(float(sign_flip_p(values[None], rng)[0]), exact, 2 ** len(values) if exact else NUM_SIGN_DRAWS + 1)
-
-
 def sign_flip_p(
     differences: FloatArray, rng: np.random.Generator | None = None, num_draws: int = NUM_SIGN_DRAWS
 ) -> FloatArray:
@@ -215,15 +193,15 @@ def sign_flip_p(
 
 
 def smallest_p(num_seeds: int) -> float:
-    """The smallest p that sign_flip_test can give: 2/2^S, or 1 over the draws beyond MAX_EXACT_SEEDS."""
+    """The smallest p that sign_flip_p can give: 2/2^S, or 1 over the draws beyond MAX_EXACT_SEEDS."""
     if num_seeds > MAX_EXACT_SEEDS:
         return 1 / (NUM_SIGN_DRAWS + 1)
     return min(1.0, 2 / 2**num_seeds)
 
 
-def seeds_needed(num_tests: int, alpha: float = 0.05) -> int:
+def seeds_needed(num_tests: int) -> int:
     """The fewest seeds for which a winner is within reach, as Holm multiplies the least p by num_tests: 8 for six."""
-    return next(seeds for seeds in itertools.count(1) if num_tests * 2 / 2**seeds < alpha)
+    return next(seeds for seeds in itertools.count(1) if num_tests * 2 / 2**seeds < ALPHA)
 
 
 def holm(p_values: ArrayLike) -> FloatArray:

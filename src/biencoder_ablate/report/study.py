@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 
+from biencoder_ablate.files import flat
 from biencoder_ablate.report.contrasts import HEADS, Group, pool
 from biencoder_ablate.report.read import FINISHED, NOTHING, WITHOUT, Protocol, Run
 from biencoder_ablate.report.significance import FloatArray
@@ -205,23 +206,15 @@ def _settings(runs: Sequence[Run]) -> dict[str, list[Level]]:
     if all("head" in run.identity for run in runs):  # not those of another program
         settings["head"] = _head_levels([run.identity["head"] for run in runs])
         settings["negatives"] = _negatives_levels([run.identity for run in runs])
-    flat = [dict(_flat(run.identity)) for run in runs]
-    keys = [key for key in dict.fromkeys(key for values in flat for key in values) if key not in _NOT_AXES]
+    by_run = [flat(run.identity) for run in runs]
+    keys = [key for key in dict.fromkeys(key for values in by_run for key in values) if key not in _NOT_AXES]
     first = ["fusion", "fusion.name", "model.fingerprint"]
     for key in sorted(keys, key=lambda key: first.index(key) if key in first else len(first)):
         if key == "model.fingerprint":
             settings["encoder"] = _encoder_levels(runs)
         elif not key.startswith("head."):
-            settings[_NAMES.get(key, key)] = [_value_level(values.get(key)) for values in flat]
+            settings[_NAMES.get(key, key)] = [_value_level(values.get(key)) for values in by_run]
     return settings
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, item in value.items():
-        if isinstance(item, dict):
-            yield from _flat(item, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", item
 
 
 def _value_level(value: Any) -> Level:
@@ -318,6 +311,10 @@ class Arms:
     def groups(self, protocol: Protocol) -> list[Group]:
         """The arms as groups: each the average over its cells, on the seeds that these share."""
         return [pool(name, [cell.outcomes(protocol) for cell in self.cells[name]]) for name in self.names]
+
+    def means(self, protocol: Protocol) -> dict[str, float]:
+        """Each arm's mean, over the seeds that all share; over its own where there are none."""
+        return {group.name: float(group.at(self.seeds or group.seeds).mean()) for group in self.groups(protocol)}
 
 
 def arms_of(study: Study, arms: Sequence[tuple[str, dict[int, Level]]]) -> Arms | None:

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from biencoder_ablate.evaluation.candidates import TASKS
 from biencoder_ablate.report import yardsticks
-from biencoder_ablate.report.contrasts import ContrastResult, GroupSummary, pool, summarise
+from biencoder_ablate.report.contrasts import ContrastResult, GroupSummary, summarise
 from biencoder_ablate.report.examples import SideBySide
 from biencoder_ablate.report.outlook import MOST_SEEDS, POWER, outlook
-from biencoder_ablate.report.questions import ALPHA, Analysis, Family, Kind, Leakage, Verdict
+from biencoder_ablate.report.questions import Analysis, Family, Kind
 from biencoder_ablate.report.read import FINISHED, Protocol, Run, Sweep
 from biencoder_ablate.report.study import Arms, Cell, Study, show, task_values
+from biencoder_ablate.report.verdicts import Leakage, Verdict
 from biencoder_ablate.report.yardsticks import RULES, Baseline, Selection
 
 Value = str | float | int | bool | None
@@ -132,14 +133,10 @@ def groups_table(analysis: Analysis, others: Sequence[Baseline]) -> Table:
 
 def arms_table(analysis: Analysis, others: Sequence[Baseline]) -> Table:
     """One row a level of what the verdict is about, averaged over settings; then the baselines."""
-    arms, rows = analysis.main, []
-    summaries = {
-        name: {
-            protocol: summarise(pool(name, [cell.outcomes(protocol) for cell in arms.cells[name]]))
-            for protocol in analysis.protocols
-        }
-        for name in arms.names
-    }
+    arms, summaries = analysis.main, defaultdict[str, dict[Protocol, GroupSummary]](dict)
+    for protocol in analysis.protocols:
+        for group in arms.groups(protocol):
+            summaries[group.name][protocol] = summarise(group)
     rows = [(name, *_figures(analysis, arms.cells[name], summaries[name], others)) for name in arms.names]
     return _with_baselines(analysis, "arms", [analysis.study.axes[0].name], rows, others)
 
@@ -212,7 +209,7 @@ def overview_table(analysis: Analysis) -> Table | None:
     if len(arms.settings) < 2:
         return None
     verdicts = {family.subject: family.verdict for family in analysis.of(Kind.SETTING)}
-    means = {group.name: float(group.at(arms.seeds or group.seeds).mean()) for group in arms.groups(analysis.primary)}
+    means = arms.means(analysis.primary)
     columns = [Column("setting"), *(Column(name, 3) for name in arms.names)]
     rows = []
     for k, setting in enumerate(arms.settings):
@@ -248,7 +245,7 @@ def family_table(family: Family, primary: Protocol, key: str) -> Table:
         interval = interval_text(result.interval.low, result.interval.high, signed=True)
         row: list[Value] = [result.contrast.name, len(result.seeds), result.estimate, interval]
         row.append(interval_text(result.family_low, result.family_high, signed=True))
-        row += [result.test.p, result.p_family, result.told_apart(ALPHA)]
+        row += [result.p, result.p_family, result.told_apart()]
         for beside in family.beside[k : k + 1]:
             interval = interval_text(beside.interval.low, beside.interval.high, signed=True)
             row += [beside.estimate, interval, beside.p_family]
@@ -264,9 +261,9 @@ def outlook_table(family: Family) -> Table:
     )  # fmt: skip
     rows = []
     for result in family.primary:
-        seen = outlook(result, ALPHA)
+        seen = outlook(result)
         needed = str(seen.seeds_to_decide) if seen.seeds_to_decide else f"over {MOST_SEEDS}"
-        decided = "decided" if result.told_apart(ALPHA) else needed
+        decided = "decided" if result.told_apart() else needed
         decided = decided if math.isfinite(seen.detectable) else NOTHING
         rows.append((result.contrast.name, result.estimate, seen.detectable, decided, seen.p_first_better))
     caption = (
@@ -299,9 +296,7 @@ def leakage_table(leakage: Leakage) -> Table:
         Column("official − clean", 3, signed=True), Column("p", p=True), Column("Holm p", p=True),
         Column("change places"),
     )  # fmt: skip
-    rows = tuple(
-        (s.name, s.clean, s.official, s.official - s.clean, s.test.p, s.p_holm, s.swaps) for s in leakage.shifts
-    )
+    rows = tuple((s.name, s.clean, s.official, s.official - s.clean, s.p, s.p_holm, s.swaps) for s in leakage.shifts)
     caption = "What leakage does to each difference. The test is over seeds, on these points; Holm over the rows."
     return Table("leakage-pairs", caption, columns, rows)
 

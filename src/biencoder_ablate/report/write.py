@@ -52,8 +52,9 @@ def write_report(
         prefix, folder = "", "figures"
         if len(studies) > 1:
             prefix, folder = f"s{k + 1}-", f"figures/{re.sub('[^a-z0-9]+', '-', study.name.lower()).strip('-')}"
-        parts = draw(analysis, baselines(study)), side_by_side(analysis), texts
-        reports.append(study_report(analysis, *parts, prefix, folder))
+        others = baselines(study)
+        pictures = draw(analysis, others)
+        reports.append(study_report(analysis, others, pictures, side_by_side(analysis), texts, prefix, folder))
     analyses = [report.analysis for report in reports]
     missing = missing_section(collection, reports)
     files: dict[str, str | bytes] = {

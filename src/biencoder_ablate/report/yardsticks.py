@@ -13,13 +13,12 @@ import numpy as np
 from biencoder_ablate.config import Config, DataConfig, cache_directory
 from biencoder_ablate.data.corpus import Corpus
 from biencoder_ablate.data.readers import load_corpus
-from biencoder_ablate.evaluation.baselines import baselines_of_run
+from biencoder_ablate.evaluation.baselines import TITLES, baselines_of_run
 from biencoder_ablate.report.questions import Analysis, Kind
 from biencoder_ablate.report.read import Metric, Protocol, Run
 from biencoder_ablate.report.study import Arms, Cell, Study
 
 DEAD = 0.99  # share of a run's scored pairs with both logits at zero from which its head counts as dead
-BASELINES = {"pretrained": "pretrained encoder", "bm25": "BM25", "tfidf": "TF-IDF", "chance": "chance"}
 RULES = {"top1_clean": "clean val", "top1": "official val", "last": "last epoch"}  # by evaluation.select
 
 
@@ -48,7 +47,7 @@ def baselines(study: Study) -> tuple[Baseline, ...]:
             found.setdefault(name, {}).setdefault(encoder if name == "pretrained" else "", figures.get("test") or {})
     return tuple(
         Baseline(f"{words}, {labels[encoder]}" if len(found[name]) > 1 else words, figures)
-        for name, words in BASELINES.items()
+        for name, words in TITLES.items()
         for encoder, figures in found.get(name, {}).items()
     )
 
@@ -80,7 +79,8 @@ def idle(cells: Sequence[Cell], primary: Protocol, metric: Metric) -> str:
     runs = [run for cell in cells for run in cell.runs.values()]
     runs = [run for run in runs if (run.identity.get("evaluation") or {}).get("rerank") != "none"]
     before = [stage1(run, primary, metric) for run in runs]
-    if (num := sum(dead_share(run) >= DEAD for run in runs)) * 2 > len(runs):
+    dead = [(run.result.get("selected") or {}).get("dead_pairs") or 0.0 for run in runs]
+    if (num := sum(share >= DEAD for share in dead)) * 2 > len(runs):
         return f"head dead in {num} of {len(runs)} runs"
     if any(stage1(run, primary) is None for run in runs):  # they do not say what there was before the head
         return ""
@@ -90,17 +90,9 @@ def idle(cells: Sequence[Cell], primary: Protocol, metric: Metric) -> str:
     return "no gain over stage 1" if None not in (after, then) and after <= then else ""  # type: ignore[operator]
 
 
-def dead_share(run: Run) -> float:
-    """Share of a run's scored pairs that are dead at its selected epoch."""
-    return float((run.result.get("selected") or {}).get("dead_pairs") or 0.0)
-
-
 def _unchanged(test: Mapping[str, Any]) -> bool:
-    names = [name for name in ("top1", "top1_clean", "mrr") if f"{name}_stage1" in test or name == "top1_clean"]
-    pairs = [
-        (test.get(name), test.get("top1_stage1_clean" if name == "top1_clean" else f"{name}_stage1")) for name in names
-    ]
-    return all(a == b for a, b in pairs)
+    before = {"top1": "top1_stage1", "top1_clean": "top1_stage1_clean", "mrr": "mrr_stage1"}
+    return all(test.get(name) == test.get(then) for name, then in before.items() if then in test or "clean" in name)
 
 
 def below(figure: float | None, key: str, others: Sequence[Baseline]) -> list[Baseline]:

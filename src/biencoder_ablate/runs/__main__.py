@@ -1,4 +1,4 @@
-"""`python -m biencoder_ablate.runs LOGS_DIR`: lists runs and sweeps with status, figures and disk; prunes."""
+"""`biencoder-ablate runs LOGS_DIR`: lists runs and sweeps with status, figures and disk; prunes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
-from biencoder_ablate.command import add_json_option, print_json
+from biencoder_ablate.command import add_json_option, answer, print_json
 from biencoder_ablate.files import read_json
-from biencoder_ablate.runs.directory import RunDirectory, locked
+from biencoder_ablate.runs.directory import RunBusy, RunDirectory, locked
 from biencoder_ablate.runs.status import STATUSES, RunStatus, SweepDirectory, directory_bytes, run_status
 from biencoder_ablate.text import figure, terminal_width, text_table
 
@@ -83,23 +83,24 @@ def _runs(number: int) -> str:
 
 
 def prune(runs: Sequence[RunStatus], statuses: Sequence[str], yes: bool) -> str:
-    """Delete the runs with these statuses, or say which would go."""
+    """Delete the runs with these statuses, or say which would go. Raises ValueError where one is being worked in."""
     chosen = [run for run in runs if run.status in statuses]
     size = sum(directory_bytes(run.directory.path) for run in chosen) / 1e6
     if not yes:
         names = "".join(f"\n  {run.name} ({run.status})" for run in chosen)
         return f"would delete {_runs(len(chosen))}, {size:.1f} MB; add --yes to do so{names}"
     for run in chosen:
-        with locked(run.directory.path):
-            shutil.rmtree(run.directory.path)
+        try:
+            with locked(run.directory.path):
+                shutil.rmtree(run.directory.path)
+        except RunBusy as error:
+            raise ValueError(str(error)) from error
     return f"deleted {_runs(len(chosen))}, {size:.1f} MB"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 1 for a directory without runs."""
-    parser = argparse.ArgumentParser(
-        prog="python -m biencoder_ablate.runs", description=(__doc__ or "").split(": ", 1)[1]
-    )
+    """List or prune; returns the exit code: 1 with one message for a mistake, as for a directory without runs."""
+    parser = argparse.ArgumentParser(prog="biencoder-ablate runs", description=(__doc__ or "").split(": ", 1)[1])
     parser.add_argument("logs_dir", type=Path, nargs="?", default=Path("logs"), help="default: logs")
     parser.add_argument(
         "--prune",
@@ -110,24 +111,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--yes", action="store_true", help="really delete")
     add_json_option(parser)
-    arguments = parser.parse_args(argv)
+    return answer(parser, argv, _show)
+
+
+def _show(arguments: argparse.Namespace) -> None:
     runs = list_runs(arguments.logs_dir)
     if not runs:
-        print(f"error: {arguments.logs_dir}: no runs here; must be a logs_dir, with runs/ in it", file=sys.stderr)
-        return 1
+        raise ValueError(f"{arguments.logs_dir}: no runs here; must be a logs_dir, with runs/ in it")
     if arguments.prune:
-        try:
-            print(prune(runs, arguments.prune, arguments.yes))
-        except (OSError, RuntimeError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-        return 0
-    if arguments.json:
+        print(prune(runs, arguments.prune, arguments.yes))
+    elif arguments.json:
         print_json([listed(run) for run in runs])
-        return 0
-    sweeps = describe_sweeps(arguments.logs_dir)
-    print(describe_runs(runs, terminal_width()) + (f"\n\nsweeps\n{sweeps}" if sweeps else ""))
-    return 0
+    else:
+        sweeps = describe_sweeps(arguments.logs_dir)
+        print(describe_runs(runs, terminal_width()) + (f"\n\nsweeps\n{sweeps}" if sweeps else ""))
 
 
 if __name__ == "__main__":

@@ -54,13 +54,9 @@ class RunDirectory:
         """Where the old run waits while `rerun=true` makes a new one."""
         return self.path.with_name(f".{self.name}.old")
 
-    def read_result(self) -> dict[str, Any] | None:
-        """What result.json says, or None where there is none."""
-        return read_json(self.result)
-
     def read_finished(self) -> dict[str, Any] | None:
-        """The same of a run that has finished, or None."""
-        found = self.read_result()
+        """What result.json says of a run that has finished, or None."""
+        found = read_json(self.result)
         return found if isinstance(found, dict) and found.get("status") == "finished" else None
 
 

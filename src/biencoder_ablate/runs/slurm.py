@@ -22,11 +22,6 @@ FILE_SECONDS = 20.0
 """How long a job's result may take to appear on a shared file system once the job has left the queue."""
 
 
-def is_slurm(launcher: Any) -> bool:
-    """Whether a launcher that Hydra made is submitit's for Slurm."""
-    return getattr(launcher, "_EXECUTOR", None) == "slurm"
-
-
 def run_on_cluster(
     launcher: Any, overrides: Sequence[Sequence[str]], ended: Callable[[int, str | None], None]
 ) -> list[str | None]:

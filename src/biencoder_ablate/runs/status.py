@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from biencoder_ablate.files import explained, read_json, write_json
+from biencoder_ablate.files import read_json, write_json
 from biencoder_ablate.runs.directory import RunDirectory, holder
 from biencoder_ablate.runs.identity import short_hash
 from biencoder_ablate.runs.records import read_metrics
@@ -101,11 +101,6 @@ def failure_of(returned: Any) -> Exception | None:
             except Exception as error:
                 return error
     return None
-
-
-def in_words(error: Exception) -> str:
-    """A failure in one line."""
-    return explained(error) if isinstance(error, OSError) else str(error)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 from biencoder_ablate import registry
 from biencoder_ablate.config import ConfigError
-from biencoder_ablate.files import write_text
+from biencoder_ablate.files import flat, write_text
 
 Values = Mapping[str, float]
 Steps = Sequence[tuple[int, Values]]
@@ -67,29 +67,21 @@ class Tracker:
 
 
 class Trackers:
-    """Those that one run asked for; none of them can stop it. Falsy when there is none (left)."""
+    """Those that one run asked for; none of them can stop it."""
 
     def __init__(self, chosen: Mapping[str, Tracker] | None = None) -> None:
         self._trackers = dict(chosen or {})
-        self._steps: list[tuple[int, Values]] = []
         self._step = 0
         self._say: Callable[[str], None] | None = None
 
-    def __bool__(self) -> bool:
-        return bool(self._trackers)
-
     def start(self, run: TrackedRun, say: Callable[[str], None]) -> None:
         """Before the first epoch of this process; `say` takes the warnings."""
-        self._say, self._step, self._steps = say, run.step, []
+        self._say, self._step = say, run.step
         self._each(lambda tracker: tracker.start(run))
 
-    def step(self, step: int, values: Values) -> None:
-        """Keep a step's figures until its epoch is committed."""
-        self._steps.append((step, values))
-
-    def epoch(self, step: int, record: Mapping[str, Any]) -> None:
+    def epoch(self, step: int, record: Mapping[str, Any], steps: Steps) -> None:
         """The epoch's checkpoint is on disk: hand on its figures and its steps'."""
-        steps, self._steps, self._step = self._steps, [], step
+        self._step = step
         self._each(lambda tracker: tracker.epoch(step, numbers(record), steps))
 
     def finish(self, result: Mapping[str, Any] | None) -> None:
@@ -155,14 +147,6 @@ def numbers(record: Mapping[str, Any]) -> dict[str, float]:
         for key, value in record.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     }
-
-
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted keys, as on the command line."""
-    values: dict[str, Any] = {}
-    for key, value in config.items():
-        values |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return values
 
 
 def _text(key: str, value: Any) -> str | None:

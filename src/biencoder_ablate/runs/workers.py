@@ -13,9 +13,11 @@ from filelock import FileLock, Timeout
 @contextlib.contextmanager
 def take_device(directory: Path, asked: str, parallel: bool) -> Iterator[str]:
     """The device a job should use: what was asked, or, of several GPUs, one that no other job of the sweep has."""
-    import torch
+    count = 0
+    if parallel and asked in ("auto", "cuda"):
+        import torch
 
-    count = torch.cuda.device_count() if parallel and asked in ("auto", "cuda") else 0
+        count = torch.cuda.device_count()
     if count < 2:
         yield asked
         return

@@ -49,9 +49,7 @@ def snapshot(model: torch.nn.Module, optimizer: torch.optim.Optimizer, reached: 
     """All that a run goes on from, copied: training may go on meanwhile."""
     return {
         "model": trained_state(model),
-        "optimizer": tree_map_only(
-            torch.Tensor, lambda value: value.detach().to("cpu", copy=True), optimizer.state_dict()
-        ),
+        "optimizer": tree_map_only(torch.Tensor, _copy, optimizer.state_dict()),
         "records": list(reached.records),
         "best_epoch": reached.best_epoch,
         "step": reached.step,

@@ -64,7 +64,6 @@ class Outcome:
 
     directory: RunDirectory
     result: dict[str, Any]
-    skipped: bool
 
 
 def run_experiment(config: Config, composed: str, overrides: list[str], quiet: bool = False) -> Outcome:
@@ -90,10 +89,10 @@ def _run_as(world: World, plan: Plan, composed: str, overrides: list[str], quiet
         RunLog(None, quiet).say(f"{summary.finished_line(run, done)}, already; rerun=true starts over")
         if world.is_main:
             _drop_leftovers(run)
-        return Outcome(run, done, skipped=True)
+        return Outcome(run, done)
     if not world.is_main:
         with memory_explained(plan):
-            return Outcome(run, _train(plan, run, RunLog(None, quiet), world, trackers), skipped=False)
+            return Outcome(run, _train(plan, run, RunLog(None, quiet), world, trackers))
     with run_files.locked(run.path):
         if config.rerun:
             run_files.start_over(run)
@@ -111,7 +110,7 @@ def _run_as(world: World, plan: Plan, composed: str, overrides: list[str], quiet
         finally:
             trackers.finish(None)  # nothing where the run has finished
         run_files.forget_old(run)
-    return Outcome(run, result, skipped=False)
+    return Outcome(run, result)
 
 
 class OutOfMemory(RuntimeError):
@@ -235,9 +234,7 @@ def _train(plan: Plan, run: RunDirectory, log: RunLog, world: World, trackers: T
     def follow(records: list[Record], step: int, steps: list[tuple[int, Record]]) -> None:
         write_metrics(run.path, records)
         log.say(epoch_line(records[-1], leaks))
-        for at, figures in steps:
-            trackers.step(at, figures)
-        trackers.epoch(step, records[-1])
+        trackers.epoch(step, records[-1], steps)
 
     with InTurn() as writer:
         embeddings = embed(trainee, pretrained)
@@ -362,7 +359,7 @@ def write_rankings(run: RunDirectory, parts: Parts, embeddings: Embeddings, rera
     trainee = parts.trainee
     lines, figures = [], {}
     score = scorer_of(trainee, embeddings)
-    for name in ("val", "test"):
+    for name in MEASURED:
         rankings = final_rankings(trainee.splits[name], embeddings, score, rerank)
         figures[name] = split_figures(rankings)
         lines += [json.dumps(record, ensure_ascii=False) for record in point_records(rankings)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -134,7 +135,7 @@ def last_lines(run: RunDirectory, result: dict[str, Any], config: Config, record
     if best >= 0:
         lines.append(meaning(result))
     lines.append(f"done in {result['seconds']:.1f} s: {run.path}")
-    lines.append(f'next       python -m biencoder_ablate.retrieve {run.path} "an argument"')
+    lines.append(f'next       biencoder-ablate retrieve {shlex.quote(str(run.path))} "an argument"')
     sweep = "-m head=none,layernorm,relu,layernorm_relu seed=0,1,2"
     of_the_sample = f"python -m biencoder_ablate {sweep}"
     lines.append(f"           {of_the_sample if config.data.name == 'sample' else f'the same command with {sweep}'}")

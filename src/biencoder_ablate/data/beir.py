@@ -1,0 +1,137 @@
+"""data=beir: a data set in the format of BEIR (Thakur et al. 2021): documents, queries, and judgements of both."""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from biencoder_ablate.config import DataConfig
+from biencoder_ablate.data.corpus import Corpus, DataError, Document, Pair, build_corpus
+from biencoder_ablate.data.readers import check_path, checked_by
+from biencoder_ablate.seeding import generator
+
+_QRELS = {"train": "train", "dev": "val", "test": "test"}
+
+
+def _check_beir(settings: DataConfig) -> None:
+    check_path(settings, "a directory or zip with corpus.jsonl, queries.jsonl and qrels/test.tsv")
+
+
+@checked_by(_check_beir)
+def read_beir(settings: DataConfig) -> Corpus:
+    """corpus.jsonl, queries.jsonl and qrels/{train,dev,test}.tsv, in a directory or zip, at its top or one folder down.
+
+    Documents are the candidates of every split; title and text are joined by a space. A query is asked where a
+    judgement of it, its grade, is above 0. The document with its own id is no candidate (ignore_identical_ids), and a
+    judged document that is missing counts as never found, as with BEIR's own tools. Without qrels/train.tsv there is
+    nothing to train on; with it but without dev.tsv, a fifth of the training queries, by data.split_seed, are val.
+    Raises DataError naming the file and line that is damaged.
+    """
+    path = Path(str(settings.path)).expanduser()
+    try:
+        top: Any = path if path.is_dir() else zipfile.Path(path)
+        below = sorted((place for place in top.iterdir() if place.is_dir()), key=lambda place: place.name)
+        home = next((place for place in (top, *below) if (place / "corpus.jsonl").is_file()), None)
+        if home is None:
+            raise DataError(
+                f"data.path={path}: no corpus.jsonl at its top or one folder down; must be in BEIR's format"
+            )
+        return _parse(path, home, settings.split_seed)
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+        raise DataError(f"data.path={path}: cannot be read ({error}); download it again if it is damaged") from error
+
+
+def _parse(path: Path, home: Any, split_seed: int) -> Corpus:
+    """What lies in `home`, a directory or a place in a zip."""
+    documents = [
+        Document(name, f"{row.get('title') or ''} {row.get('text') or ''}".strip())
+        for name, row in _read_rows(path, home, "corpus.jsonl")
+    ]
+    queries = {name: str(row.get("text") or "") for name, row in _read_rows(path, home, "queries.jsonl")}
+    text_of = {document.id: document.text for document in documents}
+    judged = {split: _read_qrels(path, home / "qrels" / f"{file}.tsv", queries) for file, split in _QRELS.items()}
+    if not judged["test"]:
+        raise DataError(f"data.path={path}: no judgement above 0 in qrels/test.tsv; figures need one")
+    notes, pairs, missing = [], [], 0
+    if not judged["train"]:
+        notes.append("no qrels/train.tsv: nothing to train on, only evaluating (training.epochs=0)")
+    elif not judged["val"]:
+        names = list(judged["train"])
+        held_out = generator(split_seed, "split").permutation(len(names))[: max(1, len(names) // 5)]
+        judged["val"] = {names[i]: judged["train"].pop(names[i]) for i in sorted(held_out.tolist())}
+        notes.append(f"no qrels/dev.tsv: {len(judged['val'])} training queries, by data.split_seed, are val")
+    for split, grades_of in judged.items():
+        for query, grades in grades_of.items():
+            for number, (document, grade) in enumerate(grades.items(), start=1):
+                found = document in text_of and document != query
+                missing += not found
+                if found or split != "train":
+                    answer = text_of[document] if found else queries[query]
+                    name = document if found else ""
+                    pairs.append(Pair(split, "", query, "", number, queries[query], answer, grade, query, name))
+    if missing:
+        notes.append(f"{missing} right answers are no documents, or the query's own; they count as never found")
+    itself = sum(name in text_of for name in {pair.query for pair in pairs})
+    if itself:
+        notes.append(
+            f"{itself} queries are documents too; each is left out of its own candidates (ignore_identical_ids)"
+        )
+    corpus = build_corpus("beir", pairs, documents=documents, may_lack=("train", "val"))
+    return replace(corpus, notes=tuple(notes))
+
+
+def _read_rows(path: Path, home: Any, file: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(_id, row) of a file of JSON lines, each _id once."""
+    seen: set[str] = set()
+    for number, line in _read_lines(path, home / file):
+        try:
+            row = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise DataError(f"data.path={path}, {file}, line {number}: not JSON ({error})") from error
+        name = row.get("_id") if isinstance(row, dict) else None
+        if not isinstance(name, str | int) or isinstance(name, bool) or name == "":
+            raise DataError(f"data.path={path}, {file}, line {number}: must be a JSON object with _id and text")
+        if str(name) in seen:
+            raise DataError(f"data.path={path}, {file}, line {number}: _id {name} is there twice; ids must differ")
+        seen.add(str(name))
+        yield str(name), row
+
+
+def _read_qrels(path: Path, file: Any, queries: Mapping[str, str]) -> dict[str, dict[str, int]]:
+    """query id → document id → grade, of the judgements above 0; nothing where there is no such file."""
+    judged: dict[str, dict[str, int]] = {}
+    if not file.is_file():
+        return judged
+    for number, line in _read_lines(path, file):
+        cells = line.rstrip("\r\n").split("\t")
+        if number == 1 and not cells[-1].strip().isdecimal():
+            continue  # the header
+        where = f"data.path={path}, qrels/{file.name}, line {number}"
+        if len(cells) != 3 or not re.fullmatch(r"-?\d{1,9}", cells[2].strip(), re.ASCII):
+            raise DataError(f"{where}: must be query-id, corpus-id and an integer score, separated by tabs")
+        query, document, grade = cells[0], cells[1], int(cells[2])
+        if query not in queries:
+            raise DataError(f"{where}: query {query} is not in queries.jsonl")
+        judged.setdefault(query, {})[document] = grade  # the last judgement stands
+    right = {query: {name: grade for name, grade in of.items() if grade > 0} for query, of in judged.items()}
+    return {query: of for query, of in right.items() if of}
+
+
+def _read_lines(path: Path, file: Any) -> Iterator[tuple[int, str]]:
+    """(number, line) of a text file's lines that are not blank. Raises DataError where it is missing or not UTF-8."""
+    if not file.is_file():
+        raise DataError(f"data.path={path}: no {file.name} beside corpus.jsonl; must be in BEIR's format")
+    number = 0
+    try:
+        with file.open("r", encoding="utf-8-sig") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield number, line
+    except UnicodeDecodeError as error:
+        raise DataError(f"data.path={path}, {file.name}, line {number + 1}: not UTF-8; save it as UTF-8") from error
