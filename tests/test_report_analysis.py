@@ -12,6 +12,8 @@ from helpers import load_sample
 from report_runs import CURRICULUM, HEADS, config_of, made_up_points, sample_points, write_run, write_study
 
 from biencoder_ablate.config import DataConfig, FusionConfig
+from biencoder_ablate.data.corpus import Pair
+from biencoder_ablate.data.readers import load_corpus
 from biencoder_ablate.report import sentences
 from biencoder_ablate.report.contrasts import compare, factorial_effects
 from biencoder_ablate.report.examples import joined_debates, load_texts, side_by_side
@@ -460,19 +462,51 @@ def test_texts_that_are_gone_or_others_are_not_shown(tmp_path):
     assert "not the one that these runs used" in load_texts(study_of(tmp_path / "b")).problem
 
 
-def test_a_relative_corpus_is_found_beside_the_logs(tmp_path, monkeypatch):
-    from biencoder_ablate.data.readers import load_corpus
-
-    table = tmp_path / "work" / "pairs.csv"
-    table.parent.mkdir()
-    table.write_text("point,counter\n" + "".join(f"point {k},counter {k}\n" for k in range(9)), "utf-8")
+def run_on_pairs(table: Path, runs: Path, path: str, cache: Path) -> Pair:
+    """A run of nine pairs of a csv, in a config of this path and cache; returns its first test pair."""
+    table.parent.mkdir(exist_ok=True)
+    rows = [f"{table.parent.name} point {k},“counter” {k}\n" for k in range(9)]
+    table.write_text("point,counter\n" + "".join(rows), "utf-8")
     corpus = load_corpus(DataConfig(name="pairs", path=str(table)))
     points = [(pair.id, pair.debate) for pair in corpus.test]
-    runs = tmp_path / "work" / "logs" / "runs"
-    config = config_of(data=DataConfig(name="pairs", path="pairs.csv"))
+    config = config_of(data=DataConfig(name="pairs", path=path), cache_dir=str(cache))
     write_run(runs, config, [1] * len(points), points, fingerprint=corpus.fingerprint)
+    return corpus.test[0]
+
+
+def test_a_relative_corpus_is_found_beside_the_logs(tmp_path, monkeypatch):
+    runs = tmp_path / "work" / "logs" / "runs"
+    pair = run_on_pairs(tmp_path / "work" / "pairs.csv", runs, "pairs.csv", tmp_path / "cache")
     monkeypatch.chdir(tmp_path)
-    assert load_texts(study_of(runs)).by_name[f"{points[0][0]}#point"] == corpus.test[0].point
+    assert load_texts(study_of(runs)).by_name[f"{pair.id}#point"] == pair.point
+
+
+def test_texts_are_kept_so_that_a_corpus_is_read_once(tmp_path, monkeypatch):
+    """Under the corpus's fingerprint: another corpus at the same path has texts of its own."""
+    table, runs = tmp_path / "mine" / "pairs.csv", tmp_path / "logs" / "runs"
+    pair = run_on_pairs(table, runs, str(table), tmp_path / "cache")
+    first = load_texts(study_of(runs))
+    table.unlink()
+    again = load_texts(study_of(runs))
+    assert again == first
+    assert (again.by_name[f"{pair.id}#counter"], again.problem) == (pair.counter, "")
+    assert pair.debate in again.cluster_of
+    other = run_on_pairs(tmp_path / "other" / "pairs.csv", tmp_path / "other_logs", str(table), tmp_path / "cache")
+    assert "cannot be read" in load_texts(study_of(tmp_path / "other_logs")).problem
+    assert other.point != pair.point
+
+
+@pytest.mark.parametrize("kept", ["", "[]", '{"by_name": '])
+def test_texts_that_cannot_be_kept_or_are_damaged_are_read_anew(tmp_path, kept):
+    table, runs, cache = tmp_path / "mine" / "pairs.csv", tmp_path / "logs" / "runs", tmp_path / "cache"
+    if not kept:
+        cache.write_text("a file is in the way", "utf-8")
+    pair = run_on_pairs(table, runs, str(table), cache)
+    for _ in range(2):
+        assert load_texts(study_of(runs)).by_name[f"{pair.id}#point"] == pair.point
+        for file in cache.rglob("*.json"):
+            file.write_text(kept, "utf-8")
+    assert kept == "" or len(list(cache.rglob("*.json"))) == 1
 
 
 # --- any heads ---

@@ -5,6 +5,8 @@ N test points that count, R runs of an arm (its seeds times its settings).
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from biencoder_ablate.config import DataConfig
-from biencoder_ablate.data.corpus import text_key
+from biencoder_ablate.config import Config, DataConfig, cache_directory
 from biencoder_ablate.data.readers import load_corpus
+from biencoder_ablate.files import read_json, write_text
 from biencoder_ablate.report.contrasts import every_pair
 from biencoder_ablate.report.questions import Analysis
 from biencoder_ablate.report.read import Protocol
@@ -22,6 +24,8 @@ from biencoder_ablate.report.study import Arms, Study
 
 MOST_PAIRS = 15  # of arms; beyond that, only those of the best arm
 NUM_EXAMPLES = 4  # points each way, each of another debate
+MOST_KEPT = 20_000_000  # characters of a test split that the cache directory keeps
+_FOLDER = "texts-1"  # where there; counted up when what is kept changes
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,7 @@ class Texts:
 def joined_debates(held: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Debate → the first debate of its cluster, from (debate, text it holds)."""
     parent: dict[str, str] = {}
+    place: dict[str, int] = {}
 
     def root(debate: str) -> str:
         while parent.setdefault(debate, debate) != debate:
@@ -126,15 +131,31 @@ def joined_debates(held: Iterable[tuple[str, str]]) -> dict[str, str]:
 
     holder: dict[str, str] = {}
     for debate, text in held:
-        first, second = sorted((root(debate), root(holder.setdefault(text, debate))), key=list(parent).index)
+        place.setdefault(debate, len(place))
+        first, second = sorted((root(debate), root(holder.setdefault(text, debate))), key=place.__getitem__)
         parent[second] = first
     return {debate: root(debate) for debate in parent}
 
 
 def load_texts(study: Study) -> Texts:
-    """The test split's texts, from wherever a run's config says the corpus lies, if it is still the same one."""
+    """The test split's texts, from the cache directory or from wherever a run's config says the corpus lies, if it is
+    still the same one. A corpus takes a second or more to read: what is wanted of it is kept under its fingerprint."""
     if not study.trained_here:
         return Texts({})
+    cache = cache_directory(Config(cache_dir=study.runs[0].config.get("cache_dir")))
+    path = cache / _FOLDER / f"{study.fingerprint[:32]}.json"
+    kept = read_json(path)
+    if isinstance(kept, dict):
+        return Texts(**kept)
+    texts = _read_texts(study)
+    if not texts.problem and sum(map(len, texts.by_name.values())) <= MOST_KEPT:
+        with contextlib.suppress(OSError):  # a cache that cannot be written to costs time, and no report
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, json.dumps({"by_name": texts.by_name, "cluster_of": texts.cluster_of}))
+    return texts
+
+
+def _read_texts(study: Study) -> Texts:
     problem = "no run has a readable .hydra/config.yaml"
     seen = []
     for run in study.runs:
@@ -154,7 +175,7 @@ def load_texts(study: Study) -> Texts:
                 continue
             if corpus.fingerprint == study.fingerprint:
                 kinds = ("point",) if corpus.documents else ("point", "counter")
-                held = ((pair.debate, text_key(getattr(pair, kind))) for pair in corpus.test for kind in kinds)
+                held = ((pair.debate, corpus.keys[getattr(pair, kind)]) for pair in corpus.test for kind in kinds)
                 return Texts(dict(corpus.named_texts("test")), cluster_of=joined_debates(held))
             problem = f"the corpus of {path or 'this version of the package'} is not the one that these runs used"
     return Texts({}, problem)
