@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import xml.etree.ElementTree as ET
 from collections import Counter
@@ -103,6 +104,17 @@ def test_drawing_leaves_matplotlib_s_settings_alone():
             assert matplotlib.rcParams["font.size"] != 33.0
         assert matplotlib.rcParams["font.size"] == 33.0
         assert matplotlib.rcParams["svg.hashsalt"] == "mine"
+
+
+@pytest.mark.parametrize("change", ["one core", "the second process dies"])
+def test_one_process_draws_what_two_do(analysis, pictures, monkeypatch, change):
+    """Half of the figures are drawn by a second process, where there is a core for it."""
+    if change == "one core":
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
+    else:
+        own, save = os.getpid(), style.pictures
+        monkeypatch.setattr(style, "pictures", lambda *a: save(*a) if os.getpid() == own else os._exit(9))
+    assert draw(analysis) == pictures
 
 
 # --- room for everything ---
