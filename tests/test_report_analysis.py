@@ -20,7 +20,14 @@ from biencoder_ablate.report.examples import joined_debates, load_texts, side_by
 from biencoder_ablate.report.questions import Analysis, Kind, analyse
 from biencoder_ablate.report.read import Metric, Protocol, collect
 from biencoder_ablate.report.study import Study, arms_of, make_studies
-from biencoder_ablate.report.tables import groups_table, leakage_table, missing_table, overview_table, runs_table
+from biencoder_ablate.report.tables import (
+    costs_table,
+    groups_table,
+    leakage_table,
+    missing_table,
+    overview_table,
+    runs_table,
+)
 
 EQUAL = dict.fromkeys(HEADS, 0.5)
 CLEAR = {"none": 0.3, "layernorm": 0.35, "relu": 0.3, "layernorm_relu": 0.7}
@@ -507,6 +514,21 @@ def test_texts_that_cannot_be_kept_or_are_damaged_are_read_anew(tmp_path, kept):
         for file in cache.rglob("*.json"):
             file.write_text(kept, "utf-8")
     assert kept == "" or len(list(cache.rglob("*.json"))) == 1
+
+
+def test_costs_are_of_the_epochs_and_weights_are_left_out_where_runs_do_not_tell_them(tmp_path):
+    write_study(tmp_path, {"none": 0.5, "relu": 0.5}, seeds=(0, 1))
+    for k, path in enumerate(sorted(tmp_path.iterdir())):
+        lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text("utf-8").splitlines()]
+        lines[0] |= {"train_seconds": None, "eval_seconds": 0.5}
+        for line in lines[1:]:
+            line |= {"train_seconds": 1.0 + k % 2, "eval_seconds": 0.25}
+        (path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines), "utf-8")
+    expected = (("none", 0.5 + 4 * 1.75), ("relu", 0.5 + 4 * 1.75))  # of four epochs; the mean of two seeds
+    assert costs_table(study_of(tmp_path)).rows == expected
+    for path in tmp_path.glob("relu*/result.json"):
+        path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | {"trained_weights": 1234}), "utf-8")
+    assert [row[1] for row in costs_table(study_of(tmp_path)).rows] == [None, 1234]
 
 
 # --- any heads ---

@@ -172,7 +172,7 @@ def test_intervals_of_shares_stay_shares():
 def test_many_settings_are_all_drawn_on_as_many_figures_as_it_takes(tmp_path):
     """Fourteen: six curves and twelve panels of seeds are the most that one figure holds."""
     ratios = [round(0.05 * k, 2) for k in range(14)]
-    means, points = {"none": 0.4, "layernorm": 0.45}, made_up_points(2)
+    means, points = {"none": 0.4, "layernorm": 0.45, "relu": 0.4}, made_up_points(2)  # of two heads: two factors
     write_study(tmp_path / "all", means, seeds=(0,), ratios=ratios, points=points)
     write_study(tmp_path / "last", means, seeds=(0,), ratios=ratios[12:], points=points)
     found, last = ({shown.name: shown for shown in draw(analysis_of(tmp_path / place))} for place in ("all", "last"))

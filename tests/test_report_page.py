@@ -197,6 +197,21 @@ def test_figures_in_the_tables_are_those_of_the_runs(report, logs):
     assert {row["figure"] for row in comparisons if row["decides"] == "True"} == {"clean"}
 
 
+def test_what_a_head_costs_is_on_the_page(report, logs):
+    results = [json.loads(path.read_text("utf-8")) for path in (logs / "runs").glob("[!.]*/result.json")]
+    weights = {head: {r["trained_weights"] for r in results if r["name"].startswith(f"{head}_neg")} for head in HEADS}
+    ((none,), (layernorm,), (relu,), (both,)) = weights.values()
+    features = 3 * (512 + 128)  # widths of h and r; LayerNorm has a weight and a bias for each
+    assert (relu, both) == (none, layernorm) and layernorm == none + 2 * features
+    html = (report / "index.html").read_text("utf-8")
+    costs = re.findall(r'<div class="table t-costs".*?</table>', html, re.DOTALL)[0]
+    rows = re.findall(r'<td>(\w+)</td><td class=n data-v="(\d+)">\d+</td><td class=n data-v="([\d.]+)">', costs)
+    assert [(head, int(found)) for head, found, _ in rows] == list(
+        zip(HEADS, (none, layernorm, relu, both), strict=True)
+    )
+    assert all(float(seconds) > 0 for *_, seconds in rows)
+
+
 def test_the_markdown_s_figures_exist_and_its_tables_are_even(report):
     text = (report / "report.md").read_text("utf-8")
     links = re.findall(r"!\[[^]]*\]\(([^)]*)\)", text)

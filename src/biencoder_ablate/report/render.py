@@ -102,11 +102,12 @@ def study_report(
     reproduce: list[tables.Table] = []
     if study.trained_here:
         reproduce = [tables.constants_table(study), tables.versions_table(study), tables.runs_table(study)]
+    costs: list[Block] = [("table", tables.costs_table(study))] if study.trained_here else []
     tasks: list[Block] = [*drawn("tasks"), ("table", tables.tasks_table(analysis.main))] if study.has_tasks else []
     sections: list[tuple[str, str, list[Block]]] = [
         ("differences", "Differences", differences),
         ("configurations", "Configurations" if several else "Seed by seed", configurations),
-        ("learning", "Learning", drawn("learning_curves", "learning_curves_by_setting", "dead_pairs")),
+        ("learning", "Learning", [*drawn("learning_curves", "learning_curves_by_setting", "dead_pairs"), *costs]),
         ("selection", "Which epoch", picked),
         ("leakage", "Leakage", leakage),
         ("tasks", "The eight tasks", tasks),

@@ -327,6 +327,7 @@ def _finish(
         "val": figures["val"],
         "test": figures["test"],
         "baselines": in_order(baselines),
+        "trained_weights": sum(value.numel() for value in parts.trainee.model.parameters()),
         "seconds": seconds,
     }
     if plan.config.training.save_model:
