@@ -13,10 +13,11 @@ from report_runs import CURRICULUM, HEADS, config_of, made_up_points, sample_poi
 
 from biencoder_ablate.config import DataConfig, FusionConfig
 from biencoder_ablate.data.corpus import Pair
+from biencoder_ablate.data.kept_texts import joined_debates
 from biencoder_ablate.data.readers import load_corpus
 from biencoder_ablate.report import sentences
 from biencoder_ablate.report.contrasts import compare, factorial_effects
-from biencoder_ablate.report.examples import joined_debates, load_texts, side_by_side
+from biencoder_ablate.report.examples import load_texts, side_by_side
 from biencoder_ablate.report.questions import Analysis, Kind, analyse
 from biencoder_ablate.report.read import Metric, Protocol, collect
 from biencoder_ablate.report.study import Study, arms_of, make_studies

@@ -17,9 +17,10 @@ import pytest
 from report_runs import CURRICULUM, HEADS, config_of, made_up_points, write_run, write_study
 
 from biencoder_ablate.config import DataConfig, FusionConfig, TrainingConfig
+from biencoder_ablate.data.kept_texts import Texts
 from biencoder_ablate.files import write_json
 from biencoder_ablate.report import style
-from biencoder_ablate.report.examples import Texts, side_by_side
+from biencoder_ablate.report.examples import side_by_side
 from biencoder_ablate.report.plots import draw, forest_page
 from biencoder_ablate.report.questions import Analysis, Kind, analyse
 from biencoder_ablate.report.read import Collection, Protocol, collect

@@ -27,9 +27,11 @@ from biencoder_ablate.config import DataConfig
 from biencoder_ablate.data.readers import load_corpus
 from biencoder_ablate.files import write_json
 from biencoder_ablate.report.__main__ import main
+from biencoder_ablate.report.examples import load_texts
 from biencoder_ablate.report.export import csv_text, latex_text
-from biencoder_ablate.report.read import read_overrides
+from biencoder_ablate.report.read import collect, read_overrides
 from biencoder_ablate.report.render import markdown_cell, markdown_text
+from biencoder_ablate.report.study import make_studies
 from biencoder_ablate.report.tables import Column, interval_text, shown
 from biencoder_ablate.training.experiment import run_experiment
 
@@ -164,6 +166,21 @@ def test_the_page_holds_the_texts_that_heads_differ_on(report):
     page = check_page((report / "index.html").read_text("utf-8"))
     texts = [pair.point for pair in load_corpus(DataConfig()).test]
     assert sum(" ".join(text.split()) in page.text for text in texts) >= 3
+
+
+def test_texts_are_shown_when_the_corpus_has_gone_since_its_first_run(tmp_path):
+    table = tmp_path / "pairs.csv"
+    table.write_text("point,counter\n" + "".join(f"point {k},counter {k}\n" for k in range(9)), "utf-8")
+    overrides = [
+        "recipe=study", "model=tiny", "training.freeze_encoder=true", "training.epochs=0", "data=pairs",
+        f"data.path={table}", f"logs_dir={tmp_path / 'logs'}", f"cache_dir={tmp_path / 'cache'}",
+    ]  # fmt: skip
+    config = load_config(overrides)
+    pairs = load_corpus(config.data).test
+    run_experiment(config, OmegaConf.to_yaml(OmegaConf.structured(config)), overrides, quiet=True)
+    table.unlink()
+    (study,) = make_studies(collect([tmp_path / "logs"]).runs)
+    assert [load_texts(study).by_name[f"{pair.id}#counter"] for pair in pairs] == [pair.counter for pair in pairs]
 
 
 def test_every_run_s_command_is_there_and_makes_that_run(report, logs):

@@ -16,8 +16,9 @@ from typing import Any
 
 from markupsafe import Markup
 
+from biencoder_ablate.data.kept_texts import Texts
 from biencoder_ablate.report import sentences, tables
-from biencoder_ablate.report.examples import SideBySide, Texts
+from biencoder_ablate.report.examples import SideBySide
 from biencoder_ablate.report.fill import fill
 from biencoder_ablate.report.questions import Analysis, Kind
 from biencoder_ablate.report.read import Collection
