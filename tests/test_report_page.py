@@ -36,8 +36,8 @@ from biencoder_ablate.report.tables import Column, interval_text, shown
 from biencoder_ablate.training.experiment import run_experiment
 
 VOID = {"meta", "link", "img", "source", "input", "br", "hr"}
-SEEDS = (0, 1, 2)
-VERDICT = "Too few seeds to name a winner: with 3|No head brings anything over its own stage 1"  # whichever it is
+SEEDS = (0, 1)
+VERDICT = "Too few seeds to name a winner: with 2|No head brings anything over its own stage 1"  # whichever it is
 
 
 class Page(HTMLParser):
@@ -102,7 +102,7 @@ def check_page(html: str) -> Page:
 
 @pytest.fixture(scope="module")
 def logs(tmp_path_factory) -> Path:
-    """Four heads × three seeds of three epochs on the sample debates, the encoder small and frozen, for real."""
+    """Four heads × two seeds of three epochs on the sample debates, the encoder small and frozen, for real."""
     place = tmp_path_factory.mktemp("ablation")
     for head in HEADS:
         for seed in SEEDS:
@@ -157,7 +157,7 @@ def test_the_page_is_sound_and_says_what_there_is_to_say(report):
     for words in (
         "too few seeds to name a winner", "need 8 seeds",
         "LayerNorm × ReLU", "none − layernorm_relu", "clean test top-1 at the epoch with the best official val top-1",
-        "All 12 runs found have finished.", "Every configuration has every seed.", "training.freeze_encoder", "torch",
+        "All 8 runs found have finished.", "Every configuration has every seed.", "training.freeze_encoder", "torch",
     ):  # fmt: skip
         assert words in page.text, words
 
@@ -196,7 +196,7 @@ def test_every_run_s_command_is_there_and_makes_that_run(report, logs):
 
 def test_figures_in_the_tables_are_those_of_the_runs(report, logs):
     rows = list(csv.DictReader((report / "runs.csv").open(encoding="utf-8")))
-    assert len(rows) == 12
+    assert len(rows) == 8
     for row in rows:
         result = json.loads((logs / "runs" / row["run"] / "result.json").read_text("utf-8"))
         assert float(row["test"]) == result["test"]["top1"]
@@ -207,8 +207,8 @@ def test_figures_in_the_tables_are_those_of_the_runs(report, logs):
     assert [group["head"] for group in groups] == list(HEADS)
     for group in groups:
         own = [float(row["clean test"]) for row in rows if row["head"] == group["head"]]
-        assert float(group["clean_mean"]) == pytest.approx(sum(own) / 3)
-        assert (group["num_seeds"], group["seeds"]) == ("3", "0 1 2")
+        assert float(group["clean_mean"]) == pytest.approx(sum(own) / 2)
+        assert (group["num_seeds"], group["seeds"]) == ("2", "0 1")
     comparisons = list(csv.DictReader((report / "comparisons.csv").open(encoding="utf-8")))
     assert len(comparisons) == 2 * (3 + 6)
     assert {row["figure"] for row in comparisons if row["decides"] == "True"} == {"clean"}
@@ -281,9 +281,9 @@ def test_page_markdown_and_screen_begin_with_the_same_answers(written):
 
 def test_the_latex_table_has_a_row_for_each_head(report):
     text = (report / "table.tex").read_text("utf-8")
-    assert r"layernorm\_relu & 3 & " in text
+    assert r"layernorm\_relu & 2 & " in text
     assert "Needs \\usepackage{booktabs}.\n" in text
-    assert re.search(r"layernorm\\_relu & 3 & 0\.\d{3} \$\\pm\$ 0\.\d{3} & \[", text)
+    assert re.search(r"layernorm\\_relu & 2 & 0\.\d{3} \$\\pm\$ 0\.\d{3} & \[", text)
     body = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert len(body) == 5
     assert len({len(re.findall(r"(?<!\\)&", line)) for line in body}) == 1
