@@ -161,6 +161,7 @@ def test_one_seed_is_tested_over_groups_and_what_it_cannot_show_is_said(tmp_path
     [
         ("system,seed,query\na,0,q\n", "no column value"),
         ("seed,query,value\n0,q,1\n", "no column system"),
+        ("a,0,q,1\na,0,r,0\n", "seed, query, value; its first line must name the columns; found a, 0, q, 1"),
         ("system,seed,query,value\na,0,q,x\n", "line 2: value=x; must be a number"),
         ("system,seed,query,value\na,one,q,1\n", "line 2: seed=one"),
         ("system,seed,query,value\na,0,q,1\na,0,q,1\n", "line 3: query q again"),

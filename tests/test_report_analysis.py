@@ -12,13 +12,23 @@ from helpers import load_sample
 from report_runs import CURRICULUM, HEADS, config_of, made_up_points, sample_points, write_run, write_study
 
 from biencoder_ablate.config import DataConfig, FusionConfig
+from biencoder_ablate.data.corpus import Pair
+from biencoder_ablate.data.kept_texts import joined_debates
+from biencoder_ablate.data.readers import load_corpus
 from biencoder_ablate.report import sentences
 from biencoder_ablate.report.contrasts import compare, factorial_effects
-from biencoder_ablate.report.examples import joined_debates, load_texts, side_by_side
+from biencoder_ablate.report.examples import load_texts, side_by_side
 from biencoder_ablate.report.questions import Analysis, Kind, analyse
 from biencoder_ablate.report.read import Metric, Protocol, collect
 from biencoder_ablate.report.study import Study, arms_of, make_studies
-from biencoder_ablate.report.tables import groups_table, leakage_table, missing_table, overview_table, runs_table
+from biencoder_ablate.report.tables import (
+    costs_table,
+    groups_table,
+    leakage_table,
+    missing_table,
+    overview_table,
+    runs_table,
+)
 
 EQUAL = dict.fromkeys(HEADS, 0.5)
 CLEAR = {"none": 0.3, "layernorm": 0.35, "relu": 0.3, "layernorm_relu": 0.7}
@@ -461,19 +471,66 @@ def test_texts_that_are_gone_or_others_are_not_shown(tmp_path):
     assert "not the one that these runs used" in load_texts(study_of(tmp_path / "b")).problem
 
 
-def test_a_relative_corpus_is_found_beside_the_logs(tmp_path, monkeypatch):
-    from biencoder_ablate.data.readers import load_corpus
-
-    table = tmp_path / "work" / "pairs.csv"
-    table.parent.mkdir()
-    table.write_text("point,counter\n" + "".join(f"point {k},counter {k}\n" for k in range(9)), "utf-8")
+def run_on_pairs(table: Path, runs: Path, path: str, cache: Path) -> Pair:
+    """A run of nine pairs of a csv, in a config of this path and cache; returns its first test pair."""
+    table.parent.mkdir(exist_ok=True)
+    rows = [f"{table.parent.name} point {k},“counter” {k}\n" for k in range(9)]
+    table.write_text("point,counter\n" + "".join(rows), "utf-8")
     corpus = load_corpus(DataConfig(name="pairs", path=str(table)))
     points = [(pair.id, pair.debate) for pair in corpus.test]
-    runs = tmp_path / "work" / "logs" / "runs"
-    config = config_of(data=DataConfig(name="pairs", path="pairs.csv"))
+    config = config_of(data=DataConfig(name="pairs", path=path), cache_dir=str(cache))
     write_run(runs, config, [1] * len(points), points, fingerprint=corpus.fingerprint)
+    return corpus.test[0]
+
+
+def test_a_relative_corpus_is_found_beside_the_logs(tmp_path, monkeypatch):
+    runs = tmp_path / "work" / "logs" / "runs"
+    pair = run_on_pairs(tmp_path / "work" / "pairs.csv", runs, "pairs.csv", tmp_path / "cache")
     monkeypatch.chdir(tmp_path)
-    assert load_texts(study_of(runs)).by_name[f"{points[0][0]}#point"] == corpus.test[0].point
+    assert load_texts(study_of(runs)).by_name[f"{pair.id}#point"] == pair.point
+
+
+def test_texts_are_kept_so_that_a_corpus_is_read_once(tmp_path, monkeypatch):
+    """Under the corpus's fingerprint: another corpus at the same path has texts of its own."""
+    table, runs = tmp_path / "mine" / "pairs.csv", tmp_path / "logs" / "runs"
+    pair = run_on_pairs(table, runs, str(table), tmp_path / "cache")
+    first = load_texts(study_of(runs))
+    table.unlink()
+    again = load_texts(study_of(runs))
+    assert again == first
+    assert (again.by_name[f"{pair.id}#counter"], again.problem) == (pair.counter, "")
+    assert pair.debate in again.cluster_of
+    other = run_on_pairs(tmp_path / "other" / "pairs.csv", tmp_path / "other_logs", str(table), tmp_path / "cache")
+    assert "cannot be read" in load_texts(study_of(tmp_path / "other_logs")).problem
+    assert other.point != pair.point
+
+
+@pytest.mark.parametrize("kept", ["", "[]", '{"by_name": '])
+def test_texts_that_cannot_be_kept_or_are_damaged_are_read_anew(tmp_path, kept):
+    table, runs, cache = tmp_path / "mine" / "pairs.csv", tmp_path / "logs" / "runs", tmp_path / "cache"
+    if not kept:
+        cache.write_text("a file is in the way", "utf-8")
+    pair = run_on_pairs(table, runs, str(table), cache)
+    for _ in range(2):
+        assert load_texts(study_of(runs)).by_name[f"{pair.id}#point"] == pair.point
+        for file in cache.rglob("*.json"):
+            file.write_text(kept, "utf-8")
+    assert kept == "" or len(list(cache.rglob("*.json"))) == 1
+
+
+def test_costs_are_of_the_epochs_and_weights_are_left_out_where_runs_do_not_tell_them(tmp_path):
+    write_study(tmp_path, {"none": 0.5, "relu": 0.5}, seeds=(0, 1))
+    for k, path in enumerate(sorted(tmp_path.iterdir())):
+        lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text("utf-8").splitlines()]
+        lines[0] |= {"train_seconds": None, "eval_seconds": 0.5}
+        for line in lines[1:]:
+            line |= {"train_seconds": 1.0 + k % 2, "eval_seconds": 0.25}
+        (path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines), "utf-8")
+    expected = (("none", 0.5 + 4 * 1.75), ("relu", 0.5 + 4 * 1.75))  # of four epochs; the mean of two seeds
+    assert costs_table(study_of(tmp_path)).rows == expected
+    for path in tmp_path.glob("relu*/result.json"):
+        path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | {"trained_weights": 1234}), "utf-8")
+    assert [row[1] for row in costs_table(study_of(tmp_path)).rows] == [None, 1234]
 
 
 # --- any heads ---

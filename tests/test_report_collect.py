@@ -8,13 +8,14 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import run_python
 from report_runs import CURRICULUM, HEADS, config_of, made_up_points, sample_points, write_run, write_study
 
 from biencoder_ablate.config import DataConfig, EvaluationConfig, FusionConfig, ModelConfig, TrainingConfig
 from biencoder_ablate.files import write_json
-from biencoder_ablate.report.read import Protocol, collect, read_overrides
+from biencoder_ablate.report.read import Metric, Protocol, collect, read_overrides
 from biencoder_ablate.report.study import make_studies
 from biencoder_ablate.runs.directory import locked
 
@@ -116,6 +117,39 @@ def test_who_is_right_is_read_under_each_protocol_by_its_own_rank(tmp_path):
     assert clean[:5].tolist() == right_clean[:5]
     assert math.isnan(clean[5])
     assert outcomes.debates_of(Protocol.CLEAN) == ["debate-000"] * 5
+
+
+@pytest.mark.parametrize("metric", [Metric.TOP1, Metric.MRR, Metric.RECALL])
+@pytest.mark.parametrize("spelling", ["as runs write it", "close", "from the last key", "val after test", "CRLF"])
+def test_rankings_are_read_alike_however_they_are_spelled(tmp_path, metric, spelling):
+    """Lines in the form in which runs write them are cut without being parsed; here beside what JSON says they hold."""
+    path = write_run(tmp_path, config_of(), [1] * 30, made_up_points(5), leaked=(3,), fingerprint="f")
+    rng = np.random.default_rng(0)
+    val, *test = map(json.loads, (path / "rankings.jsonl").read_text("utf-8").splitlines())
+    for record in test:
+        for key in ("stage1_rank", "rank", "clean_stage1_rank", "clean_rank"):
+            record[key] = record[key] and int(rng.integers(1, 14))
+    test[7]["id"], test[9]["first"], test[11]["debate"] = 'test/a "b"\\con01', "test/ü\t#point", 'test "test" ẞ'
+    lines = [val, *test] if spelling != "val after test" else [*test, val]
+    if spelling == "from the last key":
+        lines = [dict(reversed(record.items())) for record in lines]
+    close = {"separators": (",", ":")} if spelling == "close" else {}
+    text = [json.dumps(record, ensure_ascii=False, **close) + "\r" * (spelling == "CRLF") for record in lines]
+    (path / "rankings.jsonl").write_bytes("".join(f"{line}\n" for line in text).encode())
+    which = "stage1_rank" if metric is Metric.RECALL else "rank"
+    ranks = {Protocol.CLEAN: [r[f"clean_{which}"] for r in test], Protocol.OFFICIAL: [r[which] for r in test]}
+    scores = {Metric.TOP1: lambda r: float(r == 1), Metric.MRR: lambda r: 1 / r, Metric.RECALL: lambda r: float(r < 11)}
+    figure = float(np.mean([scores[metric](rank) for rank in ranks[Protocol.OFFICIAL]]))
+    rewrite(path / "result.json", test={metric: figure})
+    (run,) = collect([path], metric).runs
+    assert run.status == "finished", run.why
+    outcomes = run.outcomes
+    assert list(outcomes.ids) == [record["id"] for record in test]
+    assert list(outcomes.debates) == [record["debate"] for record in test]
+    assert list(outcomes.first) == [record["first"] for record in test]
+    for protocol, listed in ranks.items():
+        expected = [math.nan if rank is None else scores[metric](rank) for rank in listed]
+        np.testing.assert_array_equal(outcomes.correct[protocol], expected)
 
 
 # --- what is wrong with a run ---

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import xml.etree.ElementTree as ET
 from collections import Counter
@@ -16,10 +17,11 @@ import pytest
 from report_runs import CURRICULUM, HEADS, config_of, made_up_points, write_run, write_study
 
 from biencoder_ablate.config import DataConfig, FusionConfig, TrainingConfig
+from biencoder_ablate.data.kept_texts import Texts
 from biencoder_ablate.files import write_json
-from biencoder_ablate.report import style
-from biencoder_ablate.report.examples import Texts, side_by_side
-from biencoder_ablate.report.plots import draw, forest_page
+from biencoder_ablate.report import plots, style
+from biencoder_ablate.report.examples import side_by_side
+from biencoder_ablate.report.plots import MOST_LINES, draw, forest_page
 from biencoder_ablate.report.questions import Analysis, Kind, analyse
 from biencoder_ablate.report.read import Collection, Protocol, collect
 from biencoder_ablate.report.render import missing_section, page, study_report
@@ -105,6 +107,18 @@ def test_drawing_leaves_matplotlib_s_settings_alone():
         assert matplotlib.rcParams["svg.hashsalt"] == "mine"
 
 
+def test_one_process_draws_what_two_do(tmp_path, monkeypatch):
+    """Half of the figures are drawn by a second process, where there is a core for it; here it dies once."""
+    write_study(tmp_path, {"none": 0.5}, seeds=(0,), points=made_up_points(2))
+    analysis = analysis_of(tmp_path)
+    by_two, own, save = draw(analysis), os.getpid(), style.pictures
+    with monkeypatch.context() as patch:
+        patch.setattr(style, "pictures", lambda *given: save(*given) if os.getpid() == own else os._exit(9))
+        assert draw(analysis) == by_two
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
+    assert draw(analysis) == by_two
+
+
 # --- room for everything ---
 
 
@@ -160,7 +174,7 @@ def test_intervals_of_shares_stay_shares():
 def test_many_settings_are_all_drawn_on_as_many_figures_as_it_takes(tmp_path):
     """Fourteen: six curves and twelve panels of seeds are the most that one figure holds."""
     ratios = [round(0.05 * k, 2) for k in range(14)]
-    means, points = {"none": 0.4, "layernorm": 0.45}, made_up_points(2)
+    means, points = {"none": 0.4, "layernorm": 0.45, "relu": 0.4}, made_up_points(2)  # of two heads: two factors
     write_study(tmp_path / "all", means, seeds=(0,), ratios=ratios, points=points)
     write_study(tmp_path / "last", means, seeds=(0,), ratios=ratios[12:], points=points)
     found, last = ({shown.name: shown for shown in draw(analysis_of(tmp_path / place))} for place in ("all", "last"))
@@ -170,15 +184,19 @@ def test_many_settings_are_all_drawn_on_as_many_figures_as_it_takes(tmp_path):
     assert found["seeds_2"].title == "Seed by seed (2 of 2)"
 
 
-def test_lines_beyond_what_can_be_told_apart_are_left_out_and_that_is_said(tmp_path):
-    ratios = [round(0.02 * k, 2) for k in range(13)]
-    write_study(tmp_path, {"none": 0.4}, seeds=(0,), ratios=ratios, points=made_up_points(2))
+def test_lines_beyond_what_can_be_told_apart_are_left_out_and_that_is_said(tmp_path, monkeypatch):
+    looks = {
+        (look.color, look.marker, str(look.dashes)) for look in styles([f"{k}" for k in range(MOST_LINES)]).values()
+    }
+    assert len(looks) == MOST_LINES == 12
+    monkeypatch.setattr(plots, "MOST_LINES", 3)  # as many as that take their time to draw
+    write_study(tmp_path, {"none": 0.4}, seeds=(0,), ratios=(0.1, 0.2, 0.3, 0.4), points=made_up_points(2))
     analysis = analysis_of(tmp_path)
-    assert len(analysis.main.names) == 13
+    assert len(analysis.main.names) == 4
     for found in draw(analysis):
-        few = "Shown are the first 12 of 13; the tables have all." in found.caption
+        few = "Shown are the first 3 of 4; the tables have all." in found.caption
         assert few == (found.name in ("learning_curves", "tasks")), found.name
-    assert len(tasks_table(analysis.main).rows) == 13
+    assert len(tasks_table(analysis.main).rows) == 4
 
 
 def test_seeds_are_counted_where_they_differ(tmp_path):

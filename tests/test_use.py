@@ -342,9 +342,23 @@ def test_candidates_of_a_table_are_its_columns(quick_run, tmp_path):
     lines = tmp_path / "mine.jsonl"
     lines.write_text('{"text": "One."}\n{"text": "Two."}\n')
     assert json.loads(ask(quick_run, "q", "--candidates", lines, "--json").stdout)["num_candidates"] == 2
-    (tmp_path / "empty.csv").write_text("a,b\n1,2\n")
-    ended = ask(quick_run, "q", "--candidates", tmp_path / "empty.csv")
-    assert ended.returncode == 1 and "no column counter or point or text; has a, b" in ended.stderr
+    for name, text, said in (
+        (
+            "a.csv",
+            "a,b\n1,2\n",
+            "its first line must name the columns; found a, b; name them with --columns A,B; texts",
+        ),
+        ("bare.csv", "Cars are needed.,Zoos keep animals that would die out there.\n", "found Cars are needed., Zoos"),
+        (
+            "a.jsonl",
+            '{"a": "1"}\n',
+            "point or text; found a; name them with --columns A,B; texts without names go into",
+        ),
+    ):
+        (tmp_path / name).write_text(text)
+        ended = ask(quick_run, "q", "--candidates", tmp_path / name)
+        assert ended.returncode == 1 and len(ended.stderr.splitlines()) == 1
+        assert f"{name}: no column counter or point or text; " in ended.stderr and said in ended.stderr
     ended = ask(quick_run, table)
     assert ended.returncode == 1 and "is a file; give --points" in ended.stderr
 

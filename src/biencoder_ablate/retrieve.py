@@ -235,9 +235,11 @@ def read_texts(
             table = csv.DictReader(
                 io.StringIO(text, newline=""), delimiter="\t" if kind == ".tsv" else ",", strict=True
             )
-            found = _cells(option, path, [(table.line_num, row) for row in table], columns)
+            rows = [(table.line_num, row) for row in table]
+            found = _cells(option, path, rows, table.fieldnames or (), columns)
         elif kind == ".jsonl":
-            found = _cells(option, path, [(number, json.loads(line)) for number, line in lines], columns)
+            rows = [(number, json.loads(line)) for number, line in lines]
+            found = _cells(option, path, rows, [name for _, row in rows for name in row.keys()], columns)  # noqa: SIM118
         else:
             found = [(f"line {number}", line) for number, line in lines]
     except UnicodeDecodeError as error:
@@ -250,15 +252,19 @@ def read_texts(
 
 
 def _cells(
-    option: str, path: Path, rows: Sequence[tuple[int, Mapping[str, Any]]], columns: str | None
+    option: str, path: Path, rows: Sequence[tuple[int, Mapping[str, Any]]], header: Iterable[str], columns: str | None
 ) -> list[tuple[str, str]]:
-    names = {str(name).strip().casefold(): name for _, row in rows for name in row.keys()}  # noqa: SIM118 (or no object)
+    names = {str(name).strip().casefold(): name for name in header}
     wanted = [name.strip() for name in columns.split(",")] if columns else list(_COLUMNS[option])
     chosen = [names[name.casefold()] for name in wanted if name.casefold() in names]
     if not chosen or (columns and len(chosen) < len(wanted)):
-        hint = "; name them with --columns A,B" if option == "--candidates" else ""
-        has = ", ".join(map(str, names.values())) or "none"
-        raise ValueError(f"{option} {path}: no column {' or '.join(wanted)}; has {has}{hint}")
+        first = "" if path.suffix.lower() == ".jsonl" else "its first line must name the columns; "
+        has = ", ".join(name if len(name) <= 40 else f"{name[:39]}…" for name in map(str, names.values())) or "none"
+        hint = "name them with --columns A,B; " if option == "--candidates" else ""
+        raise ValueError(
+            f"{option} {path}: no column {' or '.join(wanted)}; {first}found {has}; {hint}texts without names go into "
+            "a .txt file, one a line"
+        )
     chosen = chosen[:1] if option == "--points" else chosen
     cells = [(f"line {line}, {name}", row.get(name)) for line, row in rows for name in chosen]
     return [(place, text.strip()) for place, text in cells if isinstance(text, str) and text.strip()]

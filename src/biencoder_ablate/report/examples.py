@@ -6,14 +6,13 @@ N test points that count, R runs of an arm (its seeds times its settings).
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from biencoder_ablate.config import DataConfig
-from biencoder_ablate.data.corpus import text_key
+from biencoder_ablate.config import Config, DataConfig, cache_directory
+from biencoder_ablate.data.kept_texts import Texts, keep_texts, kept_texts
 from biencoder_ablate.data.readers import load_corpus
 from biencoder_ablate.report.contrasts import every_pair
 from biencoder_ablate.report.questions import Analysis
@@ -102,39 +101,17 @@ def _side_by_side(protocol: Protocol, arms: Arms, a: str, b: str) -> SideBySide 
     return SideBySide(a, b, len(runs[a]), tuple(sorted(debates, key=lambda row: (row[3] - row[2], row[0]))), *examples)
 
 
-@dataclass(frozen=True)
-class Texts:
-    """The test split's texts by candidate name (…#point, …#counter), or why there are none.
-
-    `cluster_of` names the first of the debates that a debate shares a folded text with, directly or through others:
-    they are one debate under several names.
-    """
-
-    by_name: Mapping[str, str]
-    problem: str = ""
-    cluster_of: Mapping[str, str] = field(default_factory=dict)
-
-
-def joined_debates(held: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Debate → the first debate of its cluster, from (debate, text it holds)."""
-    parent: dict[str, str] = {}
-
-    def root(debate: str) -> str:
-        while parent.setdefault(debate, debate) != debate:
-            debate = parent[debate]
-        return debate
-
-    holder: dict[str, str] = {}
-    for debate, text in held:
-        first, second = sorted((root(debate), root(holder.setdefault(text, debate))), key=list(parent).index)
-        parent[second] = first
-    return {debate: root(debate) for debate in parent}
-
-
 def load_texts(study: Study) -> Texts:
-    """The test split's texts, from wherever a run's config says the corpus lies, if it is still the same one."""
+    """The test split's texts, from the cache directory or from wherever a run's config says the corpus lies, if it is
+    still the same one."""
     if not study.trained_here:
         return Texts({})
+    cache = cache_directory(Config(cache_dir=study.runs[0].config.get("cache_dir")))
+    kept = kept_texts(cache, study.fingerprint)
+    return _read_texts(study, cache) if kept is None else kept
+
+
+def _read_texts(study: Study, cache: Path) -> Texts:
     problem = "no run has a readable .hydra/config.yaml"
     seen = []
     for run in study.runs:
@@ -153,8 +130,6 @@ def load_texts(study: Study) -> Texts:
                 problem = f"the corpus cannot be read from {path} any more"
                 continue
             if corpus.fingerprint == study.fingerprint:
-                kinds = ("point",) if corpus.documents else ("point", "counter")
-                held = ((pair.debate, text_key(getattr(pair, kind))) for pair in corpus.test for kind in kinds)
-                return Texts(dict(corpus.named_texts("test")), cluster_of=joined_debates(held))
+                return keep_texts(cache, study.fingerprint, corpus)
             problem = f"the corpus of {path or 'this version of the package'} is not the one that these runs used"
     return Texts({}, problem)

@@ -41,8 +41,9 @@ def read_csv(path: Path, measure: str = "value") -> Collection:
         lacking = [name for name in ("seed", "query", "value") if name not in columns]
         if lacking or not (named or "system" in columns):
             raise ValueError(
-                f"{path}: no column {', '.join(lacking) or 'system'}; found {', '.join(columns)}; must have system (or "
-                "factors), seed, query, value, and may have group, baseline and factors"
+                f"{path}: no column {', '.join(lacking) or 'system'}; its first line must name the columns; found "
+                f"{', '.join(columns) or 'none'}; must have system (or factors), seed, query, value, may have group, "
+                "baseline and factors"
             )
         for row in table:
             here = f"{path}, line {table.line_num}"

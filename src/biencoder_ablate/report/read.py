@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from omegaconf import OmegaConf
 
 from biencoder_ablate.files import read_json
 from biencoder_ablate.runs.directory import RunDirectory
@@ -24,7 +25,13 @@ from biencoder_ablate.runs.status import run_status
 
 FINISHED = "finished"
 WITHOUT, NOTHING = "without", "nothing"  # the group whose choices each take a part out of a recipe (conf/without)
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_KEPT = ("id", "debate", "stage1_rank", "rank", "clean_stage1_rank", "clean_rank", "first")  # of a test point's record
+_TEST_LINE = re.compile(  # the same, where no name has a character that JSON escapes and no answers are listed
+    r'\{"id": "([^"\\]*)", "split": "test", "theme": "[^"\\]*", "debate": "([^"\\]*)", "stance": "[^"\\]*", '
+    r'"stage1_rank": (\d+|null), "rank": (\d+|null), "clean_stage1_rank": (\d+|null), "clean_rank": (\d+|null), '
+    r'"stage1_ranks": \{[^{}]*\}, "ranks": \{[^{}]*\}, "tied": \w+, "num_scored": \d+, "num_dead": \d+, '
+    r'"first": "([^"\\]*)"\}'
+)
 
 
 class Protocol(StrEnum):
@@ -262,41 +269,47 @@ def _check(run: Run, metric: Metric) -> None:
 
 
 def _read_outcomes(path: Path, metric: Metric) -> Outcomes:
-    ids, debates, first = [], [], []
-    several: list[float | None] = []
-    ranks: dict[Protocol, list[int | None]] = {Protocol.CLEAN: [], Protocol.OFFICIAL: []}
-    key = "stage1_rank" if metric is Metric.RECALL else "rank"  # recall is of stage 1 (docs/evaluation.md)
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            if '"test"' not in line:  # val's lines are half of the file, and never looked at
-                continue
-            record = json.loads(line)
-            if record["split"] == "test":
-                ids.append(sys.intern(record["id"]))
-                debates.append(sys.intern(record["debate"]))
-                first.append(sys.intern(record["first"]))
-                ranks[Protocol.CLEAN].append(record[f"clean_{key}"])
-                ranks[Protocol.OFFICIAL].append(record[key])
-                several.append(metric.of_answers(record["answers"]) if "answers" in record else None)
-    if not ids:
+    """The test points of rankings.jsonl. Most of a line is of no use here, so that lines are cut, not parsed, as far as
+    they have the form in which runs write them."""
+    data, rows = path.read_bytes(), []
+    start = data.rfind(b"\n", 0, max(0, data.find(b'"test"'))) + 1  # after val's lines, which come first
+    for line in data[start:].decode().split("\n"):
+        if (cut := _TEST_LINE.fullmatch(line)) is not None:
+            rows.append((*cut.groups(), None))
+        elif '"test"' in line and (record := json.loads(line))["split"] == "test":
+            listed = [record[key] for key in _KEPT]
+            rows.append((*listed, metric.of_answers(record["answers"]) if "answers" in record else None))
+    if not rows:
         raise ValueError("rankings.jsonl has no test point")
-    correct = {protocol: metric.of_ranks(np.array(listed, dtype=np.float64)) for protocol, listed in ranks.items()}
+    ids, debates, *ranks, first, several = zip(*rows, strict=True)
+    ids, debates, first = (tuple(map(sys.intern, names)) for names in (ids, debates, first))
     over_all = np.array(several, dtype=np.float64)  # nan where the first right answer, or the only one, is enough
-    for protocol, scores in correct.items():
+    stage = 0 if metric is Metric.RECALL else 1  # recall is of stage 1 (docs/evaluation.md)
+    correct = {}
+    for protocol, column in ((Protocol.CLEAN, ranks[2 + stage]), (Protocol.OFFICIAL, ranks[stage])):
+        scores = metric.of_ranks(np.array([math.nan if r in (None, "null") else float(r) for r in column]))
         correct[protocol] = np.where(np.isnan(over_all) | np.isnan(scores), scores, over_all)
-    return Outcomes(tuple(ids), tuple(debates), correct, tuple(first), metric.label)
+    return Outcomes(ids, debates, correct, first, metric.label)
 
 
 def _config(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text("utf-8")
         if "${" in text:
+            from omegaconf import OmegaConf
+
             config: Any = OmegaConf.to_container(OmegaConf.create(text), resolve=True)
-        else:  # a tenth of the time, which counts with hundreds of runs
-            config = yaml.load(text, Loader=_Loader)
+        else:  # group by group, as runs share most of them: a hundredth of the time, which counts with hundreds of runs
+            groups = [_yaml(group) or {} for group in re.split(r"\n(?=\w)", text)]
+            config = {key: value for group in groups for key, value in group.items()}
     except Exception:  # OmegaConf and YAML's reader raise many kinds; a run is not lost for its config
         return {}
     return config if isinstance(config, dict) else {}
+
+
+@cache
+def _yaml(text: str) -> Any:
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def read_overrides(path: Path) -> tuple[str, ...]:
@@ -306,4 +319,4 @@ def read_overrides(path: Path) -> tuple[str, ...]:
     except (OSError, UnicodeDecodeError):
         return ()
     items = [line[2:] for line in lines if line.startswith("- ") and len(line) > 2]
-    return tuple(str(yaml.load(item, Loader=_Loader)) if item[0] in "'\"" else item for item in items)
+    return tuple(str(_yaml(item)) if item[0] in "'\"" else item for item in items)

@@ -16,8 +16,9 @@ from typing import Any
 
 from markupsafe import Markup
 
+from biencoder_ablate.data.kept_texts import Texts
 from biencoder_ablate.report import sentences, tables
-from biencoder_ablate.report.examples import SideBySide, Texts
+from biencoder_ablate.report.examples import SideBySide
 from biencoder_ablate.report.fill import fill
 from biencoder_ablate.report.questions import Analysis, Kind
 from biencoder_ablate.report.read import Collection
@@ -104,11 +105,12 @@ def study_report(
     reproduce: list[tables.Table] = []
     if study.trained_here:
         reproduce = [tables.constants_table(study), tables.versions_table(study), tables.runs_table(study)]
+    costs: list[Block] = [("table", tables.costs_table(study))] if study.trained_here else []
     tasks: list[Block] = [*drawn("tasks"), ("table", tables.tasks_table(analysis.main))] if study.has_tasks else []
     sections: list[tuple[str, str, list[Block]]] = [
         ("differences", "Differences", differences),
         ("configurations", "Configurations" if several else "Seed by seed", configurations),
-        ("learning", "Learning", drawn("learning_curves", "learning_curves_by_setting", "dead_pairs")),
+        ("learning", "Learning", [*drawn("learning_curves", "learning_curves_by_setting", "dead_pairs"), *costs]),
         ("selection", "Which epoch", picked),
         ("leakage", "Leakage", leakage),
         ("tasks", "The eight tasks", tasks),

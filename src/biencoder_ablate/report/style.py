@@ -86,8 +86,8 @@ def _written(figure: Figure, kind: str) -> bytes:
     file, metadata = io.BytesIO(), {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*Glyph.*missing.*")  # a name in a script the font lacks
-        if figure.get_layout_engine() is not None:
-            figure.draw_without_rendering()
+        if (engine := figure.get_layout_engine()) is not None:
+            engine.execute(figure)
             figure.set_layout_engine(None)  # laid out now: not once more for each format, which takes half the time
         figure.savefig(file, format=kind, dpi=160, metadata=metadata)
     return file.getvalue()

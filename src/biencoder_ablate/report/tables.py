@@ -311,6 +311,27 @@ def tasks_table(arms: Arms) -> Table:
     return Table("task-figures", caption, (Column("name"), *(Column(task, 3) for task in TASKS)), rows)
 
 
+def costs_table(study: Study) -> Table:
+    """One row a configuration: its trained weights, where runs tell them, and what its epochs take."""
+    rows: list[tuple[Value, ...]] = []
+    for cell in study.cells:
+        runs = cell.runs.values()
+        weights = {run.result.get("trained_weights") for run in runs}
+        spent = [
+            sum(record.get(f"{what}_seconds") or 0.0 for record in run.metrics for what in ("train", "eval"))
+            for run in runs
+        ]
+        rows.append((cell.name, weights.pop() if len(weights) == 1 else None, yardsticks.mean(spent)))
+    columns = [Column("configuration"), Column("trained weights", 0), Column("seconds a run", 1)]
+    if all(row[1] is None for row in rows):  # of versions before 0.4.0
+        columns, rows = [columns[0], columns[2]], [(row[0], row[2]) for row in rows]
+    caption = (
+        "What a configuration costs. Seconds: all epochs of a run with measuring after each, mean over seeds; without "
+        "reading and encoding the corpus, which the first run does for all."
+    )
+    return Table("costs", caption, tuple(columns), tuple(rows))
+
+
 def debates_table(pair: SideBySide, key: str) -> Table:
     """One row a debate: the shares that two arms get right."""
     columns = (

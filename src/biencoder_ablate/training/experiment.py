@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from biencoder_ablate.config import Config, cache_directory
+from biencoder_ablate.data.kept_texts import keep_texts
 from biencoder_ablate.evaluation.baselines import (
     MEASURED,
     Baselines,
@@ -270,6 +271,7 @@ def _baselines(
     if world.is_main:
         if not {"chance", "pretrained"} <= set(known):
             log.say("measuring what needs no training (BM25, TF-IDF, the pretrained encoder), once for this corpus")
+            keep_texts(cache, plan.data.fingerprint, plan.data.corpus)  # for its reports
         data, splits = plan.data, plan.data.splits
         known |= corpus_baselines(cache, data.fingerprint, data.index.texts, splits)
         if hidden is not None:
@@ -324,6 +326,7 @@ def _finish(
         "val": figures["val"],
         "test": figures["test"],
         "baselines": in_order(baselines),
+        "trained_weights": sum(value.numel() for value in parts.trainee.model.parameters()),
         "seconds": seconds,
     }
     if plan.config.training.save_model:
