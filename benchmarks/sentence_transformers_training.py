@@ -105,7 +105,7 @@ def main() -> None:
             seen.setdefault(seed, {})[split] = figures
         for rank, path in (("clean_rank", output), ("rank", output.with_stem(f"{output.stem}_official"))):
             lines[rank] += [
-                [system, seed, record["id"], int(record[rank] == 1), f"{record['theme']}/{record['debate']}"]
+                [system, seed, record["id"], int(record[rank] == 1), record["debate"]]
                 for record in records
                 if record[rank] is not None
             ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import math
 from pathlib import Path
@@ -10,6 +11,7 @@ import ir_measures
 import numpy as np
 import pytest
 from helpers import run_module
+from report_runs import made_up_points, write_study
 
 from biencoder_ablate.evaluation import metrics
 from biencoder_ablate.report import sentences
@@ -95,7 +97,7 @@ def test_scores_over_several_answers_by_hand():
 
 
 def test_a_complete_design_gives_main_effects_and_interactions(tmp_path):
-    analysis = analysis_of(read_csv(factorial(tmp_path / "design.csv")))
+    analysis = analysis_of(read_csv([factorial(tmp_path / "design.csv")]))
     assert [axis.name for axis in analysis.study.axes] == ["A", "B", "C"]
     effects = {result.contrast.name: result for result in analysis.family(Kind.EFFECTS).primary}
     assert list(effects) == ["A", "B", "C (c1 − c0)", "A × B", "A × C", "B × C", "A × B × C"]
@@ -113,7 +115,7 @@ def test_a_complete_design_gives_main_effects_and_interactions(tmp_path):
 
 def test_no_difference_at_all_is_said_so(tmp_path):
     rows = [(system, seed, f"q{q}", q % 2) for system in "ab" for seed in range(2) for q in range(10)]
-    analysis = analysis_of(read_csv(table(tmp_path / "r.csv", "system,seed,query,value", rows), "top-1"))
+    analysis = analysis_of(read_csv([table(tmp_path / "r.csv", "system,seed,query,value", rows)], "top-1"))
     (answer,) = sentences.answers(analysis)
     assert answer.detail == "0.0 points in 100 (none of 10) behind “a”, 95% interval 0.0 to 0.0; Holm p 1"
     assert outlook(analysis.families[0].primary[0]).seeds_to_decide is None
@@ -132,7 +134,7 @@ def test_the_page_over_a_table_speaks_of_nothing_that_outside_runs_lack(tmp_path
 def test_systems_beside_a_baseline_without_seeds(tmp_path):
     rows = [("mine", seed, f"q{q}", float(q % 4 != seed % 2), "") for seed in range(8) for q in range(40)]
     rows += [("bm25", "", f"q{q}", float(q % 4 == 3), "yes") for q in range(40)]
-    collection = read_csv(table(tmp_path / "r.csv", "system,seed,query,value,baseline", rows))
+    collection = read_csv([table(tmp_path / "r.csv", "system,seed,query,value,baseline", rows)])
     assert collection.notes == ("bm25 has no seeds: it is the same beside each seed of the others.",)
     analysis = analysis_of(collection)
     (family,) = analysis.families
@@ -147,7 +149,7 @@ def test_systems_beside_a_baseline_without_seeds(tmp_path):
 def test_one_seed_is_tested_over_groups_and_what_it_cannot_show_is_said(tmp_path):
     rows = [("a", 0, f"q{q}", 1, f"g{q // 4}") for q in range(40)]
     rows += [("b", 0, f"q{q}", int(q % 4 == 0), f"g{q // 4}") for q in range(40)]
-    analysis = analysis_of(read_csv(table(tmp_path / "r.csv", "system,seed,query,value,group", rows)))
+    analysis = analysis_of(read_csv([table(tmp_path / "r.csv", "system,seed,query,value,group", rows)]))
     (result,) = analysis.families[0].primary
     assert result.p_debates == 2 / 2**10, "ten groups, all on one side"
     assert not result.told_apart()
@@ -172,10 +174,29 @@ def test_one_seed_is_tested_over_groups_and_what_it_cannot_show_is_said(tmp_path
 def test_a_table_that_will_not_do_is_refused_in_one_line(tmp_path, text, message):
     (tmp_path / "r.csv").write_text(text, "utf-8")
     with pytest.raises(ValueError, match=r"r\.csv") as refused:
-        read_csv(tmp_path / "r.csv")
+        read_csv([tmp_path / "r.csv"])
     assert message in str(refused.value)
 
 
 def test_options_that_do_not_go_together_are_refused(tmp_path):
     ended = run_module("biencoder_ablate.report", ["--from", tmp_path, "-o", "out"], tmp_path)
     assert ended.stderr == "error: --from a directory of TREC run files: needs --qrels FILE, what is relevant\n"
+
+
+def test_a_study_s_points_go_beside_another_program_s_in_one_report(tmp_path, capsys):
+    """report --points, then --from that table and another: the same means, and the stranger compared with each."""
+    points = made_up_points(12)
+    write_study(tmp_path / "runs", {"none": 0.4, "relu": 0.6}, range(3), points=points)
+    assert main([str(tmp_path / "runs"), "-o", str(tmp_path / "ours"), "--points"]) == 0
+    rows = [("theirs", 0, point, 1, debate) for point, debate in points]
+    theirs = table(tmp_path / "theirs.csv", "system,seed,query,value,group", rows)
+    ours = tmp_path / "ours" / "points.csv"
+    assert main(["--from", str(ours), str(theirs), "-o", str(tmp_path / "both")]) == 0
+    with (tmp_path / "ours" / "table.csv").open(encoding="utf-8") as file:
+        means = {row["head"]: float(row["clean_mean"]) for row in csv.DictReader(file)}
+    with (tmp_path / "both" / "table.csv").open(encoding="utf-8") as file:
+        again = {row["system"]: float(row["official_mean"]) for row in csv.DictReader(file)}
+    assert again == pytest.approx({**means, "theirs": 1.0})
+    capsys.readouterr()
+    assert main(["--from", str(ours), str(tmp_path / "gone.csv"), "-o", str(tmp_path / "both")]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].endswith("gone.csv: no such file")

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         given = _read(arguments)
         looks = sorted({_count(part) for part in arguments.looks.split(",")}) if arguments.looks else []
         protocol = Protocol(arguments.protocol) if arguments.protocol else None
-        write_report(given, Path(arguments.output), command, protocol, looks)
+        write_report(given, Path(arguments.output), command, protocol, looks, arguments.points)
 
     parser = argparse.ArgumentParser(
         prog="biencoder-ablate report",
@@ -63,10 +63,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--looks", metavar="N,N,…", help="numbers of seeds, declared beforehand, at which to look; alpha is shared"
     )
     parser.add_argument(
-        "--from", dest="outside", metavar="PATH", help="results.csv (system, seed, query, value; group, baseline, "
-        "factors), or a directory of TREC run files SYSTEM.seed0.run",
+        "--from", dest="outside", nargs="+", metavar="PATH", help="results.csv (system, seed, query, value; group, "
+        "baseline, factors), or several such tables, or a directory of TREC run files SYSTEM.seed0.run",
     )  # fmt: skip
     parser.add_argument("--qrels", metavar="FILE", help="what is relevant, for --from a directory")
+    parser.add_argument(
+        "--points", action="store_true", help="write points.csv as well: what --from reads, to go beside other systems"
+    )
     parser.add_argument("--groups", metavar="FILE", help="query and group a line: queries that are not independent")
     return answer(parser, argv, carry_out)
 
@@ -76,23 +79,25 @@ def _read(arguments: argparse.Namespace) -> Collection:
     from biencoder_ablate.report.outside import read_csv, read_trec
     from biencoder_ablate.report.read import Metric, collect
 
-    given = Path(arguments.outside) if arguments.outside else None
-    if (given is None) == (not arguments.directories):
-        raise ValueError("give run directories, or --from a table or a directory of run files: one of the two")
-    if given is None or not given.is_dir():
+    given = [Path(path) for path in arguments.outside or ()]
+    if bool(given) == bool(arguments.directories):
+        raise ValueError("give run directories, or --from tables or a directory of run files: one of the two")
+    run_files = len(given) == 1 and given[0].is_dir()
+    if not run_files:
         for name in ("qrels", "groups"):
             if getattr(arguments, name):
                 raise ValueError(f"--{name}: goes with --from a directory of TREC run files")
     metric = Metric(arguments.metric or Metric.TOP1)
-    if given is None:
+    if not given:
         return collect([find_run(place, sweeps=True) for place in arguments.directories], metric)
-    if not given.exists():
-        raise ValueError(f"--from {given}: no such file or directory")
-    if not given.is_dir():
+    for path in given:
+        if not path.exists() or (path.is_dir() and not run_files):
+            raise ValueError(f"--from {path}: {'is a directory among tables' if path.exists() else 'no such file'}")
+    if not run_files:
         return read_csv(given, metric.label if arguments.metric else "value")
     if not arguments.qrels:
         raise ValueError("--from a directory of TREC run files: needs --qrels FILE, what is relevant")
-    return read_trec(given, Path(arguments.qrels), metric, Path(arguments.groups) if arguments.groups else None)
+    return read_trec(given[0], Path(arguments.qrels), metric, Path(arguments.groups) if arguments.groups else None)
 
 
 def _count(text: str) -> int:

@@ -37,6 +37,21 @@ def groups_csv(analyses: Sequence[Analysis]) -> str:
     return csv_text(rows)
 
 
+def points_csv(analysis: Analysis) -> str:
+    """points.csv: a row a configuration, seed and test point of the figure that decides, as outside.py reads them."""
+    rows: list[dict[str, Value]] = []
+    for cell in analysis.study.cells:
+        for seed, run in cell.runs.items():
+            told = run.outcomes
+            points = zip(told.ids, told.correct[analysis.primary].tolist(), told.debates, strict=True)
+            rows += [
+                {"system": cell.name, "seed": seed, "query": point, "value": value, "group": debate}
+                for point, value, debate in points
+                if not math.isnan(value)
+            ]
+    return csv_text(rows)
+
+
 def comparisons_csv(analyses: Sequence[Analysis]) -> str:
     """comparisons.csv: a row a comparison and figure, unrounded."""
     rows: list[dict[str, Value]] = [

@@ -7,7 +7,7 @@ import hashlib
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ YES = ("1", "true", "yes")
 Values = Mapping[str, float]
 
 
-def read_csv(path: Path, measure: str = "value") -> Collection:
-    """Runs from a table with the columns system, seed, query, value; optional group, baseline; others are factors.
+def read_csv(paths: Sequence[Path], measure: str = "value") -> Collection:
+    """Runs from tables, read as one, with the columns system, seed, query, value; optional group, baseline; others are
+    factors.
 
     `value` is what a query scores, a hit (0 or 1) or any number, more being better, and `measure` its name in
     sentences. Queries of one `group` are not independent. `baseline` is 1 or yes in the rows of the one system that the
@@ -34,45 +35,50 @@ def read_csv(path: Path, measure: str = "value") -> Collection:
     groups: dict[str, str] = {}
     factors: dict[str, dict[str, str]] = {}
     baselines: set[str] = set()
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        table = csv.DictReader(file)
-        columns = list(table.fieldnames or ())
-        named = [name for name in columns if name not in COLUMNS]
-        lacking = [name for name in ("seed", "query", "value") if name not in columns]
-        if lacking or not (named or "system" in columns):
-            raise ValueError(
-                f"{path}: no column {', '.join(lacking) or 'system'}; its first line must name the columns; found "
-                f"{', '.join(columns) or 'none'}; must have system (or factors), seed, query, value, may have group, "
-                "baseline and factors"
-            )
-        for row in table:
-            here = f"{path}, line {table.line_num}"
-            if None in row or None in row.values():
-                raise ValueError(f"{here}: more or fewer cells than columns; quote those that hold commas")
-            told = {name: row[name].strip() for name in named}
-            system = (row.get("system") or "").strip() or " ".join(f"{name}={told[name]}" for name in named)
-            query, seed = row["query"].strip(), row["seed"].strip()
-            try:
-                value = float(row["value"])
-            except ValueError:
-                value = math.nan
-            if not math.isfinite(value):
-                raise ValueError(f"{here}: value={row['value']}; must be a number")
-            if seed and not seed.isdigit():
-                raise ValueError(f"{here}: seed={seed}; must be a whole number, or empty for a system without seeds")
-            if query in values[system, seed]:
-                raise ValueError(f"{here}: query {query} again for system {system}, seed {seed or 'none'}")
-            group = (row.get("group") or query).strip()
-            if groups.setdefault(query, group) != group:
-                raise ValueError(f"{here}: query {query} is of group {group} here and of {groups[query]} above")
-            if factors.setdefault(system, told) != told:
-                raise ValueError(f"{here}: system {system} has other factors than above; a factor belongs to a system")
-            values[system, seed][query] = value
-            if (row.get("baseline") or "").strip().lower() in YES:
-                baselines.add(system)
+    for path in paths:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            table = csv.DictReader(file)
+            columns = list(table.fieldnames or ())
+            named = [name for name in columns if name not in COLUMNS]
+            lacking = [name for name in ("seed", "query", "value") if name not in columns]
+            if lacking or not (named or "system" in columns):
+                raise ValueError(
+                    f"{path}: no column {', '.join(lacking) or 'system'}; its first line must name the columns; found "
+                    f"{', '.join(columns) or 'none'}; must have system (or factors), seed, query, value, may have "
+                    "group, baseline and factors"
+                )
+            for row in table:
+                here = f"{path}, line {table.line_num}"
+                if None in row or None in row.values():
+                    raise ValueError(f"{here}: more or fewer cells than columns; quote those that hold commas")
+                told = {name: row[name].strip() for name in named}
+                system = (row.get("system") or "").strip() or " ".join(f"{name}={told[name]}" for name in named)
+                query, seed = row["query"].strip(), row["seed"].strip()
+                try:
+                    value = float(row["value"])
+                except ValueError:
+                    value = math.nan
+                if not math.isfinite(value):
+                    raise ValueError(f"{here}: value={row['value']}; must be a number")
+                if seed and not seed.isdigit():
+                    raise ValueError(
+                        f"{here}: seed={seed}; must be a whole number, or empty for a system without seeds"
+                    )
+                if query in values[system, seed]:
+                    raise ValueError(f"{here}: query {query} again for system {system}, seed {seed or 'none'}")
+                group = (row.get("group") or query).strip()
+                if groups.setdefault(query, group) != group:
+                    raise ValueError(f"{here}: query {query} is of group {group} here and of {groups[query]} above")
+                if factors.setdefault(system, told) != told:
+                    raise ValueError(
+                        f"{here}: system {system} has other factors than above; a factor belongs to a system"
+                    )
+                values[system, seed][query] = value
+                if (row.get("baseline") or "").strip().lower() in YES:
+                    baselines.add(system)
     if len(baselines) > 1:
-        raise ValueError(f"{path}: baseline is yes for {', '.join(sorted(baselines))}; one system can be it")
-    return _collection(path, values, groups, factors, next(iter(baselines), None), measure)
+        raise ValueError(f"{paths[0]}: baseline is yes for {', '.join(sorted(baselines))}; one system can be it")
+    return _collection(paths[0], values, groups, factors, next(iter(baselines), None), measure)
 
 
 def read_trec(place: Path, qrels: Path, metric: Metric, groups: Path | None = None) -> Collection:

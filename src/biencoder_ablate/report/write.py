@@ -13,7 +13,7 @@ import biencoder_ablate
 from biencoder_ablate.files import read_json, whole_file
 from biencoder_ablate.report import sentences
 from biencoder_ablate.report.examples import load_texts, side_by_side
-from biencoder_ablate.report.export import comparisons_csv, groups_csv, latex, runs_csv
+from biencoder_ablate.report.export import comparisons_csv, groups_csv, latex, points_csv, runs_csv
 from biencoder_ablate.report.plots import draw
 from biencoder_ablate.report.questions import analyse
 from biencoder_ablate.report.read import FINISHED, Collection, Protocol
@@ -25,9 +25,15 @@ LOOKS = "looks.json"  # study → numbers of seeds that reports in this place ha
 
 
 def write_report(
-    collection: Collection, output: Path, command: str, protocol: Protocol | None = None, looks: Sequence[int] = ()
+    collection: Collection,
+    output: Path,
+    command: str,
+    protocol: Protocol | None = None,
+    looks: Sequence[int] = (),
+    with_points: bool = False,
 ) -> None:
-    """Write the report on these runs to `output`, saying on the screen what came out; analyse() says what the rest is.
+    """Write the report on these runs to `output`, with points.csv where asked, saying on the screen what came out;
+    analyse() says what the rest is.
 
     Raises ValueError where there is no finished run, or an output that will not do.
     """
@@ -66,6 +72,10 @@ def write_report(
         "runs.csv": runs_csv(studies),
         "table.tex": "\n".join(latex(report.analysis, report.headline) for report in reports),
     }
+    if with_points:
+        if len(analyses) > 1:
+            raise ValueError(f"--points: these are runs on {len(analyses)} corpora; report on one at a time")
+        files["points.csv"] = points_csv(analyses[0])
     for report in reports:
         for picture in report.pictures:
             files[f"{report.folder}/{picture.name}.svg"] = picture.svg
