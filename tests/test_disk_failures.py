@@ -233,13 +233,13 @@ def test_a_full_cache_disk_stops_the_run_before_it_trains(disk, undisturbed, tmp
     message = one_message(ended.returncode, ended.stderr)
     assert str(small.path) in message and "No space left on device" in message and "cache_dir" in message
     small.make_room()
-    small.remount("size=8m")
+    small.remount("size=64m")
     assert_equal_runs(undisturbed, run_to_the_end(tmp_path, *asked))
 
 
 @pytest.mark.slow
 def test_a_read_only_cache_stops_the_run_and_one_that_has_what_it_needs_does_not(disk, undisturbed, tmp_path):
-    small = disk("8m")
+    small = disk("64m")
     small.remount("ro")
     asked = (*FROZEN, f"cache_dir={small.path}")
     ended = run_program(asked, tmp_path)

@@ -50,7 +50,10 @@ def whole_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 @contextlib.contextmanager
 def whole_directory(path: Path) -> Iterator[Path]:
-    """A temporary neighbour of `path` to write files into; on leaving without an error it becomes `path`."""
+    """A temporary neighbour of `path` to write files into; on leaving without an error it becomes `path`.
+
+    Raises OSError, naming `path` where the error names no file, or a library hides it in one of its own.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART))
     try:
@@ -62,14 +65,20 @@ def whole_directory(path: Path) -> Iterator[Path]:
         if path.exists():
             shutil.rmtree(path)
         partial.rename(path)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        cause = _underlying(error)
+        if isinstance(cause, OSError) and cause.filename is None:
+            raise naming(cause, path) from error
         raise
 
 
 def _underlying(error: BaseException) -> BaseException:
-    """What stopped the writing. torch.save answers a failed write, or a signal during one, with a RuntimeError."""
+    """What stopped the writing. torch.save answers a failed write, or a signal during one, with a RuntimeError, and
+    safetensors with an error of its own that says "… (os error 28)"."""
     cause = error
+    if not isinstance(error, OSError) and (number := re.search(r"\(os error (\d+)\)", str(error))) is not None:
+        return OSError(int(number[1]), os.strerror(int(number[1])))
     while isinstance(cause, RuntimeError) and cause.__context__ is not None:
         cause = cause.__context__
     return cause if isinstance(cause, OSError) or not isinstance(cause, Exception) else error

@@ -7,9 +7,6 @@ fingerprint, not copied. What is loaded is never executed.
 
 from __future__ import annotations
 
-import errno
-import os
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,27 +39,17 @@ def save_model(
     directory: Path, contract: Contract, state: Mapping[str, Any], encoder: Any | None, tokenizer: Any | None
 ) -> None:
     """Write the model into `directory`, which appears whole or not at all. Raises OSError."""
-    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     own = {name: value.contiguous() for name, value in state.items() if not name.startswith("encoder.")}
     with whole_directory(directory) as partial:
-        try:
-            save_file(own, partial / "biencoder.safetensors")
-            if encoder is not None:
-                assert tokenizer is not None
-                with quiet_transformers():
-                    encoder.save_pretrained(partial / "encoder")
-                    tokenizer.save_pretrained(partial / "encoder")
-        except SafetensorError as error:  # says "… (os error 28)", and is no OSError
-            raise _as_os_error(error, directory) from error
+        save_file(own, partial / "biencoder.safetensors")
+        if encoder is not None:
+            assert tokenizer is not None
+            with quiet_transformers():
+                encoder.save_pretrained(partial / "encoder")
+                tokenizer.save_pretrained(partial / "encoder")
         write_json(partial / "biencoder.json", asdict(contract))
-
-
-def _as_os_error(error: Exception, directory: Path) -> OSError:
-    number = re.search(r"os error (\d+)", str(error))
-    code = int(number[1]) if number else errno.EIO
-    return OSError(code, os.strerror(code) if number else str(error), str(directory))
 
 
 def read_contract(directory: Path) -> Contract:
