@@ -1,8 +1,18 @@
-"""Hands freed memory back to the system: batches of ever other sizes leave gaps that glibc keeps and cannot fill."""
+"""Bounds the memory of training on a CPU, where batches of ever other lengths leave gaps that glibc cannot fill."""
 
 from __future__ import annotations
 
 import ctypes
+import os
+
+PRODUCTS_KEPT = "64"
+"""oneDNN keeps code for so many shapes of products instead of 1024: a step seldom meets the last one's shapes, and
+what is kept lies between activations, so that their memory cannot be joined (docs/performance.md)."""
+
+
+def keep_few_products() -> None:
+    """Say so to oneDNN, which asks the environment at its first product, unless the environment has its own say."""
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", PRODUCTS_KEPT)
 
 
 def hand_back_freed_memory() -> bool:

@@ -75,7 +75,7 @@ def draw(analysis: Analysis, others: Sequence[Baseline] = ()) -> list[Picture]:
 def _meanwhile(work: Callable[[], T]) -> Callable[[], T]:
     """Begin the work in a second process, where there is a core for it and fork, which costs nothing; returns what
     waits for its result. What fails there is done again here, so that errors are those of this process."""
-    if sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2:
+    if sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2 or multiprocessing.current_process().daemon:
         return work
     fork = multiprocessing.get_context("fork")
     receiver, sender = fork.Pipe(duplex=False)
