@@ -40,12 +40,14 @@ def groups_csv(analyses: Sequence[Analysis]) -> str:
 def points_csv(analysis: Analysis) -> str:
     """points.csv: a row a configuration, seed and test point of the figure that decides, as outside.py reads them."""
     rows: list[dict[str, Value]] = []
-    for cell in analysis.study.cells:
+    cells = analysis.study.cells
+    for cell in cells:
+        system = cell.name if len(cells) > 1 else "biencoder-ablate"
         for seed, run in cell.runs.items():
             told = run.outcomes
             points = zip(told.ids, told.correct[analysis.primary].tolist(), told.debates, strict=True)
             rows += [
-                {"system": cell.name, "seed": seed, "query": point, "value": value, "group": debate}
+                {"system": system, "seed": seed, "query": point, "value": value, "group": debate}
                 for point, value, debate in points
                 if not math.isnan(value)
             ]

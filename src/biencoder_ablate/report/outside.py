@@ -78,7 +78,8 @@ def read_csv(paths: Sequence[Path], measure: str = "value") -> Collection:
                     baselines.add(system)
     if len(baselines) > 1:
         raise ValueError(f"{paths[0]}: baseline is yes for {', '.join(sorted(baselines))}; one system can be it")
-    return _collection(paths[0], values, groups, factors, next(iter(baselines), None), measure)
+    place = Path(" + ".join(path.name for path in paths))
+    return _collection(place, values, groups, factors, next(iter(baselines), None), measure)
 
 
 def read_trec(place: Path, qrels: Path, metric: Metric, groups: Path | None = None) -> Collection:
