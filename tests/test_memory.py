@@ -1,9 +1,12 @@
-"""Freed memory is handed back to the system where the C library can."""
+"""What bounds the memory of training on a CPU."""
 
+import os
 import sys
 
 import pytest
 from helpers import run_python
+
+from biencoder_ablate.model.memory import keep_products_of_a_step
 
 # A thousand blocks of 100 kB, every second one freed: what glibc keeps for blocks that never come.
 PROGRAM = """
@@ -24,6 +27,16 @@ for block in blocks[::2]:
 before = held()
 print(hand_back_freed_memory(), before - held())
 """
+
+
+def test_onednn_keeps_code_for_the_shapes_of_a_step_unless_the_environment_says_otherwise(monkeypatch):
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
+    for num_texts, kept in ((24, "208"), (10_000, "1024")):
+        keep_products_of_a_step(num_texts)
+        assert os.environ.pop("ONEDNN_PRIMITIVE_CACHE_CAPACITY") == kept
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "7")
+    keep_products_of_a_step(24)
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7"
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is asked")

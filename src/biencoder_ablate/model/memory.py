@@ -5,14 +5,15 @@ from __future__ import annotations
 import ctypes
 import os
 
-PRODUCTS_KEPT = "64"
-"""oneDNN keeps code for so many shapes of products instead of 1024: a step seldom meets the last one's shapes, and
-what is kept lies between activations, so that their memory cannot be joined (docs/performance.md)."""
 
+def keep_products_of_a_step(num_texts: int) -> None:
+    """Have oneDNN keep code for as many shapes of products as a step over so many texts can meet, rather than for 1024:
+    six a length in attention, there and back, and those of the layers.
 
-def keep_few_products() -> None:
-    """Say so to oneDNN, which asks the environment at its first product, unless the environment has its own say."""
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", PRODUCTS_KEPT)
+    It lies between activations, whose memory can then not be joined; with fewer it is made anew again and again
+    (docs/performance.md). oneDNN asks the environment, which may have its own say, at its first product.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(min(1024, 64 + 6 * num_texts)))
 
 
 def hand_back_freed_memory() -> bool:

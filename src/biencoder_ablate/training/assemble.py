@@ -27,7 +27,7 @@ from biencoder_ablate.model.biencoder import Architecture, BiEncoder
 from biencoder_ablate.model.device import choose_device, choose_precision, describe_device
 from biencoder_ablate.model.encoder import ModelSource, find_model
 from biencoder_ablate.model.flops import peak_flops
-from biencoder_ablate.model.memory import keep_few_products
+from biencoder_ablate.model.memory import keep_products_of_a_step
 from biencoder_ablate.model.texts import (
     CachedTexts,
     EncodedTexts,
@@ -185,7 +185,7 @@ def build_parts(plan: Plan, log: RunLog, world: World) -> Parts:
         pooled_dim = features.shape[1]
         source: TextSource = CachedTexts(features)
     else:
-        keep_few_products()
+        keep_products_of_a_step(config.training.batch_size * (2 + config.negatives.per_pair))
         encoder = open_encoder(plan.source, reading, config.model.dropout)
         tokens = encoder.tokens(texts, cache)
         pooled_dim = encoder.module.config.hidden_size
