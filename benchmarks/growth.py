@@ -47,7 +47,7 @@ def _pairs(setting: Setting, num_turns: int) -> Iterator[str]:
         rows, point = np.arange(num), split.point[:num]
         started = time.perf_counter()
         with torch.no_grad():
-            asked = CandidateSet(rows, (nothing, nothing))
+            asked = CandidateSet(rows, (nothing, nothing), (nothing, nothing))
             rank(embeddings, point, chosen, [asked], pair_scorer(model, embeddings), 10)
         return time.perf_counter() - started
 
