@@ -67,6 +67,7 @@ def _become(arguments: list[str], cwd: str, environment: dict[str, str], files: 
     """In the forked process: what a new interpreter would do with these arguments."""
     for number, file in enumerate(files, start=1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in its background
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
