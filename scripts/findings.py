@@ -4,9 +4,10 @@
     python scripts/findings.py LOGS              # LOGS/sweeps/{heads,ratios,…}, as the page's commands make them, first
     python scripts/findings.py --check           # exit 1 where a page is not what the runs said
 
-What is read from LOGS is kept in docs/findings/NAME.json: each run's overrides and test figures, and the rows of the
-report's own comparisons.csv. So the pages outlive the runs, and can be checked without them. LOGS/NAME.csv, a table as
-`report --from` reads it, is kept likewise; its runs have system=… and seed=… for overrides and a mean `value`.
+What is read from LOGS is kept in docs/findings/NAME.json: each run's overrides, but for places on the machine, and test
+figures, and the rows of the report's own comparisons.csv. So the pages outlive the runs, and can be checked without
+them. LOGS/NAME.csv, a table as `report --from` reads it, is kept likewise; its runs have system=… and seed=… for
+overrides and a mean `value`.
 
 The templates are docs/findings.md.j2 and docs/findings-readme.md.j2; what README.md has of it stands between two
 comments. In them `cell`, `mean`, `spread`, `num`, `pretrained`, `points` and `effect` stand for figures: a sweep by
@@ -31,8 +32,11 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from biencoder_ablate.files import write_text
+
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "docs" / "findings"
+PLACES = ("data.path=", "cache_dir=", "logs_dir=", "model.name_or_path=")
 PAGES = {"findings": ROOT / "docs" / "findings.md", "readme": ROOT / "README.md"}
 TEMPLATES = {"findings": "findings.md.j2", "readme": "findings-readme.md.j2"}
 MARKED = re.compile(r"(<!-- scripts/findings.py writes this -->\n).*?(<!-- to here -->\n)", re.DOTALL)
@@ -49,7 +53,7 @@ class Sweeps:
         path = self.kept / f"{sweep}.json"
         said = digest(self.logs, sweep) if self.logs else None
         if said is not None:
-            path.write_text(_lines(said), encoding="utf-8")
+            write_text(path, _lines(said))
         elif not path.is_file():
             raise ValueError(f"the sweep {sweep}: neither in LOGS nor kept as {path}")
         return json.loads(path.read_text("utf-8"))
@@ -105,7 +109,8 @@ def _of_sweep(directory: Path) -> dict[str, Any]:
         result = json.loads(path.read_text("utf-8")) if path.is_file() else {}
         if result.get("status") != "finished":
             raise ValueError(f"{path}: that run has not finished")
-        runs.append({"overrides": job["overrides"], "epoch": result["best_epoch"], "test": _figures(result["test"])})
+        overrides = [override for override in job["overrides"] if not override.startswith(PLACES)]
+        runs.append({"overrides": overrides, "epoch": result["best_epoch"], "test": _figures(result["test"])})
         pretrained = _figures(result["baselines"]["pretrained"]["test"])
     return {"runs": runs, "pretrained": pretrained}
 
@@ -161,7 +166,7 @@ def render(template: str, sweeps: Sweeps) -> str:
     def num(sweep: str, overrides: str) -> int:
         return len(sweeps.runs(sweep, overrides))
 
-    given: dict[str, Any] = {"mean": mean, "spread": spread, "cell": cell, "num": num, "runs": sweeps.runs}
+    given: dict[str, Any] = {"mean": mean, "spread": spread, "cell": cell, "num": num}
     given |= {"effect": sweeps.effect, "pretrained": sweeps.pretrained, "points": sweeps.points}
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
     return environment.from_string((ROOT / "docs" / template).read_text("utf-8")).render(**given)
