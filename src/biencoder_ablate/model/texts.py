@@ -28,9 +28,11 @@ from biencoder_ablate.model.packed import can_pack, encode_packed, finish_layer,
 from biencoder_ablate.model.threads import TwoThreads, halves
 
 TRAIN_TOKEN_BUDGET = {"cpu": 2048, "cuda": 65536, "mps": 8192}
-CPU_TRAIN_TOKEN_BUDGET_IN_BF16, CPU_TURN_TOKEN_BUDGET = 8192, 4096
+CPU_TRAIN_TOKEN_BUDGET_IN_BF16 = 8192
+TURN_TOKEN_BUDGET = {"cpu": 4096, "cuda": 65536, "mps": 8192}
 EVAL_TOKEN_BUDGET = {"cpu": 4096, "cuda": 131072, "mps": 16384}
-"""Tokens of one pass through the encoder, padding included, by device: what its caches or its memory hold."""
+"""Tokens of one pass through the encoder, padding included, by device: what its caches or its memory hold. Of texts in
+turns, which are there to save memory, a CPU takes fewer than it could."""
 
 Advance = Callable[[int], None]
 Hidden = tuple[torch.Tensor, torch.Tensor | None]
@@ -208,8 +210,7 @@ class EncodedTexts:
     def hidden_in_turns(self, rows: np.ndarray) -> tuple[torch.Tensor, Callable[[], None]]:
         distinct, where = np.unique(rows, return_inverse=True)
         parts, generators = self._parts_and_generators(distinct)
-        # Smaller groups than at once on a CPU: turns are there to save memory.
-        budget = min(self.train_token_budget, CPU_TURN_TOKEN_BUDGET if self.device.type == "cpu" else 2**31)
+        budget = min(self.train_token_budget, TURN_TOKEN_BUDGET[self.device.type])
         turns: list[tuple[np.ndarray, torch.Generator | None, torch.Tensor]] = []
         pieces = []
         with torch.no_grad():

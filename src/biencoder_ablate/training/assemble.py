@@ -185,7 +185,8 @@ def build_parts(plan: Plan, log: RunLog, world: World) -> Parts:
         pooled_dim = features.shape[1]
         source: TextSource = CachedTexts(features)
     else:
-        keep_products_of_a_step(config.training.batch_size * (2 + config.negatives.per_pair))
+        if plan.device.type == "cpu":
+            keep_products_of_a_step(config.training.batch_size * (2 + config.negatives.per_pair))
         encoder = open_encoder(plan.source, reading, config.model.dropout)
         tokens = encoder.tokens(texts, cache)
         pooled_dim = encoder.module.config.hidden_size
