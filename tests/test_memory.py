@@ -9,23 +9,47 @@ from helpers import run_python
 from biencoder_ablate.model.memory import keep_products_of_a_step
 
 # A thousand blocks of 100 kB, every second one freed: what glibc keeps for blocks that never come.
-PROGRAM = """
+GAPS = """
 import ctypes
 from pathlib import Path
-from biencoder_ablate.model.memory import hand_back_freed_memory
 
 def held():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
-libc = ctypes.CDLL(None)
-libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
-blocks = [libc.malloc(100_000) for _ in range(1000)]
-for block in blocks:
-    ctypes.memset(block, 1, 100_000)
-for block in blocks[::2]:
-    libc.free(block)
+def leave_gaps():
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    blocks = [libc.malloc(100_000) for _ in range(1000)]
+    for block in blocks:
+        ctypes.memset(block, 1, 100_000)
+    for block in blocks[::2]:
+        libc.free(block)
+"""
+PROGRAM = f"""
+{GAPS}
+from biencoder_ablate.model.memory import hand_back_freed_memory
+
+leave_gaps()
 before = held()
 print(hand_back_freed_memory(), before - held())
+"""
+EPOCHS = f"""
+{GAPS}
+from biencoder_ablate.config import Config, DataConfig, ModelConfig, TrainingConfig
+from biencoder_ablate.runs.records import RunLog
+from biencoder_ablate.training.assemble import build_parts, make_plan
+from biencoder_ablate.training.loop import HAND_BACK_STEPS, embed, make_optimizer, train_epoch
+from biencoder_ablate.training.processes import World
+
+training = TrainingConfig(batch_size=1, device="cpu", precision="fp32")
+config = Config(data=DataConfig(limit=4), model=ModelConfig("tiny", max_tokens=8), training=training)
+trainee = build_parts(make_plan(config), RunLog(None, quiet=True), World()).trainee
+optimizer, before = make_optimizer(trainee.model, config), embed(trainee)
+train_epoch(trainee, optimizer, 0, 0, before)
+leave_gaps()
+full = held()
+step = train_epoch(trainee, optimizer, 1, 0, before).step
+print(step >= HAND_BACK_STEPS, full - held())
 """
 
 
@@ -45,3 +69,12 @@ def test_gaps_between_blocks_are_handed_back(tmp_path):
     if handed_back == "False":
         pytest.skip("this C library has no malloc_trim")
     assert int(less) > 40_000_000
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is asked")
+def test_an_epoch_of_a_trained_encoder_hands_gaps_back(tmp_path):
+    if run_python(["-c", PROGRAM], tmp_path).stdout.split()[0] == "False":
+        pytest.skip("this C library has no malloc_trim")
+    enough_steps, less = run_python(["-c", EPOCHS], tmp_path).stdout.split()
+    assert enough_steps == "True"
+    assert int(less) > 30_000_000
