@@ -12,6 +12,7 @@ NAMELESS = {
     "data.name data.path data.split_seed data.limit data.disjoint data.options data.subset "
     "data.point data.counter data.negative data.split",  # the fingerprint of the pairs read
     "model.name model.name_or_path model.revision",  # the fingerprint of the encoder's files
+    "model.finetuned",  # the run it comes from, and the fingerprint of its encoder's files
     "training.device training.micro_batch training.save_model training.fast training.compile",
     "tracker logs_dir rerun plan sweep_name cache_dir",
 }

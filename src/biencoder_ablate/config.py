@@ -64,7 +64,8 @@ class DataConfig:
 
 @dataclass
 class ModelConfig:
-    """The encoder and its retrieval embeddings (group `model`). A fingerprint over the encoder's files names a run."""
+    """The encoder and its retrieval embeddings (group `model`). A fingerprint over the encoder's files names a run,
+    and what `finetuned` comes to."""
 
     name: str = _key("minilm", "minilm, tiny or bert_base", False, choices=("minilm", "tiny", "bert_base"))
     name_or_path: str | None = _key(None, "null, a directory with a text encoder, or a model's name on the hub", False)
@@ -78,6 +79,9 @@ class ModelConfig:
     head_init: str = _key("random", "random or zero", True, choices=("random", "zero"))
     point_prompt: str | None = _key(None, "null, or what is put before a text that asks", "changed")
     candidate_prompt: str | None = _key(None, "null, or what is put before a text that is ranked", "changed")
+    finetuned: str | None = _key(
+        None, "null, or a finished run, or a sweep (its run of the same seed), whose trained encoder is taken", False
+    )
     dropout: float | None = _key(None, "null (the checkpoint's own), or a number from 0 to 0.9", True, low=0, high=0.9)
 
 

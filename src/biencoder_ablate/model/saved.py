@@ -1,12 +1,13 @@
 """A selected model on disk and back: weights, and the contract that goes with them (pooling, lengths, shapes).
 
 model/biencoder.json says what it is; model/biencoder.safetensors holds the projections and the head; model/encoder/
-the trained encoder and its tokenizer as transformers saves them. A frozen encoder is referred to by name and
+the trained encoder and its tokenizer as transformers saves them. An encoder as downloaded is referred to by name and
 fingerprint, not copied. What is loaded is never executed.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ class Contract:
     encoder_name: str
     encoder_fingerprint: str
     copied: bool
-    """Whether the encoder's weights lie beside it, in encoder/; else it was frozen, and is found by its name."""
+    """Whether the encoder's weights lie beside it, in encoder/; else it is as downloaded, and is found by its name."""
     pooling: str
     max_tokens: int
     architecture: Architecture
@@ -36,19 +37,25 @@ class Contract:
 
 
 def save_model(
-    directory: Path, contract: Contract, state: Mapping[str, Any], encoder: Any | None, tokenizer: Any | None
+    directory: Path,
+    contract: Contract,
+    state: Mapping[str, Any],
+    encoder: tuple[Any, Any] | None,
+    encoder_files: Path | None = None,
 ) -> None:
-    """Write the model into `directory`, which appears whole or not at all. Raises OSError."""
+    """Write the model into `directory`, which appears whole or not at all: with a trained `encoder` and its tokenizer,
+    or with the files of one that another run has trained. Raises OSError."""
     from safetensors.torch import save_file
 
     own = {name: value.contiguous() for name, value in state.items() if not name.startswith("encoder.")}
     with whole_directory(directory) as partial:
         save_file(own, partial / "biencoder.safetensors")
         if encoder is not None:
-            assert tokenizer is not None
             with quiet_transformers():
-                encoder.save_pretrained(partial / "encoder")
-                tokenizer.save_pretrained(partial / "encoder")
+                for part in encoder:
+                    part.save_pretrained(partial / "encoder")
+        elif encoder_files is not None:
+            shutil.copytree(encoder_files, partial / "encoder")
         write_json(partial / "biencoder.json", asdict(contract))
 
 

@@ -24,6 +24,7 @@ from biencoder_ablate.files import whole_file
 from biencoder_ablate.model.biencoder import encode
 from biencoder_ablate.model.encoder import ModelSource, load_encoder, load_tokenizer
 from biencoder_ablate.model.flops import forward_flops, training_bytes
+from biencoder_ablate.model.memory import hand_back_freed_memory
 from biencoder_ablate.model.packed import can_pack, encode_packed, finish_layer, pack
 from biencoder_ablate.model.threads import TwoThreads, halves
 
@@ -33,6 +34,8 @@ TURN_TOKEN_BUDGET = {"cpu": 4096, "cuda": 65536, "mps": 8192}
 EVAL_TOKEN_BUDGET = {"cpu": 4096, "cuda": 131072, "mps": 16384}
 """Tokens of one pass through the encoder, padding included, by device: what its caches or its memory hold. Of texts in
 turns, which are there to save memory, a CPU takes fewer than it could."""
+HAND_BACK_TURNS = 4
+"""Backward passes of texts in turns on a CPU between two times that freed memory is handed back to the machine."""
 
 Advance = Callable[[int], None]
 Hidden = tuple[torch.Tensor, torch.Tensor | None]
@@ -226,7 +229,9 @@ class EncodedTexts:
             assert flat.grad is not None
             gradients = flat.grad.split([len(group) for group, _, _ in turns])
             after = [_random_state(generator, self.device) for generator in generators]
-            for (group, generator, state), gradient in zip(turns, gradients, strict=True):
+            for turn, ((group, generator, state), gradient) in enumerate(zip(turns, gradients, strict=True)):
+                if self.device.type == "cpu" and turn % HAND_BACK_TURNS == 0:
+                    hand_back_freed_memory()
                 _set_random_state(generator, self.device, state)
                 h_group = self._encode_group(self.tokens, distinct[group], self.device, generator)
                 torch.autograd.backward(h_group, gradient)

@@ -21,8 +21,16 @@ from biencoder_ablate.report.read import FINISHED, NOTHING, WITHOUT, Protocol, R
 from biencoder_ablate.report.significance import FloatArray
 
 # What is no axis of its own: the first name corpora, versions and seeds; the others make one axis each.
-_NOT_AXES = ("results_version", "data", "seed", "neg_ratio", "negatives.schedule", "negatives.start", "negatives.ratio")
-_NAMES = {"fusion.name": "fusion", "loss.name": "loss", "model.fingerprint": "encoder"}
+_NOT_AXES = (
+    *("results_version", "data", "seed", "neg_ratio", "negatives.schedule", "negatives.start", "negatives.ratio"),
+    "finetuned.weights",  # which differ from seed to seed
+)
+_NAMES = {
+    "fusion.name": "fusion",
+    "loss.name": "loss",
+    "model.fingerprint": "encoder",
+    "finetuned.run": "finetuned",
+}
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -17,12 +18,21 @@ RESULTS_VERSION = 6
 """Raised when a change to the code alters figures, so that old and new runs never share a name."""
 
 
-def identity(config: Config, data_fingerprint: str, model_fingerprint: str, precision: str) -> dict[str, Any]:
-    """Everything that determines a run's results; `precision` is what training.precision came to."""
+def identity(
+    config: Config,
+    data_fingerprint: str,
+    model_fingerprint: str,
+    precision: str,
+    finetuned: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Everything that determines a run's results; `precision` is what training.precision came to, and `finetuned` what
+    an encoder that another run has trained says of itself."""
     named = _naming_settings(_without_idle_settings(config))
     named["data"] = data_fingerprint
     named["model"]["fingerprint"] = model_fingerprint
     named["training"]["precision"] = precision
+    if finetuned is not None:
+        named["finetuned"] = dict(finetuned)
     return {"results_version": RESULTS_VERSION, **named}
 
 
@@ -52,6 +62,15 @@ def run_name(config: Config, determined_by: dict[str, Any]) -> str:
     """Head, schedule, ratio, seed and a hash over the identity: layernorm_relu_neg0.01_seed0_3fa9c1d2."""
     schedule = "neg" if config.negatives.schedule == "constant" else "curr"
     return f"{head_name(config.head)}_{schedule}{config.neg_ratio:g}_seed{config.seed}_{short_hash(determined_by)}"
+
+
+def name_without_seed(determined_by: Mapping[str, Any]) -> str:
+    """What all runs have in common that differ in their seed alone: a hash over the identity without it, and without
+    the weights that such a run started from."""
+    rest = {key: value for key, value in determined_by.items() if key != "seed"}
+    if "finetuned" in rest:
+        rest["finetuned"] = rest["finetuned"]["run"]
+    return short_hash(rest)
 
 
 def short_hash(value: Any) -> str:

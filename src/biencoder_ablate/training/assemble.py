@@ -45,6 +45,7 @@ from biencoder_ablate.model.texts import (
 from biencoder_ablate.runs.identity import identity, run_name
 from biencoder_ablate.runs.records import RunLog, progress_bar
 from biencoder_ablate.text import show_seconds
+from biencoder_ablate.training.finetuned import FineTuned, find_finetuned
 from biencoder_ablate.training.loop import Trainee
 from biencoder_ablate.training.losses import Loss
 from biencoder_ablate.training.negatives import NegativePool, build_pool
@@ -91,11 +92,17 @@ class Plan:
 
     config: Config
     data: Data
-    source: ModelSource
+    pretrained: ModelSource
     device: torch.device
     precision: str
     determined_by: dict[str, Any]
     name: str
+    finetuned: FineTuned | None = None
+
+    @property
+    def source(self) -> ModelSource:
+        """The encoder that the run starts from: as downloaded, or as another run has trained it."""
+        return self.pretrained if self.finetuned is None else self.finetuned.source
 
     @property
     def corpus(self) -> Corpus:
@@ -114,7 +121,7 @@ class Parts:
     encoder: TextEncoder | None
     tokens: Tokens | None
     pretrained: Callable[[], Hidden]
-    """h of every text by the encoder as it is before training, from the cache that all runs share."""
+    """h of every text by the encoder as downloaded, from the cache that all runs share."""
 
 
 def make_plan(config: Config) -> Plan:
@@ -132,8 +139,10 @@ def _plan(config: Config, data: Data, source: ModelSource) -> Plan:
     registry.make("heads", "head", config.head.name, keywords(config.head), (1,))
     device = choose_device(config.training.device, world_from_environment().local_rank)
     precision = choose_precision(config.training.precision, device, cache_directory(config))
-    determined_by = identity(config, data.fingerprint, source.fingerprint, precision)
-    return Plan(config, data, source, device, precision, determined_by, run_name(config, determined_by))
+    finetuned = find_finetuned(config, source)
+    from_run = None if finetuned is None else finetuned.identity(config.seed)
+    determined_by = identity(config, data.fingerprint, source.fingerprint, precision, from_run)
+    return Plan(config, data, source, device, precision, determined_by, run_name(config, determined_by), finetuned)
 
 
 def plan_runs(configs: Sequence[Config]) -> list[Plan]:
@@ -193,9 +202,9 @@ def build_parts(plan: Plan, log: RunLog, world: World) -> Parts:
         source = SharedTexts(encoder.over(tokens), world) if world.size > 1 else encoder.over(tokens)
 
     def pretrained() -> Hidden:
-        if encoder is None:
+        if encoder is None and plan.finetuned is None:
             return roles.of(source.all_hidden())
-        return roles.of(features_of(plan.source, reading, texts, cache, log, world))
+        return roles.of(features_of(plan.pretrained, reading, texts, cache, log, world))
 
     # Where the head says nothing yet, stage 2 then is the softmax that stage 1 is trained by.
     weight = 1.0 / (config.loss.temperature or 1.0)

@@ -190,7 +190,7 @@ def _train(plan: Plan, run: RunDirectory, log: RunLog, world: World, trackers: T
     started = time.perf_counter()
     world.agree(None)  # rank 0 has locked and opened the directory
     parts = build_parts(plan, log, world)
-    log.say(summary.before_training(parts, plan.config))
+    log.say(summary.before_training(parts, plan))
     trainee, training = parts.trainee, plan.config.training
     optimizer = make_optimizer(trainee.model, plan.config) if training.epochs > 0 else None
     found = load_checkpoint(run.checkpoint, trainee.model, optimizer)
@@ -238,7 +238,7 @@ def _train(plan: Plan, run: RunDirectory, log: RunLog, world: World, trackers: T
         trackers.epoch(step, records[-1], steps)
 
     with InTurn() as writer:
-        embeddings = embed(trainee, pretrained)
+        embeddings = embed(trainee, pretrained if plan.finetuned is None else None)
         if reached.next_epoch < 0:
             commit(embeddings, -1, {}, [])
         while reached.next_epoch < training.epochs and not _out_of_patience(reached, training.patience):
@@ -331,9 +331,9 @@ def _finish(
     }
     if plan.config.training.save_model:
         state, encoder = trained_state(parts.trainee.model), parts.encoder
-        save_model(
-            run.model, contract_of(plan, parts), state, encoder and encoder.module, encoder and encoder.tokenizer
-        )
+        copied = plan.finetuned.source.directory if plan.finetuned is not None and encoder is None else None
+        trained = None if encoder is None else (encoder.module, encoder.tokenizer)
+        save_model(run.model, contract_of(plan, parts), state, trained, copied)
     else:
         shutil.rmtree(run.model, ignore_errors=True)
     log.say(summary.last_lines(run, result, plan.config, reached.records))
@@ -344,11 +344,11 @@ def _finish(
 
 def contract_of(plan: Plan, parts: Parts) -> Contract:
     """What a user of the weights must know: the encoder, its pooling and lengths, and what is built on it."""
-    model, source = plan.config.model, plan.source
+    model, source = plan.config.model, plan.pretrained
     return Contract(
         source.name,
         source.fingerprint,
-        parts.encoder is not None,
+        parts.encoder is not None or plan.finetuned is not None,
         model.pooling,
         model.max_tokens,
         parts.trainee.model.architecture,

@@ -48,6 +48,13 @@ def first_lines(plan: Plan, run: RunDirectory) -> str:
         f"model      {model.name_or_path or 'tiny: a small BERT with random weights'}, {model.pooling} pooling, up to "
         f"{model.max_tokens} tokens{prompts}" + (", encoder frozen" if training.freeze_encoder else "")
     )
+    if plan.finetuned is not None:
+        lines.append(f"finetuned  its encoder is that of {plan.finetuned.run.name}")
+        if plan.finetuned.determined_by["data"] != plan.data.fingerprint:
+            lines.append(
+                "finetuned  warning: which was trained on another corpus, or on other splits of this one; test texts "
+                "may be among those it learned from"
+            )
     lines.append(f"retrieval  {model.towers} towers, width {width}, {model.similarity}, {model.projection_init} start")
     several = f"{negatives.per_pair} a pair; " if negatives.per_pair > 1 else ""
     share = describe_hard_share(negatives.schedule, config.neg_ratio, negatives.start)
@@ -101,22 +108,25 @@ def _data_lines(config: Config, corpus: Corpus) -> list[str]:
     return lines
 
 
-def before_training(parts: Parts, config: Config) -> str:
+def before_training(parts: Parts, plan: Plan) -> str:
     """What is known once the model is built: the head, trained weights, cut texts, and the disk a run needs."""
     model = parts.trainee.model
     weights = sum(value.numel() for value in model.parameters())
     head = model.head.describe() if hasattr(model.head, "describe") else type(model.head).__name__
     lines = [
-        f"head       {head_name(config.head)}: {head} over {config.fusion.name} features",
+        f"head       {head_name(plan.config.head)}: {head} over {plan.config.fusion.name} features",
         f"sizes      {3 * sum(model.architecture.feature_widths)} features a pair, {weights:,} trained weights",
     ]
     if parts.tokens is not None:
         cut = (parts.tokens.full_lengths > parts.tokens.lengths).mean()
         lines[-1] += f", {100 * cut:.1f}% of texts cut"
     # while training: weights, two Adam moments and the best weights, twice while an epoch replaces the one before it
+    kept = 4 * weights
+    if plan.finetuned is not None and parts.encoder is None:
+        kept += sum(file.stat().st_size for file in plan.finetuned.source.directory.iterdir())
     lines.append(
         f"disk       up to {2 * 4 * 4 * weights / _MEGABYTE + 2:.0f} MB while training, "
-        f"{4 * weights / _MEGABYTE + 2:.0f} MB when done"
+        f"{kept / _MEGABYTE + 2:.0f} MB when done"
     )
     return "\n".join(lines)
 
