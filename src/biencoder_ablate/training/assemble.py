@@ -53,6 +53,8 @@ from biencoder_ablate.training.processes import SharedTexts, World, world_from_e
 
 GROUPS_PER_PART = 16
 """So many batches of an encoding are lost at most when it is interrupted: some 15 s of MiniLM's on one core."""
+TEXTS_OF_A_TURN = 32
+"""About so many texts are encoded together where a batch is encoded in turns."""
 MEASURED_SECONDS = 5.0
 """After so long an encoding says how long it will take."""
 
@@ -195,7 +197,9 @@ def build_parts(plan: Plan, log: RunLog, world: World) -> Parts:
         source: TextSource = CachedTexts(features)
     else:
         if plan.device.type == "cpu":
-            keep_products_of_a_step(config.training.batch_size * (2 + config.negatives.per_pair))
+            num_texts = config.training.batch_size * (2 + config.negatives.per_pair)
+            in_turns = config.training.micro_batch is not None
+            keep_products_of_a_step(min(num_texts, TEXTS_OF_A_TURN) if in_turns else num_texts)
         encoder = open_encoder(plan.source, reading, config.model.dropout)
         tokens = encoder.tokens(texts, cache)
         pooled_dim = encoder.module.config.hidden_size
