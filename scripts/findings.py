@@ -10,8 +10,8 @@ them. LOGS/NAME.csv, a table as `report --from` reads it, is kept likewise; its 
 overrides and a mean `value`.
 
 The templates are docs/findings.md.j2 and docs/findings-readme.md.j2; what README.md has of it stands between two
-comments. In them `cell`, `mean`, `spread`, `num`, `pretrained`, `points` and `effect` stand for figures: a sweep by
-its name, its runs by the overrides they have in common, a figure of result.json's test part by its key. `effect` is a
+comments. In them `cell`, `mean`, `spread`, `num`, `rise`, `pretrained`, `points` and `effect` stand for figures: a
+sweep by its name, its runs by the overrides they have in common, a figure of result.json's test part by its key. `effect` is a
 cell of comparisons.csv. A sweep that is neither kept nor in LOGS is an error: a page is written whole or not.
 """
 
@@ -166,7 +166,13 @@ def render(template: str, sweeps: Sweeps) -> str:
     def num(sweep: str, overrides: str) -> int:
         return len(sweeps.runs(sweep, overrides))
 
-    given: dict[str, Any] = {"mean": mean, "spread": spread, "cell": cell, "num": num}
+    def rise(before: str, after: str, key: str) -> str:
+        """The least and the most, in points of 100, by which a head's mean is higher in one sweep than in another."""
+        heads = dict.fromkeys(o for run in sweeps.runs(after) for o in run["overrides"] if o.startswith("head="))
+        gains = [100 * (float(mean(after, head, key)) - float(mean(before, head, key))) for head in heads]
+        return f"{min(gains):.0f} to {max(gains):.0f}"
+
+    given: dict[str, Any] = {"rise": rise, "mean": mean, "spread": spread, "cell": cell, "num": num}
     given |= {"effect": sweeps.effect, "pretrained": sweeps.pretrained, "points": sweeps.points}
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
     return environment.from_string((ROOT / "docs" / template).read_text("utf-8")).render(**given)
