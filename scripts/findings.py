@@ -11,8 +11,9 @@ overrides and a mean `value`.
 
 The templates are docs/findings.md.j2 and docs/findings-readme.md.j2; what README.md has of it stands between two
 comments. In them `cell`, `mean`, `spread`, `num`, `rise`, `pretrained`, `points` and `effect` stand for figures: a
-sweep by its name, its runs by the overrides they have in common, a figure of result.json's test part by its key. `effect` is a
-cell of comparisons.csv. A sweep that is neither kept nor in LOGS is an error: a page is written whole or not.
+sweep by its name, its runs by the overrides they have in common, a figure of result.json's test part by its key.
+`effect` is a cell of comparisons.csv. A sweep that is neither kept nor in LOGS is an error: a page is written whole or
+not.
 """
 
 from __future__ import annotations

@@ -238,6 +238,8 @@ def test_other_commands_are_taken_by_their_parser(shown, desk, monkeypatch):
 SMALL = ("model=tiny", "model.max_tokens=16", "data.limit=2", "training.freeze_encoder=true", "training.epochs=1")
 FEWER = {
     "experiment=heads": ("head=none", "seed=0"),
+    "sweep_name=finetuned": ("seed=0", "training.freeze_encoder=false"),
+    "experiment=heads_finetuned": ("head=none", "seed=0"),
     "experiment=recipe_parts": ("without=batch", "seed=0"),
     "experiment=source_study": ("neg_ratio=0.01",),
 }
