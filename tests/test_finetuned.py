@@ -126,6 +126,17 @@ def test_an_encoder_of_another_seed_is_another_configuration(sweeps):
     assert told["seed"] == 1
     assert told["run"] == load(sweeps.over["none", 1] / "manifest.json")["determined_by"]["finetuned"]["run"]
     assert "seed" not in load(sweeps.over["none", 1] / "manifest.json")["determined_by"]["finetuned"]
+    weights = {load(run / "manifest.json")["determined_by"]["finetuned"]["weights"] for run in sweeps.over.values()}
+    assert told["weights"] in weights and len(weights) == 2
+
+
+def test_another_fine_tuning_is_another_configuration(sweeps):
+    other = train(sweeps.cwd, *QUICK, "head=none", "seed=0", "training.learning_rate=2e-3")
+    run = train(sweeps.cwd, *FROZEN[:-1], f"model.finetuned={other}", "seed=0")
+    told, usual = (
+        load(path / "manifest.json")["determined_by"]["finetuned"]["run"] for path in (run, sweeps.over["none", 0])
+    )
+    assert told != usual
 
 
 def test_training_goes_on_from_such_an_encoder(sweeps):
