@@ -68,12 +68,17 @@ def train(setting: Setting, pairs: SplitArrays, texts: tuple[str, ...], epochs: 
     return model
 
 
-def measure(model: Any, index: TextIndex, split: str, bf16: bool) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Figures and points' records of a split by cosine between the model's own embeddings."""
+def embed(model: Any, index: TextIndex, bf16: bool) -> Embeddings:
+    """The model's own embeddings of all texts, compared by cosine."""
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         h = model.encode(list(index.texts), convert_to_tensor=True, show_progress_bar=False).float()
     space = torch.nn.functional.normalize(h, dim=1)
-    rankings = final_rankings(prepare(index.splits[split]), Embeddings(h, space, space), None, "none")
+    return Embeddings(h, space, space)
+
+
+def measure(embeddings: Embeddings, index: TextIndex, split: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Figures and points' records of a split."""
+    rankings = final_rankings(prepare(index.splits[split]), embeddings, None, "none")
     return split_figures(rankings), point_records(rankings)
 
 
@@ -98,8 +103,9 @@ def main() -> None:
         started = time.perf_counter()
         model = train(setting, index.splits["train"], index.texts, given.epochs, given.bf16, given.mined)
         seconds = time.perf_counter() - started
+        embeddings = embed(model, index, given.bf16)
         for split in ("val", "test"):
-            figures, records = measure(model, index, split, given.bf16)
+            figures, records = measure(embeddings, index, split)
             shown = " ".join(f"{key} {figures[key]:.4f}" for key in ("top1", "top1_clean", "mrr", "recall@10"))
             print(f"{system} seed {seed} {split}: {shown} ({seconds:.0f} s of training)", flush=True)
             seen.setdefault(seed, {})[split] = figures
