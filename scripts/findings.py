@@ -171,7 +171,7 @@ def render(template: str, sweeps: Sweeps) -> str:
         """The least and the most, in points of 100, by which a head's mean is higher in one sweep than in another."""
         heads = dict.fromkeys(o for run in sweeps.runs(after) for o in run["overrides"] if o.startswith("head="))
         gains = [100 * (float(mean(after, head, key)) - float(mean(before, head, key))) for head in heads]
-        return f"{min(gains):.0f} to {max(gains):.0f}"
+        return " to ".join(dict.fromkeys(f"{gain:.0f}" for gain in (min(gains), max(gains))))
 
     given: dict[str, Any] = {"rise": rise, "mean": mean, "spread": spread, "cell": cell, "num": num}
     given |= {"effect": sweeps.effect, "pretrained": sweeps.pretrained, "points": sweeps.points}
