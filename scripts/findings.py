@@ -37,7 +37,7 @@ from biencoder_ablate.files import write_text
 
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "docs" / "findings"
-PLACES = ("data.path=", "cache_dir=", "logs_dir=", "model.name_or_path=")
+PLACES = ("data.path=", "cache_dir=", "logs_dir=", "model.name_or_path=", "model.finetuned=")
 PAGES = {"findings": ROOT / "docs" / "findings.md", "readme": ROOT / "README.md"}
 TEMPLATES = {"findings": "findings.md.j2", "readme": "findings-readme.md.j2"}
 MARKED = re.compile(r"(<!-- scripts/findings.py writes this -->\n).*?(<!-- to here -->\n)", re.DOTALL)

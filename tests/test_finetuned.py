@@ -118,6 +118,12 @@ def test_such_a_run_needs_the_first_one_no_more(sweeps, tmp_path):
     assert load(kept)["measured"]["test"] == before
     ended = run_here(["retrieve", str(run), "Zoos teach children to respect animals."], tmp_path)
     assert ended.returncode == 0 and "1. score" in ended.stdout, ended.stderr
+    ended = run_here(["export", str(run), str(tmp_path / "exported")], tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    card = (tmp_path / "exported" / "README.md").read_text("utf-8")
+    assert "tiny, fine-tuned by an earlier run, then frozen; mean pooling" in " ".join(card.split())
+    (weights,) = (tmp_path / "exported").glob("transformer/model.safetensors")
+    assert weights.read_bytes() == (run / "model" / "encoder" / "model.safetensors").read_bytes()
 
 
 def test_an_encoder_of_another_seed_is_another_configuration(sweeps):

@@ -166,7 +166,7 @@ def _write_run(run: TrainedRun, out: Path) -> None:
     for name in ("result.json", "manifest.json", "model/biencoder.safetensors"):
         shutil.copyfile(run.path / name, out / "run" / name)
     config = OmegaConf.load(run.path / ".hydra" / "config.yaml")
-    for key in ("data.path", "model.name_or_path"):
+    for key in ("data.path", "model.name_or_path", "model.finetuned"):
         OmegaConf.update(config, key, _told(OmegaConf.select(config, key)))
     OmegaConf.update(config, "logs_dir", "logs")
     OmegaConf.update(config, "cache_dir", None)
@@ -230,6 +230,7 @@ def model_card(run: TrainedRun, difference: float | None) -> str:
         values += [result[split][f"{key}{clean}"] for key in ("top1_stage1", "top1", "mrr", "ndcg@10")]
         cells = [f"{split} {kind}", str(result[split][f"num_points{clean}"]), *(figure(of) or "–" for of in values)]
         rows.append(f"| {' | '.join(cells)} |")
+    frozen = "fine-tuned by an earlier run, then frozen" if contract.copied else "frozen"
     encoder, rerank, select = _told(contract.encoder_name), config.evaluation.rerank, config.evaluation.select
     leaks = result["test"]["num_points_clean"] < result["test"]["num_points"]
     overrides = run.path / ".hydra" / "overrides.yaml"
@@ -245,7 +246,7 @@ def model_card(run: TrainedRun, difference: float | None) -> str:
             manifest=manifest,
             contract=contract,
             encoder=encoder,
-            trained="trained with the rest" if contract.copied else "frozen",
+            trained=frozen if config.training.freeze_encoder else "trained with the rest",
             similarity={"cosine": "cosine", "euclidean": "Euclidean distance"}[contract.architecture.similarity],
             equality="It was not compared with the run's own embeddings, for lack of sentence-transformers."
             if difference is None
