@@ -124,6 +124,17 @@ def test_such_a_run_needs_the_first_one_no_more(sweeps, tmp_path):
     assert "tiny, fine-tuned by an earlier run, then frozen; mean pooling" in " ".join(card.split())
     (weights,) = (tmp_path / "exported").glob("transformer/model.safetensors")
     assert weights.read_bytes() == (run / "model" / "encoder" / "model.safetensors").read_bytes()
+    again = train(tmp_path, *FROZEN[:-1], f"model.finetuned={tmp_path / 'exported'}", "seed=1")  # an export will do
+    copy = again / "model" / "encoder" / "model.safetensors"
+    assert copy.read_bytes() == weights.read_bytes()
+
+
+def test_a_run_whose_manifest_is_damaged_is_refused(sweeps, tmp_path):
+    run = Path(shutil.copytree(sweeps.tuned[0], tmp_path / "damaged"))
+    (run / "manifest.json").write_text("{", "utf-8")
+    (tmp_path / "empty").mkdir()
+    ended = run_here([*FROZEN[:-1], "seed=0", f"model.finetuned={run}"], tmp_path / "empty")
+    assert f"{run / 'manifest.json'} cannot be read" in only_error(ended, tmp_path / "empty")
 
 
 def test_an_encoder_of_another_seed_is_another_configuration(sweeps):

@@ -1,4 +1,7 @@
-"""The encoder of a finished run, taken by other runs instead of the pretrained one: fine-tuned once, asked often."""
+"""The encoder of a finished run, taken by other runs instead of the pretrained one: fine-tuned once, asked often.
+
+Found by what a run has left on disk, and with nothing of other rooms of training.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from biencoder_ablate.config import Config, ConfigError
+from biencoder_ablate.config import Config, ConfigError, cache_directory
 from biencoder_ablate.files import read_json
-from biencoder_ablate.model.encoder import ModelSource, fingerprint_directory
-from biencoder_ablate.model.saved import read_contract
+from biencoder_ablate.model.encoder import ModelSource
+from biencoder_ablate.model.saved import encoder_source, read_contract
 from biencoder_ablate.runs.directory import RunDirectory, find_run
 from biencoder_ablate.runs.identity import name_without_seed
-
-ENCODER = "encoder"
-"""Where a run's model directory has its trained encoder."""
+from biencoder_ablate.runs.status import SweepDirectory
 
 
 @dataclass(frozen=True)
@@ -45,17 +46,14 @@ def find_finetuned(config: Config, pretrained: ModelSource) -> FineTuned | None:
         return None
     said = f"model.finetuned={given}"
     path = find_run(given if "/" in given else Path(config.logs_dir) / given, sweeps=True)
-    if (path / "runs.json").is_file():
-        path = _of_seed(path, config.seed, said)
+    if SweepDirectory(path).runs_list.is_file():
+        path = _of_seed(SweepDirectory(path), config.seed, said)
     elif RunDirectory(path).read_finished() is None:
         raise ConfigError(
             f"{said}: {path} is no finished run and no sweep; must be one that trained its encoder, as this makes: "
             "python -m biencoder_ablate -m experiment=arguana head=none data.path=… seed=0,1,2 sweep_name=finetuned"
         )
-    contract = read_contract(path / "model")
-    determined_by = (read_json(path / "manifest.json") or {}).get("determined_by")
-    if determined_by is None:
-        raise ConfigError(f"{said}: {path / 'manifest.json'} cannot be read; train that run again with rerun=true")
+    determined_by, contract = _determined_by(path, said), read_contract(path / "model")
     if not contract.copied:
         raise ConfigError(f"{said}: the encoder of {path} was frozen; must be a run that trained it")
     if contract.encoder_fingerprint != pretrained.fingerprint:
@@ -67,17 +65,26 @@ def find_finetuned(config: Config, pretrained: ModelSource) -> FineTuned | None:
         own, asked = getattr(contract, key), getattr(config.model, key)
         if own != asked:
             raise ConfigError(f"model.{key}={asked}: {said} was trained with {own}; must be that")
-    encoder = path / "model" / ENCODER
-    return FineTuned(ModelSource(given, encoder, fingerprint_directory(encoder)), determined_by, path)
+    source = encoder_source(path / "model", contract, config.model, cache_directory(config))
+    return FineTuned(source, determined_by, path)
 
 
-def _of_seed(sweep: Path, seed: int, said: str) -> Path:
+def _determined_by(run: Path, said: str) -> Mapping[str, Any]:
+    """What determined a finished run."""
+    manifest = read_json(run / "manifest.json")
+    if not isinstance(manifest, dict) or "determined_by" not in manifest:
+        raise ConfigError(f"{said}: {run / 'manifest.json'} cannot be read; train that run again with rerun=true")
+    found: Mapping[str, Any] = manifest["determined_by"]
+    return found
+
+
+def _of_seed(sweep: SweepDirectory, seed: int, said: str) -> Path:
     """The one finished run with this seed among a sweep's."""
     by_seed: dict[int, list[Path]] = {}
-    for job in (read_json(sweep / "runs.json") or {}).get("jobs", []):
-        run = (sweep / job["directory"]).resolve()
+    for job in sweep.read()["jobs"]:
+        run = (sweep.path / job["directory"]).resolve()
         if RunDirectory(run).read_finished() is not None:
-            by_seed.setdefault((read_json(run / "manifest.json") or {})["determined_by"]["seed"], []).append(run)
+            by_seed.setdefault(_determined_by(run, said)["seed"], []).append(run)
     found = by_seed.get(seed, [])
     if len(found) == 1:
         return found[0]
