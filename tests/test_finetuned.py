@@ -50,8 +50,8 @@ def load(path: Path) -> dict:
     return json.loads(path.read_text("utf-8"))
 
 
-def top1_by_cosine(encoder: Path, debates: int = 3) -> float:
-    """Official val top-1 of a BERT's mean-pooled outputs, by transformers alone, text by text."""
+def mrr_by_cosine(encoder: Path, debates: int = 3) -> float:
+    """Official val MRR of a BERT's mean-pooled outputs, by transformers alone, text by text."""
     tokenizer, module = AutoTokenizer.from_pretrained(encoder), AutoModel.from_pretrained(encoder).eval()
 
     def embed(text: str) -> torch.Tensor:
@@ -61,11 +61,11 @@ def top1_by_cosine(encoder: Path, debates: int = 3) -> float:
 
     pairs = [pair for pair in load_sample().val if pair.debate in kept(debates)]
     texts = {text: embed(text) for pair in pairs for text in (pair.point, pair.counter)}
-    right = 0
+    reciprocal = 0.0
     for pair in pairs:
         others = {text: float(texts[pair.point] @ value) for text, value in texts.items() if text != pair.point}
-        right += max(others, key=others.__getitem__) == pair.counter
-    return right / len(pairs)
+        reciprocal += 1 / (1 + sorted(others, key=others.__getitem__, reverse=True).index(pair.counter))
+    return reciprocal / len(pairs)
 
 
 def kept(debates: int) -> list[str]:
@@ -77,7 +77,7 @@ def test_a_run_starts_from_the_encoder_of_the_run_with_its_seed(sweeps):
         copy = run / "model" / "encoder" / "model.safetensors"
         assert copy.read_bytes() == (sweeps.tuned[seed] / "model" / "encoder" / "model.safetensors").read_bytes()
         initial = load(run / "result.json")["initial"]
-        assert initial["val/top1_stage1"] == pytest.approx(top1_by_cosine(copy.parent))
+        assert initial["val/mrr_stage1"] == pytest.approx(mrr_by_cosine(copy.parent))
     assert (sweeps.tuned[0] / "model" / "encoder" / "model.safetensors").read_bytes() != (
         sweeps.tuned[1] / "model" / "encoder" / "model.safetensors"
     ).read_bytes()
@@ -160,7 +160,7 @@ def test_training_goes_on_from_such_an_encoder(sweeps):
     run = train(sweeps.cwd, *QUICK, "head=none", "model.finetuned=tuned", "seed=0", "training.learning_rate=1e-3")
     start = sweeps.tuned[0] / "model" / "encoder"
     trained = run / "model" / "encoder"
-    assert load(run / "result.json")["initial"]["val/top1_stage1"] == pytest.approx(top1_by_cosine(start))
+    assert load(run / "result.json")["initial"]["val/mrr_stage1"] == pytest.approx(mrr_by_cosine(start))
     weights = [
         AutoModel.from_pretrained(path).get_parameter("embeddings.word_embeddings.weight") for path in (start, trained)
     ]
