@@ -12,12 +12,12 @@ import our_way
 import torch
 from setting import Setting
 
+from biencoder_ablate.encoder.device import forward_flops
 from biencoder_ablate.evaluation.candidates import CandidateSet, as_candidates, candidate_texts
 from biencoder_ablate.evaluation.pair_scores import pair_scorer
 from biencoder_ablate.evaluation.ranking import rank
 from biencoder_ablate.model.biencoder import BiEncoder
-from biencoder_ablate.model.flops import forward_flops
-from biencoder_ablate.training.assemble import architecture_of
+from biencoder_ablate.training.plan import architecture_of
 
 
 def lines(setting: Setting, num_turns: int) -> Iterator[str]:

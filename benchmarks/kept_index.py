@@ -11,14 +11,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from biencoder_ablate.config import DataConfig
+from biencoder_ablate.config.schema import DataConfig
 from biencoder_ablate.data.readers import read_sample
-from biencoder_ablate.seeding import generator
+from biencoder_ablate.utils.seeding import generator
 
 MEASURE = """
 import time, sys, transformers, biencoder_ablate.api, biencoder_ablate.retrieve as command
 from transformers import AutoTokenizer, BertModel
-import biencoder_ablate.trained_run
+import biencoder_ablate.api
 started = time.perf_counter()
 search = command.open_search("latest", sys.argv[1])
 opened = time.perf_counter()

@@ -18,15 +18,15 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from biencoder_ablate.compose import load_config
+from biencoder_ablate.config.compose import load_config
 from biencoder_ablate.data.corpus import Document, Pair, build_corpus
-from biencoder_ablate.data.index import build_index
-from biencoder_ablate.evaluation.candidates import prepare
+from biencoder_ablate.data.index import build_table
+from biencoder_ablate.evaluation.candidates import build_task
 from biencoder_ablate.evaluation.pair_scores import pair_scorer
-from biencoder_ablate.evaluation.protocols import final_rankings, split_figures
+from biencoder_ablate.evaluation.protocols import final_rankings, split_metrics
 from biencoder_ablate.model.biencoder import BiEncoder
-from biencoder_ablate.training.assemble import architecture_of
 from biencoder_ablate.training.negatives import Mining, build_pool, draw_negatives
+from biencoder_ablate.training.plan import architecture_of
 
 
 def main() -> None:
@@ -60,8 +60,8 @@ def main() -> None:
             for query in range(asked.queries)
             for i, d in enumerate(random.choice(asked.documents, 3, replace=False).tolist())
         ]
-        table = build_index(build_corpus("made", pairs, documents=documents, may_lack=("val",)))
-        return table, prepare(table.splits["test"]), build_pool(table.splits["train"])
+        table = build_table(build_corpus("made", pairs, documents=documents, may_lack=("val",)))
+        return table, build_task(table.splits["test"]), build_pool(table.splits["train"])
 
     table, test, pool = step("corpus, candidates, pool", corpus)
     model = BiEncoder(architecture_of(load_config([]), asked.width))
@@ -78,15 +78,15 @@ def main() -> None:
         f"mining: 8 nearest for {len(train)} pairs",
         lambda: draw_negatives(pool, 1.0, 0, 0, embeddings, train, Mining(per_pair=8)),
     )
-    step("ranking, rerank=none", lambda: split_figures(final_rankings(test, embeddings, score, "none")))
-    step("ranking, rerank=10", lambda: split_figures(final_rankings(test, embeddings, score, 10)))
+    step("ranking, rerank=none", lambda: split_metrics(final_rankings(test, embeddings, score, "none")))
+    step("ranking, rerank=10", lambda: split_metrics(final_rankings(test, embeddings, score, 10)))
     few = np.arange(asked.scored)
     kept = np.isin(test.answers.row, few)
     answers = replace(test.answers, **{name: value[kept] for name, value in vars(test.answers).items()})
     some = replace(test, pair=test.pair[few], answers=answers, counts=test.counts[few], clean_differs=few[:0])
     step(
         f"ranking, rerank=all, {asked.scored} queries",
-        lambda: split_figures(final_rankings(some, embeddings, score, "all")),
+        lambda: split_metrics(final_rankings(some, embeddings, score, "all")),
     )
 
 

@@ -12,23 +12,23 @@ import numpy as np
 import torch
 from setting import Setting, draw_triples
 
-from biencoder_ablate.data.tokens import tokenize
-from biencoder_ablate.evaluation.candidates import prepare
+from biencoder_ablate.encoder.pretrained import load_tokenizer
+from biencoder_ablate.encoder.texts import CachedTexts, EncodedTexts, plain_encoder
+from biencoder_ablate.encoder.tokens import tokenize
+from biencoder_ablate.evaluation.candidates import build_task
 from biencoder_ablate.model.biencoder import BiEncoder
-from biencoder_ablate.model.encoder import load_tokenizer
-from biencoder_ablate.model.texts import CachedTexts, EncodedTexts, plain_encoder
-from biencoder_ablate.runs.records import RunLog
-from biencoder_ablate.training.assemble import Parts, architecture_of, build_parts, make_loss, make_plan
-from biencoder_ablate.training.loop import Pairs, Trainee, embed, make_optimizer, measure_all, train_step
+from biencoder_ablate.training.loop import Pairs, TrainingContext, embed, make_optimizer, measure_all, train_step
 from biencoder_ablate.training.negatives import build_pool, draw_negatives
-from biencoder_ablate.training.processes import World
+from biencoder_ablate.training.plan import Components, architecture_of, build_components, make_loss, make_plan
+from biencoder_ablate.utils.console import RunLog
+from biencoder_ablate.utils.distributed import World
 
 
-def build(setting: Setting, without: str = "", contrastive: bool = False, **training: object) -> Parts:
+def build(setting: Setting, without: str = "", contrastive: bool = False, **training: object) -> Components:
     """The parts of a run of this setting, `without` one thing that makes it fast: see WITHOUT."""
     assert without in ("", *WITHOUT)
     config = (setting.contrastive if contrastive else setting.config)(save_model=False, **training)
-    parts = build_parts(make_plan(config), RunLog(None, quiet=True), World())
+    parts = build_components(make_plan(config), RunLog(None, quiet=True), World())
     texts = parts.trainee.texts
     if without in ("two threads", "packing"):
         assert isinstance(texts, EncodedTexts)
@@ -83,7 +83,7 @@ def encoding(setting: Setting, device: str = "cpu", **options: object) -> Callab
     def encode(texts: list[str]) -> float:
         started = time.perf_counter()
         tokens = tokenize(tokenizer, texts, setting.max_tokens)
-        replace(source, tokens=tokens).all_hidden().cpu()
+        replace(source, tokens=tokens).all_pooled().cpu()
         return time.perf_counter() - started
 
     return encode
@@ -96,12 +96,12 @@ def ranking(setting: Setting, fast: bool = True) -> Callable[[object], float]:
     random = torch.Generator().manual_seed(setting.seed)
     texts = CachedTexts(torch.randn(len(table.texts), width, generator=random))
     config = setting.config(fast=fast)
-    trainee = Trainee(
+    trainee = TrainingContext(
         config,
         BiEncoder(architecture_of(config, width)),
         texts,
         table,
-        {name: prepare(split) for name, split in table.splits.items()},
+        {name: build_task(split) for name, split in table.splits.items()},
         build_pool(table.splits["train"]),
         make_loss(config),
         torch.device("cpu"),

@@ -22,11 +22,11 @@ import torch
 from sentence_transformers_way import make_model
 from setting import Setting
 
-from biencoder_ablate.data.index import SplitArrays, TextIndex
-from biencoder_ablate.evaluation.candidates import prepare
-from biencoder_ablate.evaluation.protocols import final_rankings, point_records, split_figures
-from biencoder_ablate.files import write_json
+from biencoder_ablate.data.index import SplitArrays, TextTable
+from biencoder_ablate.evaluation.candidates import build_task
+from biencoder_ablate.evaluation.protocols import final_rankings, point_records, split_metrics
 from biencoder_ablate.model.biencoder import Embeddings
+from biencoder_ablate.utils.files import write_json
 
 
 def train(setting: Setting, pairs: SplitArrays, texts: tuple[str, ...], epochs: int, bf16: bool, mined: bool) -> Any:
@@ -68,7 +68,7 @@ def train(setting: Setting, pairs: SplitArrays, texts: tuple[str, ...], epochs: 
     return model
 
 
-def embed(model: Any, index: TextIndex, bf16: bool) -> Embeddings:
+def embed(model: Any, index: TextTable, bf16: bool) -> Embeddings:
     """The model's own embeddings of all texts, compared by cosine."""
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         h = model.encode(list(index.texts), convert_to_tensor=True, show_progress_bar=False).float()
@@ -76,10 +76,10 @@ def embed(model: Any, index: TextIndex, bf16: bool) -> Embeddings:
     return Embeddings(h, space, space)
 
 
-def measure(embeddings: Embeddings, index: TextIndex, split: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def measure(embeddings: Embeddings, index: TextTable, split: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Figures and points' records of a split."""
-    rankings = final_rankings(prepare(index.splits[split]), embeddings, None, "none")
-    return split_figures(rankings), point_records(rankings)
+    rankings = final_rankings(build_task(index.splits[split]), embeddings, None, "none")
+    return split_metrics(rankings), point_records(rankings)
 
 
 def main() -> None:

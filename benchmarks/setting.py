@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from biencoder_ablate.config import (
+from biencoder_ablate.config.schema import (
     Config,
     DataConfig,
     HeadConfig,
@@ -19,9 +19,9 @@ from biencoder_ablate.config import (
     TrainingConfig,
     cache_directory,
 )
-from biencoder_ablate.data.index import TextIndex, build_index
+from biencoder_ablate.data.index import TextTable, build_table
 from biencoder_ablate.data.readers import load_corpus
-from biencoder_ablate.model.encoder import MINILM_NAME, find_model
+from biencoder_ablate.encoder.pretrained import MINILM_NAME, find_model
 
 
 @dataclass(frozen=True)
@@ -63,15 +63,15 @@ class Setting:
         own = {"towers": "separate", "similarity": "cosine", "retrieval_dim": None, "projection_init": "identity"}
         return replace(study, loss=loss, model=replace(study.model, **own))
 
-    def table(self) -> TextIndex:
-        return build_index(load_corpus(self.config().data))
+    def table(self) -> TextTable:
+        return build_table(load_corpus(self.config().data))
 
     def model_directory(self) -> Path:
         config = self.config()
         return find_model(config.model, cache_directory(config)).directory
 
 
-def draw_triples(table: TextIndex, batch_size: int, num: int, seed: int) -> list[np.ndarray]:
+def draw_triples(table: TextTable, batch_size: int, num: int, seed: int) -> list[np.ndarray]:
     """`num` batches of text indices, each (3, B): points, counters and uniform negatives of the training split."""
     random = np.random.default_rng(seed)
     train = table.splits["train"]

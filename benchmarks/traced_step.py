@@ -21,15 +21,18 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from transformers import BertConfig, BertModel  # noqa: E402
 
-from biencoder_ablate.compose import load_config  # noqa: E402
-from biencoder_ablate.config import ModelConfig, cache_directory  # noqa: E402
-from biencoder_ablate.data.tokens import tokenize  # noqa: E402
+from biencoder_ablate.config.compose import load_config  # noqa: E402
+from biencoder_ablate.config.schema import (
+    ModelConfig,
+    cache_directory,
+)
+from biencoder_ablate.encoder.device import TRAINING_FACTOR  # noqa: E402
+from biencoder_ablate.encoder.pretrained import MINILM_NAME, find_model, load_tokenizer  # noqa: E402
+from biencoder_ablate.encoder.texts import EVAL_TOKEN_BUDGET, TRAIN_TOKEN_BUDGET, EncodedTexts, packed_encoder  # noqa: E402
+from biencoder_ablate.encoder.tokens import tokenize  # noqa: E402
 from biencoder_ablate.model.biencoder import BiEncoder  # noqa: E402
-from biencoder_ablate.model.encoder import MINILM_NAME, find_model, load_tokenizer  # noqa: E402
-from biencoder_ablate.model.flops import TRAINING_FACTOR  # noqa: E402
-from biencoder_ablate.model.texts import EVAL_TOKEN_BUDGET, TRAIN_TOKEN_BUDGET, EncodedTexts, packed_encoder  # noqa: E402
-from biencoder_ablate.training.assemble import architecture_of, make_loss, read_data  # noqa: E402
-from biencoder_ablate.training.loop import OnItsWay, Pairs, Trainee, make_optimizer, train_step  # noqa: E402
+from biencoder_ablate.training.loop import AsyncCopy, Pairs, TrainingContext, make_optimizer, train_step  # noqa: E402
+from biencoder_ablate.training.plan import architecture_of, make_loss, read_data  # noqa: E402
 
 PEAK, PRODUCTS, BANDWIDTH, KERNEL = 989.4e12, 560e12, 2.55e12, 2.5e-6
 """An H100's: bf16 operations a second by its data sheet; what its products and its memory are taken to reach; seconds
@@ -68,7 +71,7 @@ def trace(overrides: list[str], list_ops: bool) -> list[str]:
         model = BiEncoder(architecture_of(config, bert.hidden_size), encoder).to(device)
         budgets = TRAIN_TOKEN_BUDGET["cuda"], EVAL_TOKEN_BUDGET["cuda"]
         texts = EncodedTexts(encoder, packed_encoder(encoder, "pooler"), tokens, device, "bf16", *budgets)
-        trainee = Trainee(config, model, texts, data.index, data.splits, data.pool, make_loss(config), device)
+        trainee = TrainingContext(config, model, texts, data.index, data.splits, data.pool, make_loss(config), device)
         optimizer = make_optimizer(model, config)
         pairs = median_batch(trainee, tokens.lengths)
         for _ in range(3):
@@ -76,7 +79,7 @@ def trace(overrides: list[str], list_ops: bool) -> list[str]:
             mode.trace.clear()
             mode.peak = mode.held
             losses, (num_tokens, flops) = train_step(trainee, optimizer, pairs)
-            OnItsWay(losses).get()
+            AsyncCopy(losses).get()
     waits, blocking, uploads = (sum((after - old).values()) for after, old in zip(
         (mode.waits, mode.blocking, mode.uploads), before[1:4], strict=True))  # fmt: skip
     if list_ops:
@@ -88,7 +91,7 @@ def trace(overrides: list[str], list_ops: bool) -> list[str]:
     ]  # fmt: skip
 
 
-def median_batch(trainee: Trainee, lengths: np.ndarray) -> Pairs:
+def median_batch(trainee: TrainingContext, lengths: np.ndarray) -> Pairs:
     """Of an epoch's batches with negatives drawn uniformly, the one with the median of tokens."""
     train, size, random = trainee.splits["train"].split, trainee.config.training.batch_size, np.random.default_rng(0)
     negative = trainee.pool.text[random.integers(trainee.pool.size, size=(len(train), 1))]

@@ -13,17 +13,17 @@ from setting import Setting
 
 SECOND_START = """
 import sys, time
-from biencoder_ablate.compose import load_config
-from biencoder_ablate.runs.records import RunLog
-from biencoder_ablate.training.assemble import build_parts, make_plan
-from biencoder_ablate.training.processes import World
+from biencoder_ablate.config.compose import load_config
+from biencoder_ablate.utils.console import RunLog
+from biencoder_ablate.training.plan import build_components, make_plan
+from biencoder_ablate.utils.distributed import World
 from biencoder_ablate.training.loop import embed, make_optimizer
 import torch._dynamo  # torch.optim imports it when the first optimizer is made
 if "training.freeze_encoder=false" in sys.argv:
     import transformers.models.bert.modeling_bert, transformers.models.bert.tokenization_bert
 started = time.perf_counter()
 config = load_config(sys.argv[1:])
-parts = build_parts(make_plan(config), RunLog(None, quiet=True), World())
+parts = build_components(make_plan(config), RunLog(None, quiet=True), World())
 optimizer = make_optimizer(parts.trainee.model, config)
 embed(parts.trainee, parts.pretrained())
 print(time.perf_counter() - started)

@@ -25,17 +25,18 @@ import numpy as np
 import pytrec_eval
 import torch
 
-from biencoder_ablate.compose import load_config
-from biencoder_ablate.config import DataConfig, cache_directory
+from biencoder_ablate.config.compose import load_config
+from biencoder_ablate.config.schema import DataConfig, cache_directory
 from biencoder_ablate.data.corpus import SPLITS
-from biencoder_ablate.data.index import build_index
+from biencoder_ablate.data.index import build_table
 from biencoder_ablate.data.readers import load_corpus
-from biencoder_ablate.evaluation.candidates import prepare
-from biencoder_ablate.evaluation.protocols import final_rankings, split_figures
+from biencoder_ablate.encoder.features import features_of
+from biencoder_ablate.encoder.pretrained import find_model
+from biencoder_ablate.encoder.texts import encode_settings
+from biencoder_ablate.evaluation.candidates import build_task
+from biencoder_ablate.evaluation.protocols import final_rankings, split_metrics
 from biencoder_ablate.model.biencoder import Embeddings
-from biencoder_ablate.model.encoder import find_model
-from biencoder_ablate.runs.records import RunLog
-from biencoder_ablate.training.assemble import features_of, reading_of
+from biencoder_ablate.utils.console import RunLog
 
 FIGURES = ("top1", "mrr", "ndcg@10", "map", "recall@1", "recall@10", "recall@100")
 TREC = ("success_1", "recip_rank", "ndcg_cut_10", "map", "recall_1", "recall_10", "recall_100")
@@ -49,9 +50,9 @@ def main() -> int:
     arguments = parser.parse_args()
     config = load_config(["data=arguana", f"data.path={arguments.corpus}", "model=minilm", "model.max_tokens=256"])
     corpus = load_corpus(config.data)
-    texts = build_index(corpus).texts
+    texts = build_table(corpus).texts
     source, cache = find_model(config.model, cache_directory(config)), cache_directory(config)
-    reading = reading_of(config, torch.device("cpu"), "fp32")
+    reading = encode_settings(config, torch.device("cpu"), "fp32")
     h = torch.nn.functional.normalize(features_of(source, reading, texts, cache, RunLog(None)).double(), dim=1)
     noise = torch.randn(h.shape, generator=torch.Generator().manual_seed(0), dtype=h.dtype)
     unit = torch.nn.functional.normalize(h + 1e-6 * noise, dim=1)
@@ -103,9 +104,9 @@ def write_beir(
 
 def ours(directory: Path, embedding: Mapping[str, torch.Tensor]) -> dict[str, float]:
     """What `data=beir evaluation.rerank=none` measures."""
-    table = build_index(load_corpus(DataConfig("beir", str(directory))))
+    table = build_table(load_corpus(DataConfig("beir", str(directory))))
     r = torch.stack([embedding[text] for text in table.texts])
-    return split_figures(final_rankings(prepare(table.splits["test"]), Embeddings(r, r, r), None, "none"))
+    return split_metrics(final_rankings(build_task(table.splits["test"]), Embeddings(r, r, r), None, "none"))
 
 
 def scores_of(

@@ -13,8 +13,8 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from biencoder_ablate.compose import load_config
-from biencoder_ablate.config import Config
+from biencoder_ablate.config.compose import load_config
+from biencoder_ablate.config.schema import Config
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "configuration.md"

@@ -33,7 +33,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from biencoder_ablate.files import write_text
+from biencoder_ablate.utils.files import write_text
 
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "docs" / "findings"

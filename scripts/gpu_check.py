@@ -93,8 +93,8 @@ def save_random_bert(directory: Path, shape: dict[str, int]) -> Path:
     """A BERT of that shape with random weights, saved with MiniLM's tokenizer."""
     from transformers import BertConfig, BertModel
 
-    from biencoder_ablate.config import Config, ModelConfig, cache_directory
-    from biencoder_ablate.model.encoder import MINILM_NAME, find_model
+    from biencoder_ablate.config.schema import Config, ModelConfig, cache_directory
+    from biencoder_ablate.encoder.pretrained import MINILM_NAME, find_model
 
     source = find_model(ModelConfig("minilm", MINILM_NAME), cache_directory(Config())).directory
     directory.mkdir(exist_ok=True)

@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import ndtr, stdtrit
 
-from biencoder_ablate.report.contrasts import every_pair, factorial_effects
-from biencoder_ablate.report.significance import FloatArray, crossed_moments, holm, sign_flip_p
-from biencoder_ablate.seeding import generator
+from biencoder_ablate.report.comparisons import every_pair, factorial_effects
+from biencoder_ablate.report.statistics import FloatArray, crossed_moments, holm, sign_flip_p
+from biencoder_ablate.utils.seeding import generator
 
 ALPHA = 0.05
 GROUPS = "abcd"
@@ -103,7 +103,7 @@ class Decisions:
 
     single: np.ndarray
     family: np.ndarray
-    told_apart: np.ndarray
+    is_significant: np.ndarray
     estimate: np.ndarray
 
 
@@ -111,7 +111,7 @@ def decide(
     sums: FloatArray, sizes: np.ndarray, weights: FloatArray, truth: FloatArray, rng: np.random.Generator,
     short: int = 0, num_looks: int = 1,
 ) -> Decisions:  # fmt: skip
-    """What the report concludes, all studies at once: contrasts.compare() and its told_apart (a test holds the two
+    """What the report concludes, all studies at once: contrasts.compare() and its is_significant (a test holds the two
     alike). The last group lacks its last `short` seeds."""
     num_tests, true = len(weights), weights @ truth
     found = []
@@ -130,7 +130,7 @@ def decide(
 
 def winners(decisions: Decisions) -> np.ndarray:
     """Whether a study has a winner (B,): a group told apart from, and above, each other; the family is PAIRS."""
-    above = decisions.told_apart[..., None] * np.sign(decisions.estimate)[..., None] * PAIRS > 0  # (B, m, 4)
+    above = decisions.is_significant[..., None] * np.sign(decisions.estimate)[..., None] * PAIRS > 0  # (B, m, 4)
     return (above.sum(axis=1) == len(GROUPS) - 1).any(axis=1)
 
 
@@ -160,8 +160,8 @@ def row(name: str, num_seeds: int, num_debates: int, num_studies: int) -> list[f
         best = np.isclose(truth, truth.max()).sum()
         parts.append([
             pairs.single.mean(), pairs.family.all(axis=1).mean(),
-            (pairs.told_apart & null_pairs).any(axis=1).mean() if null_pairs.any() else np.nan,
-            (effects.told_apart & null_effects).any(axis=1).mean() if null_effects.any() else np.nan,
+            (pairs.is_significant & null_pairs).any(axis=1).mean() if null_pairs.any() else np.nan,
+            (effects.is_significant & null_effects).any(axis=1).mean() if null_effects.any() else np.nan,
             winners(pairs).mean() if best > 1 else np.nan, over_seeds_covers(sums, sizes.sum(), here),
             num,
         ])  # fmt: skip
@@ -178,7 +178,10 @@ def looked_at(name: str, num_debates: int, num_studies: int, looks: Sequence[int
         sums, truth, _ = simulate(scenario, num, max(looks), sizes, rng)
         told = np.array(
             [
-                [decide(sums[:, :, :n], sizes, PAIRS, truth, rng, num_looks=of).told_apart.any(axis=1) for n in looks]
+                [
+                    decide(sums[:, :, :n], sizes, PAIRS, truth, rng, num_looks=of).is_significant.any(axis=1)
+                    for n in looks
+                ]
                 for of in (1, len(looks))
             ]
         )  # (2, L, B)

@@ -13,7 +13,7 @@ import torch
 from test_losses import gradients, make_batch, make_model, make_texts
 
 from biencoder_ablate.training.losses import ContrastiveLoss
-from biencoder_ablate.training.processes import joined, world_from_environment
+from biencoder_ablate.utils.distributed import process_group, world_from_environment
 
 CPU = torch.device("cpu")
 
@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 def main(out: str, cases: str) -> None:
     world = world_from_environment()
     found = []
-    with joined(world, CPU):
+    with process_group(world, CPU):
         for shares in json.loads(cases):
             model, h = make_model(score="sum"), make_texts().requires_grad_()
             sizes = [len(share) for share in shares]

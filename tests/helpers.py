@@ -20,7 +20,7 @@ from unittest.mock import patch
 from forked import Forked
 
 import biencoder_ablate
-from biencoder_ablate.config import DataConfig
+from biencoder_ablate.config.schema import DataConfig
 from biencoder_ablate.data.corpus import Corpus, Pair
 from biencoder_ablate.data.readers import load_corpus
 
@@ -82,7 +82,7 @@ def run_program(arguments: Sequence[str | Path], cwd: Path, timeout: float = 600
 
 def run_here(arguments: Sequence[str], cwd: Path) -> Ended:
     """The same command inside this process: what a subprocess would show, in a tenth of the time."""
-    from biencoder_ablate import cli
+    from biencoder_ablate.cli import main as cli
 
     out, err, code = io.StringIO(), io.StringIO(), 0
     handler = signal.getsignal(signal.SIGTERM)

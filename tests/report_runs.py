@@ -13,13 +13,13 @@ import numpy as np
 from helpers import load_sample
 from omegaconf import OmegaConf
 
-from biencoder_ablate.config import Config, DataConfig, HeadConfig, NegativesConfig
+from biencoder_ablate.config.schema import Config, DataConfig, HeadConfig, NegativesConfig
 from biencoder_ablate.data.corpus import Corpus
 from biencoder_ablate.evaluation.candidates import TASKS
-from biencoder_ablate.files import finite, yaml_string
 from biencoder_ablate.runs.identity import identity, run_name
 from biencoder_ablate.runs.records import build_manifest
-from biencoder_ablate.seeding import derive_seed
+from biencoder_ablate.utils.files import finite, yaml_string
+from biencoder_ablate.utils.seeding import derive_seed
 
 HEADS = {
     "none": HeadConfig(norm="none", activation="none"),

@@ -19,19 +19,19 @@ from helpers import REPOSITORY, load_sample
 from omegaconf import OmegaConf
 from transformers import BertConfig, BertModel
 
-from biencoder_ablate.compose import load_config
-from biencoder_ablate.config import Config, HeadConfig, check
-from biencoder_ablate.data.tokens import Tokens
+from biencoder_ablate.config.compose import load_config
+from biencoder_ablate.config.schema import Config, HeadConfig, check
+from biencoder_ablate.encoder.packed import _has_flash
+from biencoder_ablate.encoder.texts import EncodedTexts, encode_rows, packed_encoder, plain_encoder
+from biencoder_ablate.encoder.tiny import learn_tokenizer
+from biencoder_ablate.encoder.tokens import Tokens
 from biencoder_ablate.evaluate import evaluate
-from biencoder_ablate.model.encoder import learn_tokenizer
-from biencoder_ablate.model.packed import _has_flash
-from biencoder_ablate.model.texts import EncodedTexts, encode_rows, packed_encoder, plain_encoder
 from biencoder_ablate.retrieve import open_search
-from biencoder_ablate.runs.records import RunLog
 from biencoder_ablate.training import loop
-from biencoder_ablate.training.assemble import build_parts, make_plan
 from biencoder_ablate.training.experiment import OutOfMemory, run_experiment
-from biencoder_ablate.training.processes import World
+from biencoder_ablate.training.plan import build_components, make_plan
+from biencoder_ablate.utils.console import RunLog
+from biencoder_ablate.utils.distributed import World
 
 SAME = {
     "study": {"recipe": "study", "evaluation__source": True, "model__pooling": "mean", "training__epochs": 2},
@@ -195,7 +195,7 @@ def one_epoch(runs: Runs, device: str, head: HeadConfig) -> dict:
         device, head=head, model__head_init="random", training__freeze_encoder=True, training__precision="fp32"
     )
     with runs.using(device):
-        trainee = build_parts(make_plan(config), RunLog(None, quiet=True), World()).trainee
+        trainee = build_components(make_plan(config), RunLog(None, quiet=True), World()).trainee
         optimizer = loop.make_optimizer(trainee.model, config)
         trained = loop.train_epoch(trainee, optimizer, 0, 0, loop.embed(trainee))
         measured = loop.measure_all(trainee, loop.embed(trainee))
@@ -218,7 +218,7 @@ def encoder_errors(runs: Runs, pooling: str) -> dict:
         with runs.using(device):
             encoder.to(device)
             texts = texts_of(encoder, pooling, device, "fp32" if device == "cpu" else "bf16", plain=device == "cpu")
-            h = texts.hidden(rows)
+            h = texts.pooled(rows)
             (h * torch.linspace(-1, 1, h.numel()).view(h.shape).to(device)).sum().backward()
             gradients = {name: value.grad.cpu() for name, value in encoder.named_parameters() if value.grad is not None}
             found.append((h.detach().cpu(), gradients))
@@ -245,7 +245,7 @@ def turns_error(runs: Runs) -> float:
             texts = texts_of(encoder, "mean", "cuda", "bf16")
             texts.train_token_budget = 50
             torch.manual_seed(0)
-            h, spread = texts.hidden_in_turns(rows) if in_turns else (texts.hidden(rows), lambda: None)
+            h, spread = texts.pooled_cached(rows) if in_turns else (texts.pooled(rows), lambda: None)
             torch.rand(7)  # as a head's dropout might
             (h * torch.linspace(-1, 1, h.numel()).view(h.shape).to("cuda")).sum().backward()
             spread()

@@ -23,16 +23,16 @@ from transformers import (
 )
 
 import biencoder_ablate
-from biencoder_ablate.config import ConfigError
-from biencoder_ablate.data.index import build_index
+from biencoder_ablate.config.schema import ConfigError
+from biencoder_ablate.data.index import build_table
+from biencoder_ablate.encoder.pretrained import ModelSource, load_encoder, load_tokenizer
+from biencoder_ablate.encoder.texts import EncodeSettings, open_encoder
 from biencoder_ablate.evaluate import evaluate
-from biencoder_ablate.model.encoder import ModelSource, load_encoder, load_tokenizer
-from biencoder_ablate.model.texts import Reading, open_encoder
 from biencoder_ablate.training import experiment
 
 CPU = torch.device("cpu")
 KINDS = ("roberta", "distilbert", "modernbert", "mpnet")
-TEXTS = list(build_index(load_sample()).texts[:12])
+TEXTS = list(build_table(load_sample()).texts[:12])
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 POSITIONS = 40
 
@@ -117,9 +117,9 @@ def test_texts_come_out_as_transformers_itself_has_them(kind, pooling, directori
     source = ModelSource(kind, directories[kind], "")
     if pooling == "pooler" and kind in ("distilbert", "modernbert"):
         with pytest.raises(ConfigError, match=rf"model.pooling=pooler: a {kind} model has no pooler; must be mean or"):
-            open_encoder(source, Reading(pooling, POSITIONS, CPU))
+            open_encoder(source, EncodeSettings(pooling, POSITIONS, CPU))
         return
-    encoder = open_encoder(source, Reading(pooling, POSITIONS, CPU))
+    encoder = open_encoder(source, EncodeSettings(pooling, POSITIONS, CPU))
     assert encoder.tokens(texts).lengths.max() == POSITIONS < encoder.num_tokens(texts[-1])
     expected = reference(directories[kind], texts, pooling, POSITIONS)
     assert torch.pdist(expected).min() > 0.01, "texts are told apart, so that a wrong order would be seen"
@@ -132,7 +132,7 @@ def test_texts_come_out_as_transformers_itself_has_them(kind, pooling, directori
 def test_bf16_on_a_cpu_is_near_and_not_the_same(kind, directories):
     source = ModelSource(kind, directories[kind], "")
     h, rounded = (
-        open_encoder(source, Reading("mean", POSITIONS, CPU, precision))(TEXTS) for precision in ("fp32", "bf16")
+        open_encoder(source, EncodeSettings("mean", POSITIONS, CPU, precision))(TEXTS) for precision in ("fp32", "bf16")
     )
     assert rounded.dtype == torch.float32 and not torch.equal(h, rounded)
     assert torch.cosine_similarity(h, rounded).min() > 0.99
@@ -140,12 +140,12 @@ def test_bf16_on_a_cpu_is_near_and_not_the_same(kind, directories):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_dropout_falls_where_the_kind_has_it(kind, directories):
-    encoder = open_encoder(ModelSource(kind, directories[kind], ""), Reading("mean", POSITIONS, CPU), 0.5)
+    encoder = open_encoder(ModelSource(kind, directories[kind], ""), EncodeSettings("mean", POSITIONS, CPU), 0.5)
     texts = encoder.over(encoder.tokens(TEXTS))
     with torch.no_grad():
-        assert torch.equal(texts.all_hidden(), texts.all_hidden())
+        assert torch.equal(texts.all_pooled(), texts.all_pooled())
         encoder.module.train()
-        assert not torch.allclose(texts.hidden(np.arange(4)), texts.hidden(np.arange(4)), atol=0.01)
+        assert not torch.allclose(texts.pooled(np.arange(4)), texts.pooled(np.arange(4)), atol=0.01)
     assert {module.p for module in encoder.module.modules() if isinstance(module, torch.nn.Dropout)} == {0.5}
 
 
@@ -212,4 +212,4 @@ def test_what_is_no_text_encoder_is_refused(directories, tmp_path):
         load_tokenizer(broken, 16)
     source = ModelSource("roberta", directories["roberta"], "")
     with pytest.raises(ConfigError, match=r"training.compile=true: .* not for roberta"):
-        open_encoder(source, Reading("mean", 16, CPU, compiled=True))
+        open_encoder(source, EncodeSettings("mean", 16, CPU, compiled=True))

@@ -13,17 +13,17 @@ import torch
 from helpers import make_pairs
 from torch import nn
 
-from biencoder_ablate import registry
 from biencoder_ablate.api import TrainedModel
+from biencoder_ablate.config import registry
 from biencoder_ablate.data.corpus import build_corpus
-from biencoder_ablate.data.index import build_index
-from biencoder_ablate.evaluation.candidates import prepare
+from biencoder_ablate.data.index import build_table
+from biencoder_ablate.encoder.texts import EncodeSettings
+from biencoder_ablate.evaluation.candidates import build_task
 from biencoder_ablate.evaluation.pair_scores import pair_scorer
 from biencoder_ablate.evaluation.protocols import final_rankings
 from biencoder_ablate.evaluation.ranking import rerank, stage1
 from biencoder_ablate.model.biencoder import Architecture, BiEncoder, fuse
-from biencoder_ablate.model.heads import ACTIVATIONS, NORMS, LinearHead, PairHead, Separable, separable_of
-from biencoder_ablate.model.texts import Reading
+from biencoder_ablate.model.heads import ACTIVATIONS, NORMS, LinearHead, PairHead, SeparableForm, separable_of
 
 EVERYTHING = 10**6
 WIDTH, RETRIEVAL_WIDTH = 6, 4
@@ -84,7 +84,7 @@ class SaysSo(LinearHead):
         return 2 * super().forward(features)
 
     def separable(self):
-        return Separable(2 * self.linear2.weight, 2 * self.linear2.bias)
+        return SeparableForm(2 * self.linear2.weight, 2 * self.linear2.bias)
 
 
 class Cubed(nn.Module):
@@ -134,7 +134,7 @@ def corpus():
     made = build_corpus(
         "made", make_pairs(num_debates=1, num_points=3)[:5] + make_pairs(1, 3)[6:11] + make_pairs(1, 3)[12:]
     )
-    return made.test, build_index(made)
+    return made.test, build_table(made)
 
 
 def shaken(model):
@@ -149,7 +149,7 @@ def shaken(model):
 class Looked:
     """In place of an encoder: looks a text's h up."""
 
-    reading = Reading("mean", 8, torch.device("cpu"))
+    reading = EncodeSettings("mean", 8, torch.device("cpu"))
 
     def __init__(self, h, number):
         self.h, self.number = h, number
@@ -176,7 +176,7 @@ def check_every_ranking(model):
                 logits[1] += exact.similarity_weight * exact.similarity(r_a, r_b)
         return tuple(logits.tolist())
 
-    prepared, places = prepare(index.splits["test"]), reference.of_texts(index.texts, exactly)
+    prepared, places = build_task(index.splits["test"]), reference.of_texts(index.texts, exactly)
     point, candidates, sets = prepared.split.point, prepared.candidates, prepared.sets()[:1]
     scorer = pair_scorer(model.train(), embeddings)
     for depth in (3, EVERYTHING):

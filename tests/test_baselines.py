@@ -13,16 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from biencoder_ablate.data.corpus import limit_debates, make_disjoint
-from biencoder_ablate.data.index import build_index
-from biencoder_ablate.evaluation.baselines import (
-    baselines_of_run,
-    bm25_similarities,
-    chance_figures,
-    corpus_baselines,
-    count_words,
-    tfidf_similarities,
-)
-from biencoder_ablate.evaluation.candidates import prepare
+from biencoder_ablate.data.index import build_table
+from biencoder_ablate.evaluation.baselines import baselines_of_run, chance_metrics, corpus_baselines
+from biencoder_ablate.evaluation.candidates import build_task
+from biencoder_ablate.evaluation.lexical import bm25_similarities, count_words, tfidf_similarities
 
 THREE = ["Cats purr.", "cats and DOGS", "dogs bark, dogs bite"]
 
@@ -154,11 +148,11 @@ def test_texts_without_words():
 @given(reference.published_and_used())
 def test_chance_is_the_mean_over_all_places_of_the_counter(both):
     published, used = both
-    for name, split in build_index(used).splits.items():
+    for name, split in build_table(used).splits.items():
         pairs = used.split(name)
         order = ("train", "val", "test")
         earlier = [pair for other in order[: order.index(name)] for pair in published.split(other)]
-        found = chance_figures(prepare(split))
+        found = chance_metrics(build_task(split))
         sizes = [len(reference.official_candidates(pairs, row)) for row in range(len(pairs))]
         assert found["top1"] == pytest.approx(np.mean([1 / size for size in sizes]))
         assert found["mrr"] == pytest.approx(np.mean([np.mean(1 / np.arange(1, size + 1)) for size in sizes]))
@@ -170,8 +164,8 @@ def test_chance_is_the_mean_over_all_places_of_the_counter(both):
 
 def test_baselines_are_worked_out_once_for_a_corpus_and_anew_for_a_part_of_it(tmp_path):
     def kept(part):
-        index = build_index(part)
-        splits = {name: prepare(split) for name, split in index.splits.items()}
+        index = build_table(part)
+        splits = {name: build_task(split) for name, split in index.splits.items()}
         return corpus_baselines(tmp_path, part.fingerprint, index.texts, splits)
 
     corpus = limit_debates(load_sample(), 2)
@@ -223,7 +217,7 @@ def test_known_baselines_are_read_without_torch(short_run):
     program = (
         "import json, sys; from pathlib import Path\n"
         "from biencoder_ablate.evaluation.baselines import baselines_of_run, known_baselines\n"
-        "from biencoder_ablate.config import Config, cache_directory\n"
+        "from biencoder_ablate.config.schema import Config, cache_directory\n"
         "by = json.loads(Path('manifest.json').read_text())['determined_by']\n"
         "result = json.loads(Path('result.json').read_text()); own = result.pop('baselines')\n"
         "assert baselines_of_run(result, by, cache_directory(Config()), None) == own\n"

@@ -12,10 +12,10 @@ from ir_measures import AP, RR, Qrel, R, ScoredDoc, Success, nDCG
 
 from biencoder_ablate.audit import audit
 from biencoder_ablate.data.corpus import SPLITS, DataError
-from biencoder_ablate.data.index import build_index
+from biencoder_ablate.data.index import build_table
 from biencoder_ablate.evaluate import evaluate
-from biencoder_ablate.evaluation.candidates import prepare
-from biencoder_ablate.evaluation.protocols import final_rankings, point_records, split_figures
+from biencoder_ablate.evaluation.candidates import build_task
+from biencoder_ablate.evaluation.protocols import final_rankings, point_records, split_metrics
 from biencoder_ablate.model.biencoder import Embeddings
 from biencoder_ablate.training.negatives import build_pool
 
@@ -129,9 +129,9 @@ def measured(tmp_path_factory):
     rows = [*random_qrels(names), ("q2", "missing", 1), ("q1", "q1", 2), ("q3", "gone", 3)]
     rows = [row for row in rows if row[0] != "q3" or row[1] == "gone"]
     corpus = read("beir", write(tmp_path_factory.mktemp("measured") / "set", {"test": rows}))
-    table = build_index(corpus)
+    table = build_table(corpus)
     unit = torch.nn.functional.normalize(torch.randn(len(table.texts), 16, generator=torch.Generator().manual_seed(0)))
-    prepared = prepare(table.splits["test"])
+    prepared = build_task(table.splits["test"])
     found = final_rankings(prepared, Embeddings(unit, unit, unit), None, "none")
     return corpus, found, dict(zip(table.texts, unit, strict=True)), rows
 
@@ -147,7 +147,7 @@ def test_figures_equal_ir_measures(measured):
         if document.id != query
     ]
     expected = ir_measures.calc_aggregate(list(MEASURES.values()), qrels, run)
-    values = split_figures(found)
+    values = split_metrics(found)
     assert {name: values[name] for name in MEASURES} == pytest.approx(
         {name: expected[measure] for name, measure in MEASURES.items()}, abs=1e-6
     )
@@ -169,9 +169,9 @@ def test_figures_equal_sentence_transformers(tmp_path):
 
     rows = [(q, d, 1) for q, d, grade in random_qrels([f"q{i}" for i in range(12)]) if grade and q != "q1"]
     corpus = read("beir", write(tmp_path / "set", {"test": rows}))
-    table = build_index(corpus)
+    table = build_table(corpus)
     unit = torch.nn.functional.normalize(torch.randn(len(table.texts), 16, generator=torch.Generator().manual_seed(0)))
-    values = split_figures(final_rankings(prepare(table.splits["test"]), Embeddings(unit, unit, unit), None, "none"))
+    values = split_metrics(final_rankings(build_task(table.splits["test"]), Embeddings(unit, unit, unit), None, "none"))
     qrels = {query: {d: 1 for q, d, _ in rows if q == query} for query, *_ in rows}
     expected = beir_equality.by_sentence_transformers(
         {pair.query: pair.point for pair in corpus.test},
@@ -187,7 +187,7 @@ def test_figures_equal_sentence_transformers(tmp_path):
 
 def test_negatives_come_from_all_documents(whole):
     corpus = read("beir", whole)
-    table = build_index(corpus)
+    table = build_table(corpus)
     pool = build_pool(table.splits["train"])
     assert [table.texts[text] for text in pool.text] == [document.text for document in corpus.documents]
     for row, pair in enumerate(corpus.train):

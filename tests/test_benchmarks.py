@@ -14,7 +14,7 @@ import direct_way  # noqa: E402
 import our_way  # noqa: E402
 from setting import Setting, draw_triples  # noqa: E402
 
-from biencoder_ablate.model.encoder import make_tiny  # noqa: E402
+from biencoder_ablate.encoder.tiny import make_tiny  # noqa: E402
 from biencoder_ablate.training.loop import make_optimizer, train_step  # noqa: E402
 
 

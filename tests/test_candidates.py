@@ -6,13 +6,13 @@ import reference
 from hypothesis import given, settings
 from reference import Candidate, corpora, published_and_used
 
+from biencoder_ablate.audit import candidate_totals
 from biencoder_ablate.data.corpus import SPLITS, Pair, build_corpus
-from biencoder_ablate.data.index import build_index
+from biencoder_ablate.data.index import build_table
 from biencoder_ablate.evaluation.candidates import (
     TASKS,
     candidate_id,
     candidate_texts,
-    candidate_totals,
     clean_exclusions,
     official_exclusions,
     task_mask,
@@ -69,7 +69,7 @@ CLEAN_BESIDES = {0: {3, 11, 1}, 1: {0, 4}, 4: {3, 7, 1}}
 def split():
     pairs = [Pair("test", *row) for row in reversed(ROWS)]
     pairs += [Pair(name, "t", "d", "pro", 1, "x", "y") for name in ("train", "val")]
-    return build_index(build_corpus("hand", pairs, asks_pairs=True)).splits["test"]
+    return build_table(build_corpus("hand", pairs, asks_pairs=True)).splits["test"]
 
 
 def by_row(exclusions):
@@ -120,7 +120,7 @@ def test_totals_worked_by_hand(split):
 @given(corpora())
 def test_sets_and_totals_equal_the_reference(corpus):
     for name in SPLITS:
-        split = build_index(corpus).splits[name]
+        split = build_table(corpus).splits[name]
         pairs, n = corpus.split(name), len(split)
         assert list(pairs) == reference.in_candidate_order(pairs)
         assert candidate_totals(split) == reference.candidate_totals(pairs)
@@ -148,7 +148,7 @@ def _candidates(numbers, n):
 def test_clean_rows_equal_the_reference(both):
     """Also of corpora shortened after publication: a text that was published earlier stays leaked."""
     published, used = both
-    table, earlier = build_index(used), []
+    table, earlier = build_table(used), []
     for name in SPLITS:
         expected = reference.clean_rows(used.split(name), earlier)
         assert np.flatnonzero(table.splits[name].clean).tolist() == expected
@@ -174,5 +174,5 @@ PUBLISHED_TOTALS = {
 
 @pytest.mark.parametrize("name", PUBLISHED_TOTALS)
 def test_totals_of_the_real_corpus(name, arguana):
-    totals, published = candidate_totals(build_index(arguana).splits[name]), PUBLISHED_TOTALS[name]
+    totals, published = candidate_totals(build_table(arguana).splits[name]), PUBLISHED_TOTALS[name]
     assert {kind: totals[kind] for kind in published} == published

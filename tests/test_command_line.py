@@ -29,8 +29,8 @@ from helpers import (
 )
 
 import biencoder_ablate
-from biencoder_ablate.compose import conf_directory, parse_arguments, understood
-from biencoder_ablate.config import Config, schema_keys
+from biencoder_ablate.config.compose import conf_directory, parse_arguments, understood
+from biencoder_ablate.config.schema import Config, schema_keys
 from biencoder_ablate.data.corpus import SPLITS
 
 GROUPS = ("recipe", "data", "model", "head", "fusion", "negatives", "loss", "experiment")
@@ -68,7 +68,7 @@ def test_asking_and_mistakes_load_nothing_heavy(tmp_path):
     """All in one process: whatever one of them loads would stay loaded."""
     program = (
         "import contextlib, io, sys\n"
-        "from biencoder_ablate import cli\n"
+        "from biencoder_ablate.cli import main as cli\n"
         "for line in ('--version', '--help', '--cfg job', 'hed=none', 'neg_ratio=2', '-m head=none,relux'):\n"
         "    sys.argv = ['biencoder-ablate', *line.split()]\n"
         "    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n"
@@ -454,7 +454,7 @@ def test_the_wheel_holds_what_the_program_needs(installed):
 def test_an_installed_wheel_runs_from_an_empty_directory(installed, tmp_path):
     _, target = installed
     where = (
-        "import biencoder_ablate, pathlib; from biencoder_ablate.compose import conf_directory\n"
+        "import biencoder_ablate, pathlib; from biencoder_ablate.config.compose import conf_directory\n"
         "print(pathlib.Path(biencoder_ablate.__file__).parent); print(conf_directory())"
     )
     program = subprocess.run(

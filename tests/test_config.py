@@ -11,8 +11,8 @@ import yaml
 from helpers import make_pairs, only_error, run_here, write_arguana_tree, write_pairs_csv
 from omegaconf import OmegaConf
 
-from biencoder_ablate.compose import conf_directory, load_config, parse_arguments, to_config, understood
-from biencoder_ablate.config import (
+from biencoder_ablate.config.compose import conf_directory, load_config, parse_arguments, to_config, understood
+from biencoder_ablate.config.schema import (
     Config,
     ConfigError,
     DataConfig,

@@ -12,17 +12,10 @@ from helpers import argument_files, make_pairs, read, run_python, write_arguana_
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from biencoder_ablate.config import ConfigError, DataConfig
-from biencoder_ablate.data.corpus import (
-    SPLITS,
-    DataError,
-    Pair,
-    build_corpus,
-    limit_debates,
-    make_disjoint,
-    text_key,
-)
-from biencoder_ablate.data.readers import check_corpus, load_corpus, split_debates
+from biencoder_ablate.config.registry import check_corpus
+from biencoder_ablate.config.schema import ConfigError, DataConfig
+from biencoder_ablate.data.corpus import SPLITS, DataError, Pair, build_corpus, limit_debates, make_disjoint, text_key
+from biencoder_ablate.data.readers import load_corpus, split_debates
 
 COLUMNS = ("point", "counter", "split", "theme", "debate", "stance")
 
@@ -227,7 +220,7 @@ def test_settings_that_a_reader_cannot_take_are_refused_before_anything_is_read(
 
 def test_a_command_refuses_them_without_torch(tmp_path):
     program = """import sys
-from biencoder_ablate.compose import load_config
+from biencoder_ablate.config.compose import load_config
 try:
     load_config(["data=pairs", "data.path=no/such.csv"])
 except ValueError as error:

@@ -19,8 +19,8 @@ from forked import Forked
 from helpers import files_below, run_program, start
 from test_resume import assert_equal_runs, only_run, wait_for_epoch
 
-from biencoder_ablate.files import read_json
 from biencoder_ablate.runs.directory import RunDirectory
+from biencoder_ablate.utils.files import read_json
 
 FROZEN = (
     "recipe=study",
@@ -269,8 +269,8 @@ def test_sigterm_in_the_middle_of_saving_a_checkpoint_is_still_a_sigterm(tmp_pat
     program = (
         "import os, signal, sys, threading, torch\n"
         "from pathlib import Path\n"
-        "from biencoder_ablate.files import whole_file\n"
-        "from biencoder_ablate.command import Terminated, raise_on_sigterm\n"
+        "from biencoder_ablate.utils.files import whole_file\n"
+        "from biencoder_ablate.utils.command import Terminated, raise_on_sigterm\n"
         "raise_on_sigterm()\n"
         "class Signals:\n"
         "    'A file during whose second write SIGTERM arrives.'\n"

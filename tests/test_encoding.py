@@ -8,17 +8,17 @@ import pytest
 import torch
 from helpers import load_sample, run_python
 
-from biencoder_ablate.data.index import build_index
-from biencoder_ablate.data.tokens import length_groups, pad, tokenize
-from biencoder_ablate.model.biencoder import encode
-from biencoder_ablate.model.encoder import learn_tokenizer, load_encoder, load_tokenizer, make_tiny
-from biencoder_ablate.model.texts import EncodedTexts, encode_rows, plain_encoder
+from biencoder_ablate.data.index import build_table
+from biencoder_ablate.encoder.pretrained import load_encoder, load_tokenizer
+from biencoder_ablate.encoder.texts import EncodedTexts, encode, encode_rows, plain_encoder
+from biencoder_ablate.encoder.tiny import learn_tokenizer, make_tiny
+from biencoder_ablate.encoder.tokens import length_groups, pad, tokenize
 
 CPU = torch.device("cpu")
 POOLINGS = ("mean", "cls", "pooler")
 MAX_TOKENS = 48
 # From one token to more than MAX_TOKENS, many lengths, and two texts that are equal.
-WORDS = " ".join(build_index(load_sample()).texts[:8]).split()
+WORDS = " ".join(build_table(load_sample()).texts[:8]).split()
 TEXTS = [
     "No",
     *(" ".join(WORDS[start : start + 2 + start % 37]) for start in range(0, 180, 11)),
@@ -109,13 +109,13 @@ def test_all_hidden_is_in_eval_mode_without_gradients_and_leaves_the_mode(tiny, 
     source = EncodedTexts(encoder, plain_encoder(encoder, pooling), tokens, CPU, "fp32", 200, 200)
     for mode in (True, False):
         encoder.train(mode)
-        h = source.all_hidden()
+        h = source.all_pooled()
         assert encoder.training is mode and not h.requires_grad
         encoder.eval()
         with torch.no_grad():
             torch.testing.assert_close(h, one_at_a_time(encoder, pooling, tokens), rtol=0, atol=1e-5)
-    assert source.hidden(np.array([3, 0])).requires_grad
-    assert source.work(np.array([0, len(TEXTS) - 1]))[0] == 3 + MAX_TOKENS
+    assert source.pooled(np.array([3, 0])).requires_grad
+    assert source.flops(np.array([0, len(TEXTS) - 1]))[0] == 3 + MAX_TOKENS
 
 
 def test_padding_and_mask(tokenizer):
@@ -164,11 +164,11 @@ def test_the_tiny_model_is_made_once_and_is_the_same_bytes_in_every_cache(tiny_d
 
 LEARN = """
 import hashlib, json
-from biencoder_ablate.config import DataConfig
+from biencoder_ablate.config.schema import DataConfig
 from biencoder_ablate.data.readers import load_corpus
-from biencoder_ablate.data.index import build_index
-from biencoder_ablate.model.encoder import learn_tokenizer
-texts = build_index(load_corpus(DataConfig())).texts
+from biencoder_ablate.data.index import build_table
+from biencoder_ablate.encoder.tiny import learn_tokenizer
+texts = build_table(load_corpus(DataConfig())).texts
 tokenizer = learn_tokenizer(texts)
 rows = tokenizer(list(texts))["input_ids"]
 print(hashlib.sha256(json.dumps([sorted(tokenizer.get_vocab().items()), rows]).encode()).hexdigest())
@@ -177,7 +177,7 @@ print(hashlib.sha256(json.dumps([sorted(tokenizer.get_vocab().items()), rows]).e
 
 def test_the_learned_vocabulary_is_the_same_in_every_process(tmp_path):
     """The tokenizers library's own trainer breaks ties by the order of a hash table: tokenizers issue 1794."""
-    texts = build_index(load_sample()).texts
+    texts = build_table(load_sample()).texts
     tokenizer = learn_tokenizer(texts)
     here = [sorted(tokenizer.get_vocab().items()), tokenizer(list(texts))["input_ids"]]
     other = run_python(["-c", LEARN], tmp_path, PYTHONHASHSEED="1", TOKENIZERS_PARALLELISM="true")

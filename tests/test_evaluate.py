@@ -16,14 +16,14 @@ from omegaconf import OmegaConf
 from reference import published_and_used
 
 from biencoder_ablate import evaluate as command
-from biencoder_ablate.config import Config, cache_directory
+from biencoder_ablate.config.schema import Config, cache_directory
 from biencoder_ablate.data.corpus import SPLITS, Pair
-from biencoder_ablate.data.index import build_index
+from biencoder_ablate.data.index import build_table
+from biencoder_ablate.encoder.tiny import make_tiny
 from biencoder_ablate.evaluate import figures_table
-from biencoder_ablate.evaluation.baselines import bm25_similarities, count_words, tfidf_similarities
-from biencoder_ablate.evaluation.candidates import prepare
-from biencoder_ablate.evaluation.protocols import lexical_figures
-from biencoder_ablate.model.encoder import make_tiny
+from biencoder_ablate.evaluation.baselines import lexical_metrics
+from biencoder_ablate.evaluation.candidates import build_task
+from biencoder_ablate.evaluation.lexical import bm25_similarities, count_words, tfidf_similarities
 
 
 @dataclass(frozen=True)
@@ -209,9 +209,9 @@ LEXICAL = {"tfidf_cosine": tfidf_similarities, "bm25": bm25_similarities}
 def test_lexical_baselines_against_the_reference(both):
     """As a head that scores everything where all are equally far: candidate order, then the similarity."""
     published, used = both
-    table = build_index(used)
+    table = build_table(used)
     counts, number = count_words(table.texts), {text: row for row, text in enumerate(table.texts)}
-    found = lexical_figures(table.texts, {name: prepare(split) for name, split in table.splits.items()})
+    found = lexical_metrics(table.texts, {name: build_task(split) for name, split in table.splits.items()})
     nowhere, earlier = reference.Embeddings(*[dict.fromkeys(table.texts, (0,))] * 2), []
     for name in SPLITS:
         pairs = used.split(name)

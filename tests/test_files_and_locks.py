@@ -16,8 +16,8 @@ from helpers import files_below, run_here, run_python
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from biencoder_ablate.files import finite, read_json, whole_file, write_json, write_text, yaml_string
 from biencoder_ablate.runs.directory import RunBusy, RunDirectory, forget_old, locked, start_over
+from biencoder_ablate.utils.files import finite, read_json, whole_file, write_json, write_text, yaml_string
 
 # --- whole files ---
 
@@ -49,7 +49,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_part(tmp_path):
     program = (
         "import resource, signal, sys\n"
         "from pathlib import Path\n"
-        "from biencoder_ablate.files import whole_file\n"
+        "from biencoder_ablate.utils.files import whole_file\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         "try:\n"
@@ -66,7 +66,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_part(tmp_path):
 
 def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path):
     program = (
-        "import os, signal; from pathlib import Path; from biencoder_ablate.files import whole_file\n"
+        "import os, signal; from pathlib import Path; from biencoder_ablate.utils.files import whole_file\n"
         "with whole_file(Path('file.txt')) as file:\n"
         "    file.write('half'); file.flush(); os.kill(os.getpid(), signal.SIGKILL)\n"
     )

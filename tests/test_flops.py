@@ -8,12 +8,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertModel
 
-from biencoder_ablate.compose import load_config
-from biencoder_ablate.model.flops import forward_flops, peak_flops
-from biencoder_ablate.runs.records import RunLog
-from biencoder_ablate.training.assemble import build_parts, make_plan
+from biencoder_ablate.config.compose import load_config
+from biencoder_ablate.encoder.device import forward_flops, peak_flops
 from biencoder_ablate.training.loop import embed, make_optimizer, train_epoch
-from biencoder_ablate.training.processes import World
+from biencoder_ablate.training.plan import build_components, make_plan
+from biencoder_ablate.utils.console import RunLog
+from biencoder_ablate.utils.distributed import World
 
 CONFIG = BertConfig(
     vocab_size=30, hidden_size=24, num_hidden_layers=3, num_attention_heads=4, intermediate_size=40,
@@ -42,7 +42,7 @@ def test_only_a_known_gpu_in_bf16_has_a_best():
 
 def test_an_epoch_says_what_share_of_the_best_it_reached(tmp_path):
     config = load_config(["model=tiny", "data.limit=6", "model.max_tokens=32", f"cache_dir={tmp_path}"])
-    parts = build_parts(make_plan(config), RunLog(None, quiet=True), World())
+    parts = build_components(make_plan(config), RunLog(None, quiet=True), World())
     trainee = dataclasses.replace(parts.trainee, peak_flops=1e12)
     optimizer = make_optimizer(trainee.model, config)
     record = train_epoch(trainee, optimizer, 0, 0, embed(trainee)).record

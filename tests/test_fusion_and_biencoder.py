@@ -8,9 +8,10 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertModel
 
-from biencoder_ablate.config import ConfigError
-from biencoder_ablate.model.biencoder import Architecture, BiEncoder, encode, fuse
-from biencoder_ablate.seeding import derive_seed
+from biencoder_ablate.config.schema import ConfigError
+from biencoder_ablate.encoder.texts import encode
+from biencoder_ablate.model.biencoder import Architecture, BiEncoder, fuse
+from biencoder_ablate.utils.seeding import derive_seed
 
 BERT_BASE = {"concat": 2688, "pooled": 2304, "retrieval": 384}
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from biencoder_ablate.data.tokens import Tokens
-from biencoder_ablate.model.texts import CachedTexts, EncodedTexts, packed_encoder, plain_encoder
-from biencoder_ablate.model.threads import TwoThreads
+from biencoder_ablate.encoder.texts import CachedTexts, EncodedTexts, packed_encoder, plain_encoder
+from biencoder_ablate.encoder.threads import TwoThreads
+from biencoder_ablate.encoder.tokens import Tokens
 
 LENGTHS = [4, 9, 2, 7, 7, 3, 16, 1, 12, 5]
 ROWS = np.array([3, 0, 3, 6, 5, 2, 2, 7, 1, 4, 8, 9])
@@ -46,7 +46,7 @@ def loss_of(h):
 def plain_step(texts, seed):
     torch.manual_seed(seed)
     texts.module.zero_grad()
-    h = texts.hidden(ROWS)
+    h = texts.pooled(ROWS)
     drawn = torch.rand(2)
     loss_of(h).backward()
     return h.detach(), drawn, [value.grad for value in texts.module.parameters() if value.grad is not None]
@@ -55,7 +55,7 @@ def plain_step(texts, seed):
 def step_in_turns(texts, seed):
     torch.manual_seed(seed)
     texts.module.zero_grad()
-    h, spread = texts.hidden_in_turns(ROWS)
+    h, spread = texts.pooled_cached(ROWS)
     drawn = torch.rand(2)
     loss_of(h).backward()
     state = torch.get_rng_state()
@@ -104,7 +104,7 @@ def test_a_step_in_turns_is_the_plain_step_of_two_threads(dropout, kernel_thread
 def test_dropout_is_drawn_anew_by_every_call_and_each_group_has_its_own():
     texts = make_texts(0.1)
     torch.manual_seed(0)
-    first, second = (texts.hidden_in_turns(ROWS)[0].detach() for _ in range(2))
+    first, second = (texts.pooled_cached(ROWS)[0].detach() for _ in range(2))
     assert not torch.allclose(first, second, atol=1e-3)
 
 
@@ -144,7 +144,7 @@ def test_no_more_is_held_than_one_group_needs():
             rows = np.arange(len(LENGTHS))[row : others + 1]
             if len(rows) and len(rows) * max(LENGTHS[row] for row in rows) <= BUDGET:
                 with Held(texts.module) as one:
-                    texts.hidden(rows)
+                    texts.pooled(rows)
                 largest = max(largest, one.peak)
     with Held(texts.module) as plain:
         plain_step(texts, 0)
@@ -156,5 +156,5 @@ def test_no_more_is_held_than_one_group_needs():
 
 def test_texts_from_a_cache_have_nothing_to_hand_on():
     features = torch.randn(10, 24, generator=torch.Generator().manual_seed(0))
-    h, spread = CachedTexts(features).hidden_in_turns(ROWS)
+    h, spread = CachedTexts(features).pooled_cached(ROWS)
     assert torch.equal(h, features[ROWS]) and spread() is None

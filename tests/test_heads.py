@@ -10,20 +10,19 @@ import pytest
 import torch
 from torch import nn
 
-from biencoder_ablate import registry
-from biencoder_ablate.config import ConfigError
+from biencoder_ablate.config import ConfigError, registry
 from biencoder_ablate.model.biencoder import Architecture, BiEncoder
 from biencoder_ablate.model.heads import (
     BilinearHead,
     LinearHead,
     MlpHead,
     PairHead,
-    Separable,
+    SeparableForm,
     head_score,
     is_dead,
     separable_of,
 )
-from biencoder_ablate.seeding import derive_seed
+from biencoder_ablate.utils.seeding import derive_seed
 
 VARIANTS = {
     "none": ("none", "none"),
@@ -287,7 +286,7 @@ def test_where_the_bilinear_and_the_mlp_start():
 
 
 def by_separable(form, features):
-    """The formula in Separable's docstring, from features as they are."""
+    """The formula in SeparableForm's docstring, from features as they are."""
     x = features.clamp_min(0) if form.rectified else features
     m = x.mean(-1, keepdim=True) if form.centred else 0.0
     s = 1.0 if form.eps is None else 1 / torch.sqrt(((x - m) ** 2).mean(-1, keepdim=True) + form.eps)
@@ -317,7 +316,7 @@ class LouderAndSaysSo(Louder):
         return super().forward(features)
 
     def separable(self):
-        return Separable(2 * self.linear2.weight, 2 * self.linear2.bias)
+        return SeparableForm(2 * self.linear2.weight, 2 * self.linear2.bias)
 
 
 class Renamed(LinearHead):

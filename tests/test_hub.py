@@ -6,9 +6,10 @@ import pytest
 from helpers import train
 
 from biencoder_ablate.audit import main as audit
-from biencoder_ablate.config import ConfigError, DataConfig
+from biencoder_ablate.config.registry import check_corpus
+from biencoder_ablate.config.schema import ConfigError, DataConfig
 from biencoder_ablate.data.corpus import SPLITS, DataError
-from biencoder_ablate.data.readers import check_corpus, load_corpus
+from biencoder_ablate.data.readers import load_corpus
 
 datasets = pytest.importorskip("datasets")
 

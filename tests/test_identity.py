@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 
 import pytest
 
-from biencoder_ablate.config import Config, HeadConfig, schema_keys
+from biencoder_ablate.config.schema import Config, HeadConfig, schema_keys
 from biencoder_ablate.runs.identity import RESULTS_VERSION, identity, run_name
 
 # What names no run: places, machines, ways of computing the same, and what a fingerprint stands for.

@@ -8,16 +8,17 @@ import pytest
 import torch
 from helpers import load_sample, run_python
 
-from biencoder_ablate.data.index import build_index
-from biencoder_ablate.model import texts as model_texts
-from biencoder_ablate.model.encoder import ModelSource, load_tokenizer, make_tiny
-from biencoder_ablate.model.texts import EncodedTexts, Reading
-from biencoder_ablate.runs.records import RunLog
-from biencoder_ablate.training import assemble
-from biencoder_ablate.training.assemble import features_of
+from biencoder_ablate.data.index import build_table
+from biencoder_ablate.encoder import texts as model_texts
+from biencoder_ablate.encoder.features import features_of
+from biencoder_ablate.encoder.pretrained import ModelSource, load_tokenizer
+from biencoder_ablate.encoder.texts import EncodedTexts, EncodeSettings
+from biencoder_ablate.encoder.tiny import make_tiny
+from biencoder_ablate.encoder import features as encoding
+from biencoder_ablate.utils.console import RunLog
 
-TEXTS = build_index(load_sample()).texts[:90]
-READING = Reading("mean", 48, torch.device("cpu"))
+TEXTS = build_table(load_sample()).texts[:90]
+READING = EncodeSettings("mean", 48, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def tiny(tmp_path_factory):
 def source(tiny, monkeypatch):
     """model=tiny, a batch of which is a few texts and a part of which is some batches; else parts are for minutes."""
     monkeypatch.setitem(model_texts.EVAL_TOKEN_BUDGET, "cpu", 100)
-    monkeypatch.setattr(assemble, "GROUPS_PER_PART", 5)
+    monkeypatch.setattr(encoding, "GROUPS_PER_PART", 5)
     return tiny
 
 
@@ -59,13 +60,13 @@ def test_it_goes_on_after_the_last_finished_part(damage, source, tmp_path, monke
     whole = encode(source, tmp_path / "whole")
     assert left(tmp_path / "whole") == ["npy"], "nothing but the features stays"
 
-    encoded, eval_hidden = [], EncodedTexts.eval_hidden
+    encoded, eval_pooled = [], EncodedTexts.eval_pooled
     monkeypatch.setattr(
-        EncodedTexts, "eval_hidden", lambda self, rows, *rest: (encoded.append(rows), eval_hidden(self, rows, *rest))[1]
+        EncodedTexts, "eval_pooled", lambda self, rows, *rest: (encoded.append(rows), eval_pooled(self, rows, *rest))[1]
     )
     cache = tmp_path / "cache"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(assemble, "save_features", stopping_after(3, assemble.save_features))
+        patch.setattr(encoding, "save_features", stopping_after(3, encoding.save_features))
         encode(source, cache)
     assert left(cache) == ["parts"] and len(encoded) == 3, "no features that are not whole"
     parts = sorted((cache / "features").glob("*.parts/*.npy"))
@@ -85,15 +86,15 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 import test_interrupted_encoding as test
-from biencoder_ablate.model import texts
-from biencoder_ablate.training import assemble
-texts.EVAL_TOKEN_BUDGET["cpu"], assemble.GROUPS_PER_PART = 100, 5
-save = assemble.save_features
+from biencoder_ablate.encoder import texts
+from biencoder_ablate.encoder import features as encoding
+texts.EVAL_TOKEN_BUDGET["cpu"], encoding.GROUPS_PER_PART = 100, 5
+save = encoding.save_features
 def save_then_die(path, features):
     save(path, features)
     if path.name == "00001.npy":
         os.kill(os.getpid(), signal.SIGKILL)
-assemble.save_features = save_then_die
+encoding.save_features = save_then_die
 test.encode(test.ModelSource("tiny", Path(sys.argv[1]), "tiny"), Path(sys.argv[2]))
 """
 
@@ -111,7 +112,7 @@ def test_it_survives_kill_9(source, tmp_path):
 def test_it_says_how_long_it_will_take(source, tmp_path, monkeypatch, capsys):
     """By a clock of its own: a batch takes ten seconds, whatever is in it."""
     ticks = iter(np.arange(10_000.0) * 10)
-    monkeypatch.setattr(assemble.time, "perf_counter", lambda: next(ticks))
+    monkeypatch.setattr(encoding.time, "perf_counter", lambda: next(ticks))
     encode(source, tmp_path / "cache", RunLog(None))
     (line,) = (line for line in capsys.readouterr().out.splitlines() if "will take" in line)
     # Two texts of 48 tokens fill a batch of 100. After the first is begun to be counted, and after another it is said.
@@ -123,7 +124,7 @@ def test_it_says_how_long_it_will_take(source, tmp_path, monkeypatch, capsys):
 
 def test_a_short_encoding_says_nothing_and_keeps_no_parts(tiny, tmp_path, capsys, monkeypatch):
     written = []
-    save = assemble.save_features
-    monkeypatch.setattr(assemble, "save_features", lambda path, h: (written.append(path.suffixes), save(path, h)))
+    save = encoding.save_features
+    monkeypatch.setattr(encoding, "save_features", lambda path, h: (written.append(path.suffixes), save(path, h)))
     encode(tiny, tmp_path / "cache", RunLog(None))
     assert written == [[".npy"]] and "will take" not in capsys.readouterr().out

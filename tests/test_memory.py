@@ -6,7 +6,7 @@ import sys
 import pytest
 from helpers import run_python
 
-from biencoder_ablate.model.memory import keep_products_of_a_step
+from biencoder_ablate.encoder.device import keep_step_kernels
 
 # Two thousand blocks of 100 kB, every second one freed: what glibc keeps for blocks that never come.
 GAPS = """
@@ -27,26 +27,26 @@ def leave_gaps():
 """
 PROGRAM = f"""
 {GAPS}
-from biencoder_ablate.model.memory import hand_back_freed_memory
+from biencoder_ablate.encoder.device import release_memory
 
 leave_gaps()
 before = held()
-print(hand_back_freed_memory(), before - held())
+print(release_memory(), before - held())
 """
 EPOCHS = f"""
 {GAPS}
 import os
 import sys
-from biencoder_ablate.config import Config, DataConfig, ModelConfig, TrainingConfig
-from biencoder_ablate.runs.records import RunLog
-from biencoder_ablate.training.assemble import build_parts, make_plan
+from biencoder_ablate.config.schema import Config, DataConfig, ModelConfig, TrainingConfig
+from biencoder_ablate.utils.console import RunLog
+from biencoder_ablate.training.plan import build_components, make_plan
 from biencoder_ablate.training.loop import HAND_BACK_STEPS, embed, make_optimizer, train_epoch
-from biencoder_ablate.training.processes import World
+from biencoder_ablate.utils.distributed import World
 
 batch_size, micro_batch = int(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None
 training = TrainingConfig(batch_size=batch_size, micro_batch=micro_batch, device="cpu", precision="fp32")
 config = Config(data=DataConfig(limit=4), model=ModelConfig("tiny", max_tokens=8), training=training)
-trainee = build_parts(make_plan(config), RunLog(None, quiet=True), World()).trainee
+trainee = build_components(make_plan(config), RunLog(None, quiet=True), World()).trainee
 optimizer, before = make_optimizer(trainee.model, config), embed(trainee)
 train_epoch(trainee, optimizer, 0, 0, before)
 leave_gaps()
@@ -59,10 +59,10 @@ print(step, step >= HAND_BACK_STEPS, full - held(), os.environ["ONEDNN_PRIMITIVE
 def test_onednn_keeps_code_for_the_shapes_of_a_step_unless_the_environment_says_otherwise(monkeypatch):
     monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
     for num_texts, kept in ((24, "208"), (10_000, "1024")):
-        keep_products_of_a_step(num_texts)
+        keep_step_kernels(num_texts)
         assert os.environ.pop("ONEDNN_PRIMITIVE_CACHE_CAPACITY") == kept
     monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "7")
-    keep_products_of_a_step(24)
+    keep_step_kernels(24)
     assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7"
 
 

@@ -11,7 +11,7 @@ from reference import ToyModel, allowed_negatives, corpora, fold
 from scipy import stats
 
 from biencoder_ablate.data.corpus import DataError, Pair, build_corpus
-from biencoder_ablate.data.index import build_index
+from biencoder_ablate.data.index import build_table
 from biencoder_ablate.model.biencoder import Embeddings
 from biencoder_ablate.training.negatives import Mining, build_pool, draw_negatives, hard_share, mine_nearest
 
@@ -20,7 +20,7 @@ def make_table(train, other=("something else", "a different thing")):
     """A table whose training pairs are these (point, counter) texts, in this order."""
     pairs = [Pair("train", "t", "d", "pro", number, *both) for number, both in enumerate(train, start=1)]
     pairs += [Pair(split, "t", "d", "pro", 1, *other) for split in ("val", "test")]
-    return build_index(build_corpus("hand", pairs))
+    return build_table(build_corpus("hand", pairs))
 
 
 def draw_several(table, share, mining, seed=0, epoch=0, retrieval=None, points=None):
@@ -50,7 +50,7 @@ def first_spellings(pairs):
 @settings(max_examples=80, deadline=None)
 @given(corpora(), st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.5, 1.0]))
 def test_never_a_right_answer_and_hard_means_nearest(corpus, seed, share):
-    table, pairs = build_index(corpus), corpus.train
+    table, pairs = build_table(corpus), corpus.train
     allowed = [allowed_negatives(pairs, row) for row in range(len(pairs))]
     assume(all(allowed))
     pool, toy = first_spellings(pairs), ToyModel(table.texts, seed)
@@ -75,7 +75,7 @@ def test_never_a_right_answer_and_hard_means_nearest(corpus, seed, share):
 @settings(max_examples=80, deadline=None)
 @given(corpora())
 def test_an_impossible_point_is_refused_by_name(corpus):
-    table, pairs = build_index(corpus), corpus.train
+    table, pairs = build_table(corpus), corpus.train
     impossible = [row for row in range(len(pairs)) if not allowed_negatives(pairs, row)]
     if impossible:
         with pytest.raises(DataError, match=rf"{pairs[impossible[0]].id}.*no possible negative"):
@@ -193,7 +193,7 @@ def test_of_equally_near_texts_the_lower_positions_come_first(num_pairs, k):
 
 def test_on_the_real_corpus_a_copy_of_the_answer_is_never_mined(arguana):
     """Embeddings that know only the folded text: a naive nearest neighbour would be a copy under another theme."""
-    table = build_index(arguana)
+    table = build_table(arguana)
     train, keys = table.splits["train"], table.keys
     by_key = torch.randn(int(keys.max()) + 1, 8, generator=torch.Generator().manual_seed(0))
     # Each answer lies close to the point of its pair, so that it and its copies are what the search finds first.
@@ -237,7 +237,7 @@ def test_one_negative_a_pair_is_drawn_as_it_always_was(asked, recorded):
 )
 def test_several_are_right_for_nobody_and_differ_where_the_pool_allows(corpus, seed, share, mining):
     """Pools of few texts: where they cannot all differ, or nothing is left to mine, the drawing still ends."""
-    table, pairs = build_index(corpus), corpus.train
+    table, pairs = build_table(corpus), corpus.train
     allowed = [allowed_negatives(pairs, row) for row in range(len(pairs))]
     assume(all(allowed))
     toy = ToyModel(table.texts, seed)

@@ -16,10 +16,9 @@ from report_runs import made_up_points, write_study
 from biencoder_ablate.evaluation import metrics
 from biencoder_ablate.report import sentences
 from biencoder_ablate.report.__main__ import main
-from biencoder_ablate.report.outlook import outlook
-from biencoder_ablate.report.outside import read_csv, read_trec
+from biencoder_ablate.report.analysis import Kind, analyse
+from biencoder_ablate.report.external import read_csv, read_trec
 from biencoder_ablate.report.plots import draw
-from biencoder_ablate.report.questions import Kind, analyse
 from biencoder_ablate.report.read import Metric, Protocol
 from biencoder_ablate.report.study import make_studies
 
@@ -105,7 +104,7 @@ def test_a_complete_design_gives_main_effects_and_interactions(tmp_path):
     for name, result in effects.items():
         assert result.estimate == pytest.approx(expected.get(name, 0.0), abs=0.04)
         assert result.family_low < result.interval.low < result.interval.high < result.family_high
-    assert {name for name, result in effects.items() if result.told_apart()} >= {"A", "C (c1 − c0)"}
+    assert {name for name, result in effects.items() if result.is_significant()} >= {"A", "C (c1 − c0)"}
     assert (analysis.num_points[Protocol.OFFICIAL], analysis.num_debates[Protocol.OFFICIAL]) == (40, 10)
     parts = [answer.part for answer in sentences.answers(analysis)]
     assert (parts[:3], parts[-1]) == (["A", "B", "C (c1 − c0)"], "Interactions"), "those not told apart in one line"
@@ -118,7 +117,7 @@ def test_no_difference_at_all_is_said_so(tmp_path):
     analysis = analysis_of(read_csv([table(tmp_path / "r.csv", "system,seed,query,value", rows)], "top-1"))
     (answer,) = sentences.answers(analysis)
     assert answer.detail == "0.0 points in 100 (none of 10) behind “a”, 95% interval 0.0 to 0.0; Holm p 1"
-    assert outlook(analysis.families[0].primary[0]).seeds_to_decide is None
+    assert analysis.families[0].primary[0].power.seeds_to_decide is None
 
 
 def test_the_page_over_a_table_speaks_of_nothing_that_outside_runs_lack(tmp_path, capsys):
@@ -152,7 +151,7 @@ def test_one_seed_is_tested_over_groups_and_what_it_cannot_show_is_said(tmp_path
     analysis = analysis_of(read_csv([table(tmp_path / "r.csv", "system,seed,query,value,group", rows)]))
     (result,) = analysis.families[0].primary
     assert result.p_debates == 2 / 2**10, "ten groups, all on one side"
-    assert not result.told_apart()
+    assert not result.is_significant()
     said = " ".join(sentences.about(analysis.study, analysis.families[0]))
     assert "a − b (Holm p 0.002) can be told from 0" in said
     assert "it cannot show" in said

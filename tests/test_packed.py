@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BertConfig, BertModel
 
-import biencoder_ablate.model.packed as packed
-from biencoder_ablate.data.tokens import Tokens
-from biencoder_ablate.model.texts import EncodedTexts, encode_rows, packed_encoder, plain_encoder
+import biencoder_ablate.encoder.packed as packed
+from biencoder_ablate.encoder.texts import EncodedTexts, encode_rows, packed_encoder, plain_encoder
+from biencoder_ablate.encoder.tokens import Tokens
 
 CPU = torch.device("cpu")
 POOLINGS = ("mean", "cls", "pooler")
@@ -156,8 +156,8 @@ def test_bf16_is_near_float32_and_gradients_are_float32():
     encoder, tokens = ENCODERS["pooler"], make_tokens([40, 3, 1, 22])
     source = EncodedTexts(encoder, packed_encoder(encoder, "pooler"), tokens, CPU, "bf16", 10**6, 10**6)
     encoder.zero_grad()
-    h = source.hidden(np.arange(4))
-    exact = EncodedTexts(encoder, packed_encoder(encoder, "pooler"), tokens, CPU, "fp32", 10**6, 10**6).all_hidden()
+    h = source.pooled(np.arange(4))
+    exact = EncodedTexts(encoder, packed_encoder(encoder, "pooler"), tokens, CPU, "fp32", 10**6, 10**6).all_pooled()
     assert h.dtype == torch.float32 and not torch.equal(h, exact)
     torch.testing.assert_close(h.detach(), exact, rtol=0, atol=0.1)
     h.sum().backward()
@@ -171,11 +171,13 @@ def test_gradients_of_attention_in_bf16_are_near_float32s_and_quick_on_a_cpu():
     half = exact.detach().bfloat16().requires_grad_()
     attention = ENCODERS["mean"].encoder.layer[0].attention.self
     for of in (exact, half):
-        packed._attend(attention, packed.Asked(*of, lengths, lengths), None, None).float().square().sum().backward()
+        packed._attend(
+            attention, packed.AttentionInputs(*of, lengths, lengths), None, None
+        ).float().square().sum().backward()
     assert half.grad.dtype == torch.bfloat16
     torch.testing.assert_close(half.grad.float(), exact.grad, rtol=0.02, atol=0.02 * float(exact.grad.abs().max()))
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        packed._attend(attention, packed.Asked(*half, lengths, lengths), None, None).sum().backward()
+        packed._attend(attention, packed.AttentionInputs(*half, lengths, lengths), None, None).sum().backward()
     assert not [event.key for event in profile.key_averages() if "flash" in event.key]
 
 
@@ -204,8 +206,8 @@ def test_the_module_is_left_as_it_was():
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_on_a_gpu_it_is_near_float32_on_the_cpu(precision):
     encoder, tokens = make_encoder("mean"), make_tokens([40, 3, 1, 22, 22])
-    expected = EncodedTexts(encoder, plain_encoder(encoder, "mean"), tokens, CPU, "fp32", 1, 1).all_hidden()
+    expected = EncodedTexts(encoder, plain_encoder(encoder, "mean"), tokens, CPU, "fp32", 1, 1).all_pooled()
     device = torch.device("cuda")
     encoder.to(device)
     source = EncodedTexts(encoder, packed_encoder(encoder, "mean"), tokens, device, precision, 10**6, 10**6)
-    torch.testing.assert_close(source.all_hidden().cpu(), expected, rtol=0, atol=0.1 if precision == "bf16" else 1e-2)
+    torch.testing.assert_close(source.all_pooled().cpu(), expected, rtol=0, atol=0.1 if precision == "bf16" else 1e-2)

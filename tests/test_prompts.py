@@ -8,16 +8,16 @@ import torch
 from helpers import train
 
 import biencoder_ablate
-from biencoder_ablate.compose import load_config
-from biencoder_ablate.config import Config, ModelConfig
+from biencoder_ablate.api import open_run
+from biencoder_ablate.config.compose import load_config
+from biencoder_ablate.config.schema import Config, ModelConfig
+from biencoder_ablate.encoder.texts import EncodeSettings, prompted_texts
 from biencoder_ablate.evaluate import evaluate
-from biencoder_ablate.model.texts import Reading, roles_of
 from biencoder_ablate.runs.identity import identity
-from biencoder_ablate.runs.records import RunLog
-from biencoder_ablate.trained_run import open_run
-from biencoder_ablate.training.assemble import build_parts, make_plan
 from biencoder_ablate.training.loop import Pairs, make_optimizer, train_step
-from biencoder_ablate.training.processes import World
+from biencoder_ablate.training.plan import build_components, make_plan
+from biencoder_ablate.utils.console import RunLog
+from biencoder_ablate.utils.distributed import World
 
 ASK, RANK = "question: ", "answer: "
 PROMPTS = (f'model.point_prompt="{ASK}"', f'model.candidate_prompt="{RANK}"')
@@ -35,12 +35,14 @@ def test_only_prompts_that_are_given_name_a_run():
 
 def test_a_text_that_asks_and_is_ranked_is_read_both_ways():
     texts, points = ["a", "b", "c"], np.array([2, 0, 2])
-    reading = Reading("mean", 8, torch.device("cpu"), point_prompt=ASK, candidate_prompt=RANK)
-    roles = roles_of(texts, points, reading)
+    reading = EncodeSettings("mean", 8, torch.device("cpu"), point_prompt=ASK, candidate_prompt=RANK)
+    roles = prompted_texts(texts, points, reading)
     assert roles.strings == ("answer: a", "answer: b", "answer: c", "question: a", "question: c")
     h, h_asking = roles.of(torch.arange(5.0)[:, None])
     assert h[:, 0].tolist() == [0, 1, 2] and h_asking[:, 0].tolist() == [3, 1, 4], "what never asks has no second h"
-    once = roles_of(texts, points, Reading("mean", 8, torch.device("cpu"), point_prompt="p ", candidate_prompt="p "))
+    once = prompted_texts(
+        texts, points, EncodeSettings("mean", 8, torch.device("cpu"), point_prompt="p ", candidate_prompt="p ")
+    )
     assert once.strings == ("p a", "p b", "p c") and once.as_point is None
 
 
@@ -58,7 +60,7 @@ def runs(tmp_path_factory):
 def test_a_step_reads_points_as_points(recipe, tmp_path):
     """The loss of a step by hand: every text encoded by itself, with its prompt before it."""
     settings = [*SMALL, *PROMPTS, f"recipe={recipe}", f"logs_dir={tmp_path}"]
-    parts = build_parts(make_plan(load_config(settings)), RunLog(None, True), World())
+    parts = build_components(make_plan(load_config(settings)), RunLog(None, True), World())
     trainee, model = parts.trainee, parts.trainee.model
     rows, split = np.arange(4), trainee.splits["train"].split
     negative = split.counter[[8, 9, 10, 11]][:, None]

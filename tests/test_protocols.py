@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from reference import TASKS, ToyModel, in_both_roles, published_and_used
 
 from biencoder_ablate.data.corpus import SPLITS, Pair, build_corpus
-from biencoder_ablate.data.index import build_index
-from biencoder_ablate.evaluation.candidates import prepare
+from biencoder_ablate.data.index import build_table
+from biencoder_ablate.evaluation.candidates import build_task
 from biencoder_ablate.evaluation.protocols import (
     EPOCH_DEPTH,
     final_rankings,
     measure_split,
     rank_as_study,
-    split_figures,
+    split_metrics,
     study_top1,
 )
 
@@ -29,10 +29,10 @@ SEEDS = st.integers(0, 2**32 - 1)
 def each_split(both, seed):
     """(pairs, earlier pairs as published, prepared split, toy, embeddings) of every split of a random corpus."""
     published, used = both
-    table, earlier = build_index(used), []
+    table, earlier = build_table(used), []
     toy = ToyModel(table.texts, seed)
     for name in SPLITS:
-        pairs, prepared = used.split(name), prepare(table.splits[name])
+        pairs, prepared = used.split(name), build_task(table.splits[name])
         scale = len({text for pair in pairs for text in (pair.point, pair.counter)})
         yield pairs, list(earlier), prepared, toy, toy.embedded(scale)
         earlier += published.split(name)
@@ -76,7 +76,7 @@ def check_all_sets(found, pairs, earlier, embeddings, score, k):
     assert_equal(found.official, official, len(pairs))
     assert_equal(found.clean, list(clean.values()), len(pairs), list(clean))
     assert tuple(found.tasks) == TASKS
-    values = split_figures(found)
+    values = split_metrics(found)
     for task, ranking in found.tasks.items():
         expected = reference.rank_task(pairs, embeddings, score, k, task)
         assert_equal(ranking, expected, len(pairs))
@@ -146,21 +146,21 @@ def test_the_study_asks_as_many_points_as_there_are_batches(num_pairs, asked):
     """ceil(N/16), what a loop over batches counted: 255 of 4065 train points, 81 of 1287, 88 of 1401."""
     assert [math.ceil(count / 16) for count in (4065, 1287, 1401)] == [255, 81, 88]
     pairs = [Pair(split, "t", "d", "pro", i, f"p{i}", f"c{i}") for split in SPLITS for i in range(num_pairs)]
-    table = build_index(build_corpus("numbered", pairs, asks_pairs=True))
+    table = build_table(build_corpus("numbered", pairs, asks_pairs=True))
     toy = ToyModel(table.texts, 0)
-    found = rank_as_study(prepare(table.splits["test"]), toy.embedded(2 * num_pairs), toy.head)
+    found = rank_as_study(build_task(table.splits["test"]), toy.embedded(2 * num_pairs), toy.head)
     assert len(found.final_rank) == asked
 
 
 def test_the_study_lets_the_point_itself_come_first():
     pairs = [Pair(split, "t", "d", "pro", i, f"p{i}", f"c{i}") for split in SPLITS for i in range(2)]
-    table = build_index(build_corpus("numbered", pairs, asks_pairs=True))
+    table = build_table(build_corpus("numbered", pairs, asks_pairs=True))
     line = torch.tensor([{"p0": 0.0, "c0": 1.0, "p1": 5.0, "c1": 6.0}[text] for text in table.texts])[:, None]
 
     def indifferent(points, candidates):
         return torch.zeros(len(points)), torch.zeros(len(points), dtype=torch.bool)
 
-    prepared = prepare(table.splits["test"])
+    prepared = build_task(table.splits["test"])
     assert rank_as_study(prepared, in_both_roles(line), indifferent).final_rank.tolist() == [1]
     assert final_rankings(prepared, in_both_roles(line), indifferent, 10).official.final_rank.tolist() == [0, 0]
 
@@ -179,16 +179,16 @@ def test_clean_and_official_differ_as_the_design_says():
         Pair("test", "t", "e", "pro", 1, "q", "t."),
         Pair("test", "t", "f", "pro", 1, "s", "u"),
     ]
-    table = build_index(build_corpus("hand", pairs, asks_pairs=True))
+    table = build_table(build_corpus("hand", pairs, asks_pairs=True))
     place = {"p": 0, "c": 1, "q": 8, "t": 9, "s": 20, "u": 21}
     line = torch.tensor([float(place.get(reference.fold(text), 99)) for text in table.texts])[:, None]
-    prepared = prepare(table.splits["test"])
+    prepared = build_task(table.splits["test"])
     assert prepared.split.clean.tolist() == [True, False, False, True]
     found = final_rankings(prepared, in_both_roles(line), None, "none")
     official, clean = found.official, found.clean
     assert official.final_rank.tolist() == [1, 1, 0, 0]
     assert clean.final_rank[[0, 3]].tolist() == [0, 0]
-    values = split_figures(found)
+    values = split_metrics(found)
     assert (values["top1"], values["top1_clean"]) == (0.5, 1.0)
     assert (values["num_points"], values["num_points_clean"]) == (4, 2)
 
@@ -197,7 +197,7 @@ def test_equal_texts_tie_exactly_with_real_embeddings():
     """Copies must tie to the bit, wherever they stand: 60 pairs whose counters are three texts."""
     random = np.random.default_rng(0)
     pairs = [Pair(split, "t", "d", "pro", i, f"p{i}", f"c{i % 3}") for split in SPLITS for i in range(60)]
-    table = build_index(build_corpus("copies", pairs, asks_pairs=True))
+    table = build_table(build_corpus("copies", pairs, asks_pairs=True))
     weight = torch.from_numpy(random.normal(size=(2, 3 * 40)).astype(np.float32))
     retrieval = torch.from_numpy(random.normal(size=(len(table.texts), 40)).astype(np.float32))
 
@@ -213,7 +213,7 @@ def test_equal_texts_tie_exactly_with_real_embeddings():
         for j, c in enumerate(table.texts)
     }
     expected = reference.rank_official(split.pairs, embeddings, lambda p, c: (0.0, scores[p, c]), 10)
-    found = final_rankings(prepare(split), in_both_roles(retrieval), score, 10).official
+    found = final_rankings(build_task(split), in_both_roles(retrieval), score, 10).official
     assert_equal(found, expected, 60)
     assert found.tied.any()
 
@@ -228,19 +228,19 @@ def test_the_worked_example_of_the_docs():
         ("test", "t2", "d2", "pro", "P!", "c"),
         ("test", "t2", "d3", "con", "q", "t."),
     ]
-    table = build_index(build_corpus("docs", [Pair(*row[:4], 1, *row[4:]) for row in rows], asks_pairs=True))
+    table = build_table(build_corpus("docs", [Pair(*row[:4], 1, *row[4:]) for row in rows], asks_pairs=True))
     place = {"p": 0.0, "g": 1.0, "h": 2.0, "c": 3.0, "t": 9.0, "q": 10.0}
     line = 7 * torch.tensor(
         [place.get(reference.fold(text), 99.0) for text in table.texts]
     )  # whole, and their mean too
-    prepared, embeddings = prepare(table.splits["test"]), in_both_roles(line[:, None])
+    prepared, embeddings = build_task(table.splits["test"]), in_both_roles(line[:, None])
     found = final_rankings(prepared, embeddings, None, "none")
     assert found.official.final_rank.tolist() == [0, 3, 3, 0]
     assert found.official.tied.tolist() == [True, False, False, False]
     assert prepared.split.clean.tolist() == [True, True, False, False]
     assert found.clean.final_rank[:2].tolist() == [0, 2]
     assert [found.tasks[task].final_rank[1] + 1 for task in TASKS] == [1, 2, 2, 3, 2, 3, 2, 4]
-    values = split_figures(found)
+    values = split_metrics(found)
     assert (values["top1"], values["mrr"], values["tied_first"]) == (0.5, 0.625, 0.25)
     assert (values["top1_clean"], values["mrr_clean"]) == (0.5, pytest.approx(2 / 3))
     assert values["ndcg@10"] == pytest.approx(0.715, abs=5e-4)

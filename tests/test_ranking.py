@@ -36,9 +36,9 @@ from hypothesis import strategies as st
 from reference import in_both_roles
 
 from biencoder_ablate.data.corpus import Pair, build_corpus
-from biencoder_ablate.data.index import build_index
+from biencoder_ablate.data.index import build_table
 from biencoder_ablate.evaluation import distances, ranking
-from biencoder_ablate.evaluation.candidates import CandidateSet, as_candidates, prepare
+from biencoder_ablate.evaluation.candidates import CandidateSet, as_candidates, build_task
 from biencoder_ablate.evaluation.distances import (
     check_finite,
     distances_to,
@@ -48,7 +48,7 @@ from biencoder_ablate.evaluation.distances import (
     rank_of,
     smallest,
 )
-from biencoder_ablate.evaluation.protocols import final_rankings, measure_split, split_figures
+from biencoder_ablate.evaluation.protocols import final_rankings, measure_split, split_metrics
 from biencoder_ablate.evaluation.ranking import Scores, rank_matrix, rerank, stage1
 from biencoder_ablate.model.biencoder import Embeddings
 from biencoder_ablate.model.heads import head_score, is_dead
@@ -89,7 +89,7 @@ def hand():
     triples = [("a", "b"), ("c", "d"), ("e", "b")]
     pairs = [Pair("test", "t", "d", "pro", number, *both) for number, both in enumerate(triples, start=1)]
     pairs += [Pair(split, "t", "d", "pro", 1, "x", "y") for split in ("train", "val")]
-    table = build_index(build_corpus("hand", pairs, asks_pairs=True))
+    table = build_table(build_corpus("hand", pairs, asks_pairs=True))
 
     def score(points, candidates):
         logits = torch.tensor(
@@ -104,7 +104,7 @@ def hand():
         return head_score(logits), is_dead(logits)
 
     line = torch.tensor([float(LINE.get(text, 0)) for text in table.texts])[:, None]
-    return prepare(table.splits["test"]), in_both_roles(line), score
+    return build_task(table.splits["test"]), in_both_roles(line), score
 
 
 @pytest.mark.parametrize("k", BY_HAND)
@@ -145,7 +145,7 @@ def test_figures_of_the_hand_corpus(hand):
     """
     prepared, embeddings, score = hand
     prepared = replace(prepared, counts=np.array([True, True, False]))
-    values = split_figures(final_rankings(prepared, embeddings, score, 3))
+    values = split_metrics(final_rankings(prepared, embeddings, score, 3))
     assert values["top1"] == 0 and values["mrr"] == pytest.approx(1.2 / 3)
     assert values["mrr_clean"] == pytest.approx(0.7 / 2)
     assert values["recall@1"] == pytest.approx(1 / 3) and values["recall@10"] == 1
@@ -396,7 +396,7 @@ def test_equal_texts_tie_exactly():
         asked.extend(zip(points.tolist(), candidates.tolist(), strict=True))
         return torch.rand(len(points)), torch.zeros(len(points), dtype=torch.bool)
 
-    found = ranking.Stage1(torch.zeros(60), order, torch.zeros(60, 40))
+    found = ranking.FirstStage(torch.zeros(60), order, torch.zeros(60, 40))
     lists = rerank(found, 40, point, as_candidates(candidate), never_twice_the_same)
     assert len(asked) == len(set(asked)) < lists.score.size
     seen = {}

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import TASKS, ToyModel, corpora
 
-from biencoder_ablate.data.index import build_index
-from biencoder_ablate.evaluation.candidates import Answers, prepare
-from biencoder_ablate.evaluation.protocols import SplitRankings, final_rankings, point_records, split_figures
+from biencoder_ablate.data.index import build_table
+from biencoder_ablate.evaluation.candidates import Qrels, build_task
+from biencoder_ablate.evaluation.protocols import SplitRankings, final_rankings, point_records, split_metrics
 from biencoder_ablate.evaluation.ranking import Ranking
 
 
@@ -26,7 +26,7 @@ def recompute(records):
     by_split = {}
     for record in records:
         by_split.setdefault(record["split"], []).append(record)
-    return {split: split_figures(as_rankings(rows)) for split, rows in by_split.items()}
+    return {split: split_metrics(as_rankings(rows)) for split, rows in by_split.items()}
 
 
 def as_rankings(rows):
@@ -42,7 +42,7 @@ def as_rankings(rows):
         task: ranking([row["stage1_ranks"][task] for row in rows], [row["ranks"][task] for row in rows])
         for task in TASKS
     }
-    answers = Answers(np.arange(len(rows)), np.arange(len(rows)), np.ones(len(rows)))
+    answers = Qrels(np.arange(len(rows)), np.arange(len(rows)), np.ones(len(rows)))
     asked = SimpleNamespace(answers=answers, counts=np.array([row["clean_rank"] is not None for row in rows]))
     return SplitRankings(asked, under("stage1_rank", "rank"), under("clean_stage1_rank", "clean_rank"), tasks)
 
@@ -51,12 +51,12 @@ def as_rankings(rows):
 @settings(max_examples=25, deadline=None)
 @given(corpora(), st.integers(0, 2**32 - 1))
 def test_figures_recomputed_from_records_are_equal(k, corpus, seed):
-    table = build_index(corpus)
+    table = build_table(corpus)
     toy, records, expected = ToyModel(table.texts, seed), [], {}
     for name in ("val", "test"):
-        rankings = final_rankings(prepare(table.splits[name]), toy.embedded(1), toy.head, k)
+        rankings = final_rankings(build_task(table.splits[name]), toy.embedded(1), toy.head, k)
         records += point_records(rankings)
-        expected[name] = split_figures(rankings)
+        expected[name] = split_metrics(rankings)
     # Compared as JSON text: every digit counts, and a figure over no points is NaN on both sides.
     assert json.dumps(recompute(through_json(records)), sort_keys=True) == json.dumps(expected, sort_keys=True)
 
@@ -65,10 +65,10 @@ def test_figures_recomputed_from_records_are_equal(k, corpus, seed):
 @given(corpora(), st.integers(0, 2**32 - 1))
 def test_records_say_what_the_reference_finds(corpus, seed):
     """Ranks are counted from 1; a point that clean figures leave out has none."""
-    table = build_index(corpus)
+    table = build_table(corpus)
     pairs, split, toy = corpus.val, table.splits["val"], ToyModel(table.texts, seed)
     scale = len({text for pair in pairs for text in (pair.point, pair.counter)})
-    rankings = final_rankings(prepare(split), toy.embedded(scale), toy.head, 3)
+    rankings = final_rankings(build_task(split), toy.embedded(scale), toy.head, 3)
     by_task = {task: reference.rank_task(pairs, toy.embeddings, toy.score, 3, task) for task in TASKS}
     for row, (pair, record) in enumerate(zip(pairs, point_records(rankings), strict=True)):
         assert (record["id"], record["split"], record["debate"], record["stance"]) == (
@@ -96,9 +96,9 @@ def test_records_say_what_the_reference_finds(corpus, seed):
 
 
 def test_every_point_has_a_name_of_its_own_and_all_eight_tasks():
-    table = build_index(load_sample())
+    table = build_table(load_sample())
     toy = ToyModel(table.texts, 0)
-    rankings = final_rankings(prepare(table.splits["test"]), toy.embedded(1), toy.head, 10)
+    rankings = final_rankings(build_task(table.splits["test"]), toy.embedded(1), toy.head, 10)
     records = point_records(rankings)
     assert len({record["id"] for record in records}) == len(records) == len(table.splits["test"])
-    assert set(split_figures(rankings)["tasks"]) == set(TASKS)
+    assert set(split_metrics(rankings)["tasks"]) == set(TASKS)

@@ -11,14 +11,15 @@ import pytest
 from helpers import load_sample
 from report_runs import CURRICULUM, HEADS, config_of, made_up_points, sample_points, write_run, write_study
 
-from biencoder_ablate.config import DataConfig, FusionConfig
+from biencoder_ablate.config.schema import DataConfig, FusionConfig
 from biencoder_ablate.data.corpus import Pair
-from biencoder_ablate.data.kept_texts import joined_debates
 from biencoder_ablate.data.readers import load_corpus
-from biencoder_ablate.report import sentences
-from biencoder_ablate.report.contrasts import compare, factorial_effects
+from biencoder_ablate.data.text_cache import joined_debates
+from biencoder_ablate.report import render, sentences
+from biencoder_ablate.report.analysis import Analysis, Kind, analyse
+from biencoder_ablate.report.comparisons import compare, factorial_effects
+from biencoder_ablate.report.diagnostics import find_leakage
 from biencoder_ablate.report.examples import load_texts, side_by_side
-from biencoder_ablate.report.questions import Analysis, Kind, analyse
 from biencoder_ablate.report.read import Metric, Protocol, collect
 from biencoder_ablate.report.study import Study, arms_of, make_studies
 from biencoder_ablate.report.tables import (
@@ -124,7 +125,7 @@ def test_three_heads_still_interact_with_the_ratio(tmp_path):
 def test_one_configuration_is_described_and_not_judged(tmp_path):
     write_study(tmp_path, {"none": 0.3}, seeds=range(3))
     analysis = analysis_of(tmp_path)
-    assert (analysis.families, analysis.leakage) == ((), None)
+    assert (analysis.families, find_leakage(analysis)) == ((), None)
     assert analysis.main.names == ("the only configuration",)
     mean = analysis.summaries[analysis.study.cells[0].name]["clean"].mean
     assert "Nothing to compare" in analysis.headline and f"clean test top-1 is {mean:.3f} (95% " in analysis.headline
@@ -138,8 +139,8 @@ def test_without_clean_points_the_official_figure_decides_and_says_so(tmp_path):
     assert analysis.primary == "official"
     assert analysis.verdict.winner == "layernorm_relu"
     assert analysis.family(Kind.PAIRS).beside == ()
-    assert analysis.leakage is None
-    assert "leakage is not excluded" in sentences.declared(analysis)[0]
+    assert find_leakage(analysis) is None
+    assert "leakage is not excluded" in render.declared(analysis)[0]
 
 
 # --- which settings are averaged ---
@@ -259,7 +260,7 @@ def test_the_figure_and_the_protocol_that_decide_can_be_chosen(tmp_path):
     (study,) = make_studies(collect([tmp_path], Metric.TOP1).runs)
     by_official = analyse(study, Protocol.OFFICIAL)
     assert (by_official.primary, by_official.figure()) == ("official", "official test top-1")
-    assert by_official.leakage == analyse(study).leakage
+    assert find_leakage(by_official) == find_leakage(analyse(study))
     for directory in tmp_path.iterdir():
         result = json.loads((directory / "result.json").read_text("utf-8"))
         ranks = [
@@ -302,22 +303,22 @@ def leaky(runs: Path, seeds=range(8)) -> Analysis:
 def test_leakage_that_changes_who_is_best_is_found(tmp_path):
     analysis = leaky(tmp_path)
     orders = "it is relu > layernorm by the official figure and layernorm > relu by the clean one."
-    assert orders in analysis.leakage.sentence
-    (shift,) = analysis.leakage.shifts
+    assert orders in find_leakage(analysis).sentence
+    (shift,) = find_leakage(analysis).shifts
     assert shift.swaps
     assert shift.p == 2 / 2**8
-    assert "“layernorm” and “relu” change places; they can be told apart" in analysis.leakage.sentence
-    assert leakage_table(analysis.leakage).rows[0][-1] is True
+    assert "“layernorm” and “relu” change places; they can be told apart" in find_leakage(analysis).sentence
+    assert leakage_table(find_leakage(analysis)).rows[0][-1] is True
     assert analysis.verdict.winner == "layernorm", "the clean figure decides"
 
 
 def test_leakage_without_enough_seeds_may_be_chance(tmp_path):
-    assert "may be chance" in leaky(tmp_path, seeds=range(2)).leakage.sentence
+    assert "may be chance" in find_leakage(leaky(tmp_path, seeds=range(2))).sentence
 
 
 def test_leakage_that_changes_nothing_is_said(clear):
-    assert "do not change the order" in clear.leakage.sentence
-    assert "it is layernorm_relu > " in clear.leakage.sentence
+    assert "do not change the order" in find_leakage(clear).sentence
+    assert "it is layernorm_relu > " in find_leakage(clear).sentence
 
 
 # --- tables and words ---
@@ -587,4 +588,4 @@ def test_a_head_that_is_there_in_one_place_alone_is_no_variant(tmp_path):
 )
 def test_the_figure_that_chose_the_epoch_is_named_as_the_runs_say(tmp_path, select, words):
     write_heads(tmp_path, FOUR[:2], evaluation={"select": select})
-    assert words in sentences.declared(analysis_of(tmp_path))[0]
+    assert words in render.declared(analysis_of(tmp_path))[0]

@@ -15,8 +15,8 @@ import pytest
 from report_runs import made_up_points, sample_points, write_study
 from test_report_page import Page
 
-from biencoder_ablate.files import write_json
 from biencoder_ablate.report.__main__ import main
+from biencoder_ablate.utils.files import write_json
 
 CHROMIUM = next((found for name in ("chromium", "chromium-browser") if (found := shutil.which(name))), None)
 pytestmark = [

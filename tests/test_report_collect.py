@@ -13,11 +13,11 @@ import pytest
 from helpers import run_python
 from report_runs import CURRICULUM, HEADS, config_of, made_up_points, sample_points, write_run, write_study
 
-from biencoder_ablate.config import DataConfig, EvaluationConfig, FusionConfig, ModelConfig, TrainingConfig
-from biencoder_ablate.files import write_json
+from biencoder_ablate.config.schema import DataConfig, EvaluationConfig, FusionConfig, ModelConfig, TrainingConfig
 from biencoder_ablate.report.read import Metric, Protocol, collect, read_overrides
 from biencoder_ablate.report.study import make_studies
 from biencoder_ablate.runs.directory import locked
+from biencoder_ablate.utils.files import write_json
 
 NUM_SAMPLE_POINTS = len(sample_points())
 

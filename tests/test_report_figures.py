@@ -16,17 +16,13 @@ import numpy as np
 import pytest
 from report_runs import CURRICULUM, HEADS, config_of, made_up_points, write_run, write_study
 
-from biencoder_ablate.config import DataConfig, FusionConfig, TrainingConfig
-from biencoder_ablate.data.kept_texts import Texts
-from biencoder_ablate.files import write_json
-from biencoder_ablate.report import plots, style
+from biencoder_ablate.config.schema import DataConfig, FusionConfig, TrainingConfig
+from biencoder_ablate.data.text_cache import SplitTexts
+from biencoder_ablate.report import plot_style as style
+from biencoder_ablate.report import plots
+from biencoder_ablate.report.analysis import Analysis, Kind, analyse
 from biencoder_ablate.report.examples import side_by_side
-from biencoder_ablate.report.plots import MOST_LINES, draw, forest_page
-from biencoder_ablate.report.questions import Analysis, Kind, analyse
-from biencoder_ablate.report.read import Collection, Protocol, collect
-from biencoder_ablate.report.render import missing_section, page, study_report
-from biencoder_ablate.report.study import make_studies
-from biencoder_ablate.report.style import (
+from biencoder_ablate.report.plot_style import (
     applied,
     curves,
     epoch_axis,
@@ -37,7 +33,12 @@ from biencoder_ablate.report.style import (
     seeds_text,
     styles,
 )
+from biencoder_ablate.report.plots import MOST_LINES, draw, forest_page
+from biencoder_ablate.report.read import Collection, Protocol, collect
+from biencoder_ablate.report.render import missing_section, page, study_report
+from biencoder_ablate.report.study import make_studies
 from biencoder_ablate.report.tables import tasks_table
+from biencoder_ablate.utils.files import write_json
 
 MEANS = {"none": 0.4, "layernorm": 0.5, "relu": 0.45, "layernorm_relu": 0.6}
 
@@ -81,7 +82,7 @@ def test_every_figure_is_drawn(pictures):
 
 def test_no_sentence_of_the_page_is_said_twice(analysis, pictures):
     """Here for its figures, whose captions are sentences too."""
-    parts = study_report(analysis, (), pictures, side_by_side(analysis), Texts({}), "", "figures")
+    parts = study_report(analysis, (), pictures, side_by_side(analysis), SplitTexts({}), "", "figures")
     html = page([parts], missing_section(Collection(tuple(analysis.study.runs)), [parts]), "a command", "0")
     html = re.sub(r'<section id="debates">.*?</section>|<p class=sideways.*?</p>', "", html, flags=re.DOTALL)
     said = re.findall(r"<(?:li|p|figcaption)(?: [^>]*)?>(.*?)</(?:li|p|figcaption)>", html, re.DOTALL)

@@ -22,18 +22,18 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from report_runs import HEADS, config_of, made_up_points, sample_points, write_run, write_study
 
-from biencoder_ablate.compose import load_config
-from biencoder_ablate.config import DataConfig
+from biencoder_ablate.config.compose import load_config
+from biencoder_ablate.config.schema import DataConfig
 from biencoder_ablate.data.readers import load_corpus
-from biencoder_ablate.files import write_json
 from biencoder_ablate.report.__main__ import main
 from biencoder_ablate.report.examples import load_texts
-from biencoder_ablate.report.export import csv_text, latex_text
 from biencoder_ablate.report.read import collect, read_overrides
 from biencoder_ablate.report.render import markdown_cell, markdown_text
 from biencoder_ablate.report.study import make_studies
 from biencoder_ablate.report.tables import Column, interval_text, shown
+from biencoder_ablate.report.write import csv_text, latex_text
 from biencoder_ablate.training.experiment import run_experiment
+from biencoder_ablate.utils.files import write_json
 
 VOID = {"meta", "link", "img", "source", "input", "br", "hr"}
 SEEDS = (0, 1)

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from report_runs import HEADS, made_up_points, write_study
 
-from biencoder_ablate.files import write_json
 from biencoder_ablate.report import sentences
-from biencoder_ablate.report.questions import Analysis, analyse
+from biencoder_ablate.report.analysis import Analysis, analyse
+from biencoder_ablate.report.diagnostics import baselines, selection
 from biencoder_ablate.report.read import collect
 from biencoder_ablate.report.study import make_studies
 from biencoder_ablate.report.tables import groups_table, selection_table
-from biencoder_ablate.report.yardsticks import baselines, selection
+from biencoder_ablate.utils.files import write_json
 
 POINTS = made_up_points(10, 4)
 MEANS = {"none": 0.4, "layernorm": 0.42, "relu": 0.8}

@@ -18,8 +18,8 @@ from helpers import run_python, start
 from safetensors.torch import load_file
 
 from biencoder_ablate.runs.directory import RunDirectory
-from biencoder_ablate.seeding import generator
-from biencoder_ablate.training.checkpoint import InTurn
+from biencoder_ablate.training.checkpoint import BackgroundWriter
+from biencoder_ablate.utils.seeding import generator
 
 SETTINGS = (
     "model=tiny",
@@ -176,7 +176,7 @@ def test_what_a_kill_after_the_result_left_behind_goes_when_the_run_is_asked_for
 
 def test_epochs_are_written_in_order_and_what_went_wrong_is_told_once():
     done, go_on = [], threading.Event()
-    with pytest.raises(OSError, match="full"), InTurn() as writer:
+    with pytest.raises(OSError, match="full"), BackgroundWriter() as writer:
         writer.start(lambda: done.append(go_on.wait(60)))
         assert done == []  # the caller goes on meanwhile
         go_on.set()

@@ -18,12 +18,13 @@ from reference import fold
 
 from biencoder_ablate import retrieve as command
 from biencoder_ablate.api import TrainedModel
-from biencoder_ablate.config import Config, cache_directory
+from biencoder_ablate.config.schema import Config, cache_directory
 from biencoder_ablate.data.corpus import SPLITS
-from biencoder_ablate.model.biencoder import Architecture, BiEncoder, encode
-from biencoder_ablate.model.encoder import load_encoder, load_tokenizer, make_tiny
-from biencoder_ablate.model.saved import read_contract, restore_biencoder
-from biencoder_ablate.model.texts import Reading
+from biencoder_ablate.encoder.pretrained import load_encoder, load_tokenizer
+from biencoder_ablate.encoder.texts import EncodeSettings, encode
+from biencoder_ablate.encoder.tiny import make_tiny
+from biencoder_ablate.model.biencoder import Architecture, BiEncoder
+from biencoder_ablate.model.saved import read_model_spec, restore_biencoder
 from biencoder_ablate.retrieve import describe, distinct_texts
 
 LINES = ["Zoos are cruel.", "", "  Buses should be free.", "ZOOS ARE CRUEL!", "Nobody reads any more.", "Ban cars."]
@@ -79,7 +80,7 @@ def refused(*arguments):
 @functools.cache
 def opened_plainly(run):
     """(model, pooled output of a text) of a run, in float64, a text at a time."""
-    contract = read_contract(run / "model")
+    contract = read_model_spec(run / "model")
     directory = run / "model" / "encoder" if contract.copied else make_tiny(cache_directory(Config()))
     encoder = load_encoder(directory, contract.pooling, contract.max_tokens, None)
     tokenizer = load_tokenizer(directory, contract.max_tokens)
@@ -198,7 +199,7 @@ def one_dimensional(**head):
 class Numbers:
     """Stands for an encoder: h of a text is the number that it says."""
 
-    reading = Reading("mean", 8, torch.device("cpu"))
+    reading = EncodeSettings("mean", 8, torch.device("cpu"))
 
     def __call__(self, texts, advance=None):
         return torch.tensor([[float(text)] for text in texts])

@@ -17,13 +17,14 @@ from ir_measures import AP, RR, Qrel, R, ScoredDoc, Success, nDCG
 from reference import PLACES, TASKS, ToyModel, fold, in_both_roles, in_candidate_order, same
 from test_metrics import NUM_CANDIDATES
 
-from biencoder_ablate.config import Config, TrainingConfig
+from biencoder_ablate.audit import candidate_totals
+from biencoder_ablate.config.schema import Config, TrainingConfig
 from biencoder_ablate.data.corpus import SPLITS, Pair, build_corpus, make_disjoint
-from biencoder_ablate.data.index import build_index
+from biencoder_ablate.data.index import build_table
 from biencoder_ablate.evaluation import distances, metrics
-from biencoder_ablate.evaluation.baselines import chance_figures
-from biencoder_ablate.evaluation.candidates import candidate_totals, prepare
-from biencoder_ablate.evaluation.protocols import final_rankings, point_records, split_figures
+from biencoder_ablate.evaluation.baselines import chance_metrics
+from biencoder_ablate.evaluation.candidates import build_task
+from biencoder_ablate.evaluation.protocols import final_rankings, point_records, split_metrics
 from biencoder_ablate.runs.identity import identity
 from biencoder_ablate.training.loop import epoch_rows
 from biencoder_ablate.training.negatives import build_pool
@@ -64,10 +65,10 @@ def hand():
     q asks without itself: c 1, P! 1, b 4, d 5, a 8, x 9, p 10: its right answers c and a come 1st (counters before
     points) and 5th.
     """
-    table = build_index(corpus_of(GRADED))
+    table = build_table(corpus_of(GRADED))
     at = {"p": 0, "P!": 9, "q": 10, "a": 2, "b": 6, "x": 1, "c": 11, "d": 5}
     line = torch.tensor([[float(at.get(text, 50))] for text in table.texts])
-    return prepare(table.splits["test"]), in_both_roles(line)
+    return build_task(table.splits["test"]), in_both_roles(line)
 
 
 def test_each_point_is_asked_once_for_all_its_answers(hand):
@@ -85,7 +86,7 @@ def test_each_point_is_asked_once_for_all_its_answers(hand):
 
 def test_figures_worked_by_hand(hand):
     prepared, embeddings = hand
-    values = split_figures(final_rankings(prepared, embeddings, None, "none"))
+    values = split_metrics(final_rankings(prepared, embeddings, None, "none"))
     assert (values["num_points"], values["top1"], values["mrr"]) == (2, 0.5, 0.75)
     assert values["map"] == pytest.approx(((1 / 2 + 2 / 3 + 3 / 4) / 3 + (1 + 2 / 5) / 2) / 2)
     log = math.log2
@@ -110,7 +111,7 @@ def graded_splits(draw):
     return [replace(pairs[0], grade=1), *pairs[1:]]
 
 
-class Asked:
+class AttentionInputs:
     """From the definitions alone: the queries of pairs, their graded right answers, and their candidates."""
 
     def __init__(self, pairs):
@@ -166,13 +167,13 @@ def by_trec_eval(lists, grades):
 @settings(max_examples=25, deadline=None)
 @given(graded_splits(), st.integers(0, 2**32 - 1), st.integers(1, 4))
 def test_ranks_and_figures_of_any_corpus(k, pairs, seed, block):
-    asked = Asked(pairs)
+    asked = AttentionInputs(pairs)
     others = [Pair(name, "t", "d", "pro", 1, f"{name} point", name) for name in ("train", "val")]
-    table = build_index(build_corpus("made", [*pairs, *others]))
+    table = build_table(build_corpus("made", [*pairs, *others]))
     toy = ToyModel(table.texts, seed)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(distances, "BLOCK", block)
-        prepared = prepare(table.splits["test"])
+        prepared = build_task(table.splits["test"])
         found = final_rankings(prepared, toy.embedded(len(asked.candidates)), toy.head, k)
     query_of = {pair.id: fold(pair.point) for pair in asked.pairs}
     records = {query_of[record["id"]]: record for record in point_records(found)}
@@ -183,7 +184,7 @@ def test_ranks_and_figures_of_any_corpus(k, pairs, seed, block):
         of_stage1 = by_trec_eval({q: stage1 for q, (stage1, _) in lists.items()}, asked.grades)
         values |= {name: of_stage1[name] for name in values if name.startswith("recall")}
         suffix = "_clean" if clean else ""
-        measured = split_figures(found)
+        measured = split_metrics(found)
         for name in values if not clean else ("top1", "mrr", "ndcg@10", "map"):
             assert measured[name + suffix] == pytest.approx(values[name], abs=1e-9), name
         for query, (stage1, final) in lists.items():
@@ -231,7 +232,7 @@ def test_metrics_equal_to_trec_eval(points):
 
 def test_a_point_is_clean_where_it_and_all_its_answers_are_new():
     rows = [("p", "a"), ("p", "TRAIN answer"), ("q", "a"), ("val point", "b"), ("r", "b")]
-    prepared = prepare(build_index(corpus_of(rows)).splits["test"])
+    prepared = build_task(build_table(corpus_of(rows)).splits["test"])
     assert prepared.counts.tolist() == [False, True, False, True]
 
 
@@ -248,7 +249,7 @@ def test_disjoint_drops_a_point_with_all_its_answers():
 
 
 def test_negatives_may_be_judged_wrong_and_are_never_right():
-    train = build_index(
+    train = build_table(
         corpus_of([("y", "z")], *(Pair("train", "t", "d", "pro", i, *row) for i, row in enumerate(GRADED, 2)))
     )
     split = train.splits["train"]
@@ -262,7 +263,7 @@ def test_negatives_may_be_judged_wrong_and_are_never_right():
 
 def test_all_pairs_are_trained_on_or_one_drawn_of_each_point():
     train = [Pair("train", "t", "d", "pro", i, *row) for i, row in enumerate(GRADED, 2)]
-    split = build_index(corpus_of([("y", "z")], *train)).splits["train"]
+    split = build_table(corpus_of([("y", "z")], *train)).splits["train"]
     shown = lambda rows: [(split.pairs[row].point, split.pairs[row].counter) for row in rows.tolist()]  # noqa: E731
     everything = shown(epoch_rows(split, TrainingConfig(), 0, 0))
     assert everything == [("train point", "train answer"), *((p, c) for p, c, grade in GRADED if grade)]
@@ -327,9 +328,9 @@ def test_a_grade_that_is_none_is_refused(tmp_path, grade):
 @given(graded_splits())
 def test_chance_is_the_mean_over_every_order(pairs):
     """Each point's right answers at every place among its candidates, all equally likely."""
-    asked = Asked(pairs)
+    asked = AttentionInputs(pairs)
     others = [Pair(name, "t", "d", "pro", 1, f"{name} point", name) for name in ("train", "val")]
-    found = chance_figures(prepare(build_index(build_corpus("made", [*pairs, *others])).splits["test"]))
+    found = chance_metrics(build_task(build_table(build_corpus("made", [*pairs, *others])).splits["test"]))
     for suffix, clean in (("", False), ("_clean", True)):
         first, top = [], []
         for query, grades in asked.grades.items():

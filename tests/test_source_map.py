@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from biencoder_ablate.compose import load_config
+from biencoder_ablate.config.compose import load_config
 from biencoder_ablate.training.experiment import run_experiment
 
 MAP = Path(__file__).parents[1] / "docs" / "source-map.md"

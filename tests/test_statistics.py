@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import t
 
-from biencoder_ablate.report import contrasts, significance
-from biencoder_ablate.report.contrasts import HEADS, Contrast, Group, compare, every_pair, factorial_effects
-from biencoder_ablate.report.outlook import outlook
-from biencoder_ablate.report.significance import (
+from biencoder_ablate.report import comparisons as contrasts
+from biencoder_ablate.report import statistics as significance
+from biencoder_ablate.report.comparisons import HEADS, Contrast, Group, compare, every_pair, factorial_effects, verdict
+from biencoder_ablate.report.statistics import (
     MAX_EXACT_SEEDS,
     NUM_SIGN_DRAWS,
     Interval,
@@ -30,7 +30,6 @@ from biencoder_ablate.report.significance import (
     smallest_p,
     sums_by_debate,
 )
-from biencoder_ablate.report.verdicts import verdict
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "simulate_statistics.py"
 _spec = importlib.util.spec_from_file_location("simulate_statistics", SCRIPT)
@@ -276,7 +275,7 @@ def test_identical_groups_differ_by_exactly_nothing(scale):
     correct = np.full((8, 6), scale)
     results = compare([Group("a", range(8), correct), Group("b", range(8), correct)], range(6), every_pair("ab"))
     assert (results[0].interval.low, results[0].interval.high, results[0].p) == (0, 0, 1)
-    assert not results[0].told_apart()
+    assert not results[0].is_significant()
 
 
 def test_rounding_is_no_difference():
@@ -338,7 +337,7 @@ def test_compare_gives_a_whole_family():
         assert np.mean(result.seed_estimates) == pytest.approx(result.estimate)
         assert result.interval.low < result.estimate < result.interval.high
         assert result.num_tests == 6
-        assert result.told_apart() == ("layernorm" in dict(result.contrast.weights))
+        assert result.is_significant() == ("layernorm" in dict(result.contrast.weights))
     assert [result.p_holm for result in results] == pytest.approx(holm([result.p for result in results]))
 
 
@@ -363,7 +362,7 @@ def test_a_difference_in_one_debate_only_is_not_told_apart():
     (result,) = compare([Group("a", range(10), a), Group("b", range(10), b)], np.arange(12) // 3, every_pair("ab"))
     assert result.p_holm == 2 / 2**10
     assert result.interval.low < 0 < result.interval.high
-    assert not result.told_apart()
+    assert not result.is_significant()
 
 
 def test_a_clear_winner_is_named():
@@ -406,12 +405,12 @@ def test_a_group_that_loses_on_further_seeds_is_no_winner():
     groups = [group("a", a), group("b", b), group("c", [0.0] * 10, seeds=tuple(range(10, 20)))]
     results = compare(groups, range(10), every_pair("abc"))
     assert results[0].estimate == pytest.approx(0.45)
-    assert results[0].told_apart()
+    assert results[0].is_significant()
     answer = verdict(groups, results)
     assert (answer.best, answer.winner, answer.not_told_apart) == ("b", None, ("b", "a"))
 
 
-# --- looks, one seed, outlook ---
+# --- looks, one seed, power ---
 
 
 def test_declared_looks_use_the_first_seeds_and_share_alpha():
@@ -425,7 +424,7 @@ def test_declared_looks_use_the_first_seeds_and_share_alpha():
         assert other.p_crossed_holm == pytest.approx(min(1, 3 * one.p_crossed_holm))
         assert other.family_low < one.family_low
         assert "seeds after the look at 12, left out until the next: 12, 13, 14" in other.notes
-    assert any(result.told_apart() for result in looked)
+    assert any(result.is_significant() for result in looked)
     early = compare(groups, DEBATES, every_pair(HEADS), looks=(16, 20))
     assert {result.p_family for result in early} == {1.0}
     assert "nothing is decided yet" in early[0].notes[0]
@@ -447,7 +446,7 @@ def test_what_more_seeds_would_show_by_hand():
     differences = np.array([0.3, 0.1, 0.2, 0.4, 0.0, 0.2, 0.3, 0.1, 0.2])
     zero = Group("b", range(9), np.zeros((9, 30)))
     (result,) = compare([Group("a", range(9), differences[:, None] + zero.correct), zero], range(30), every_pair("ab"))
-    seen = outlook(result)
+    seen = result.power
     error = differences.std(ddof=1) / 3
     assert seen.detectable == pytest.approx((t.ppf(0.975, 8) + t.ppf(0.8, 8)) * error)
     assert seen.p_first_better == pytest.approx(t.cdf(0.2 / (3 * error * math.sqrt(10 / 9)), 8))
@@ -460,7 +459,7 @@ def test_debates_that_few_seeds_cannot_make_up_for_need_more_debates():
     a = np.tile(np.repeat([0.5, -0.4, 0.5, -0.4], 3), (8, 1)) + np.linspace(0, 0.01, 8)[:, None]
     groups = [Group("a", range(8), a), Group("b", range(8), np.zeros((8, 12)))]
     (result,) = compare(groups, np.arange(12) // 3, every_pair("ab"))
-    assert outlook(result).seeds_to_decide is None
+    assert result.power.seeds_to_decide is None
 
 
 # --- simulated studies ---
@@ -472,15 +471,15 @@ def test_the_simulation_decides_as_the_report_does():
     scenario = replace(simulation.SCENARIOS["realistic mix"], means=(0.0, 0.6, 0.0, 1.5))
     sums, truth, _ = simulation.simulate(scenario, 4, 9, sizes, rng)
     found = simulation.decide(sums, sizes, simulation.PAIRS, truth, rng, num_looks=2)
-    assert found.told_apart.any()
-    assert not found.told_apart.all()
+    assert found.is_significant.any()
+    assert not found.is_significant.all()
     for study, of_heads in enumerate(sums):
         groups = [
             Group(name, range(9), np.repeat(each / sizes, sizes, axis=1))
             for name, each in zip("abcd", of_heads, strict=True)
         ]
         results = compare(groups, np.repeat(np.arange(6), sizes), every_pair("abcd"), looks=(9, 99))
-        assert [result.told_apart() for result in results] == found.told_apart[study].tolist()
+        assert [result.is_significant() for result in results] == found.is_significant[study].tolist()
         assert [result.estimate for result in results] == pytest.approx(found.estimate[study].tolist())
         true = simulation.PAIRS @ truth
         assert [r.interval.low <= x <= r.interval.high for r, x in zip(results, true, strict=True)] == list(

@@ -8,12 +8,12 @@ import torch
 from test_losses import COUNTERS, NEGATIVES, NUM_TEXTS, POINTS, make_model, make_texts, plain_contrastive
 from transformers import BertConfig, BertModel
 
-from biencoder_ablate.config import Config, TrainingConfig
+from biencoder_ablate.config.schema import Config, TrainingConfig
 from biencoder_ablate.data.corpus import Pair, build_corpus
-from biencoder_ablate.data.index import build_index
+from biencoder_ablate.data.index import build_table
+from biencoder_ablate.encoder.texts import CachedTexts
 from biencoder_ablate.model.biencoder import Architecture, BiEncoder
-from biencoder_ablate.model.texts import CachedTexts
-from biencoder_ablate.training.loop import Pairs, Trainee, make_optimizer, rate_factor, train_step
+from biencoder_ablate.training.loop import Pairs, TrainingContext, make_optimizer, rate_factor, train_step
 from biencoder_ablate.training.losses import ContrastiveLoss, StudyLoss
 from biencoder_ablate.training.negatives import build_pool
 
@@ -49,7 +49,7 @@ def make_trainee(loss, **training):
     model, numbered = make_model(), make_texts()
     pairs = [Pair("train", "t", "d", "pro", i, *(f"text {n}" for n in both)) for i, both in enumerate(TRAIN)]
     pairs += [Pair(split, "t", "d", "pro", 0, "another text", "and its answer") for split in ("val", "test")]
-    index = build_index(build_corpus("hand", pairs))
+    index = build_table(build_corpus("hand", pairs))
     row_of = {text: row for row, text in enumerate(index.texts)}
     features = torch.zeros(len(index.texts), 6, dtype=torch.float64)
     for number in range(NUM_TEXTS):
@@ -57,7 +57,7 @@ def make_trainee(loss, **training):
             features[row_of[f"text {number}"]] = numbered[number]
     train = index.splits["train"]
     config = Config(training=TrainingConfig(freeze_encoder=True, fast=False, **training))
-    trainee = Trainee(
+    trainee = TrainingContext(
         config, model, CachedTexts(features), index, {}, build_pool(train), loss, torch.device("cpu"), quiet=True
     )
     negative = np.array([[row_of[f"text {number}"] for number in row] for row in NEGATIVES])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from helpers import run_here
 
-from biencoder_ablate.config import Config, EvaluationConfig
+from biencoder_ablate.config.schema import Config, EvaluationConfig
 from biencoder_ablate.runs.directory import RunDirectory
 from biencoder_ablate.training.summary import describe_hard_share, figures_table, last_lines, meaning, warnings
 

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 from helpers import run_here, run_program
 
+from biencoder_ablate.cli.launchers import take_first_free
+from biencoder_ablate.cli.sweep_table import sweep_text
 from biencoder_ablate.runs.__main__ import main as list_runs
 from biencoder_ablate.runs.directory import RunDirectory, locked
 from biencoder_ablate.runs.records import write_metrics
 from biencoder_ablate.runs.status import RunStatus, SweepDirectory, objective, run_status, sweep_directory
-from biencoder_ablate.runs.workers import take_first_free
-from biencoder_ablate.sweep_table import sweep_text
-from biencoder_ablate.text import figure, show_seconds, text_table
+from biencoder_ablate.utils.console import format_number, show_seconds, text_table
 
 SMALL = ["training.freeze_encoder=true", "training.epochs=2", "model.max_tokens=16", "data.limit=3"]
 
@@ -256,7 +256,7 @@ def test_each_worker_gets_a_gpu_of_its_own(tmp_path):
 
 def test_the_lock_on_a_gpu_goes_with_its_process(tmp_path):
     code = (
-        "import pathlib, sys, time; from biencoder_ablate.runs.workers import take_first_free\n"
+        "import pathlib, sys, time; from biencoder_ablate.cli.launchers import take_first_free\n"
         f"with take_first_free(pathlib.Path({str(tmp_path)!r}), 2) as number:\n"
         "    print(number, flush=True); time.sleep(60)"
     )
@@ -289,7 +289,7 @@ def test_a_text_table_is_aligned_names_to_the_left_and_figures_to_the_right():
         "layernorm_relu_        1",
         "  neg0.01",
     ]
-    assert [figure(value) for value in (0.25, 1, None, float("nan"))] == ["0.2500", "1.0000", "", ""]
+    assert [format_number(value) for value in (0.25, 1, None, float("nan"))] == ["0.2500", "1.0000", "", ""]
 
 
 def test_how_a_run_is(tmp_path):

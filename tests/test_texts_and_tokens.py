@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from reference import corpora, fold
 
 from biencoder_ablate.data.corpus import SPLITS, DataError, Pair, build_corpus, limit_debates, make_disjoint, text_key
-from biencoder_ablate.data.index import answers_of, build_index, fingerprint_texts
-from biencoder_ablate.data.tokens import Tokens, cached_tokens, length_groups, pad, tokenize
+from biencoder_ablate.data.index import answers_of, build_table, fingerprint_texts
+from biencoder_ablate.encoder.tiny import learn_tokenizer
+from biencoder_ablate.encoder.tokens import Tokens, cached_tokens, length_groups, pad, tokenize
 from biencoder_ablate.evaluation.candidates import candidate_texts
-from biencoder_ablate.model.encoder import learn_tokenizer
 from biencoder_ablate.training.negatives import build_pool
 
 # --- text_key ---
@@ -95,7 +95,7 @@ def clean_points(index, split):
 
 
 def test_clean_points_worked_by_hand():
-    index = build_index(worked_corpus())
+    index = build_table(worked_corpus())
     for split in SPLITS:
         assert index.splits[split].clean.tolist() == [clean for *_, clean in ROWS[split]]
         assert len(index.splits[split]) == len(ROWS[split])
@@ -104,10 +104,10 @@ def test_clean_points_worked_by_hand():
 def test_what_was_published_counts_even_where_it_is_left_out():
     """data.limit and data.disjoint drop pairs from use; a text that was published earlier stays leaked."""
     corpus = worked_corpus()
-    limited = build_index(limit_debates(corpus, 1))
+    limited = build_table(limit_debates(corpus, 1))
     assert clean_points(limited, "val") == ["E"]
     assert clean_points(limited, "test") == ["K"], "G is published in val, F too"
-    disjoint = build_index(make_disjoint(corpus))
+    disjoint = build_table(make_disjoint(corpus))
     assert [pair.point for pair in disjoint.splits["train"].pairs] == ["S"]
     assert [pair.point for pair in disjoint.splits["val"].pairs] == ["H", "E"]
     assert clean_points(disjoint, "val") == ["E"], "the answer to H was published in train"
@@ -115,7 +115,7 @@ def test_what_was_published_counts_even_where_it_is_left_out():
 
 
 def test_numbers_lead_back_to_the_texts():
-    index = build_index(worked_corpus())
+    index = build_table(worked_corpus())
     assert len(set(index.texts)) == len(index.texts)
     keys = dict(zip(index.texts, index.keys.tolist(), strict=True))
     assert keys["A"] == keys["a!"] != keys["B"]
@@ -135,7 +135,7 @@ def test_right_answers_worked_by_hand():
     rows = [("A", "B"), ("C", "D"), ("a!", "D."), ("A", "b."), ("B", "A")]
     pairs = [Pair("train", "t", "d", "pro", i, *row) for i, row in enumerate(rows)]
     pairs += [Pair(split, "t", "d", "pro", 1, "A", f"only in {split}") for split in ("val", "test")]
-    index = build_index(build_corpus("made", pairs))
+    index = build_table(build_corpus("made", pairs))
     key = dict(zip(index.texts, index.keys.tolist(), strict=True))
     found_rows, found_keys = answers_of(index.splits["train"])
     both = sorted([key["B"], key["D"]])
@@ -148,7 +148,7 @@ def test_right_answers_worked_by_hand():
 @given(corpora())
 def test_negatives_and_candidates_can_both_be_told_what_is_right(corpus):
     """From the answers alone: what a training pair never gets, and which candidates a point has among the right."""
-    index = build_index(corpus)
+    index = build_table(corpus)
     train = index.splits["train"]
     rows, keys = answers_of(train)
     pool = build_pool_or_none(train)
@@ -182,7 +182,7 @@ def test_debates_of_one_name_under_two_themes_are_two():
         for theme in ("a", "b")
         for stance in ("con", "pro")
     ]
-    split = build_index(build_corpus("made", pairs)).splits["train"]
+    split = build_table(build_corpus("made", pairs)).splits["train"]
     assert split.theme.tolist() == [0, 0, 1, 1]
     assert split.debate.tolist() == [0, 0, 1, 1]
     assert split.stance.tolist() == [0, 1, 0, 1]
@@ -191,12 +191,12 @@ def test_debates_of_one_name_under_two_themes_are_two():
 def test_the_fingerprint_of_texts_is_over_strings_and_order():
     assert fingerprint_texts(("ab", "c")) != fingerprint_texts(("a", "bc"))
     assert fingerprint_texts(("a", "b")) != fingerprint_texts(("b", "a"))
-    one, other = (fingerprint_texts(build_index(worked_corpus()).texts) for _ in range(2))
+    one, other = (fingerprint_texts(build_table(worked_corpus()).texts) for _ in range(2))
     assert one == other
 
 
 def test_clean_points_of_the_real_corpus(arguana):
-    splits = build_index(arguana).splits
+    splits = build_table(arguana).splits
     assert [len(splits[name]) for name in SPLITS] == [4065, 1287, 1401]
     assert (int(splits["val"].clean.sum()), int(splits["test"].clean.sum())) == (631, 550)
 
@@ -206,7 +206,7 @@ def test_clean_points_of_the_real_corpus(arguana):
 
 @pytest.fixture(scope="module")
 def texts():
-    return build_index(load_sample()).texts[:60]
+    return build_table(load_sample()).texts[:60]
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from test_packed import CPU, make_encoder, make_tokens
 from torch import nn
 
-from biencoder_ablate.model.packed import _attend_plainly, _drop
-from biencoder_ablate.model.texts import EncodedTexts, back_in_order, packed_encoder
-from biencoder_ablate.model.threads import TwoThreads, halves
+from biencoder_ablate.encoder.packed import _attend_plainly, _drop
+from biencoder_ablate.encoder.texts import EncodedTexts, back_in_order, packed_encoder
+from biencoder_ablate.encoder.threads import TwoThreads, halves
 
 ENCODERS = {pooling: make_encoder(pooling).eval() for pooling in ("mean", "cls", "pooler")}
 LENGTHS = [4, 9, 2, 7, 7, 3, 16, 1]
@@ -36,7 +36,7 @@ def source(pooling, threads, precision="fp32", encode_group=None):
 
 def gradients(texts, rows, weights):
     texts.module.zero_grad(set_to_none=True)
-    (texts.hidden(rows) * weights).sum().backward()
+    (texts.pooled(rows) * weights).sum().backward()
     return {name: value.grad for name, value in texts.module.named_parameters() if value.grad is not None}
 
 
@@ -44,9 +44,9 @@ def gradients(texts, rows, weights):
 def test_two_threads_give_the_outputs_and_gradients_of_one(pooling):
     weights = torch.randn(len(ROWS), ENCODERS[pooling].config.hidden_size, generator=torch.Generator().manual_seed(0))
     one, two = source(pooling, None), source(pooling, TwoThreads())
-    assert torch.allclose(two.hidden(ROWS), one.hidden(ROWS), atol=1e-6)
-    assert torch.allclose(two.all_hidden(), one.all_hidden(), atol=1e-6)
-    assert not two.all_hidden().requires_grad
+    assert torch.allclose(two.pooled(ROWS), one.pooled(ROWS), atol=1e-6)
+    assert torch.allclose(two.all_pooled(), one.all_pooled(), atol=1e-6)
+    assert not two.all_pooled().requires_grad
     expected, found = gradients(one, ROWS, weights), gradients(two, ROWS, weights)
     assert expected.keys() == found.keys()
     for name in expected:
@@ -55,8 +55,8 @@ def test_two_threads_give_the_outputs_and_gradients_of_one(pooling):
 
 def test_autocast_reaches_both_threads():
     one, two = source("mean", None, "bf16"), source("mean", TwoThreads(), "bf16")
-    assert torch.allclose(two.all_hidden(), one.all_hidden(), atol=1e-6)
-    assert not torch.equal(two.all_hidden(), source("mean", TwoThreads()).all_hidden())
+    assert torch.allclose(two.all_pooled(), one.all_pooled(), atol=1e-6)
+    assert not torch.equal(two.all_pooled(), source("mean", TwoThreads()).all_pooled())
 
 
 def test_dropout_depends_on_the_seed_and_not_on_timing():
@@ -73,7 +73,7 @@ def test_dropout_depends_on_the_seed_and_not_on_timing():
         torch.manual_seed(seed)
         texts = EncodedTexts(encoder, group, make_tokens(LENGTHS), CPU, "fp32", 20, 20, TwoThreads())
         weights = torch.ones(len(ROWS), 1)
-        seen.append([texts.hidden(ROWS).detach(), *gradients(texts, ROWS, weights).values()])
+        seen.append([texts.pooled(ROWS).detach(), *gradients(texts, ROWS, weights).values()])
     assert len(calls) >= 2
     assert all(torch.equal(a, b) for a, b in zip(seen[0], seen[1], strict=True))
     assert not torch.equal(seen[0][0], seen[2][0])
@@ -103,9 +103,9 @@ def test_an_error_in_a_thread_reaches_the_caller():
         raise MemoryError("no room")
 
     with pytest.raises(MemoryError, match="no room"):
-        source("mean", TwoThreads(), encode_group=broken).hidden(ROWS)
+        source("mean", TwoThreads(), encode_group=broken).pooled(ROWS)
     with pytest.raises(MemoryError, match="no room"):
-        source("mean", TwoThreads(), encode_group=broken).all_hidden()
+        source("mean", TwoThreads(), encode_group=broken).all_pooled()
 
 
 def test_each_thread_has_half_of_the_kernel_threads_and_the_caller_keeps_them_all():
@@ -124,9 +124,9 @@ def test_each_distinct_text_is_encoded_once():
     for threads in (None, TwoThreads()):
         seen.clear()
         texts = source("mean", threads, encode_group=note)
-        texts.hidden(ROWS)
+        texts.pooled(ROWS)
         assert sorted(seen) == sorted(set(ROWS.tolist()))
-        assert texts.work(ROWS)[0] == sum(LENGTHS[row] for row in set(ROWS.tolist()))
+        assert texts.flops(ROWS)[0] == sum(LENGTHS[row] for row in set(ROWS.tolist()))
 
 
 def test_the_halves_have_draws_of_their_own_that_one_thread_makes_as_well():
@@ -140,14 +140,14 @@ def test_the_halves_have_draws_of_their_own_that_one_thread_makes_as_well():
     for num_threads in (2, 1):
         torch.set_num_threads(num_threads)
         torch.manual_seed(5)
-        found.append(EncodedTexts(encoder, note, make_tokens(LENGTHS), CPU, "fp32", 20, 20, TwoThreads()).hidden(ROWS))
+        found.append(EncodedTexts(encoder, note, make_tokens(LENGTHS), CPU, "fp32", 20, 20, TwoThreads()).pooled(ROWS))
     assert len(set(seeds)) == 2
     assert torch.allclose(found[0], found[1], atol=1e-6)
 
 
 def test_one_text_needs_no_second_thread():
     texts = source("mean", TwoThreads())
-    assert torch.allclose(texts.hidden(np.array([3, 3])), source("mean", None).hidden(np.array([3, 3])), atol=1e-6)
+    assert torch.allclose(texts.pooled(np.array([3, 3])), source("mean", None).pooled(np.array([3, 3])), atol=1e-6)
 
 
 def test_halves_are_balanced_by_cost():

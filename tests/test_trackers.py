@@ -15,8 +15,9 @@ from unittest.mock import patch
 import pytest
 from helpers import REPOSITORY, only_error, run_here, run_program, start
 
-from biencoder_ablate.config import ConfigError
-from biencoder_ablate.runs.trackers import TrackedRun, Tracker, Trackers, choose_trackers
+from biencoder_ablate.config.registry import make_trackers
+from biencoder_ablate.config.schema import ConfigError
+from biencoder_ablate.runs.trackers import TrackedRun, Tracker, Trackers
 
 LIBRARIES = [name for name in ("tensorboard", "mlflow", "wandb") if find_spec(name) is not None]
 SETTINGS = ("recipe=study", "model=tiny", "model.max_tokens=32", "training.freeze_encoder=true", "training.epochs=3")
@@ -27,7 +28,7 @@ SIZES = [8] * 13 + [4]
 KILLED_AT = 20
 KILLED = f"""
 import os, signal, time
-from biencoder_ablate import cli
+from biencoder_ablate.cli import main as cli
 from biencoder_ablate.training import loop
 
 train_step, steps = loop.train_step, []
@@ -293,14 +294,14 @@ def test_ctrl_c_is_no_failure_of_a_tracker(tmp_path):
     ],
 )
 def test_a_mistake_is_refused_in_one_line_before_anything_starts(tmp_path, overrides, message):
-    with patch("biencoder_ablate.runs.trackers.find_spec"):  # as if every extra were there
+    with patch("importlib.util.find_spec"):  # as if every extra were there
         assert only_error(run_here([*SETTINGS, *overrides], tmp_path), tmp_path).startswith(message)
 
 
 @pytest.mark.parametrize("arguments", [(), ("-m", "seed=0,1"), ("plan=true",)])
 @pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow"])
 def test_a_missing_extra_is_named_with_what_to_install_before_anything_starts(tmp_path, name, arguments):
-    with patch("biencoder_ablate.runs.trackers.find_spec", return_value=None):
+    with patch("importlib.util.find_spec", return_value=None):
         error = only_error(run_here([*arguments, *SETTINGS, f"tracker={name}"], tmp_path), tmp_path)
     assert error.startswith(f"tracker={name}: {name}")
     assert error.endswith(f"needs the extra {name}: pip install 'biencoder-ablate[{name}]'")
@@ -309,13 +310,13 @@ def test_a_missing_extra_is_named_with_what_to_install_before_anything_starts(tm
 def test_choosing_a_tracker_imports_no_library():
     loaded = set(sys.modules)
     for name in LIBRARIES:
-        choose_trackers({name: {}})
+        make_trackers({name: {}})
     assert {module.partition(".")[0] for module in set(sys.modules) - loaded} & set(LIBRARIES) == set()
 
 
 def test_a_tracker_s_options_are_a_mapping():
     with pytest.raises(ConfigError, match=r"tracker\.tensorboard=3: must be a mapping"):
-        choose_trackers({"tensorboard": 3})
+        make_trackers({"tensorboard": 3})
 
 
 def test_rerun_leaves_no_figure_of_the_old_run_in_a_directory_of_one_s_own(tmp_path):

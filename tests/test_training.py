@@ -12,7 +12,7 @@ import torch
 from helpers import make_pairs, run_here, write_pairs_csv
 from transformers import BertConfig, BertModel
 
-from biencoder_ablate.config import (
+from biencoder_ablate.config.schema import (
     Config,
     DataConfig,
     EvaluationConfig,
@@ -23,18 +23,16 @@ from biencoder_ablate.config import (
     NegativesConfig,
     TrainingConfig,
 )
-from biencoder_ablate.data.tokens import Tokens
+from biencoder_ablate.encoder.texts import EncodedTexts, plain_encoder
+from biencoder_ablate.encoder.tokens import Tokens
 from biencoder_ablate.evaluation.protocols import measure_split
 from biencoder_ablate.model.biencoder import Architecture, BiEncoder
-from biencoder_ablate.model.texts import EncodedTexts, plain_encoder
-from biencoder_ablate.runs.records import RunLog
 from biencoder_ablate.training import experiment, loop
-from biencoder_ablate.training.assemble import build_parts, make_plan
 from biencoder_ablate.training.checkpoint import RunState
 from biencoder_ablate.training.experiment import run_experiment, selects
 from biencoder_ablate.training.loop import (
     Pairs,
-    Trainee,
+    TrainingContext,
     TrainingDiverged,
     embed,
     make_optimizer,
@@ -44,7 +42,9 @@ from biencoder_ablate.training.loop import (
     train_step,
 )
 from biencoder_ablate.training.losses import StudyLoss
-from biencoder_ablate.training.processes import World
+from biencoder_ablate.training.plan import build_components, make_plan
+from biencoder_ablate.utils.console import RunLog
+from biencoder_ablate.utils.distributed import World
 
 VARIANTS = {
     "none": ("none", "none"),
@@ -72,7 +72,7 @@ def make_config(tmp_path, head="layernorm_relu", training=None, **changes):
 
 def build(config):
     """(parts, optimizer) of a config."""
-    parts = build_parts(make_plan(config), RunLog(None, quiet=True), World())
+    parts = build_components(make_plan(config), RunLog(None, quiet=True), World())
     return parts, make_optimizer(parts.trainee.model, config)
 
 
@@ -160,7 +160,7 @@ def test_frozen_and_trained_runs_share_the_pretrained_encoder_s_features(tmp_pat
     (kept,) = (tmp_path / "cache" / "features").glob("*.npy")
     np.save(kept, np.load(kept) + 1)  # whoever reads the file is found out
     frozen, _ = build(make_config(tmp_path, training={"freeze_encoder": True}))
-    for h in (frozen.trainee.texts.all_hidden(), parts.pretrained()[0]):
+    for h in (frozen.trainee.texts.all_pooled(), parts.pretrained()[0]):
         torch.testing.assert_close(h, plain.h + 1)
 
 
@@ -168,7 +168,7 @@ def test_a_frozen_encoder_stays_and_linear1_and_the_head_learn(tmp_path):
     config = make_config(tmp_path, training={"freeze_encoder": True, "head_learning_rate": 0.01})
     parts, optimizer = build(config)
     trainee, before = parts.trainee, state_of(parts)
-    features = trainee.texts.all_hidden().clone()
+    features = trainee.texts.all_pooled().clone()
     assert set(before) == {
         "linear1.weight",
         "linear1.bias",
@@ -182,7 +182,7 @@ def test_a_frozen_encoder_stays_and_linear1_and_the_head_learn(tmp_path):
     assert "tokens_per_second" not in trained.record, "no text is encoded while training"
     after = state_of(parts)
     assert not any(torch.equal(value, after[name]) for name, value in before.items())
-    assert torch.equal(trainee.texts.all_hidden(), features)
+    assert torch.equal(trainee.texts.all_pooled(), features)
     # The cached features are those of the encoder that an unfrozen run would start from.
     unfrozen, _ = build(make_config(tmp_path))
     assert torch.equal(embed(unfrozen.trainee).h, features)
@@ -190,7 +190,7 @@ def test_a_frozen_encoder_stays_and_linear1_and_the_head_learn(tmp_path):
     (path,) = (tmp_path / "cache" / "features").glob("*.npy")
     stamp = path.stat().st_mtime_ns
     again, _ = build(config)
-    assert torch.equal(again.trainee.texts.all_hidden(), features) and path.stat().st_mtime_ns == stamp
+    assert torch.equal(again.trainee.texts.all_pooled(), features) and path.stat().st_mtime_ns == stamp
 
 
 def test_an_unfrozen_encoder_has_a_rate_of_its_own(tmp_path):
@@ -246,7 +246,7 @@ def test_model_dropout_reaches_the_encoder(tmp_path):
         parts, _ = build(make_config(tmp_path, model=ModelConfig("tiny", max_tokens=24, dropout=dropout)))
         expected = embed(parts.trainee).h[:6]
         parts.trainee.model.train()
-        assert torch.allclose(parts.trainee.texts.hidden(np.arange(6)), expected, atol=1e-5) is alike
+        assert torch.allclose(parts.trainee.texts.pooled(np.arange(6)), expected, atol=1e-5) is alike
 
 
 @pytest.mark.parametrize("key", ["learning_rate", "head_learning_rate"])
@@ -518,7 +518,7 @@ def golden_trainee(head, config):
     shape = Architecture(32, 8, head_options=dict(zip(("norm", "activation"), VARIANTS[head], strict=True)))
     model = BiEncoder(shape, encoder, seed=2)
     texts = EncodedTexts(encoder, plain_encoder(encoder, "mean"), tokens, torch.device("cpu"), "fp32", 40, 40)
-    return Trainee(config, model, texts, None, {}, None, StudyLoss(), torch.device("cpu"), quiet=True)
+    return TrainingContext(config, model, texts, None, {}, None, StudyLoss(), torch.device("cpu"), quiet=True)
 
 
 def golden_losses(head, tmp_path):

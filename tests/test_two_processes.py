@@ -15,8 +15,8 @@ import torch
 from helpers import PACKAGE, run_python
 from test_losses import gradients, make_batch, make_model, make_texts
 
-from biencoder_ablate.training import processes
 from biencoder_ablate.training.losses import ContrastiveLoss
+from biencoder_ablate.utils import distributed as processes
 
 HERE = Path(__file__).parent
 SHARES = [

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import torch
 
-from biencoder_ablate.config import (
+from biencoder_ablate.config.schema import (
     Config,
     DataConfig,
     HeadConfig,
@@ -19,12 +19,12 @@ from biencoder_ablate.config import (
     NegativesConfig,
     TrainingConfig,
 )
-from biencoder_ablate.runs.records import RunLog
-from biencoder_ablate.seeding import generator
-from biencoder_ablate.training.assemble import build_parts, make_plan
 from biencoder_ablate.training.loop import Pairs, embed, make_optimizer, train_step
 from biencoder_ablate.training.negatives import Mining, draw_negatives
-from biencoder_ablate.training.processes import joined, world_from_environment
+from biencoder_ablate.training.plan import build_components, make_plan
+from biencoder_ablate.utils.console import RunLog
+from biencoder_ablate.utils.distributed import process_group, world_from_environment
+from biencoder_ablate.utils.seeding import generator
 
 NUM_STEPS = 20
 STRIDE = 97
@@ -54,8 +54,8 @@ def main(recipe: str, out: str) -> None:
     )
     world = world_from_environment()
     plan = make_plan(config)
-    with joined(world, plan.device):
-        trainee = build_parts(plan, RunLog(None, quiet=True), world).trainee
+    with process_group(world, plan.device):
+        trainee = build_components(plan, RunLog(None, quiet=True), world).trainee
         optimizer = make_optimizer(trainee.model, config)
         split = trainee.splits["train"].split
         mining = Mining(negatives.per_pair, negatives.skip, negatives.depth)

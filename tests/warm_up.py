@@ -5,9 +5,9 @@ import transformers.models.bert.modeling_bert
 import transformers.tokenization_utils_tokenizers  # noqa: F401
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
-import biencoder_ablate.sweep
+import biencoder_ablate.cli.sweep
 import biencoder_ablate.training.experiment  # noqa: F401
-from biencoder_ablate.compose import parse_arguments, understood
+from biencoder_ablate.config.compose import parse_arguments, understood
 
 get_checkpoint_conversion_mapping("bert")
 with understood(parse_arguments(["model=tiny"])):

@@ -18,14 +18,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from source_log import SPLITS, SourceLog, parse_source_log
 
-from biencoder_ablate.files import whole_file, write_text
-from biencoder_ablate.report import style
-from biencoder_ablate.report.export import csv_text
+from biencoder_ablate.report import plot_style as style
+from biencoder_ablate.report.analysis import analyse
 from biencoder_ablate.report.plots import MOST_LINES
-from biencoder_ablate.report.questions import analyse
 from biencoder_ablate.report.read import collect
 from biencoder_ablate.report.study import Arms, Cell, make_studies
 from biencoder_ablate.report.tables import Value
+from biencoder_ablate.report.write import csv_text
+from biencoder_ablate.utils.files import whole_file, write_text
 
 ABOUT = (
     "Top-1 as the source study's scripts computed it: over the first sixteenth of a split's points, the point itself "

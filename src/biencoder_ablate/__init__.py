@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from biencoder_ablate.version import __version__
+
 if TYPE_CHECKING:
     from biencoder_ablate.api import TrainedModel
 
-__version__ = "0.4.0"
+__all__ = ["__version__", "load"]
 
 
 def load(run_dir: str | Path, overrides: Sequence[str] = ()) -> TrainedModel:
@@ -19,7 +21,6 @@ def load(run_dir: str | Path, overrides: Sequence[str] = ()) -> TrainedModel:
     `overrides` are those of `biencoder_ablate.evaluate`, as "evaluation.rerank=all" or "training.device=cpu".
     Nothing that is loaded is executed. Raises ConfigError, a ValueError, for what cannot be used.
     """
-    from biencoder_ablate.api import use  # torch comes with it
-    from biencoder_ablate.trained_run import open_run
+    from biencoder_ablate.api import open_run, use  # torch comes with it
 
     return use(open_run(run_dir, overrides))

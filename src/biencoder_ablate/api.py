@@ -9,27 +9,48 @@ B points or pairs, C candidates, D distinct strings among them, H pooled width, 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 
+from biencoder_ablate.config import Config, ConfigError, DataConfig
+from biencoder_ablate.config.compose import parse_arguments, to_config, understood
+from biencoder_ablate.config.schema import MEASURING_KEYS, cache_directory, check, schema_keys
 from biencoder_ablate.data.corpus import text_key
+from biencoder_ablate.data.index import TextTable, points_of
+from biencoder_ablate.encoder.device import choose_device, choose_precision
+from biencoder_ablate.encoder.features import features_of
+from biencoder_ablate.encoder.pretrained import ModelSource
+from biencoder_ablate.encoder.texts import (
+    Advance,
+    EncodeSettings,
+    Hidden,
+    TextEncoder,
+    encode_settings,
+    open_encoder,
+    prompted_texts,
+)
 from biencoder_ablate.evaluation.candidates import as_candidates
 from biencoder_ablate.evaluation.distances import Targets, check_finite, distances_to, first_k, make_targets
 from biencoder_ablate.evaluation.pair_scores import pair_scorer
-from biencoder_ablate.evaluation.ranking import Stage1, rerank
+from biencoder_ablate.evaluation.ranking import FirstStage, rerank
 from biencoder_ablate.model.biencoder import BiEncoder
-from biencoder_ablate.model.texts import Advance, TextEncoder
-from biencoder_ablate.trained_run import TrainedRun
+from biencoder_ablate.model.saved import ModelSpec, encoder_source, read_model_spec, restore_biencoder
+from biencoder_ablate.runs.directory import find_run
+from biencoder_ablate.utils.console import RunLog
+from biencoder_ablate.utils.files import read_json
 
 BLOCK_FLOATS = 16_000_000
 """So many distances at a time (64 MB)."""
 
 
 @dataclass(frozen=True)
-class Answers:
+class SearchResults:
     """The best candidates of B points in their final order, the head's first and then by distance; each array (B, k).
 
     candidate: its place in the corpus, −1 where a point has fewer than k. distance: Euclidean, in retrieval space.
@@ -44,7 +65,7 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Index:
+class SearchIndex:
     """A corpus ready to be searched: its D distinct strings, where each of the C candidates lies among them (C,), a
     hash of what makes each the text it is (D,), h (D, H), and what distances are measured to (D, R)."""
 
@@ -80,12 +101,12 @@ class TrainedModel:
     def encode_points(self, texts: str | Sequence[str]) -> np.ndarray:
         """r (B, R) float32 of texts that ask; of unit length where the run's similarity is cosine."""
         with torch.no_grad():
-            return self.biencoder.as_points(self.hidden_points(texts)).cpu().numpy()
+            return self.biencoder.as_points(self.pooled_points(texts)).cpu().numpy()
 
     def encode_candidates(self, texts: str | Sequence[str]) -> np.ndarray:
         """r (B, R) float32 of texts that are ranked. With towers=shared the same as `encode_points`."""
         with torch.no_grad():
-            return self.biencoder.as_candidates(self.hidden_candidates(texts)).cpu().numpy()
+            return self.biencoder.as_candidates(self.pooled_candidates(texts)).cpu().numpy()
 
     def score(self, points: str | Sequence[str], candidates: str | Sequence[str]) -> np.ndarray:
         """What stage 2 ranks by (B,) float32, pair by pair; a single point is scored with every candidate.
@@ -96,47 +117,51 @@ class TrainedModel:
         if len(asking) not in (1, len(ranked)):
             raise ValueError(f"{len(asking)} points with {len(ranked)} candidates: must be as many, or one point")
         with torch.no_grad():
-            h = torch.cat([self.hidden_points(asking), self.hidden_candidates(ranked)])
+            h = torch.cat([self.pooled_points(asking), self.pooled_candidates(ranked)])
             embeddings = self.biencoder.embed(h)
         row = torch.arange(len(ranked))
         score = pair_scorer(self.biencoder, embeddings, self.encoder.reading.fast)
         return score(row if len(asking) > 1 else torch.zeros_like(row), row + len(asking))[0].cpu().numpy()
 
-    def index(self, corpus: Sequence[str], advance: Advance | None = None) -> Index:
+    def index(self, corpus: Sequence[str], advance: Advance | None = None) -> SearchIndex:
         """A corpus encoded once, for many calls of `retrieve`; `advance` is told how many more texts are done."""
-        return self.index_of(corpus, self.hidden_candidates(list(dict.fromkeys(corpus)), advance))
+        return self.index_of(corpus, self.pooled_candidates(list(dict.fromkeys(corpus)), advance))
 
-    def index_of(self, corpus: Sequence[str], h: torch.Tensor) -> Index:
+    def index_of(self, corpus: Sequence[str], h: torch.Tensor) -> SearchIndex:
         """The same from pooled outputs h (D, H) of the distinct strings, in order of first use."""
         distinct = {text: number for number, text in enumerate(dict.fromkeys(corpus))}
         place = np.array([distinct[text] for text in corpus], dtype=np.int64)
         with torch.no_grad():
             targets = make_targets(self.biencoder.as_candidates(h))
-        return Index(list(distinct), place, np.array([key_hash(text) for text in distinct], dtype=np.int64), h, targets)
+        return SearchIndex(
+            list(distinct), place, np.array([key_hash(text) for text in distinct], dtype=np.int64), h, targets
+        )
 
-    def retrieve(self, points: str | Sequence[str], corpus: Sequence[str] | Index, k: int = 10) -> Answers:
+    def retrieve(self, points: str | Sequence[str], corpus: Sequence[str] | SearchIndex, k: int = 10) -> SearchResults:
         """The best k of a corpus for each point, ranked as evaluation ranks: by distance, then the first `rerank` by
         the head; equal ones in the corpus's order.
 
         A text never answers itself: candidates equal to the point, after folding case, space and punctuation, are
         left out. Raises ValueError for an empty corpus, and where distances or scores are not finite.
         """
-        index, asking = corpus if isinstance(corpus, Index) else self.index(corpus), _as_list(points)
+        index, asking = corpus if isinstance(corpus, SearchIndex) else self.index(corpus), _as_list(points)
         if not len(index) or k < 1:
             raise ValueError(f"k={k}, {len(index)} candidates: both must be 1 or more")
         depth = {"all": len(index), "none": 0}.get(str(self.rerank), self.rerank)
         assert isinstance(depth, int)
-        h = self.hidden_points(asking)
+        h = self.pooled_points(asking)
         rows = max(1, BLOCK_FLOATS // len(index))
         blocks = [
             self._retrieve(asking[start : start + rows], h[start : start + rows], index, k, depth)
             for start in range(0, len(asking), rows)
         ]
         if not blocks:
-            return Answers(*(np.zeros((0, k), dtype) for dtype in (np.int64, np.float32, np.float32, bool)))
-        return Answers(*(np.concatenate([getattr(block, name) for block in blocks]) for name in vars(blocks[0])))
+            return SearchResults(*(np.zeros((0, k), dtype) for dtype in (np.int64, np.float32, np.float32, bool)))
+        return SearchResults(*(np.concatenate([getattr(block, name) for block in blocks]) for name in vars(blocks[0])))
 
-    def _retrieve(self, points: Sequence[str], h: torch.Tensor, index: Index, k: int, depth: int) -> Answers:
+    def _retrieve(
+        self, points: Sequence[str], h: torch.Tensor, index: SearchIndex, k: int, depth: int
+    ) -> SearchResults:
         num, device = len(points), h.device
         place = torch.from_numpy(index.place).to(device)
         with torch.no_grad():
@@ -154,16 +179,16 @@ class TrainedModel:
         with torch.no_grad():
             embeddings = self.biencoder.embed(torch.cat([h, index.h[kept].to(h)]))
         score = pair_scorer(self.biencoder, embeddings, self.encoder.reading.fast)
-        stage1 = Stage1(torch.zeros(num, dtype=torch.int64), order, distance)
+        stage1 = FirstStage(torch.zeros(num, dtype=torch.int64), order, distance)
         found = rerank(stage1, depth, np.arange(num), as_candidates(number), score)
         best = [of[:, :k] for of in (found.order, found.distance, found.score, found.dead)]
-        return Answers(best[0], np.sqrt(best[1]), np.where(np.isfinite(best[2]), best[2], np.nan), best[3])
+        return SearchResults(best[0], np.sqrt(best[1]), np.where(np.isfinite(best[2]), best[2], np.nan), best[3])
 
-    def hidden_points(self, texts: str | Sequence[str]) -> torch.Tensor:
+    def pooled_points(self, texts: str | Sequence[str]) -> torch.Tensor:
         """Pooled outputs h (B, H) of texts that ask, on the model's device, each distinct string encoded once."""
         return self._hidden(self.encoder.reading.as_points(_as_list(texts)))
 
-    def hidden_candidates(self, texts: str | Sequence[str], advance: Advance | None = None) -> torch.Tensor:
+    def pooled_candidates(self, texts: str | Sequence[str], advance: Advance | None = None) -> torch.Tensor:
         """The same of texts that are ranked."""
         return self._hidden(self.encoder.reading.as_candidates(_as_list(texts)), advance)
 
@@ -195,3 +220,111 @@ def key_hash(text: str) -> int:
 def use(run: TrainedRun) -> TrainedModel:
     """The model of an opened run. Raises ConfigError."""
     return TrainedModel(run.name, run.encoder(), run.biencoder(), run.config.evaluation.rerank)
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished run: how it was trained, how it is to be used now, and what it says of itself."""
+
+    path: Path
+    trained: Config
+    config: Config
+    result: Mapping[str, Any]
+    trained_on: str | None
+    """Fingerprint of the corpus that the run was trained on."""
+    contract: ModelSpec
+
+    @property
+    def name(self) -> str:
+        """What the run is called, wherever its directory lies."""
+        return str(self.result.get("name") or self.path.resolve().name)
+
+    @property
+    def reading(self) -> EncodeSettings:
+        """How the encoder reads texts now."""
+        device = choose_device(self.config.training.device)
+        precision = choose_precision(self.config.training.precision, device)
+        reading = encode_settings(self.config, device, precision)
+        contract = self.contract
+        return replace(
+            reading,
+            pooling=contract.pooling,
+            point_prompt=contract.point_prompt,
+            candidate_prompt=contract.candidate_prompt,
+        )
+
+    def as_pretrained(self) -> TrainedRun:
+        """The run as if its encoder had been frozen: with the encoder that it started from."""
+        return replace(self, contract=replace(self.contract, copied=False))
+
+    def source(self) -> ModelSource:
+        """The encoder's files. Raises ConfigError where they are gone or have changed."""
+        return encoder_source(self.path / "model", self.contract, self.config.model, cache_directory(self.config))
+
+    def encoder(self) -> TextEncoder:
+        """The run's encoder, ready for texts. Raises ConfigError as `source`."""
+        return open_encoder(self.source(), self.reading)
+
+    def features(self, texts: Sequence[str], log: RunLog) -> torch.Tensor:
+        """Pooled outputs h (B, H) of texts, prompts in them, kept in the cache. Raises ConfigError as `source`."""
+        return features_of(self.source(), self.reading, texts, cache_directory(self.config), log)
+
+    def pooled(self, index: TextTable, log: RunLog) -> Hidden:
+        """h of a corpus's texts, kept likewise."""
+        roles = prompted_texts(index.texts, points_of(index), self.reading)
+        return roles.of(self.features(roles.strings, log))
+
+    def biencoder(self) -> BiEncoder:
+        """The trained projections and head, on the device, in eval mode."""
+        return restore_biencoder(self.path / "model", self.contract).to(self.reading.device)
+
+
+def open_run(run_dir: str | Path, overrides: Sequence[str]) -> TrainedRun:
+    """The finished run that `run_dir` names (`find_run`), its config changed by the overrides. Raises ConfigError."""
+    path = find_run(run_dir)
+    result, manifest = read_json(path / "result.json"), read_json(path / "manifest.json")
+    if not isinstance(result, dict):
+        raise ConfigError(
+            f"{run_dir}: no result.json there; must be the directory of a finished run, logs/runs/NAME, "
+            "its name, or latest"
+        )
+    if result.get("status") != "finished":
+        raise ConfigError(
+            f"{run_dir}: this run has not finished (status {result.get('status')}); the command that "
+            "started it goes on with it"
+        )
+    how = path / ".hydra" / "config.yaml"
+    if not how.is_file():
+        raise ConfigError(f"{how}: no such file; it says how the run was trained")
+    if not (path / "model").is_dir():
+        raise ConfigError(
+            f"{path / 'model'}: no such directory; train the run again with training.save_model=true rerun=true"
+        )
+    composed = OmegaConf.load(how)
+    trained = to_config(composed, checked=False)  # type: ignore[arg-type]
+    # Composing what overrides there are takes Hydra a fifth of a second.
+    config = to_config(_overridden(composed, overrides), checked=False) if overrides else trained
+    check(config)
+    trained_on = (manifest or {}).get("determined_by", {}).get("data")
+    return TrainedRun(path, trained, config, result, trained_on, read_model_spec(path / "model"))
+
+
+def _overridden(composed: Any, overrides: Sequence[str]) -> Any:
+    """A run's composed config with changes. Hydra reads the overrides; only keys of MEASURING_KEYS are taken."""
+    leaves = [key for key, _ in schema_keys()]
+    keys = [override.split("=", 1)[0].lstrip("+") for override in overrides]
+    with understood(parse_arguments(list(overrides))) as command:
+        for key, override in zip(keys, overrides, strict=True):
+            if key not in MEASURING_KEYS and f"{key.split('.')[0]}.*" not in MEASURING_KEYS:
+                raise ConfigError(
+                    f"{override}: a finished run is measured, not trained anew; only {', '.join(MEASURING_KEYS)} can be given"
+                )
+        new = command.base
+    if "data" in keys:  # another corpus: nothing of how the run's own was read holds for it
+        composed = OmegaConf.merge(composed, {"data": OmegaConf.structured(DataConfig)})
+        keys += [key for key in leaves if key.startswith("data.")]
+    changed = OmegaConf.create({})
+    for key in leaves:
+        if key in keys:
+            OmegaConf.update(changed, key, OmegaConf.select(new, key), force_add=True)
+    return OmegaConf.merge(composed, changed)

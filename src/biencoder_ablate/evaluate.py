@@ -12,19 +12,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from biencoder_ablate.command import ALLOWED, add_json_option, answer, print_json
+from biencoder_ablate.config.schema import MEASURING_KEYS
 from biencoder_ablate.runs.directory import find_run
-from biencoder_ablate.text import figure, text_table
+from biencoder_ablate.utils.command import add_json_option, print_json, run_command
+from biencoder_ablate.utils.console import format_number, text_table
 
 if TYPE_CHECKING:
+    from biencoder_ablate.api import TrainedRun
     from biencoder_ablate.data.corpus import Corpus
-    from biencoder_ablate.data.index import TextIndex
-    from biencoder_ablate.evaluation.candidates import SplitCandidates
+    from biencoder_ablate.data.index import TextTable
+    from biencoder_ablate.encoder.texts import Hidden
+    from biencoder_ablate.evaluation.candidates import RetrievalTask
     from biencoder_ablate.evaluation.pair_scores import PairScorer
     from biencoder_ablate.model.biencoder import Embeddings
-    from biencoder_ablate.model.texts import Hidden
-    from biencoder_ablate.runs.records import RunLog
-    from biencoder_ablate.trained_run import TrainedRun
+    from biencoder_ablate.utils.console import RunLog
 
 MEASURED = ("val", "test")
 TREC_DEPTH = 1000
@@ -46,7 +47,7 @@ COLUMNS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, keep RUN_DIR/evaluations/NAME.json, print tables or JSON; returns the exit code."""
-    return answer(_parser(), argv, _show)
+    return run_command(_parser(), argv, _show)
 
 
 def _show(arguments: argparse.Namespace) -> None:
@@ -69,7 +70,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Example: biencoder-ablate evaluate logs/runs/NAME evaluation.rerank=all --baselines",
     )
     parser.add_argument("run_dir", metavar="RUN_DIR", help="a finished run: logs/runs/NAME, its name, or latest")
-    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help=f"any of {', '.join(ALLOWED)}")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="KEY=VALUE", help=f"any of {', '.join(MEASURING_KEYS)}"
+    )
     parser.add_argument(
         "--baselines",
         action="store_true",
@@ -100,23 +103,23 @@ def evaluate(
     """
     import torch
 
-    from biencoder_ablate.data.index import build_index
+    from biencoder_ablate.api import open_run
+    from biencoder_ablate.data.index import build_table
     from biencoder_ablate.data.readers import load_corpus
     from biencoder_ablate.evaluation.pair_scores import pair_scorer
-    from biencoder_ablate.evaluation.protocols import final_rankings, split_figures, study_top1
-    from biencoder_ablate.files import finite
-    from biencoder_ablate.runs.records import RunLog
-    from biencoder_ablate.trained_run import open_run
+    from biencoder_ablate.evaluation.protocols import final_rankings, split_metrics, study_top1
+    from biencoder_ablate.utils.console import RunLog
+    from biencoder_ablate.utils.files import finite
 
     run = open_run(run_dir, overrides)
     if not os.access(run.path, os.W_OK):
         raise PermissionError(f"{run_dir}: cannot be written to, and evaluations/ belongs there; copy the run first")
     log, asked = RunLog(None, quiet), run.config.evaluation
     corpus = load_corpus(run.config.data)
-    index = build_index(corpus)
+    index = build_table(corpus)
     splits, notes = _splits(run, corpus, index)
     started = time.perf_counter()
-    h, h_asking = run.hidden(index, log)
+    h, h_asking = run.pooled(index, log)
     seconds = {"encoding": time.perf_counter() - started}
     started = time.perf_counter()
     model = run.biencoder()
@@ -125,7 +128,7 @@ def evaluate(
     score = pair_scorer(model, embeddings, run.config.training.fast)
     measured = {}
     for name, prepared in splits.items():
-        measured[name] = split_figures(final_rankings(prepared, embeddings, score, asked.rerank))
+        measured[name] = split_metrics(final_rankings(prepared, embeddings, score, asked.rerank))
         if asked.source:
             measured[name]["source/top1"] = study_top1(prepared, embeddings, score)
         if trec is not None:
@@ -151,7 +154,7 @@ def evaluate(
 
 
 def write_trec(
-    out: Path, prepared: SplitCandidates, embeddings: Embeddings, score: PairScorer, depth: int | str, tag: str
+    out: Path, prepared: RetrievalTask, embeddings: Embeddings, score: PairScorer, depth: int | str, tag: str
 ) -> None:
     """Write OUT/SPLIT.run and OUT/SPLIT.qrels: the official candidates of each point, ranked as the figures are.
 
@@ -160,7 +163,7 @@ def write_trec(
     names are percent-encoded. Raises OSError.
     """
     from biencoder_ablate.evaluation.ranking import rerank, stage1
-    from biencoder_ablate.files import write_text
+    from biencoder_ablate.utils.files import write_text
 
     candidates, asked, split = prepared.candidates, prepared.sets()[0], prepared.split
     num = {"all": len(candidates), "none": 0}.get(str(depth), depth)
@@ -192,20 +195,20 @@ def trec_name(name: str) -> str:
     return re.sub(r"[\s%]", lambda found: quote(found[0]), name)
 
 
-def _splits(run: TrainedRun, corpus: Corpus, index: TextIndex) -> tuple[dict[str, SplitCandidates], list[str]]:
+def _splits(run: TrainedRun, corpus: Corpus, index: TextTable) -> tuple[dict[str, RetrievalTask], list[str]]:
     """Val and test with their candidates, and what must be said of them.
 
     On another corpus than the run's, clean figures also leave out what the model has seen: for val the training
     split that the run had, for test its val as well.
     """
     from biencoder_ablate.data.readers import load_corpus
-    from biencoder_ablate.evaluation.candidates import prepare
+    from biencoder_ablate.evaluation.candidates import build_task
     from biencoder_ablate.evaluation.protocols import leave_out_seen
 
     notes = list(corpus.notes)
     arrays = {name: index.splits[name] for name in MEASURED if len(index.splits[name])}
     if corpus.fingerprint == run.trained_on:
-        return {name: prepare(split) for name, split in arrays.items()}, notes
+        return {name: build_task(split) for name, split in arrays.items()}, notes
     notes.append("not the corpus, or not the part of it, that the run's own figures are of")
     try:
         published = load_corpus(run.trained.data).published
@@ -214,33 +217,33 @@ def _splits(run: TrainedRun, corpus: Corpus, index: TextIndex) -> tuple[dict[str
     else:
         seen = {"val": published["train"], "test": published["train"] | published["val"]}
         arrays = {name: leave_out_seen(split, seen[name]) for name, split in arrays.items()}
-    return {name: prepare(split) for name, split in arrays.items()}, notes
+    return {name: build_task(split) for name, split in arrays.items()}, notes
 
 
 def _baselines(
     run: TrainedRun,
-    index: TextIndex,
-    splits: Mapping[str, SplitCandidates],
+    index: TextTable,
+    splits: Mapping[str, RetrievalTask],
     hidden: Hidden,
     notes: list[str],
     log: RunLog,
 ) -> dict[str, Any]:
     """Figures that need no training. Without the pretrained encoder its rows are missing, and `notes` says why."""
-    from biencoder_ablate.evaluation.protocols import encoder_figures, lexical_figures
+    from biencoder_ablate.evaluation.baselines import encoder_metrics, lexical_metrics
 
-    found = lexical_figures(index.texts, splits)
+    found = lexical_metrics(index.texts, splits)
     try:
-        h, h_asking = run.as_pretrained().hidden(index, log) if run.contract.copied else hidden
+        h, h_asking = run.as_pretrained().pooled(index, log) if run.contract.copied else hidden
     except (ValueError, OSError) as error:
         notes.append(f"no figures of the pretrained encoder: {error}")
         return found
-    return found | encoder_figures(h, splits, h_asking)
+    return found | encoder_metrics(h, splits, h_asking)
 
 
 def keep(run_dir: str | Path, report: Mapping[str, Any]) -> Path:
     """Write the report to RUN_DIR/evaluations/, whole, named by what was measured; the same again replaces it."""
-    from biencoder_ablate.files import write_json
     from biencoder_ablate.runs.identity import short_hash
+    from biencoder_ablate.utils.files import write_json
 
     measured = {key: report[key] for key in ("evaluation", "data", "precision")}
     rows = "_baselines" if "baselines" in report else ""
@@ -282,16 +285,16 @@ def describe(report: Mapping[str, Any]) -> str:
 
 
 def figures_table(split: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
-    """Figures of one split, a line a row: (name, figures as `protocols.split_figures` gives them)."""
+    """Figures of one split, a line a row: (name, figures as `protocols.split_metrics` gives them)."""
     from biencoder_ablate.evaluation.candidates import TASKS
 
     sizes = {(figures["num_points"], figures["num_points_clean"]) for _, figures in rows}
     over = " or ".join(f"{points} points, {clean} of them clean" for points, clean in sorted(sizes, reverse=True))
-    main = [[name, *(figure(figures.get(key)) or "–" for key in COLUMNS.values())] for name, figures in rows]
+    main = [[name, *(format_number(figures.get(key)) or "–" for key in COLUMNS.values())] for name, figures in rows]
     shown = f"{split}: {over}\n{text_table(['', *COLUMNS], main)}"
     kept = [task for task in TASKS if any(task in figures["tasks"] for _, figures in rows)]
     tasks = [
-        [name, *(figure(figures["tasks"].get(task, {}).get("top1"), 3) or "–" for task in kept)]
+        [name, *(format_number(figures["tasks"].get(task, {}).get("top1"), 3) or "–" for task in kept)]
         for name, figures in rows
     ]
     return f"{shown}\n\n{text_table(['top-1 among', *kept], tasks)}" if kept else shown

@@ -20,13 +20,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from biencoder_ablate.command import ALLOWED, answer
-from biencoder_ablate.text import figure, first_line
+from biencoder_ablate.config.schema import MEASURING_KEYS
+from biencoder_ablate.utils.command import run_command
+from biencoder_ablate.utils.console import first_line, format_number
 
 if TYPE_CHECKING:
     import torch
 
-    from biencoder_ablate.trained_run import TrainedRun
+    from biencoder_ablate.api import TrainedRun
 
 LICENCES = {
     "sample": "the debates that ship with biencoder-ablate, written by an AI model; CC0 1.0",
@@ -40,7 +41,7 @@ _MODULES = "sentence_transformers.models"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the directory and say what is in it; returns the exit code (1 with one message for what is wrong)."""
-    return answer(_parser(), argv, _show)
+    return run_command(_parser(), argv, _show)
 
 
 def _show(arguments: argparse.Namespace) -> None:
@@ -65,7 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("run_dir", metavar="RUN_DIR", help="a finished run: logs/runs/NAME, its name, or latest")
     parser.add_argument("out", metavar="OUT", help="the directory to write; an earlier export there is replaced")
-    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help=f"any of {', '.join(ALLOWED)}")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="KEY=VALUE", help=f"any of {', '.join(MEASURING_KEYS)}"
+    )
     parser.add_argument("--push", metavar="OWNER/NAME", help="put it on the Hugging Face hub, private at first")
     return parser
 
@@ -76,8 +79,8 @@ def export(run_dir: str | Path, out: Path, overrides: Sequence[str] = ()) -> flo
     Returns by how much embeddings of the sample debates differ at most between sentence-transformers and the run; None
     where that library is not installed. Raises ValueErrors, among them for an `out` that holds something else.
     """
-    from biencoder_ablate.files import whole_directory, write_text
-    from biencoder_ablate.trained_run import open_run
+    from biencoder_ablate.api import open_run
+    from biencoder_ablate.utils.files import whole_directory, write_text
 
     if out.exists() and not (out / "run" / "result.json").is_file() and (out.is_file() or any(out.iterdir())):
         raise ValueError(f"{out}: holds something else than an export; must be new, empty, or an earlier export")
@@ -183,7 +186,7 @@ def _write_run(run: TrainedRun, out: Path) -> None:
 
 def _told(name: Any) -> Any:
     """A name or path as others may read it: of a path on this machine its last part."""
-    from biencoder_ablate.config import looks_like_path
+    from biencoder_ablate.config.schema import looks_like_path
 
     return Path(name).name if name and looks_like_path(name) else name
 
@@ -197,9 +200,9 @@ def _difference(run: TrainedRun, out: Path) -> float | None:
     from sentence_transformers import SentenceTransformer
 
     from biencoder_ablate.api import use
-    from biencoder_ablate.config import DataConfig
+    from biencoder_ablate.config.schema import DataConfig
     from biencoder_ablate.data.readers import read_sample
-    from biencoder_ablate.model.encoder import quiet_transformers
+    from biencoder_ablate.utils.console import quiet_transformers
 
     pairs = read_sample(DataConfig()).test
     with quiet_transformers():
@@ -216,7 +219,7 @@ def model_card(run: TrainedRun, difference: float | None) -> str:
     from omegaconf import OmegaConf
 
     from biencoder_ablate.evaluation.baselines import TITLES
-    from biencoder_ablate.files import read_json
+    from biencoder_ablate.utils.files import read_json
 
     manifest, contract, config, result = read_json(run.path / "manifest.json"), run.contract, run.trained, run.result
     assert isinstance(manifest, dict)
@@ -228,7 +231,11 @@ def model_card(run: TrainedRun, difference: float | None) -> str:
     ):
         values = [of[split].get(f"top1{clean}") for of in baselines.values()]
         values += [result[split][f"{key}{clean}"] for key in ("top1_stage1", "top1", "mrr", "ndcg@10")]
-        cells = [f"{split} {kind}", str(result[split][f"num_points{clean}"]), *(figure(of) or "–" for of in values)]
+        cells = [
+            f"{split} {kind}",
+            str(result[split][f"num_points{clean}"]),
+            *(format_number(of) or "–" for of in values),
+        ]
         rows.append(f"| {' | '.join(cells)} |")
     frozen = "fine-tuned by an earlier run, then frozen" if contract.copied else "frozen"
     encoder, rerank, select = _told(contract.encoder_name), config.evaluation.rerank, config.evaluation.select

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from biencoder_ablate.command import add_json_option, answer, print_json
+from biencoder_ablate.utils.command import add_json_option, print_json, run_command
 
 if TYPE_CHECKING:
-    from biencoder_ablate.api import Index, TrainedModel
+    from biencoder_ablate.api import SearchIndex, TrainedModel
 
 _OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_0-9]+)*=")
 _COLUMNS = {"--candidates": ("counter", "point", "text"), "--points": ("point", "text", "query")}
@@ -30,7 +30,7 @@ _COLUMNS = {"--candidates": ("counter", "point", "text"), "--points": ("point", 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the best counters as text or JSON; returns the exit code (1 with one message for what is wrong)."""
-    return answer(_parser(), argv, _show)
+    return run_command(_parser(), argv, _show)
 
 
 def _show(arguments: argparse.Namespace) -> None:
@@ -121,7 +121,7 @@ class Search:
     """A model with candidates to search: distinct texts (C,), and where each is."""
 
     model: TrainedModel
-    index: Index
+    index: SearchIndex
     places: Sequence[Sequence[str]]
     named: str
     """What the candidates are called in messages."""
@@ -188,24 +188,23 @@ def open_search(
     Texts are equal when they are so after folding case, space and punctuation; the first spelling stands for all.
     """
     content = None if candidates is None else _read("--candidates", Path(candidates))
-    from biencoder_ablate.api import use
+    from biencoder_ablate.api import open_run, use
     from biencoder_ablate.data.corpus import SPLITS
-    from biencoder_ablate.runs.records import RunLog, progress_bar
-    from biencoder_ablate.trained_run import open_run
+    from biencoder_ablate.utils.console import RunLog, progress_bar
 
     run = open_run(run_dir, overrides)
     model = use(run)
     if candidates is None or content is None:
-        from biencoder_ablate.data.index import build_index
+        from biencoder_ablate.data.index import build_table
         from biencoder_ablate.data.readers import load_corpus
 
         corpus = load_corpus(run.config.data)
-        texts = build_index(corpus)  # as training had them: their features are in the cache
+        texts = build_table(corpus)  # as training had them: their features are in the cache
         documents = ((document.id, document.text) for document in corpus.documents)
         named = (one for split in SPLITS for one in corpus.named_texts(split))
         places = distinct_texts(documents if corpus.documents else named)
         number_of = {text: number for number, text in enumerate(texts.texts)}
-        h = run.hidden(texts, RunLog(None, quiet=True))[0][[number_of[text] for text in places]]
+        h = run.pooled(texts, RunLog(None, quiet=True))[0][[number_of[text] for text in places]]
         return Search(model, model.index_of(list(places), h), list(places.values()), str(run_dir))
     read_as = f"{Path(candidates).suffix} {columns} {hashlib.sha256(content).hexdigest()}"
     kept_as = hashlib.sha256(f"index-1 {read_as} {model.fingerprint()}".encode()).hexdigest()
@@ -277,14 +276,14 @@ def _read(option: str, path: Path) -> bytes:
         raise ValueError(f"{option} {path}: cannot be read ({error.strerror})") from error
 
 
-def save_index(path: Path, index: Index, places: Sequence[Sequence[str]]) -> None:
+def save_index(path: Path, index: SearchIndex, places: Sequence[Sequence[str]]) -> None:
     """Keep an index, whole or not at all: index.json and index.safetensors. A directory that takes none gets none."""
     import contextlib
 
     import torch
     from safetensors.torch import save_file
 
-    from biencoder_ablate.files import whole_directory
+    from biencoder_ablate.utils.files import whole_directory
 
     arrays = {"h": index.h, "centre": index.targets.centre, "extended": index.targets.extended}
     arrays = {name: value.cpu().contiguous() for name, value in arrays.items()}
@@ -294,13 +293,13 @@ def save_index(path: Path, index: Index, places: Sequence[Sequence[str]]) -> Non
         (partial / "index.json").write_text(listed, "utf-8", errors="surrogatepass")
 
 
-def load_index(path: Path, device: Any) -> tuple[Index, list[list[str]]] | None:
+def load_index(path: Path, device: Any) -> tuple[SearchIndex, list[list[str]]] | None:
     """An index kept earlier and the places of its texts, or None where there is none that can be read."""
     import numpy as np
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from biencoder_ablate.api import Index
+    from biencoder_ablate.api import SearchIndex
     from biencoder_ablate.evaluation.distances import Targets
 
     try:
@@ -310,7 +309,7 @@ def load_index(path: Path, device: Any) -> tuple[Index, list[list[str]]] | None:
         texts, places = listed["texts"], listed["places"]
     except (OSError, ValueError, KeyError, TypeError, SafetensorError):
         return None
-    return Index(texts, np.arange(len(texts)), arrays["keys"].cpu().numpy(), arrays["h"], targets), places
+    return SearchIndex(texts, np.arange(len(texts)), arrays["keys"].cpu().numpy(), arrays["h"], targets), places
 
 
 def distinct_texts(texts: Iterable[tuple[str, str]]) -> dict[str, list[str]]:

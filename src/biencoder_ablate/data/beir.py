@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from biencoder_ablate.config import DataConfig
+from biencoder_ablate.config.schema import DataConfig
 from biencoder_ablate.data.corpus import Corpus, DataError, Document, Pair, build_corpus
 from biencoder_ablate.data.readers import check_path, checked_by
-from biencoder_ablate.seeding import generator
+from biencoder_ablate.utils.seeding import generator
 
 _QRELS = {"train": "train", "dev": "val", "test": "test"}
 

@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from biencoder_ablate.config import ConfigError, DataConfig, looks_like_path
+from biencoder_ablate.config.schema import ConfigError, DataConfig, looks_like_path
 from biencoder_ablate.data.corpus import SPLITS, Corpus, DataError, Pair, build_corpus, text_key
 from biencoder_ablate.data.readers import SPLIT_WORDS, checked_by, split_debates
-from biencoder_ablate.text import first_line
+from biencoder_ablate.utils.console import first_line
 
 _FILES: dict[str, tuple[str, dict[str, Any]]] = {
     ".parquet": ("parquet", {}),

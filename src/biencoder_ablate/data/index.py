@@ -55,7 +55,7 @@ class SplitArrays:
 
 
 @dataclass(frozen=True)
-class TextIndex:
+class TextTable:
     """The T distinct strings of a corpus in order of first use, their keys (T,), and the splits over them."""
 
     texts: tuple[str, ...]
@@ -104,7 +104,7 @@ def clean_queries(split: SplitArrays) -> np.ndarray:
     return counts & ~np.isin(queries, split.query[right & split.leaked])
 
 
-def build_index(corpus: Corpus) -> TextIndex:
+def build_table(corpus: Corpus) -> TextTable:
     """Number the texts, keys, themes, debates, stances and queries of a corpus."""
     number_of: dict[str, int] = {}
     for name in SPLITS:
@@ -123,7 +123,7 @@ def build_index(corpus: Corpus) -> TextIndex:
     for name in SPLITS:
         splits[name] = _split_arrays(name, corpus, number_of, keys, earlier, documents)
         earlier |= corpus.published[name]
-    return TextIndex(tuple(number_of), keys, splits)
+    return TextTable(tuple(number_of), keys, splits)
 
 
 def _split_arrays(
@@ -169,3 +169,8 @@ def _number(values: list) -> np.ndarray:
     """A number for each value (N,), equal ones alike, from 0 in order of first use."""
     numbers = {value: number for number, value in enumerate(dict.fromkeys(values))}
     return np.array([numbers[value] for value in values], dtype=np.int64)
+
+
+def points_of(index: TextTable) -> np.ndarray:
+    """Text indices of the points of all splits."""
+    return np.concatenate([split.point for split in index.splits.values()])

@@ -20,18 +20,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from biencoder_ablate import registry
-from biencoder_ablate.config import ConfigError, DataConfig
-from biencoder_ablate.data.corpus import (
-    Corpus,
-    DataError,
-    Pair,
-    build_corpus,
-    limit_debates,
-    make_disjoint,
-    text_key,
-)
-from biencoder_ablate.seeding import generator
+from biencoder_ablate.config import ConfigError, DataConfig, registry
+from biencoder_ablate.config.registry import check_corpus
+from biencoder_ablate.data.corpus import Corpus, DataError, Pair, build_corpus, limit_debates, make_disjoint, text_key
+from biencoder_ablate.utils.seeding import generator
 
 Check = Callable[[DataConfig], None]
 Reader = Callable[[DataConfig], Corpus]
@@ -48,16 +40,6 @@ def load_corpus(settings: DataConfig) -> Corpus:
     if settings.limit is not None:
         corpus = limit_debates(corpus, settings.limit)
     return corpus
-
-
-def check_corpus(settings: DataConfig) -> None:
-    """Refuse what the reader cannot take, before anything is read: every job of a sweep is so checked beforehand.
-
-    Raises ConfigError: there is no such reader, or its own `check`, if it has one (see `checked_by`), refuses.
-    """
-    check = getattr(registry.find("corpora", settings.name, "data.name"), "check", None)
-    if check is not None:
-        check(settings)
 
 
 def checked_by(check: Check) -> Callable[[Reader], Reader]:

@@ -1,17 +1,14 @@
 """Baselines that need no training: TF-IDF cosine, BM25, the pretrained encoder, chance; worked out once a corpus.
 
-Words are the matches of \\w+ in the lower-cased text; nothing is stemmed and no stop words are left out.
-Both scores are sums over words of (the point's weight) x (the candidate's weight), a product of sparse matrices
-that adds up every candidate's words in the same order, so that candidates with the same words tie exactly.
+What they are called and what is cached of them is known without torch, for tables and reports.
 
-Shapes: T texts, P points, C candidates, V distinct words, E entries (one per text and distinct word in it).
+Shapes: T texts, P points, C candidates, H pooled width.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,13 +17,15 @@ import numpy as np
 from filelock import FileLock
 
 from biencoder_ablate.data.corpus import Corpus
-from biencoder_ablate.files import finite, read_json, write_json
+from biencoder_ablate.evaluation.lexical import bm25_similarities, count_words, tfidf_similarities
+from biencoder_ablate.utils.files import finite, read_json, write_json
 
 if TYPE_CHECKING:
-    from scipy.sparse import csr_array
+    import torch
 
-    from biencoder_ablate.evaluation.candidates import SplitCandidates
-    from biencoder_ablate.model.texts import Hidden
+    from biencoder_ablate.encoder.texts import Hidden
+    from biencoder_ablate.evaluation.candidates import RetrievalTask
+    from biencoder_ablate.evaluation.protocols import SplitRankings
 
 MEASURED = ("val", "test")
 TITLES = {"pretrained": "pretrained encoder", "bm25": "BM25", "tfidf": "TF-IDF", "chance": "chance"}
@@ -40,96 +39,7 @@ _NOT_THE_ENCODERS = ("towers", "similarity", "retrieval_dim", "projection_init",
 """Settings of the group `model` that name a run and say nothing of its encoder as downloaded."""
 
 Baselines = dict[str, dict[str, dict[str, Any]]]
-"""Figures as `protocols.split_figures` gives them (of chance only a few), by baseline, one of TITLES, and split."""
-
-_WORD = re.compile(r"\w+")
-
-
-def count_words(texts: Sequence[str]) -> csr_array:
-    """How often each word occurs in each text, (T, V). Count once, then measure as many ways as needed."""
-    from scipy.sparse import csr_array
-
-    assert not isinstance(texts, str), "a list of texts, not one text"
-    numbers: dict[str, int] = {}
-    words: list[int] = []
-    starts = [0]
-    for text in texts:
-        words += [numbers.setdefault(word, len(numbers)) for word in _WORD.findall(text.lower())]
-        starts.append(len(words))
-    every, ones = np.array(words, dtype=np.int64), np.ones(len(words))
-    counts = csr_array((ones, every, np.array(starts)), shape=(len(texts), len(numbers)))
-    counts.sum_duplicates()
-    return counts
-
-
-def tfidf_similarities(
-    counts: csr_array, points: Sequence[int], candidates: Sequence[int], statistics: Sequence[int]
-) -> np.ndarray:
-    """Cosine between TF-IDF vectors of points and candidates, (P, C) float32 in [0, 1].
-
-    A word weighs tf * (ln((1 + N) / (1 + df)) + 1): tf its occurrences in the text, df how many of the N
-    texts of `statistics` have it. That is scikit-learn's default TfidfTransformer (smooth_idf, no sublinear
-    tf, l2 norm), after which a word that no text of `statistics` has is still worth something. A text
-    without words has cosine 0 to every text.
-
-    points (P,), candidates (C,) and statistics index the T texts; the last are those that document frequencies are
-    of, without repetition: a split's candidates.
-    """
-    df_V = _document_frequencies(counts, statistics)
-    idf_V = np.log((1 + len(statistics)) / (1 + df_V)) + 1
-    weights = _with_data(counts, counts.data * idf_V[counts.indices])
-    length_T = np.sqrt(weights.power(2) @ np.ones(weights.shape[1]))
-    weights.data /= np.repeat(length_T, np.diff(counts.indptr))  # a text without words has no entry to divide
-    return _sum_over_words(weights, points, weights, candidates)
-
-
-def bm25_similarities(
-    counts: csr_array,
-    points: Sequence[int],
-    candidates: Sequence[int],
-    statistics: Sequence[int],
-    k1: float = 1.2,
-    b: float = 0.75,
-) -> np.ndarray:
-    """BM25 of candidates, the point's words being the query: (P, C) float32, not negative; not symmetric.
-
-    Lucene's variant (BM25Similarity, since 8.0 without the constant factor k1 + 1; "Lucene (accurate)" in
-    Kamphuis et al. 2020, "Which BM25 do you mean?": document lengths are exact, not rounded to a byte):
-
-        sum over words of  qtf ln(1 + (N - df + 0.5) / (df + 0.5)) tf / (tf + k1 (1 - b + b length / average))
-
-    with qtf and tf the word's occurrences in point and candidate (a word said twice in the query counts
-    twice, as in Lucene), df how many of the N texts of `statistics` have it, length the candidate's in words,
-    and average that of the texts of `statistics`. k1 (not negative) says how soon repetitions of a word stop
-    counting, b (0 to 1) how far long texts are discounted; the rest is as for `tfidf_similarities`.
-    """
-    df_V = _document_frequencies(counts, statistics)
-    idf_V = np.log1p((len(statistics) - df_V + 0.5) / (df_V + 0.5))
-    length_T = counts.sum(axis=1)
-    # Texts of statistics may all be without words, and candidates elsewhere have some: any length is average.
-    average = length_T[statistics].mean()
-    relative_T = length_T / average if average > 0 else np.ones(len(length_T))
-    relative_E = np.repeat(relative_T, np.diff(counts.indptr))
-    saturated = _with_data(counts, counts.data / (counts.data + k1 * (1 - b + b * relative_E)))
-    return _sum_over_words(_with_data(counts, counts.data * idf_V[counts.indices]), points, saturated, candidates)
-
-
-def _document_frequencies(counts: csr_array, statistics: Sequence[int]) -> np.ndarray:
-    """How many of the texts have each word, (V,)."""
-    assert len(statistics) > 0, "document frequencies need at least one text"
-    return np.bincount(counts[statistics].indices, minlength=counts.shape[1])
-
-
-def _with_data(counts: csr_array, data_E: np.ndarray) -> csr_array:
-    """The same entries with other values."""
-    return type(counts)((data_E, counts.indices, counts.indptr), shape=counts.shape)
-
-
-def _sum_over_words(
-    point_weights: csr_array, points: Sequence[int], candidate_weights: csr_array, candidates: Sequence[int]
-) -> np.ndarray:
-    """Sums over words of a point's weight times a candidate's, (P, C) float32; summed in float64."""
-    return (point_weights[points] @ candidate_weights[candidates].T).toarray().astype(np.float32)
+"""Figures as `protocols.split_metrics` gives them (of chance only a few), by baseline, one of TITLES, and split."""
 
 
 # --- once a corpus ---
@@ -147,7 +57,7 @@ def in_order(baselines: Baselines) -> Baselines:
 
 
 def corpus_baselines(
-    cache: Path, fingerprint: str, texts: Sequence[str], splits: Mapping[str, SplitCandidates]
+    cache: Path, fingerprint: str, texts: Sequence[str], splits: Mapping[str, RetrievalTask]
 ) -> Baselines:
     """chance, and tfidf and bm25 where no split has more than MOST_PAIRS, of the corpus with this fingerprint.
 
@@ -155,12 +65,10 @@ def corpus_baselines(
     """
 
     def work_out() -> Baselines:
-        from biencoder_ablate.evaluation.protocols import lexical_figures
-
         measured = {name: splits[name] for name in MEASURED}
-        found: Baselines = {"chance": {name: chance_figures(split) for name, split in measured.items()}}
+        found: Baselines = {"chance": {name: chance_metrics(split) for name, split in measured.items()}}
         if all(len(split) * len(split.candidates) <= MOST_PAIRS for split in measured.values()):
-            lexical = lexical_figures(texts, measured)
+            lexical = lexical_metrics(texts, measured)
             found |= {"tfidf": lexical["tfidf_cosine"], "bm25": lexical["bm25"]}
         return found
 
@@ -171,15 +79,13 @@ def pretrained_baseline(
     cache: Path,
     determined_by: Mapping[str, Any],
     hidden: Callable[[], Hidden],
-    splits: Mapping[str, SplitCandidates],
+    splits: Mapping[str, RetrievalTask],
 ) -> Baselines:
     """pretrained: the cosine of the encoder as downloaded, from its pooled outputs h (T, H); kept likewise."""
 
     def work_out() -> Baselines:
-        from biencoder_ablate.evaluation.protocols import encoder_figures
-
         h, h_asking = hidden()
-        found = encoder_figures(h, {name: splits[name] for name in MEASURED}, h_asking)
+        found = encoder_metrics(h, {name: splits[name] for name in MEASURED}, h_asking)
         return {"pretrained": found["pretrained_cosine"]}
 
     return _once(_encoder_file(cache, determined_by), work_out)
@@ -201,11 +107,11 @@ def baselines_of_run(
         try:
             corpus = read_corpus()
             if corpus.fingerprint == determined_by["data"]:
-                from biencoder_ablate.data.index import build_index
-                from biencoder_ablate.evaluation.candidates import prepare
+                from biencoder_ablate.data.index import build_table
+                from biencoder_ablate.evaluation.candidates import build_task
 
-                index = build_index(corpus)
-                splits = {name: prepare(index.splits[name]) for name in MEASURED}
+                index = build_table(corpus)
+                splits = {name: build_task(index.splits[name]) for name in MEASURED}
                 known |= corpus_baselines(cache, corpus.fingerprint, index.texts, splits)
         except (ValueError, OSError):
             pass
@@ -227,7 +133,7 @@ def better(baselines: Baselines, split: str, key: str, value: float | None) -> l
     return [name for name, figure in figures.items() if figure is not None and value is not None and figure > value]
 
 
-def chance_figures(prepared: SplitCandidates) -> dict[str, float]:
+def chance_metrics(prepared: RetrievalTask) -> dict[str, float]:
     """What a random order of a split's candidates finds on average, under official and clean candidates.
 
     Of c candidates, g of them right: top-1 g/c, recall@10 10/c, at most 1, and the reciprocal rank of the first right
@@ -280,3 +186,58 @@ def _encoder_file(cache: Path, determined_by: Mapping[str, Any]) -> Path:
     reading = json.dumps([model, determined_by["training"]["precision"]], sort_keys=True)
     digest = hashlib.sha256(reading.encode()).hexdigest()[:16]
     return cache / _FOLDER / f"{determined_by['data'][:32]}_{digest}.json"
+
+
+LEXICAL = {"tfidf_cosine": tfidf_similarities, "bm25": bm25_similarities}
+
+
+def lexical_metrics(texts: Sequence[str], splits: Mapping[str, RetrievalTask]) -> dict[str, dict[str, Any]]:
+    """Figures of TF-IDF cosine and of BM25, by baseline and split.
+
+    Document frequencies are those of a split's own distinct candidates. Equal scores keep candidate order.
+    """
+    import torch
+
+    from biencoder_ablate.evaluation.protocols import rankings_by_score, split_metrics
+    from biencoder_ablate.evaluation.ranking import Scores
+
+    counts = count_words(texts)
+
+    def rankings(similarities: Callable[..., np.ndarray], prepared: RetrievalTask) -> SplitRankings:
+        candidates, distinct = prepared.candidates, prepared.candidates.distinct.tolist()
+
+        def score_rows(rows: np.ndarray) -> Scores:
+            points, back = np.unique(prepared.point[rows], return_inverse=True)
+            similarity = similarities(counts, points.tolist(), distinct, distinct)
+            return Scores(torch.from_numpy(-similarity[back.reshape(-1)][:, candidates.place]))
+
+        return rankings_by_score(prepared, score_rows)
+
+    return {
+        name: {split: split_metrics(rankings(similarities, prepared)) for split, prepared in splits.items()}
+        for name, similarities in LEXICAL.items()
+    }
+
+
+def encoder_metrics(
+    h: torch.Tensor, splits: Mapping[str, RetrievalTask], h_asking: torch.Tensor | None = None
+) -> dict[str, dict[str, Any]]:
+    """Figures of an encoder's own pooled outputs h (T, H) by Euclidean distance and by cosine, no head, no linear1;
+    `h_asking` are those of texts as points where prompts make them others."""
+    import torch
+
+    from biencoder_ablate.evaluation.protocols import final_rankings, split_metrics
+    from biencoder_ablate.model.biencoder import Embeddings
+
+    both = (h if h_asking is None else h_asking, h)
+    # Between vectors of length 1 the order by distance is the order by cosine: |a − b|² = 2 − 2 cos.
+    unit = [torch.nn.functional.normalize(of, dim=1) for of in both]
+    spaces = {"pretrained_euclidean": both, "pretrained_cosine": unit}
+
+    return {
+        name: {
+            split: split_metrics(final_rankings(prepared, Embeddings(h, *space), None, "none"))
+            for split, prepared in splits.items()
+        }
+        for name, space in spaces.items()
+    }

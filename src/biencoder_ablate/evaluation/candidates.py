@@ -73,7 +73,7 @@ class CandidateSet:
 
 
 @dataclass(frozen=True)
-class Answers:
+class Qrels:
     """The E right answers of a split's queries, sorted by row, then by candidate: each (E,), grades above 0.
 
     One that is no candidate, −1, counts as never found.
@@ -85,7 +85,7 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class SplitCandidates:
+class RetrievalTask:
     """A split's Q queries with their candidates, right answers and exclusions, worked out once for every epoch to use.
 
     pair (Q,), ascending in split.query: the row of the pair that names a query. `counts` (Q,) marks the queries that
@@ -97,7 +97,7 @@ class SplitCandidates:
     split: SplitArrays
     pair: np.ndarray
     candidates: Candidates
-    answers: Answers
+    answers: Qrels
     counts: np.ndarray
     official: tuple[np.ndarray, np.ndarray]
     clean: tuple[np.ndarray, np.ndarray]
@@ -154,12 +154,12 @@ def _any_of(mask: np.ndarray, groups: np.ndarray, axis: int) -> np.ndarray:
     return np.logical_or.reduceat(mask, np.flatnonzero(np.diff(groups, prepend=-1)), axis=axis)
 
 
-def prepare(split: SplitArrays) -> SplitCandidates:
+def build_task(split: SplitArrays) -> RetrievalTask:
     """Work out the queries, candidates, right answers and exclusions of a split."""
     if split.asks_pairs:
         every = np.arange(len(split))
         text, source = candidate_texts(split), np.arange(2 * len(split))
-        answers, pair = Answers(every, every, np.ones_like(every)), every
+        answers, pair = Qrels(every, every, np.ones_like(every)), every
         official, besides = official_exclusions(split), clean_exclusions(split)
     else:
         text, key, right, source, own = _shared_candidates(split)
@@ -171,7 +171,7 @@ def prepare(split: SplitArrays) -> SplitCandidates:
     first = np.unique(source, return_index=True)[1]
     differs = np.unique(besides[0])
     counts, candidates = clean_queries(split), as_candidates(text)
-    return SplitCandidates(split, pair, candidates, answers, counts, official, clean, differs, source, first)
+    return RetrievalTask(split, pair, candidates, answers, counts, official, clean, differs, source, first)
 
 
 def _shared_candidates(
@@ -197,7 +197,7 @@ def _shared_candidates(
     return texts[first], keys[first], source[:n], source, lambda row: (int(source[n + row]),)
 
 
-def _queries(split: SplitArrays, right: np.ndarray) -> tuple[np.ndarray, Answers]:
+def _queries(split: SplitArrays, right: np.ndarray) -> tuple[np.ndarray, Qrels]:
     """The first right pair of each query (Q,), and the right answers."""
     positive = np.flatnonzero(split.grade > 0)
     _, first, row = np.unique(split.query[positive], return_index=True, return_inverse=True)
@@ -207,13 +207,13 @@ def _queries(split: SplitArrays, right: np.ndarray) -> tuple[np.ndarray, Answers
     row, candidate, grade = (of[order] for of in (row, right[positive], split.grade[positive]))
     kept = np.ones(len(row), dtype=bool)
     kept[1:] = (np.diff(row) != 0) | (np.diff(candidate) != 0) | (candidate[1:] < 0)
-    return pair, Answers(row[kept], candidate[kept], grade[kept])
+    return pair, Qrels(row[kept], candidate[kept], grade[kept])
 
 
 def _point_exclusions(
     split: SplitArrays,
     pair: np.ndarray,
-    answers: Answers,
+    answers: Qrels,
     key: np.ndarray,
     own: Callable[[int], Sequence[int]],
 ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
@@ -296,38 +296,3 @@ def task_mask(split: SplitArrays, task: str, rows: np.ndarray) -> np.ndarray:
     counters = near & own if side == "opposing" else near
     points = near & ~own if side == "opposing" else near
     return np.concatenate([counters, points & with_points], axis=1)
-
-
-_KINDS = {
-    "debate_same_counter": "sdoc",
-    "debate_other_counter": "sdc",
-    "debate_other_point": "sdoa",
-    "debate_same_point": "sda",
-    "theme_counter": "stc",
-    "theme_point": "sta",
-    "portal_counter": "epc",
-    "portal_point": "epa",
-}
-"""By kind of candidate the task that admits it, and none before it."""
-_BLOCK = 256
-
-
-def candidate_totals(split: SplitArrays) -> dict[str, int]:
-    """How many candidates of each disjoint kind `official` offers, summed over the queries of a split: the right ones
-    ("true"), and the others by where they are filed; of documents only how many ("document")."""
-    prepared = prepare(split)
-    kinds = _KINDS if prepared.tasks else {"document": "epa"}
-    totals = {"true": len(prepared.reachable[0])} | dict.fromkeys(kinds, 0)
-    masks = dict(zip(prepared.tasks, prepared.sets(prepared.tasks)[2:], strict=True))
-    for start in range(0, len(prepared), _BLOCK):
-        rows = np.arange(start, min(start + _BLOCK, len(prepared)))
-        left = np.ones((len(rows), len(prepared.candidates)), dtype=bool)
-        for at, candidate in (prepared.official, prepared.reachable):
-            own = slice(*np.searchsorted(at, [start, rows[-1] + 1]))
-            left[at[own] - start, candidate[own]] = False
-        for kind, task in kinds.items():
-            admitted = masks[task].admitted if task in masks else None
-            found = left & admitted(rows) if admitted else left.copy()
-            totals[kind] += int(found.sum())
-            left &= ~found
-    return totals

@@ -113,7 +113,7 @@ def rank_of(scores: torch.Tensor, true: torch.Tensor, rows: torch.Tensor | None 
     rows (e,) are the rows of `scores` that the true ones are of; without, there is one a row.
     """
     if rows is not None:
-        parts = [rank_of(scores[some], its) for some, its in pieces(rows, true, len(scores))]
+        parts = [rank_of(scores[some], its) for some, its in chunks(rows, true, len(scores))]
         return torch.cat(parts) if parts else torch.zeros_like(true)
     own = scores.gather(1, true[:, None])
     before = (scores < own).sum(1)
@@ -125,7 +125,7 @@ def rank_of(scores: torch.Tensor, true: torch.Tensor, rows: torch.Tensor | None 
     return before
 
 
-def pieces(rows: torch.Tensor, true: torch.Tensor, num_rows: int) -> list[tuple[torch.Tensor | slice, torch.Tensor]]:
+def chunks(rows: torch.Tensor, true: torch.Tensor, num_rows: int) -> list[tuple[torch.Tensor | slice, torch.Tensor]]:
     """Right answers (e,) and their rows, as many at a time as there are rows; a slice where each row has one, since
     what it takes is no copy."""
     if torch.equal(rows, torch.arange(num_rows, device=rows.device)):
@@ -134,21 +134,21 @@ def pieces(rows: torch.Tensor, true: torch.Tensor, num_rows: int) -> list[tuple[
     return list(zip(rows.split(size), true.split(size), strict=True))
 
 
-def count_up(counts: np.ndarray) -> np.ndarray:
+def ragged_arange(counts: np.ndarray) -> np.ndarray:
     """0 … counts[0] − 1, then 0 … counts[1] − 1, and so on, in one array."""
     return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
-def entries_of(block: np.ndarray, entries: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def take_rows(block: np.ndarray, entries: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Of (rows, candidates), sorted by row, those of the rows `block` (ascending, one may come again), as (positions in
     the block, candidates)."""
     rows, candidates = entries
     low, high = np.searchsorted(rows, block), np.searchsorted(rows, block, side="right")
     counts = high - low
-    return np.repeat(np.arange(len(block)), counts), candidates[count_up(counts) + np.repeat(low, counts)]
+    return np.repeat(np.arange(len(block)), counts), candidates[ragged_arange(counts) + np.repeat(low, counts)]
 
 
 def exclude(scores: torch.Tensor, block: np.ndarray, excluded: tuple[np.ndarray, np.ndarray]) -> None:
     """Set the excluded candidates of the rows `block` (ascending) to inf in scores (b, C), in place."""
-    position, candidates = entries_of(block, excluded)
+    position, candidates = take_rows(block, excluded)
     scores[torch.from_numpy(position).to(scores.device), torch.from_numpy(candidates).to(scores.device)] = torch.inf

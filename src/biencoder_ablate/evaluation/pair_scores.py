@@ -1,7 +1,7 @@
 """The head's score of listed pairs of texts: by its own forward, or without building features where it separates.
 
 What a pair is ranked by is BiEncoder.pair_score of its logits. A head says itself whether its logits come apart into
-terms of one text and sums over max(a, b) (model/heads.py, Separable); one that does not say so is run as it is.
+terms of one text and sums over max(a, b) (model/heads.py, SeparableForm); one that does not say so is run as it is.
 With |a − b| = 2 max(a, b) − a − b, in each dimension of the parts laid side by side,
 
     weighted features            (u − w)·a + (v − w)·b + 2 w·max(a, b)      u, v, w the weights of a, b, |a − b|
@@ -27,7 +27,7 @@ import torch
 from torch.nn import functional as F
 
 from biencoder_ablate.model.biencoder import FUSION_PARTS, BiEncoder, Embeddings
-from biencoder_ablate.model.heads import Separable, head_score, is_dead, separable_of
+from biencoder_ablate.model.heads import SeparableForm, head_score, is_dead, separable_of
 
 PLAIN_FLOATS = 4_000_000
 """The plain way, and the fast one on a GPU, takes pairs whose features or rows are so many floats at once (16 MB)."""
@@ -84,7 +84,7 @@ def _by_forward(model: BiEncoder, embeddings: Embeddings) -> _Logits:
     return lambda a, b: model.logits(h_point[a], point[a], h[b], candidate[b])
 
 
-def _by_terms(model: BiEncoder, separable: Separable, embeddings: Embeddings) -> _Logits:
+def _by_terms(model: BiEncoder, separable: SeparableForm, embeddings: Embeddings) -> _Logits:
     """The fast way, as the module says; weights are summed up in float64 on the CPU, which all machines have."""
     h, architecture = embeddings.h, model.architecture
     parts = FUSION_PARTS[architecture.fusion]

@@ -6,20 +6,18 @@ N points, T texts, H pooled width.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from biencoder_ablate.data.corpus import own_texts, text_key
 from biencoder_ablate.data.index import SplitArrays
 from biencoder_ablate.evaluation import metrics
-from biencoder_ablate.evaluation.baselines import bm25_similarities, count_words, tfidf_similarities
-from biencoder_ablate.evaluation.candidates import CandidateSet, SplitCandidates
+from biencoder_ablate.evaluation.candidates import CandidateSet, RetrievalTask
 from biencoder_ablate.evaluation.pair_scores import PairScorer
-from biencoder_ablate.evaluation.ranking import Ranking, Scores, rank, rank_matrix
+from biencoder_ablate.evaluation.ranking import Ranking, ScoreRows, rank, rank_matrix
 from biencoder_ablate.model.biencoder import Embeddings
 
 RECALL_AT = (1, 10, 100)
@@ -28,21 +26,20 @@ EPOCH_DEPTH = 10
 STUDY_DEPTH = 10
 NEVER_FOUND = 10**9
 """The rank of a right answer that is no candidate, as where a judged document is missing: far behind all others."""
-LEXICAL = {"tfidf_cosine": tfidf_similarities, "bm25": bm25_similarities}
 
 
 @dataclass(frozen=True)
 class SplitRankings:
     """A split's rankings under official, clean and, at the end, the tasks that it has."""
 
-    prepared: SplitCandidates
+    prepared: RetrievalTask
     official: Ranking
     clean: Ranking
     tasks: dict[str, Ranking]
 
 
 def measure_split(
-    prepared: SplitCandidates, embeddings: Embeddings, score: PairScorer | None, rerank: int | str
+    prepared: RetrievalTask, embeddings: Embeddings, score: PairScorer | None, rerank: int | str
 ) -> dict[str, Any]:
     """An epoch's figures of a split, official and clean, and with them num_scored and num_dead, counts of pairs.
 
@@ -58,7 +55,7 @@ def measure_split(
 
 
 def final_rankings(
-    prepared: SplitCandidates, embeddings: Embeddings, score: PairScorer | None, rerank: int | str
+    prepared: RetrievalTask, embeddings: Embeddings, score: PairScorer | None, rerank: int | str
 ) -> SplitRankings:
     """Rank a split under every candidate set as `evaluation.rerank` says: to a depth, `none`, or `all`.
 
@@ -69,12 +66,18 @@ def final_rankings(
     return _split_rankings(prepared, rank(embeddings, prepared.point, prepared.candidates, sets, score, rerank))
 
 
-def _masked(prepared: SplitCandidates) -> list[str]:
+def rankings_by_score(prepared: RetrievalTask, score_rows: ScoreRows) -> SplitRankings:
+    """Rank a split where every candidate of every point has a score, as of a baseline."""
+    sets = prepared.sets(_masked(prepared))
+    return _split_rankings(prepared, rank_matrix(sets, score_rows, len(prepared.candidates)))
+
+
+def _masked(prepared: RetrievalTask) -> list[str]:
     """The split's tasks but epa, which is official by definition."""
     return [task for task in prepared.tasks if task != "epa"]
 
 
-def _split_rankings(prepared: SplitCandidates, rankings: Sequence[Ranking]) -> SplitRankings:
+def _split_rankings(prepared: RetrievalTask, rankings: Sequence[Ranking]) -> SplitRankings:
     """From rankings under `prepared.sets(_masked(prepared))`."""
     official, again, *others = _with_never_found(prepared, prepared.sets(_masked(prepared)), rankings)
     by_task = dict(zip(_masked(prepared), others, strict=True))
@@ -83,7 +86,7 @@ def _split_rankings(prepared: SplitCandidates, rankings: Sequence[Ranking]) -> S
 
 
 def _with_never_found(
-    prepared: SplitCandidates, sets: Sequence[CandidateSet], rankings: Sequence[Ranking]
+    prepared: RetrievalTask, sets: Sequence[CandidateSet], rankings: Sequence[Ranking]
 ) -> Sequence[Ranking]:
     """Rankings under the sets with the ranks of all right answers, also of those that are no candidates."""
     found = prepared.answers.candidate >= 0
@@ -98,7 +101,7 @@ def _with_never_found(
     return completed
 
 
-def _merged(official: Ranking, again: Ranking, prepared: SplitCandidates) -> Ranking:
+def _merged(official: Ranking, again: Ranking, prepared: RetrievalTask) -> Ranking:
     """The clean ranking: the official one, but for the points ranked again because their clean candidates differ."""
     columns = {item.name: getattr(official, item.name).copy() for item in fields(Ranking)}
     answers = np.isin(prepared.answers.row, prepared.clean_differs)
@@ -107,7 +110,7 @@ def _merged(official: Ranking, again: Ranking, prepared: SplitCandidates) -> Ran
     return Ranking(**columns)
 
 
-def rank_as_study(prepared: SplitCandidates, embeddings: Embeddings, score: PairScorer) -> Ranking:
+def rank_as_study(prepared: RetrievalTask, embeddings: Embeddings, score: PairScorer) -> Ranking:
     """What the source study's scripts ranked: all counters and points, the point itself included, k = 10, only
     the first ceil(N/16) points."""
     nothing = np.empty(0, dtype=np.int64)
@@ -115,13 +118,13 @@ def rank_as_study(prepared: SplitCandidates, embeddings: Embeddings, score: Pair
     return rank(embeddings, prepared.point, prepared.candidates, [asked], score, STUDY_DEPTH)[0]
 
 
-def study_top1(prepared: SplitCandidates, embeddings: Embeddings, score: PairScorer) -> float:
+def study_top1(prepared: RetrievalTask, embeddings: Embeddings, score: PairScorer) -> float:
     """top-1 of `rank_as_study`: to read the source study's logs beside ours, not to publish."""
     ranks = rank_as_study(prepared, embeddings, score).final_rank
     return metrics.top1(metrics.first_ranks(ranks, prepared.reachable[0][: len(ranks)]))
 
 
-def split_figures(rankings: SplitRankings) -> dict[str, Any]:
+def split_metrics(rankings: SplitRankings) -> dict[str, Any]:
     """All figures of a split; top-1 and MRR of the tasks under "tasks"."""
     values = _figures(rankings.official, rankings.clean, rankings.prepared)
     values["tasks"] = {}
@@ -131,7 +134,7 @@ def split_figures(rankings: SplitRankings) -> dict[str, Any]:
     return values
 
 
-def _figures(official: Ranking, clean: Ranking, prepared: SplitCandidates) -> dict[str, Any]:
+def _figures(official: Ranking, clean: Ranking, prepared: RetrievalTask) -> dict[str, Any]:
     """Figures from two rankings of a split's queries."""
     answers, counts = prepared.answers, prepared.counts
     rows, grades = answers.row, answers.grade
@@ -218,45 +221,3 @@ def leave_out_seen(split: SplitArrays, seen: frozenset[str]) -> SplitArrays:
     """
     unseen = np.array([not {*map(text_key, own_texts(pair))} & seen for pair in split.pairs], dtype=bool)
     return replace(split, clean=split.clean & unseen, leaked=split.leaked | ~unseen)
-
-
-def lexical_figures(texts: Sequence[str], splits: Mapping[str, SplitCandidates]) -> dict[str, dict[str, Any]]:
-    """Figures of TF-IDF cosine and of BM25, by baseline and split.
-
-    Document frequencies are those of a split's own distinct candidates. Equal scores keep candidate order.
-    """
-    counts = count_words(texts)
-
-    def rankings(similarities: Callable[..., np.ndarray], prepared: SplitCandidates) -> SplitRankings:
-        candidates, distinct = prepared.candidates, prepared.candidates.distinct.tolist()
-
-        def score_rows(rows: np.ndarray) -> Scores:
-            points, back = np.unique(prepared.point[rows], return_inverse=True)
-            similarity = similarities(counts, points.tolist(), distinct, distinct)
-            return Scores(torch.from_numpy(-similarity[back.reshape(-1)][:, candidates.place]))
-
-        return _split_rankings(prepared, rank_matrix(prepared.sets(_masked(prepared)), score_rows, len(candidates)))
-
-    return {
-        name: {split: split_figures(rankings(similarities, prepared)) for split, prepared in splits.items()}
-        for name, similarities in LEXICAL.items()
-    }
-
-
-def encoder_figures(
-    h: torch.Tensor, splits: Mapping[str, SplitCandidates], h_asking: torch.Tensor | None = None
-) -> dict[str, dict[str, Any]]:
-    """Figures of an encoder's own pooled outputs h (T, H) by Euclidean distance and by cosine, no head, no linear1;
-    `h_asking` are those of texts as points where prompts make them others."""
-    both = (h if h_asking is None else h_asking, h)
-    # Between vectors of length 1 the order by distance is the order by cosine: |a − b|² = 2 − 2 cos.
-    unit = [torch.nn.functional.normalize(of, dim=1) for of in both]
-    spaces = {"pretrained_euclidean": both, "pretrained_cosine": unit}
-
-    return {
-        name: {
-            split: split_figures(final_rankings(prepared, Embeddings(h, *space), None, "none"))
-            for split, prepared in splits.items()
-        }
-        for name, space in spaces.items()
-    }

@@ -21,15 +21,15 @@ from biencoder_ablate.evaluation.candidates import Candidates, CandidateSet
 from biencoder_ablate.evaluation.distances import (
     block_size,
     check_finite,
-    count_up,
+    chunks,
     distances_to,
-    entries_of,
     first_k,
     first_k_of_lists,
     make_targets,
-    pieces,
+    ragged_arange,
     rank_of,
     smallest,
+    take_rows,
 )
 from biencoder_ablate.evaluation.pair_scores import PairScorer
 from biencoder_ablate.model.biencoder import Embeddings
@@ -52,7 +52,7 @@ class Ranking:
 
 
 @dataclass(frozen=True)
-class Stage1:
+class FirstStage:
     """rank (e,) of the right answers by distance; the first k candidates (n, k) and their squared distances."""
 
     rank: torch.Tensor
@@ -61,7 +61,7 @@ class Stage1:
 
 
 @dataclass(frozen=True)
-class Lists:
+class TopK:
     """The first k candidates of n points in their final order, each (n, k): which, squared distance, the score (−inf
     where there is none) and whether the pair is dead; and the rank (e,) of the right answers by distance."""
 
@@ -73,7 +73,7 @@ class Lists:
 
     def ranking(self, asking: CandidateSet) -> Ranking:
         """The ranking of the set's points, of whose lists at least two candidates should be kept."""
-        position, right = entries_of(asking.rows, asking.right)
+        position, right = take_rows(asking.rows, asking.right)
         hit, scored = self.order[position] == right[:, None], np.isfinite(self.score)
         final_rank = np.where(hit.any(axis=1), hit.argmax(axis=1), self.stage1_rank)
         tied = np.zeros(len(self.order), dtype=bool)
@@ -110,7 +110,7 @@ def rank(
 
 def stage1(
     embeddings: Embeddings, point: np.ndarray, candidates: Candidates, sets: Sequence[CandidateSet], k: int
-) -> list[Stage1]:
+) -> list[FirstStage]:
     """Rank candidates by distance, for each candidate set.
 
     Arguments as for `rank`. Distances are worked out once, for the rows of the first set, and between distinct
@@ -120,7 +120,7 @@ def stage1(
     k, device = min(k, len(candidates)), embeddings.candidate.device
     targets = make_targets(embeddings.candidate[torch.from_numpy(candidates.distinct).to(device)])
     empty = torch.empty(0, dtype=torch.int64, device=device)
-    found = [[Stage1(empty, empty.reshape(0, k), targets.extended.new_empty(0, k))] for _ in sets]
+    found = [[FirstStage(empty, empty.reshape(0, k), targets.extended.new_empty(0, k))] for _ in sets]
     for block, asked in _blocks(sets, len(candidates)):
         distances = distances_to(embeddings.point[torch.from_numpy(point[block]).to(device)], targets)
         check_finite(distances)
@@ -130,7 +130,8 @@ def stage1(
             rank = _rank_by_candidate if sets[number].admitted else _rank_by_text
             found[number].append(rank(own, candidates, block[some], sets[number], k))
     return [
-        Stage1(*(torch.cat([getattr(part, item.name) for part in parts]) for item in fields(Stage1))) for parts in found
+        FirstStage(*(torch.cat([getattr(part, item.name) for part in parts]) for item in fields(FirstStage)))
+        for parts in found
     ]
 
 
@@ -148,48 +149,46 @@ def _blocks(
 def _allowed(asking: CandidateSet, rows: np.ndarray, num_candidates: int, device: torch.device) -> torch.Tensor:
     """Which candidates a set has for the points `rows`, (b, C) bool."""
     mask = np.ones((len(rows), num_candidates), dtype=bool) if asking.admitted is None else asking.admitted(rows).copy()
-    mask[entries_of(rows, asking.excluded)] = False
+    mask[take_rows(rows, asking.excluded)] = False
     return torch.from_numpy(mask).to(device)
 
 
 def _rank_by_candidate(
     distances: torch.Tensor, candidates: Candidates, rows: np.ndarray, asking: CandidateSet, k: int
-) -> Stage1:
+) -> FirstStage:
     """The plain way: distances (b, D) looked up for every candidate (b, C)."""
     device = distances.device
     distances = distances.index_select(1, torch.from_numpy(candidates.place).to(device))
     distances.masked_fill_(~_allowed(asking, rows, len(candidates), device), torch.inf)
-    position, right = (torch.from_numpy(of).to(device) for of in entries_of(rows, asking.right))
-    return Stage1(rank_of(distances, right, position), *first_k(distances, k))
+    position, right = (torch.from_numpy(of).to(device) for of in take_rows(rows, asking.right))
+    return FirstStage(rank_of(distances, right, position), *first_k(distances, k))
 
 
 def _rank_by_text(
     distances: torch.Tensor, candidates: Candidates, rows: np.ndarray, asking: CandidateSet, k: int
-) -> Stage1:
+) -> FirstStage:
     """Ranks from distances to the distinct texts (b, D), which are changed, each counted as often as it is a candidate.
 
     Rows in which a tie decides are done again by candidate.
     """
     device, num_texts, num_candidates = distances.device, len(candidates.copies), len(candidates)
-    left_out = np.unique(np.ravel_multi_index(entries_of(rows, asking.excluded), (len(rows), num_candidates)))
+    left_out = np.unique(np.ravel_multi_index(take_rows(rows, asking.excluded), (len(rows), num_candidates)))
     position, candidate = np.divmod(left_out, num_candidates)
     # How many candidates come before a right answer, and how many not after it. Sums of floats are exact below 2^24
     # candidates, and several times faster than sums of bools.
     copies = torch.from_numpy(candidates.copies).to(distances)
-    asked, right = entries_of(rows, asking.right)
+    asked, right = take_rows(rows, asking.right)
     of_row, of_text = (torch.from_numpy(of).to(device) for of in (asked, candidates.place[right]))
     own = distances[of_row, of_text]
     compared = torch.empty_like(distances)
     counted = []
-    for some, its in pieces(of_row, own, len(rows)):
+    for some, its in chunks(of_row, own, len(rows)):
         these = distances[some]
         out = compared[: len(these)]
         counted.append([torch.mv(sign(these, its[:, None], out=out), copies) for sign in (torch.lt, torch.le)])
     before, not_after = (torch.cat(list(of)) for of in zip(*counted, strict=True))
     # What is left out, beside each right answer of its point.
-    beside, gone = (
-        torch.from_numpy(of).to(device) for of in entries_of(asked, (position, candidates.place[candidate]))
-    )
+    beside, gone = (torch.from_numpy(of).to(device) for of in take_rows(asked, (position, candidates.place[candidate])))
     own_of, distance_of = own[beside], distances[of_row[beside], gone]
     before.index_add_(0, beside, (distance_of < own_of).to(before), alpha=-1)
     not_after.index_add_(0, beside, (distance_of <= own_of).to(before), alpha=-1)
@@ -202,14 +201,14 @@ def _rank_by_text(
     row, column = np.nonzero(np.isfinite(values))
     text = place[row, column]
     counts = candidates.copies[text]
-    members = candidates.members[np.repeat(candidates.first[text], counts) + count_up(counts)]
+    members = candidates.members[np.repeat(candidates.first[text], counts) + ragged_arange(counts)]
     codes, values = np.repeat(row, counts) * num_candidates + members, np.repeat(values[row, column], counts)
     kept = ~np.isin(codes, left_out)
     codes, values = codes[kept], values[kept]
     in_order = np.argsort(codes)
     entries = [torch.from_numpy(of[in_order]) for of in (codes // num_candidates, codes % num_candidates, values)]
     order, distance = first_k_of_lists(entries[0], entries[1], entries[2], len(rows), k)
-    ranked = Stage1(before.long(), order.to(device), distance.to(device))
+    ranked = FirstStage(before.long(), order.to(device), distance.to(device))
     undecided = torch.zeros(len(rows), dtype=torch.bool, device=device)
     undecided[of_row[~(not_after - before == 1)]] = True
     if nearest.shape[1] > k:
@@ -222,7 +221,7 @@ def _rank_by_text(
     return ranked
 
 
-def rerank(found: Stage1, depth: int, point: np.ndarray, candidates: Candidates, score: PairScorer | None) -> Lists:
+def rerank(found: FirstStage, depth: int, point: np.ndarray, candidates: Candidates, score: PairScorer | None) -> TopK:
     """Re-order the first `depth` candidates of n points by their scores, equal ones keeping stage-1 order; 0 leaves
     all as they are.
 
@@ -242,7 +241,7 @@ def rerank(found: Stage1, depth: int, point: np.ndarray, candidates: Candidates,
         scores[rows, columns], dead[rows, columns] = (of.cpu().numpy()[back.reshape(-1)] for of in (values, flags))
     by_score = np.argsort(-scores, axis=1, kind="stable")
     order, distance, scores, dead = (np.take_along_axis(of, by_score, axis=1) for of in (order, distance, scores, dead))
-    return Lists(order, distance, scores, dead, found.rank.cpu().numpy())
+    return TopK(order, distance, scores, dead, found.rank.cpu().numpy())
 
 
 @dataclass(frozen=True)
@@ -312,14 +311,14 @@ def _rank_rows(scores: Scores, some: torch.Tensor, rows: np.ndarray, asking: Can
     distance = scores.distance[some]
     allowed = _allowed(asking, rows, distance.shape[1], distance.device)
     distance.masked_fill_(~allowed, torch.inf)
-    of_row, right = (torch.from_numpy(of).to(some.device) for of in entries_of(rows, asking.right))
+    of_row, right = (torch.from_numpy(of).to(some.device) for of in take_rows(rows, asking.right))
     stage1_rank = final_rank = rank_of(distance, right, of_row)
     best, num_scored = allowed, torch.zeros(len(rows), dtype=torch.int64, device=some.device)
     num_dead = num_scored
     if scores.score is not None:
         score = scores.score[some].masked_fill_(~allowed, -torch.inf)
         final = []
-        for its_rows, its in pieces(of_row, right, len(rows)):
+        for its_rows, its in chunks(of_row, right, len(rows)):
             own = score[its_rows].gather(1, its[:, None])
             # Among equal scores stage-1 order decides: the same count as in stage 1, over fewer candidates.
             nearer = rank_of(distance[its_rows].masked_fill(score[its_rows] != own, torch.inf), its)

@@ -13,10 +13,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from biencoder_ablate import registry
-from biencoder_ablate.config import ConfigError
+from biencoder_ablate.config import ConfigError, registry
 from biencoder_ablate.model.heads import PairHead, head_score
-from biencoder_ablate.seeding import derive_seed
+from biencoder_ablate.utils.seeding import derive_seed
 
 FUSION_PARTS = {"concat": ("r", "h"), "pooled": ("h",), "retrieval": ("r",)}
 
@@ -103,7 +102,7 @@ class BiEncoder(nn.Module):
         if not isinstance(self.head, PairHead):
             raise ConfigError(f"head.name={architecture.head}: not a head; must be a subclass of model.heads.PairHead")
         if architecture.head_init == "zero":
-            self.head.begin_at_zero()
+            self.head.zero_init()
         if architecture.score == "sum":
             self.similarity_weight = nn.Parameter(torch.tensor(similarity_weight))
 
@@ -178,17 +177,3 @@ def fuse(fusion: str, h_a: torch.Tensor, r_a: torch.Tensor, h_b: torch.Tensor, r
         a, b = of[part]
         pieces += [a, b, (a - b).abs()]
     return torch.cat(pieces, dim=-1)
-
-
-def encode(encoder: Any, pooling: str, input_ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """The plain path: padded token ids (B, L) through a model of transformers itself → pooled output (B, H)."""
-    output = encoder(input_ids=input_ids, attention_mask=mask)
-    if pooling == "pooler":
-        return output.pooler_output.float()
-    hidden = output.last_hidden_state.float()
-    if pooling == "cls":
-        return hidden[:, 0]
-    if mask is None:
-        return hidden.mean(dim=1)
-    weights = mask.unsqueeze(-1).to(hidden.dtype)
-    return (hidden * weights).sum(dim=1) / weights.sum(dim=1)

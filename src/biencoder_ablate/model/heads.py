@@ -30,7 +30,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 @dataclass(frozen=True)
-class Separable:
+class SeparableForm:
     """A head whose logits come apart into a term of each text and sums over max(a, b), so that listed pairs need no
     features built (evaluation/pair_scores.py).
 
@@ -58,11 +58,11 @@ class PairHead(nn.Module):
         self.widths = tuple(widths)
         self.num_features = 3 * sum(widths)
 
-    def separable(self) -> Separable | None:
+    def separable(self) -> SeparableForm | None:
         """How the logits come apart, or None: then every pair is scored by `forward`."""
         return None
 
-    def begin_at_zero(self) -> None:
+    def zero_init(self) -> None:
         """Set the weights so that every pair starts with equal logits, gradients flowing (model.head_init=zero).
 
         With evaluation.score=sum stage 2 then starts as stage 1. A head that does not say how keeps its own start.
@@ -101,10 +101,10 @@ class LinearHead(PairHead):
             return self.linear2(self.activation(features))
         return self.activation(self.linear2(features))
 
-    def begin_at_zero(self) -> None:
+    def zero_init(self) -> None:
         _begin_at_one(self.linear2)
 
-    def separable(self) -> Separable | None:
+    def separable(self) -> SeparableForm | None:
         norm, linear2 = self.norm, self.linear2
         if type(linear2) is not nn.Linear or linear2.bias is None:
             return None  # another module put in its place: not what the algebra below says
@@ -112,16 +112,16 @@ class LinearHead(PairHead):
         before = self.activation_position == "before_linear2" and type(self.activation) is not nn.Identity
         if before:
             rectified = plain and type(self.activation) is nn.ReLU
-            return Separable(linear2.weight, linear2.bias, rectified=True) if rectified else None
+            return SeparableForm(linear2.weight, linear2.bias, rectified=True) if rectified else None
         if plain:
-            return Separable(linear2.weight, linear2.bias, finish=self.activation)
+            return SeparableForm(linear2.weight, linear2.bias, finish=self.activation)
         if type(norm) is nn.LayerNorm and norm.bias is not None:
             bias = _exact(linear2.bias) + _exact(linear2.weight) @ _exact(norm.bias)
             weight = _exact(linear2.weight) * _exact(norm.weight)
-            return Separable(weight, bias, centred=True, eps=norm.eps, finish=self.activation)
+            return SeparableForm(weight, bias, centred=True, eps=norm.eps, finish=self.activation)
         if type(norm) is nn.RMSNorm and norm.weight is not None and norm.eps is not None:
             weight = _exact(linear2.weight) * _exact(norm.weight)
-            return Separable(weight, linear2.bias, eps=norm.eps, finish=self.activation)
+            return SeparableForm(weight, linear2.bias, eps=norm.eps, finish=self.activation)
         return None
 
     def describe(self) -> str:
@@ -148,7 +148,7 @@ class BilinearHead(PairHead):
         a, b = torch.cat(parts[0::3], dim=-1), torch.cat(parts[1::3], dim=-1)
         return torch.stack([((a @ weight) * b).sum(-1) for weight in self.weight], dim=-1) + self.bias
 
-    def begin_at_zero(self) -> None:
+    def zero_init(self) -> None:
         nn.init.zeros_(self.weight)
         nn.init.ones_(self.bias)
 
@@ -169,7 +169,7 @@ class MlpHead(PairHead):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return self.linear2(self.activation(self.hidden(self.norm(features))))
 
-    def begin_at_zero(self) -> None:
+    def zero_init(self) -> None:
         _begin_at_one(self.linear2)
 
     def describe(self) -> str:
@@ -189,7 +189,7 @@ def _exact(weight: torch.Tensor) -> torch.Tensor:
     return weight.detach().cpu().double()
 
 
-def separable_of(head: nn.Module) -> Separable | None:
+def separable_of(head: nn.Module) -> SeparableForm | None:
     """`head.separable()`, but None where the class that says how the logits come apart is not the one whose
     `forward` is run: a subclass with a forward of its own must say so itself."""
     of = (head, *type(head).__mro__)  # a head may be given a forward of its own as well

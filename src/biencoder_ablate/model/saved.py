@@ -13,14 +13,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from biencoder_ablate.config import ConfigError, ModelConfig
-from biencoder_ablate.files import read_json, whole_directory, write_json
+from biencoder_ablate.config.schema import ConfigError, ModelConfig
+from biencoder_ablate.encoder.pretrained import ModelSource, find_model, fingerprint_directory
 from biencoder_ablate.model.biencoder import Architecture, BiEncoder
-from biencoder_ablate.model.encoder import ModelSource, find_model, fingerprint_directory, quiet_transformers
+from biencoder_ablate.utils.console import quiet_transformers
+from biencoder_ablate.utils.files import read_json, whole_directory, write_json
 
 
 @dataclass(frozen=True)
-class Contract:
+class ModelSpec:
     """What biencoder.json says of the weights beside it."""
 
     encoder_name: str
@@ -38,7 +39,7 @@ class Contract:
 
 def save_model(
     directory: Path,
-    contract: Contract,
+    contract: ModelSpec,
     state: Mapping[str, Any],
     encoder: tuple[Any, Any] | None,
     encoder_files: Path | None = None,
@@ -59,7 +60,7 @@ def save_model(
         write_json(partial / "biencoder.json", asdict(contract))
 
 
-def read_contract(directory: Path) -> Contract:
+def read_model_spec(directory: Path) -> ModelSpec:
     """The contract in `directory`. Raises ConfigError where there is none, or not one of ours."""
     path = directory / "biencoder.json"
     found = read_json(path)
@@ -67,7 +68,7 @@ def read_contract(directory: Path) -> Contract:
         what = "cannot be read as JSON" if path.exists() else "no such file"
         raise ConfigError(f"{path}: {what}; must be the model of a finished run (training.save_model=true)")
     try:
-        return Contract(**(found | {"architecture": Architecture(**found["architecture"])}))
+        return ModelSpec(**(found | {"architecture": Architecture(**found["architecture"])}))
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(
             f"{path}: not a contract that this version knows ({type(error).__name__}: {error}); "
@@ -75,7 +76,7 @@ def read_contract(directory: Path) -> Contract:
         ) from error
 
 
-def restore_biencoder(directory: Path, contract: Contract) -> BiEncoder:
+def restore_biencoder(directory: Path, contract: ModelSpec) -> BiEncoder:
     """The projections and the head with the selected weights, on the CPU, in eval mode, without the encoder.
 
     Raises ConfigError for weights that are missing, damaged or of another shape.
@@ -93,7 +94,7 @@ def restore_biencoder(directory: Path, contract: Contract) -> BiEncoder:
     return model.eval()
 
 
-def encoder_source(directory: Path, contract: Contract, settings: ModelConfig, cache: Path) -> ModelSource:
+def encoder_source(directory: Path, contract: ModelSpec, settings: ModelConfig, cache: Path) -> ModelSource:
     """Where the encoder's files are: the run's own copy, or those of the frozen encoder, found again by its name.
 
     settings.name_or_path: where to look for a frozen encoder instead, as after its directory has moved. Raises

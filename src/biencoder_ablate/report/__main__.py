@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from biencoder_ablate.command import answer
 from biencoder_ablate.runs.directory import find_run
+from biencoder_ablate.utils.command import run_command
 
 if TYPE_CHECKING:
     from biencoder_ablate.report.read import Collection
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write the report; exit code 0, or 1 with one message."""
     command = shlex.join(["biencoder-ablate", "report", *(sys.argv[1:] if argv is None else argv)])
 
-    def carry_out(arguments: argparse.Namespace) -> None:
+    def action(arguments: argparse.Namespace) -> None:
         missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
         if missing:
             raise ValueError(
@@ -71,12 +71,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--points", action="store_true", help="write points.csv as well: what --from reads, to go beside other systems"
     )
     parser.add_argument("--groups", metavar="FILE", help="query and group a line: queries that are not independent")
-    return answer(parser, argv, carry_out)
+    return run_command(parser, argv, action)
 
 
 def _read(arguments: argparse.Namespace) -> Collection:
     """The runs that the arguments name. Raises ValueError where options do not go together."""
-    from biencoder_ablate.report.outside import read_csv, read_trec
+    from biencoder_ablate.report.external import read_csv, read_trec
     from biencoder_ablate.report.read import Metric, collect
 
     given = [Path(path) for path in arguments.outside or ()]

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from biencoder_ablate.config import Config, DataConfig, cache_directory
-from biencoder_ablate.data.kept_texts import Texts, keep_texts, kept_texts
+from biencoder_ablate.config import Config, DataConfig
+from biencoder_ablate.config.schema import cache_directory
 from biencoder_ablate.data.readers import load_corpus
-from biencoder_ablate.report.contrasts import every_pair
-from biencoder_ablate.report.questions import Analysis
+from biencoder_ablate.data.text_cache import SplitTexts, cache_texts, cached_texts
+from biencoder_ablate.report.analysis import Analysis
+from biencoder_ablate.report.comparisons import every_pair
 from biencoder_ablate.report.read import Protocol
 from biencoder_ablate.report.study import Arms, Study
 
@@ -101,17 +102,17 @@ def _side_by_side(protocol: Protocol, arms: Arms, a: str, b: str) -> SideBySide 
     return SideBySide(a, b, len(runs[a]), tuple(sorted(debates, key=lambda row: (row[3] - row[2], row[0]))), *examples)
 
 
-def load_texts(study: Study) -> Texts:
+def load_texts(study: Study) -> SplitTexts:
     """The test split's texts, from the cache directory or from wherever a run's config says the corpus lies, if it is
     still the same one."""
     if not study.trained_here:
-        return Texts({})
+        return SplitTexts({})
     cache = cache_directory(Config(cache_dir=study.runs[0].config.get("cache_dir")))
-    kept = kept_texts(cache, study.fingerprint)
-    return _read_texts(study, cache) if kept is None else kept
+    cached = cached_texts(cache, study.fingerprint)
+    return _read_texts(study, cache) if cached is None else cached
 
 
-def _read_texts(study: Study, cache: Path) -> Texts:
+def _read_texts(study: Study, cache: Path) -> SplitTexts:
     problem = "no run has a readable .hydra/config.yaml"
     seen = []
     for run in study.runs:
@@ -130,6 +131,6 @@ def _read_texts(study: Study, cache: Path) -> Texts:
                 problem = f"the corpus cannot be read from {path} any more"
                 continue
             if corpus.fingerprint == study.fingerprint:
-                return keep_texts(cache, study.fingerprint, corpus)
+                return cache_texts(cache, study.fingerprint, corpus)
             problem = f"the corpus of {path or 'this version of the package'} is not the one that these runs used"
-    return Texts({}, problem)
+    return SplitTexts({}, problem)

@@ -16,15 +16,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from biencoder_ablate.evaluation.candidates import TASKS
-from biencoder_ablate.report import style
-from biencoder_ablate.report.contrasts import ContrastResult
-from biencoder_ablate.report.questions import Analysis, Family, Kind
+from biencoder_ablate.report import plot_style as style
+from biencoder_ablate.report.analysis import Analysis, Family, Kind
+from biencoder_ablate.report.comparisons import ContrastResult
+from biencoder_ablate.report.diagnostics import Baseline
+from biencoder_ablate.report.plot_style import GREY, Picture, Style
 from biencoder_ablate.report.read import Protocol
-from biencoder_ablate.report.significance import ALPHA
+from biencoder_ablate.report.statistics import ALPHA
 from biencoder_ablate.report.study import Arms, Cell, task_values
-from biencoder_ablate.report.style import GREY, Picture, Style
 from biencoder_ablate.report.tables import p_text
-from biencoder_ablate.report.yardsticks import Baseline
 
 MOST_LINES = 12  # of which colours, dashes and markers are told apart
 MOST_ROWS = 40  # of arms or of comparisons on one figure
@@ -264,7 +264,7 @@ def _forest_panel(panel: Axes, family: Family, narrow: bool) -> None:
         if family.beside:
             _whisker(panel, family.beside[k], k + 0.26, _BESIDE)
         _whisker(panel, result, k, _PRIMARY)
-        ink: dict[str, Any] = {"color": "black" if result.told_apart() else GREY, "fontsize": 7.5}
+        ink: dict[str, Any] = {"color": "black" if result.is_significant() else GREY, "fontsize": 7.5}
         where: dict[str, Any] = {"transform": panel.get_yaxis_transform(), "va": "center"}
         if narrow:
             panel.text(0, k - 0.36, names[k], fontsize=6.5 if "\n" in names[k] else 7.5, **where)
@@ -296,7 +296,7 @@ def _whisker(panel: Axes, result: ContrastResult, y: float, look: Mapping[str, A
         if look is _PRIMARY and np.isfinite(result.family_low):
             panel.plot([result.family_low, result.family_high], [y, y], **{**line, "linewidth": 0.7})
         panel.plot([interval.low, interval.high], [y, y], **line, solid_capstyle="butt")
-        fill = look["color"] if result.told_apart() else "white"
+        fill = look["color"] if result.is_significant() else "white"
         panel.plot([interval.estimate], [y], **look, markerfacecolor=fill)
 
 

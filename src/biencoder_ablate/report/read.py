@@ -18,10 +18,10 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from biencoder_ablate.files import read_json
 from biencoder_ablate.runs.directory import RunDirectory
 from biencoder_ablate.runs.records import Record, read_metrics
 from biencoder_ablate.runs.status import run_status
+from biencoder_ablate.utils.files import read_json
 
 FINISHED = "finished"
 WITHOUT, NOTHING = "without", "nothing"  # the group whose choices each take a part out of a recipe (conf/without)

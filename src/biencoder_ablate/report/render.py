@@ -9,22 +9,23 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 
+import jinja2
 from markupsafe import Markup
 
-from biencoder_ablate.data.kept_texts import Texts
+from biencoder_ablate.data.text_cache import SplitTexts
 from biencoder_ablate.report import sentences, tables
+from biencoder_ablate.report.analysis import Analysis, Kind
+from biencoder_ablate.report.diagnostics import Baseline, find_leakage, selection
 from biencoder_ablate.report.examples import SideBySide
-from biencoder_ablate.report.fill import fill
-from biencoder_ablate.report.questions import Analysis, Kind
-from biencoder_ablate.report.read import Collection
+from biencoder_ablate.report.plot_style import Picture
+from biencoder_ablate.report.read import Collection, Protocol
 from biencoder_ablate.report.sentences import Answer
-from biencoder_ablate.report.style import Picture
-from biencoder_ablate.report.yardsticks import Baseline, selection
+from biencoder_ablate.report.statistics import ALPHA, FEW_SEEDS, MAX_EXACT_SEEDS, seeds_needed
 
 MOST_MARKDOWN_ROWS = 60  # of a table of runs; the page and runs.csv have all
 Block = tuple[str, Any]
@@ -54,7 +55,7 @@ class StudyReport:
     table: tables.Table
     sections: Sequence[Section]
     pictures: Sequence[Picture]
-    texts: Texts
+    texts: SplitTexts
     prefix: str
     folder: str
 
@@ -64,7 +65,7 @@ def study_report(
     others: Sequence[Baseline],
     pictures: Sequence[Picture],
     pairs: Sequence[SideBySide],
-    texts: Texts,
+    texts: SplitTexts,
     prefix: str,
     folder: str,
 ) -> StudyReport:
@@ -80,9 +81,10 @@ def study_report(
     overview, several = tables.overview_table(analysis), len(analysis.main.settings) > 1
     configurations: list[Block] = [("table", overview)] if overview else []
     configurations += [("table", groups), *drawn("seeds")] if several else drawn("seeds")
-    leakage: list[Block] = []
-    if analysis.leakage and any(shift.clean != shift.official for shift in analysis.leakage.shifts):
-        leakage = [("paragraph", [analysis.leakage.sentence]), ("table", tables.leakage_table(analysis.leakage))]
+    leaks: list[Block] = []
+    leakage = find_leakage(analysis)
+    if leakage and any(shift.clean != shift.official for shift in leakage.shifts):
+        leaks = [("paragraph", [leakage.sentence]), ("table", tables.leakage_table(leakage))]
     picked: list[Block] = []
     if (found := selection(analysis)) is not None:
         picked = [("paragraph", [sentences.selected(found)]), ("table", tables.selection_table(analysis, found))]
@@ -94,7 +96,7 @@ def study_report(
         blocks = within if family.kind is Kind.SETTING else differences
         blocks += [("table", table), ("note", sentences.about(study, family))]
         if k == 0 and family.kind is not Kind.SETTING:
-            blocks += [("table", tables.outlook_table(family))]
+            blocks += [("table", tables.power_table(family))]
     if analysis.notes:
         differences += [("heading", "Not asked"), ("list", analysis.notes)]
     if within:
@@ -112,10 +114,10 @@ def study_report(
         ("configurations", "Configurations" if several else "Seed by seed", configurations),
         ("learning", "Learning", [*drawn("learning_curves", "learning_curves_by_setting", "dead_pairs"), *costs]),
         ("selection", "Which epoch", picked),
-        ("leakage", "Leakage", leakage),
+        ("leakage", "Leakage", leaks),
         ("tasks", "The eight tasks", tasks),
         ("debates", "Debate by debate", [("debates", debates)] if debates else []),
-        ("declared", "Declared beforehand", [("list", sentences.declared(analysis))]),
+        ("declared", "Declared beforehand", [("list", declared(analysis))]),
         ("reproduce", "Settings, versions, commands", [("table", table) for table in reproduce]),
     ]
     headline = sentences.headline(analysis, others)
@@ -201,3 +203,42 @@ def shortened(table: tables.Table) -> tuple[tables.Table, int]:
         worth = [row for row in rows if "not started" not in row][:MOST_MARKDOWN_ROWS]
         return replace(table, rows=tuple(worth)), len(rows) - len(worth)
     return table, 0
+
+
+# Braces are LaTeX's own.
+_LATEX_MARKS: dict[str, Any] = {
+    "variable_start_string": "<<", "variable_end_string": ">>", "block_start_string": "<%", "block_end_string": "%>",
+    "comment_start_string": "<#", "comment_end_string": "#>",
+}  # fmt: skip
+
+
+def fill(name: str, escape: Callable[[str], str] | None, filters: Mapping[str, Any], **values: Any) -> str:
+    """The text of a template in templates/ with these values.
+
+    What is printed goes through `escape`, or is escaped as HTML without one; what is Markup already stays as it is.
+    """
+
+    def escaped(value: Any) -> Any:
+        return value if escape is None or isinstance(value, Markup) else Markup(escape(str(value)))
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("biencoder_ablate.report"), autoescape=True, undefined=jinja2.StrictUndefined,
+        finalize=escaped, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+        **(_LATEX_MARKS if name.endswith(".tex.j2") else {}),
+    )  # fmt: skip
+    environment.filters |= filters
+    return environment.get_template(name).render(**values)
+
+
+def declared(analysis: Analysis) -> list[str]:
+    """What was fixed before any figure was seen: templates/declared.txt.j2 says it alike for every sweep."""
+    selects = {(run.identity.get("evaluation") or {}).get("select", "top1") for run in analysis.study.runs}
+    names = {"top1": "best official val top-1", "top1_clean": "best clean val top-1"}
+    picked = " or ".join(names.get(select, f"best val {select}") for select in sorted(selects - {"last"}))
+    rule = f"the epoch with the {picked} (the first on a tie)" if picked else ""
+    rule = " or ".join(filter(None, (rule, "the last epoch" if "last" in selects else "")))
+    text = fill(
+        "declared.txt.j2", str, {}, analysis=analysis, clean=Protocol.CLEAN, official=Protocol.OFFICIAL,
+        rule=rule, alpha=ALPHA, most_exact=MAX_EXACT_SEEDS, needed=seeds_needed(6), few=FEW_SEEDS,
+    )  # fmt: skip
+    return [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]

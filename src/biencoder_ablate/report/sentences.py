@@ -8,16 +8,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from biencoder_ablate.report import yardsticks
-from biencoder_ablate.report.contrasts import ContrastResult
-from biencoder_ablate.report.fill import fill
-from biencoder_ablate.report.questions import Analysis, Family, Kind
-from biencoder_ablate.report.read import FINISHED, WITHOUT, Metric, Protocol, Run
-from biencoder_ablate.report.significance import ALPHA, FEW_SEEDS, MAX_EXACT_SEEDS, seeds_needed
+from biencoder_ablate.report import diagnostics as yardsticks
+from biencoder_ablate.report.analysis import Analysis, Family, Kind
+from biencoder_ablate.report.comparisons import MOST_NAMED, ContrastResult, Verdict, quoted, verdict
+from biencoder_ablate.report.diagnostics import Baseline, Selection
+from biencoder_ablate.report.read import FINISHED, WITHOUT, Metric, Run
+from biencoder_ablate.report.statistics import ALPHA
 from biencoder_ablate.report.study import Arms, Study
 from biencoder_ablate.report.tables import MINUS, effect_text, p_text
-from biencoder_ablate.report.verdicts import MOST_NAMED, Verdict, quoted, verdict
-from biencoder_ablate.report.yardsticks import Baseline, Selection
 
 MOST_LISTED = 6  # settings in a sentence, levels among the answers
 MOST_CHARACTERS = 200  # of settings by name: beyond that it reads like a compiler
@@ -50,7 +48,7 @@ def answers(analysis: Analysis) -> list[Answer]:
     """A line for each part of the head; where no parts were varied, for each level of what was, against the best."""
     family = analysis.family(Kind.EFFECTS)
     if family is not None:
-        quiet = [result for result in family.primary if "×" in result.contrast.name and not result.told_apart()]
+        quiet = [result for result in family.primary if "×" in result.contrast.name and not result.is_significant()]
         if len(quiet) < 2:
             return [_of_part(analysis, family, result) for result in family.primary]
         loud = [_of_part(analysis, family, result) for result in family.primary if result not in quiet]
@@ -110,7 +108,7 @@ def _quiet_interactions(analysis: Analysis, family: Family, results: Sequence[Co
 
 
 def _status(family: Family, result: ContrastResult) -> str:
-    if result.told_apart():
+    if result.is_significant():
         return "earns" if result.estimate > 0 else "costs"
     return "unknown" if family.too_few_seeds else "untold"
 
@@ -196,20 +194,6 @@ def selected(found: Selection) -> str:
     )
 
 
-def declared(analysis: Analysis) -> list[str]:
-    """What was fixed before any figure was seen: templates/declared.txt.j2 says it alike for every sweep."""
-    selects = {(run.identity.get("evaluation") or {}).get("select", "top1") for run in analysis.study.runs}
-    names = {"top1": "best official val top-1", "top1_clean": "best clean val top-1"}
-    picked = " or ".join(names.get(select, f"best val {select}") for select in sorted(selects - {"last"}))
-    rule = f"the epoch with the {picked} (the first on a tie)" if picked else ""
-    rule = " or ".join(filter(None, (rule, "the last epoch" if "last" in selects else "")))
-    text = fill(
-        "declared.txt.j2", str, {}, analysis=analysis, clean=Protocol.CLEAN, official=Protocol.OFFICIAL,
-        rule=rule, alpha=ALPHA, most_exact=MAX_EXACT_SEEDS, needed=seeds_needed(6), few=FEW_SEEDS,
-    )  # fmt: skip
-    return [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
-
-
 def findings(analysis: Analysis) -> list[str]:
     """What follows the answers: what they are averaged over, the other figure, each setting, the other axes."""
     said = []
@@ -242,7 +226,7 @@ def findings(analysis: Analysis) -> list[str]:
 
 def _interaction(analysis: Analysis, family: Family) -> str:
     main, axis = analysis.study.axes[0].name, family.subject
-    told = [f"{result.contrast.name} ({effect_text(result)})" for result in family.primary if result.told_apart()]
+    told = [f"{result.contrast.name} ({effect_text(result)})" for result in family.primary if result.is_significant()]
     if told:
         return f"What the {main} does depends on {axis}: {_few(told)}."
     if few := family.too_few_seeds:

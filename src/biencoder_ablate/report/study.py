@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from biencoder_ablate.files import flat
-from biencoder_ablate.report.contrasts import HEADS, Group, pool
+from biencoder_ablate.report.comparisons import HEADS, Group, pool
 from biencoder_ablate.report.read import FINISHED, NOTHING, WITHOUT, Protocol, Run
-from biencoder_ablate.report.significance import FloatArray
+from biencoder_ablate.report.statistics import FloatArray
+from biencoder_ablate.utils.files import flat
 
 # What is no axis of its own: the first name corpora, versions and seeds; the others make one axis each.
 _NOT_AXES = (

@@ -12,15 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from biencoder_ablate.evaluation.candidates import TASKS
-from biencoder_ablate.report import yardsticks
-from biencoder_ablate.report.contrasts import ContrastResult, GroupSummary, summarise
+from biencoder_ablate.report import diagnostics as yardsticks
+from biencoder_ablate.report.analysis import Analysis, Family, Kind
+from biencoder_ablate.report.comparisons import ContrastResult, GroupSummary, Verdict, summarise
+from biencoder_ablate.report.diagnostics import RULES, Baseline, Leakage, Selection
 from biencoder_ablate.report.examples import SideBySide
-from biencoder_ablate.report.outlook import MOST_SEEDS, POWER, outlook
-from biencoder_ablate.report.questions import Analysis, Family, Kind
 from biencoder_ablate.report.read import FINISHED, Protocol, Run, Sweep
+from biencoder_ablate.report.statistics import MOST_SEEDS, POWER
 from biencoder_ablate.report.study import Arms, Cell, Study, show, task_values
-from biencoder_ablate.report.verdicts import Leakage, Verdict
-from biencoder_ablate.report.yardsticks import RULES, Baseline, Selection
 
 Value = str | float | int | bool | None
 MINUS = "−"
@@ -245,7 +244,7 @@ def family_table(family: Family, primary: Protocol, key: str) -> Table:
         interval = interval_text(result.interval.low, result.interval.high, signed=True)
         row: list[Value] = [result.contrast.name, len(result.seeds), result.estimate, interval]
         row.append(interval_text(result.family_low, result.family_high, signed=True))
-        row += [result.p, result.p_family, result.told_apart()]
+        row += [result.p, result.p_family, result.is_significant()]
         for beside in family.beside[k : k + 1]:
             interval = interval_text(beside.interval.low, beside.interval.high, signed=True)
             row += [beside.estimate, interval, beside.p_family]
@@ -253,7 +252,7 @@ def family_table(family: Family, primary: Protocol, key: str) -> Table:
     return Table(key, family.title, tuple(columns), tuple(rows))
 
 
-def outlook_table(family: Family) -> Table:
+def power_table(family: Family) -> Table:
     """What the family could have found, how many seeds would decide, and what one more seed will do."""
     columns = (
         Column("comparison"), Column("seen", 3, signed=True), Column("within reach", 3), Column("seeds to decide"),
@@ -261,11 +260,11 @@ def outlook_table(family: Family) -> Table:
     )  # fmt: skip
     rows = []
     for result in family.primary:
-        seen = outlook(result)
-        needed = str(seen.seeds_to_decide) if seen.seeds_to_decide else f"over {MOST_SEEDS}"
-        decided = "decided" if result.told_apart() else needed
-        decided = decided if math.isfinite(seen.detectable) else NOTHING
-        rows.append((result.contrast.name, result.estimate, seen.detectable, decided, seen.p_first_better))
+        power = result.power
+        needed = str(power.seeds_to_decide) if power.seeds_to_decide else f"over {MOST_SEEDS}"
+        decided = "decided" if result.is_significant() else needed
+        decided = decided if math.isfinite(power.detectable) else NOTHING
+        rows.append((result.contrast.name, result.estimate, power.detectable, decided, power.p_first_better))
     caption = (
         f"What more seeds would show. Within reach: the least difference that these seeds and debates find in "
         f"{POWER:.0%} of studies, the family adjusted for. Seeds to decide: how many would find one as large as that "

@@ -11,11 +11,11 @@ from typing import Any
 
 import yaml
 
-from biencoder_ablate.command import add_json_option, answer, print_json
-from biencoder_ablate.files import read_json
 from biencoder_ablate.runs.directory import RunBusy, RunDirectory, locked
 from biencoder_ablate.runs.status import STATUSES, RunStatus, SweepDirectory, directory_bytes, run_status
-from biencoder_ablate.text import figure, terminal_width, text_table
+from biencoder_ablate.utils.command import add_json_option, print_json, run_command
+from biencoder_ablate.utils.console import format_number, terminal_width, text_table
+from biencoder_ablate.utils.files import read_json
 
 
 def list_runs(logs_dir: Path) -> list[RunStatus]:
@@ -29,7 +29,7 @@ def describe_runs(runs: Sequence[RunStatus], width: int | None = None) -> str:
     """One aligned line a run, or more where it would be wider than `width`; statuses where any is not finished."""
     rows = [["run", "status", "data", "model", "epochs", "val", "test", "MB"]]
     for run in map(listed, runs):
-        figures = [figure(run["val"]), figure(run["test"]), figure(run["bytes"] / 1e6, 1)]
+        figures = [format_number(run["val"]), format_number(run["test"]), format_number(run["bytes"] / 1e6, 1)]
         rows.append([run["name"], run["status"], run["data"], run["model"], str(run["epochs"]), *figures])
     if all(row[1] == "finished" for row in rows[1:]):
         rows = [[row[0], *row[2:]] for row in rows]
@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--yes", action="store_true", help="really delete")
     add_json_option(parser)
-    return answer(parser, argv, _show)
+    return run_command(parser, argv, _show)
 
 
 def _show(arguments: argparse.Namespace) -> None:

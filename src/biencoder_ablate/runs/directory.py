@@ -13,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from biencoder_ablate.files import read_json
+from biencoder_ablate.utils.files import read_json
 
 _LOOKING_SECONDS = 0.2
 """How long a run that starts bears with those who look whether it is free."""

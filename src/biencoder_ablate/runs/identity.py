@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from biencoder_ablate.config import Config, head_name
+from biencoder_ablate.config.schema import Config, head_name
 
 RESULTS_VERSION = 6
 """Raised when a change to the code alters figures, so that old and new runs never share a name."""

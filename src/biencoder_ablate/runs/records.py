@@ -5,18 +5,15 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-import biencoder_ablate
-from biencoder_ablate.files import finite, naming, write_text
-from biencoder_ablate.text import figure, text_table
+from biencoder_ablate.utils.console import format_number, text_table
+from biencoder_ablate.utils.files import finite, write_text
+from biencoder_ablate.version import __version__
 
 Record = dict[str, Any]
 EPOCH_COLUMNS = ("epoch", "loss", "train", "val", "clean", "test", "clean", "hard", "dead", "s")
@@ -53,51 +50,12 @@ def epoch_line(record: Record | None, clean: bool = True) -> str:
         seconds = (record.get("train_seconds") or 0.0) + record["eval_seconds"]
         names = ("train/top1", "val/top1", "val/top1_clean", "test/top1", "test/top1_clean")
         hard = record.get("hard_share")
-        cells = ["start" if record["epoch"] < 0 else str(record["epoch"]), figure(record.get("loss"))]
-        cells += [figure(record[name]) for name in names]
+        cells = ["start" if record["epoch"] < 0 else str(record["epoch"]), format_number(record.get("loss"))]
+        cells += [format_number(record[name]) for name in names]
         cells += [f"{100 * hard:.1f}%" if hard is not None else "", f"{100 * record['dead_pairs']:.1f}%"]
-        cells = [cell or "–" for cell in cells] + [figure(seconds, 2)]
+        cells = [cell or "–" for cell in cells] + [format_number(seconds, 2)]
     kept = [place for place in range(len(cells)) if clean or place not in _CLEAN]
     return text_table([cells[place] for place in kept], [], left=0, least=[_LEAST[place] for place in kept])
-
-
-class RunLog:
-    """Writes lines to the screen and to train.log; the file gets the time and survives restarts."""
-
-    def __init__(self, path: Path | None, quiet: bool = False) -> None:
-        self.path = path
-        self.quiet = quiet
-
-    def say(self, text: str = "") -> None:
-        """One or more lines, for the screen and the file."""
-        if not self.quiet:
-            tqdm.write(text, file=sys.stdout)
-            sys.stdout.flush()
-        self.note(text)
-
-    def note(self, text: str) -> None:
-        """For the file only. Raises OSError naming it."""
-        if self.path is None:
-            return
-        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.writelines(f"{stamp}  {line}\n" for line in text.splitlines() or [""])
-        except OSError as error:
-            raise naming(error, self.path) from error
-
-
-def progress_bar(description: str, total: int, unit: str, quiet: bool) -> tqdm:
-    """A bar of one phase, on standard error, gone when the phase is over, and silent where nobody watches."""
-    return tqdm(
-        desc=description,
-        total=total,
-        unit=unit,
-        leave=False,
-        dynamic_ncols=True,
-        disable=True if quiet else None,
-        mininterval=0.2,
-    )
 
 
 _LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "hydra-core", "omegaconf", "numpy")
@@ -110,7 +68,7 @@ def build_manifest(
     return {
         "name": name,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "biencoder_ablate": biencoder_ablate.__version__,
+        "biencoder_ablate": __version__,
         "git_commit": git_commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),

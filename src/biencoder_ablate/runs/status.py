@@ -5,11 +5,8 @@ It comes from the runs' own files, so that it is the same whichever launcher, ma
 
 from __future__ import annotations
 
-import contextlib
-import io
 import math
 import os
-import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,11 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from biencoder_ablate.files import read_json, write_json
 from biencoder_ablate.runs.directory import RunDirectory, holder
 from biencoder_ablate.runs.identity import short_hash
 from biencoder_ablate.runs.records import read_metrics
-from biencoder_ablate.text import show_seconds, terminal_width, text_table
+from biencoder_ablate.utils.files import read_json, write_json
 
 STATUSES = ("finished", "running", "interrupted", "failed", "damaged", "new")
 
@@ -88,19 +84,6 @@ def objective(result: Mapping[str, Any]) -> float:
     clean = result["val"].get("top1_clean")
     value = result["val"]["top1"] if clean is None else clean
     return math.nan if value is None else float(value)  # there is no val
-
-
-def failure_of(returned: Any) -> Exception | None:
-    """Why a job that Hydra ran failed. Asked for the value of such a job, Hydra prints lines of its own."""
-    from hydra.core.utils import JobStatus
-
-    if returned.status == JobStatus.FAILED:
-        with contextlib.redirect_stderr(io.StringIO()):
-            try:
-                returned.return_value  # noqa: B018
-            except Exception as error:
-                return error
-    return None
 
 
 @dataclass(frozen=True)
@@ -178,57 +161,6 @@ def sweep_directory(
         ]
         name = f"{name}_{digest}".lstrip("_")
     return SweepDirectory(sweeps / (name or digest))
-
-
-def progress_line(sweep: SweepDirectory) -> str:
-    """How far the sweep is, and about how long it will take at the pace since it started."""
-    runs, started = sweep.statuses(), sweep.read()["started"]
-    statuses = [run.status for run in runs]
-    done, failed = statuses.count("finished"), statuses.count("failed")
-    fresh = sum(bool(run.result) and run.directory.result.stat().st_mtime >= started for run in runs)
-    left = len(runs) - done - failed
-    line = f"sweep: {done} of {len(runs)} finished" + (f", {failed} failed" if failed else "")
-    return line + (f", about {show_seconds((time.time() - started) / fresh * left)} left" if left and fresh else "")
-
-
-def differing(runs: Sequence[RunStatus]) -> list[str]:
-    """What sets each job apart: its overrides without those that all jobs share; the run's name where nothing does."""
-    shared = set.intersection(*(set(run.overrides) for run in runs)) if runs else set()
-    return [" ".join(_short(item) for item in run.overrides if item not in shared) or run.name for run in runs]
-
-
-def _short(override: str) -> str:
-    """An override whose number has no more than four digits, which is enough to know a trial of a search by."""
-    return re.sub(r"=(-?\d+\.\d{6,}(e-?\d+)?)$", lambda found: f"={float(found[1]):.4g}", override)
-
-
-def plan_text(runs: Sequence[RunStatus], num_epochs: int) -> str:
-    """What a command would run, what is done, and about how long and how much disk the rest takes."""
-    rows = [[label, _plan(run), run.name] for label, run in zip(differing(runs), runs, strict=True)]
-    if all(label == name for label, _, name in rows):
-        rows = [row[1:] for row in rows]
-    lines = [text_table(rows[0], rows[1:], left=len(rows[0]), width=terminal_width())]
-    done = [run for run in runs if run.status == "finished"]
-    left = [run for run in runs if run.status != "finished"]
-    lines.append(f"\n{len(done)} finished, {len(left)} to run")
-    if left and not done:
-        lines.append("none of these has finished yet: nothing to estimate hours and disk from")
-    elif left:
-        seconds = sum(run.result["seconds"] for run in done) / len(done)
-        share = sum(1 - run.epochs_done / num_epochs if num_epochs else 1.0 for run in left)
-        disk = sum(directory_bytes(run.directory.path) for run in done) / len(done)
-        lines.append(
-            f"about {show_seconds(seconds * share)} one after another and {disk * len(left) / 1e6:.0f} MB, "
-            f"going by the {len(done)} finished"
-        )
-    return "\n".join(lines)
-
-
-def _plan(run: RunStatus) -> str:
-    if run.status == "interrupted":
-        return f"goes on after {_epochs(run)}"
-    told = {"failed": "failed, tried again", "damaged": "damaged, tried again", "running": "running now"}
-    return told.get(run.status, run.status)
 
 
 def directory_bytes(path: Path) -> int:

@@ -10,19 +10,16 @@ starts that asks for it.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import math
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
-from biencoder_ablate import registry
 from biencoder_ablate.config import ConfigError
-from biencoder_ablate.files import flat, write_text
+from biencoder_ablate.utils.files import flat, write_text
 
 Values = Mapping[str, float]
 Steps = Sequence[tuple[int, Values]]
@@ -108,36 +105,6 @@ class Trackers:
                 assert self._say is not None, "start comes first"
                 with contextlib.suppress(OSError):  # the disk with train.log on it may be full: the run will find out
                     self._say(f"warning: tracker={name} failed and gets nothing more of this run ({why})")
-
-
-def choose_trackers(options: Mapping[str, Any]) -> Trackers:
-    """The trackers of a config's `tracker`: by name, each one's options.
-
-    Raises ConfigError for a name, an option or a value that there is not, and where an extra is missing.
-    """
-    chosen = {}
-    for name, given in options.items():
-        key = f"tracker.{name}"
-        kind = registry.find("trackers", name, "tracker")
-        if not isinstance(given, Mapping):
-            raise ConfigError(f"{key}={given}: must be a mapping of the tracker's options; {{}} for none")
-        for option, value in given.items():
-            check_option(name, str(option), line=f"{key}.{option}={value}")
-        missing = [module for module in kind.needs if find_spec(module) is None]
-        if missing:
-            how = f"the extra {name}: pip install 'biencoder-ablate[{name}]'"
-            what = how if name in registry.BUILT_IN["trackers"] else f"pip install {' '.join(missing)}"
-            raise ConfigError(f"tracker={name}: {', '.join(missing)} is not installed; needs {what}")
-        chosen[name] = kind(**given)
-    return Trackers(chosen)
-
-
-def check_option(name: str, option: str, line: str) -> None:
-    """Refuse an option, given in `line`, that the tracker does not have. Raises ConfigError."""
-    known = inspect.signature(registry.find("trackers", name, "tracker")).parameters
-    if option not in known:
-        options = ", ".join(f"tracker.{name}.{option}" for option in known) or "left out: the tracker has no options"
-        raise ConfigError(f"{line}: there is no such option; must be {options}")
 
 
 def numbers(record: Mapping[str, Any]) -> dict[str, float]:

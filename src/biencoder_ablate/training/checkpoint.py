@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_map_only
 
-from biencoder_ablate.files import whole_file
 from biencoder_ablate.runs.records import Record
+from biencoder_ablate.utils.files import whole_file
 
 
 @dataclass
@@ -70,7 +70,7 @@ def save_checkpoint(directory: Path, state: dict[str, Any]) -> None:
             old.unlink()
 
 
-class InTurn:
+class BackgroundWriter:
     """Jobs in a thread of their own, one at a time and in order, while the caller goes on.
 
     Leaving it waits for the last one. A job's error is raised by the next call, once.
@@ -91,7 +91,7 @@ class InTurn:
         if last is not None:
             last.result()
 
-    def __enter__(self) -> InTurn:
+    def __enter__(self) -> BackgroundWriter:
         return self
 
     def __exit__(self, kind: Any, *_: Any) -> None:

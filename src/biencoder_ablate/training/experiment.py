@@ -16,8 +16,11 @@ from typing import Any
 
 import torch
 
-from biencoder_ablate.config import Config, cache_directory
-from biencoder_ablate.data.kept_texts import keep_texts
+from biencoder_ablate.config.registry import make_trackers
+from biencoder_ablate.config.schema import Config, cache_directory
+from biencoder_ablate.data.text_cache import cache_texts
+from biencoder_ablate.encoder.device import training_bytes
+from biencoder_ablate.encoder.texts import Hidden
 from biencoder_ablate.evaluation.baselines import (
     MEASURED,
     Baselines,
@@ -26,20 +29,16 @@ from biencoder_ablate.evaluation.baselines import (
     known_baselines,
     pretrained_baseline,
 )
-from biencoder_ablate.evaluation.protocols import final_rankings, point_records, split_figures
-from biencoder_ablate.files import explained, read_json, remove_parts, write_json, write_text, yaml_string
+from biencoder_ablate.evaluation.protocols import final_rankings, point_records, split_metrics
 from biencoder_ablate.model.biencoder import Embeddings
-from biencoder_ablate.model.flops import training_bytes
-from biencoder_ablate.model.saved import Contract, save_model
-from biencoder_ablate.model.texts import Hidden
+from biencoder_ablate.model.saved import ModelSpec, save_model
 from biencoder_ablate.runs import directory as run_files
 from biencoder_ablate.runs.directory import RunDirectory
-from biencoder_ablate.runs.records import Record, RunLog, build_manifest, epoch_line, write_metrics
-from biencoder_ablate.runs.trackers import TrackedRun, Trackers, choose_trackers
+from biencoder_ablate.runs.records import Record, build_manifest, epoch_line, write_metrics
+from biencoder_ablate.runs.trackers import TrackedRun, Trackers
 from biencoder_ablate.training import summary
-from biencoder_ablate.training.assemble import Parts, Plan, build_parts, make_plan
 from biencoder_ablate.training.checkpoint import (
-    InTurn,
+    BackgroundWriter,
     RunState,
     load_best,
     load_checkpoint,
@@ -48,15 +47,11 @@ from biencoder_ablate.training.checkpoint import (
     snapshot,
     trained_state,
 )
-from biencoder_ablate.training.loop import (
-    check_trained,
-    embed,
-    make_optimizer,
-    measure_all,
-    scorer_of,
-    train_epoch,
-)
-from biencoder_ablate.training.processes import World, joined, world_from_environment
+from biencoder_ablate.training.loop import check_trained, embed, make_optimizer, measure_all, scorer_of, train_epoch
+from biencoder_ablate.training.plan import Components, RunPlan, build_components, make_plan
+from biencoder_ablate.utils.console import RunLog
+from biencoder_ablate.utils.distributed import World, process_group, world_from_environment
+from biencoder_ablate.utils.files import explained, read_json, remove_parts, write_json, write_text, yaml_string
 
 
 @dataclass(frozen=True)
@@ -76,16 +71,16 @@ def run_experiment(config: Config, composed: str, overrides: list[str], quiet: b
     """
     world = world_from_environment()
     plan = make_plan(config)
-    with joined(world, plan.device):
+    with process_group(world, plan.device):
         return _run_as(world, plan, composed, overrides, quiet or not world.is_main)
 
 
-def _run_as(world: World, plan: Plan, composed: str, overrides: list[str], quiet: bool) -> Outcome:
+def _run_as(world: World, plan: RunPlan, composed: str, overrides: list[str], quiet: bool) -> Outcome:
     """The run of one process of the world; rank 0 alone locks and writes."""
     config = plan.config
     run = RunDirectory(plan.directory)
-    trackers = choose_trackers(config.tracker) if world.is_main else Trackers()
-    done = world.agree(run.read_finished())
+    trackers = Trackers(make_trackers(config.tracker) if world.is_main else {})
+    done = world.broadcast(run.read_finished())
     if done is not None and not config.rerun:
         RunLog(None, quiet).say(f"{summary.finished_line(run, done)}, already; rerun=true starts over")
         if world.is_main:
@@ -119,7 +114,7 @@ class OutOfMemory(RuntimeError):
 
 
 @contextlib.contextmanager
-def memory_explained(plan: Plan) -> Iterator[None]:
+def memory_explained(plan: RunPlan) -> Iterator[None]:
     """Raise OutOfMemory, which says what to change, where torch or Python says that memory is out."""
     try:
         yield
@@ -130,7 +125,7 @@ def memory_explained(plan: Plan) -> Iterator[None]:
         raise OutOfMemory(_what_to_lower(plan, torch.device("cpu") if of_host else plan.device)) from error
 
 
-def _what_to_lower(plan: Plan, device: torch.device) -> str:
+def _what_to_lower(plan: RunPlan, device: torch.device) -> str:
     """The message of OutOfMemory: where it was out, what a step asks for at most, which key to lower and to what."""
     config, training = plan.config, plan.config.training
     if device.type == "cuda":
@@ -170,7 +165,7 @@ def _note_failure(run: RunDirectory, log: RunLog, error: Exception) -> None:
         write_json(run.result, {"status": "failed", "name": run.name, "error": why})
 
 
-def _open_run(plan: Plan, run: RunDirectory, composed: str, overrides: list[str], quiet: bool) -> RunLog:
+def _open_run(plan: RunPlan, run: RunDirectory, composed: str, overrides: list[str], quiet: bool) -> RunLog:
     """Make the directory and write what was asked and what with, before the first step."""
     (run.path / ".hydra").mkdir(parents=True, exist_ok=True)
     remove_parts(run.path)
@@ -185,16 +180,16 @@ def _open_run(plan: Plan, run: RunDirectory, composed: str, overrides: list[str]
     return log
 
 
-def _train(plan: Plan, run: RunDirectory, log: RunLog, world: World, trackers: Trackers) -> dict[str, Any]:
+def _train(plan: RunPlan, run: RunDirectory, log: RunLog, world: World, trackers: Trackers) -> dict[str, Any]:
     """The epochs, then the selected one measured and written. Returns the result (on rank 0)."""
     started = time.perf_counter()
-    world.agree(None)  # rank 0 has locked and opened the directory
-    parts = build_parts(plan, log, world)
+    world.broadcast(None)  # rank 0 has locked and opened the directory
+    parts = build_components(plan, log, world)
     log.say(summary.before_training(parts, plan))
     trainee, training = parts.trainee, plan.config.training
     optimizer = make_optimizer(trainee.model, plan.config) if training.epochs > 0 else None
     found = load_checkpoint(run.checkpoint, trainee.model, optimizer)
-    world.agree(None)  # every process has read the checkpoint before rank 0 writes the next
+    world.broadcast(None)  # every process has read the checkpoint before rank 0 writes the next
     reached = found or RunState()
     if found is not None:
         log.say(f"going on after epoch {reached.next_epoch - 1}, the last finished one")
@@ -210,7 +205,7 @@ def _train(plan: Plan, run: RunDirectory, log: RunLog, world: World, trackers: T
     def commit(embeddings: Embeddings, epoch: int, trained: Record, steps: list[tuple[int, Record]]) -> None:
         """An epoch is finished once its checkpoint is on disk; the metrics files and trackers follow from it."""
         started = time.perf_counter()
-        values = world.agree(measure_all(trainee, embeddings) if world.is_main else None)
+        values = world.broadcast(measure_all(trainee, embeddings) if world.is_main else None)
         if epoch < 0 and world.is_main:  # to read the others beside
             for name, figures in baselines["pretrained"].items():
                 values |= {f"pretrained/{name}/{key}": figures[key] for key in ("top1", "top1_clean", "recall@10")}
@@ -237,7 +232,7 @@ def _train(plan: Plan, run: RunDirectory, log: RunLog, world: World, trackers: T
         log.say(epoch_line(records[-1], leaks))
         trackers.epoch(step, records[-1], steps)
 
-    with InTurn() as writer:
+    with BackgroundWriter() as writer:
         embeddings = embed(trainee, pretrained if plan.finetuned is None else None)
         if reached.next_epoch < 0:
             commit(embeddings, -1, {}, [])
@@ -249,11 +244,11 @@ def _train(plan: Plan, run: RunDirectory, log: RunLog, world: World, trackers: T
             embeddings = embed(trainee)
             check_trained(embeddings, epoch)
             commit(embeddings, epoch, trained.record, trained.steps)
-    world.agree(None)  # rank 0 has written the best weights
+    world.broadcast(None)  # rank 0 has written the best weights
     if reached.best_epoch is not None and reached.best_epoch != reached.next_epoch - 1:
         load_best(run.checkpoint, reached, trainee.model)
         embeddings = embed(trainee)
-    world.agree(None)  # every process has read the best weights before rank 0 drops the checkpoint
+    world.broadcast(None)  # every process has read the best weights before rank 0 drops the checkpoint
     if not world.is_main:
         return {}
     result = _finish(plan, run, log, parts, reached, embeddings, baselines, time.perf_counter() - started)
@@ -262,16 +257,16 @@ def _train(plan: Plan, run: RunDirectory, log: RunLog, world: World, trackers: T
 
 
 def _baselines(
-    plan: Plan, parts: Parts, reached: RunState, log: RunLog, world: World
+    plan: RunPlan, parts: Components, reached: RunState, log: RunLog, world: World
 ) -> tuple[Baselines, Hidden | None]:
     """What needs no training (on rank 0), and h of the pretrained encoder where the run begins with it."""
     cache = cache_directory(plan.config)
-    known = world.agree(known_baselines(cache, plan.determined_by) if world.is_main else None)
+    known = world.broadcast(known_baselines(cache, plan.determined_by) if world.is_main else None)
     hidden = parts.pretrained() if reached.next_epoch <= 0 or "pretrained" not in known else None
     if world.is_main:
         if not {"chance", "pretrained"} <= set(known):
             log.say("measuring what needs no training (BM25, TF-IDF, the pretrained encoder), once for this corpus")
-            keep_texts(cache, plan.data.fingerprint, plan.data.corpus)  # for its reports
+            cache_texts(cache, plan.data.fingerprint, plan.data.corpus)  # for its reports
         data, splits = plan.data, plan.data.splits
         known |= corpus_baselines(cache, data.fingerprint, data.index.texts, splits)
         if hidden is not None:
@@ -303,10 +298,10 @@ def _out_of_patience(reached: RunState, patience: int | None) -> bool:
 
 
 def _finish(
-    plan: Plan,
+    plan: RunPlan,
     run: RunDirectory,
     log: RunLog,
-    parts: Parts,
+    parts: Components,
     reached: RunState,
     embeddings: Embeddings,
     baselines: Baselines,
@@ -333,7 +328,7 @@ def _finish(
         state, encoder = trained_state(parts.trainee.model), parts.encoder
         copied = plan.finetuned.source.directory if plan.finetuned is not None and encoder is None else None
         trained = None if encoder is None else (encoder.module, encoder.tokenizer)
-        save_model(run.model, contract_of(plan, parts), state, trained, copied)
+        save_model(run.model, model_spec_of(plan, parts), state, trained, copied)
     else:
         shutil.rmtree(run.model, ignore_errors=True)
     log.say(summary.last_lines(run, result, plan.config, reached.records))
@@ -342,10 +337,10 @@ def _finish(
     return result
 
 
-def contract_of(plan: Plan, parts: Parts) -> Contract:
+def model_spec_of(plan: RunPlan, parts: Components) -> ModelSpec:
     """What a user of the weights must know: the encoder, its pooling and lengths, and what is built on it."""
     model, source = plan.config.model, plan.pretrained
-    return Contract(
+    return ModelSpec(
         source.name,
         source.fingerprint,
         parts.encoder is not None or plan.finetuned is not None,
@@ -357,14 +352,14 @@ def contract_of(plan: Plan, parts: Parts) -> Contract:
     )
 
 
-def write_rankings(run: RunDirectory, parts: Parts, embeddings: Embeddings, rerank: int | str) -> dict[str, Any]:
+def write_rankings(run: RunDirectory, parts: Components, embeddings: Embeddings, rerank: int | str) -> dict[str, Any]:
     """Rank val and test under every candidate set, write rankings.jsonl, and return the figures by split."""
     trainee = parts.trainee
     lines, figures = [], {}
     score = scorer_of(trainee, embeddings)
     for name in MEASURED:
         rankings = final_rankings(trainee.splits[name], embeddings, score, rerank)
-        figures[name] = split_figures(rankings)
+        figures[name] = split_metrics(rankings)
         lines += [json.dumps(record, ensure_ascii=False) for record in point_records(rankings)]
     write_text(run.path / "rankings.jsonl", "".join(f"{line}\n" for line in lines))
     return figures

@@ -15,22 +15,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from biencoder_ablate.config import Config, TrainingConfig
+from biencoder_ablate.config.schema import Config, TrainingConfig
 from biencoder_ablate.data.corpus import SPLITS
-from biencoder_ablate.data.index import SplitArrays, TextIndex
-from biencoder_ablate.data.tokens import to_device
-from biencoder_ablate.evaluation.candidates import SplitCandidates
+from biencoder_ablate.data.index import SplitArrays, TextTable
+from biencoder_ablate.encoder.device import TRAINING_FACTOR, release_memory
+from biencoder_ablate.encoder.texts import Hidden, PromptedTexts, TextSource
+from biencoder_ablate.encoder.tokens import to_device
+from biencoder_ablate.evaluation.candidates import RetrievalTask
 from biencoder_ablate.evaluation.pair_scores import PairScorer, pair_scorer
 from biencoder_ablate.evaluation.protocols import measure_split, study_top1
 from biencoder_ablate.model.biencoder import BiEncoder, Embeddings
-from biencoder_ablate.model.flops import TRAINING_FACTOR
-from biencoder_ablate.model.memory import hand_back_freed_memory
-from biencoder_ablate.model.texts import Hidden, Roles, TextSource
-from biencoder_ablate.runs.records import Record, progress_bar
-from biencoder_ablate.seeding import derive_seed, generator
+from biencoder_ablate.runs.records import Record
 from biencoder_ablate.training.losses import Batch, Loss
 from biencoder_ablate.training.negatives import Mining, NegativePool, draw_negatives, hard_share
-from biencoder_ablate.training.processes import World
+from biencoder_ablate.utils.console import progress_bar
+from biencoder_ablate.utils.distributed import World
+from biencoder_ablate.utils.seeding import derive_seed, generator
 
 HAND_BACK_STEPS = 8
 """After so many steps of a trained encoder on a CPU freed memory is handed back: after every one it costs a quarter of
@@ -46,14 +46,14 @@ class TrainingDiverged(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Trainee:
+class TrainingContext:
     """What is trained, on what, and how: the model, its texts, the splits, the pool of negatives, the loss."""
 
     config: Config
     model: BiEncoder
     texts: TextSource
-    index: TextIndex
-    splits: dict[str, SplitCandidates]
+    index: TextTable
+    splits: dict[str, RetrievalTask]
     pool: NegativePool
     loss: Loss
     device: torch.device
@@ -61,7 +61,7 @@ class Trainee:
     quiet: bool = False
     peak_flops: float | None = None
     """Operations a second that the device can do at best, where known."""
-    roles: Roles | None = None
+    roles: PromptedTexts | None = None
     """How the texts are given to the encoder, where a point is given otherwise than a candidate."""
 
 
@@ -132,7 +132,7 @@ def rate_factor(step: int, num_warmup: int, num_steps: int, schedule: str) -> fl
     return 1.0 - done if schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
 
 
-def embed(trainee: Trainee, hidden: Hidden | None = None) -> Embeddings:
+def embed(trainee: TrainingContext, hidden: Hidden | None = None) -> Embeddings:
     """Embed every text of the corpus once; mining, evaluation and the next epoch's negatives share the result.
 
     `hidden` are the pooled outputs where they are known already.
@@ -142,7 +142,7 @@ def embed(trainee: Trainee, hidden: Hidden | None = None) -> Embeddings:
         if hidden is None:
             total = len(trainee.index.texts if trainee.roles is None else trainee.roles.strings)
             with progress_bar("encoding", total, "text", trainee.quiet) as bar:
-                h = trainee.texts.all_hidden(bar.update)
+                h = trainee.texts.all_pooled(bar.update)
             hidden = (h, None) if trainee.roles is None else trainee.roles.of(h)
         return trainee.model.embed(*hidden)
 
@@ -154,7 +154,7 @@ def check_trained(embeddings: Embeddings, epoch: int) -> None:
 
 
 @dataclass(frozen=True)
-class Trained:
+class EpochResult:
     """An epoch of training: its figures, the step reached, and the figures of every step, for trackers."""
 
     record: Record
@@ -163,8 +163,8 @@ class Trained:
 
 
 def train_epoch(
-    trainee: Trainee, optimizer: torch.optim.Optimizer, epoch: int, step: int, before: Embeddings
-) -> Trained:
+    trainee: TrainingContext, optimizer: torch.optim.Optimizer, epoch: int, step: int, before: Embeddings
+) -> EpochResult:
     """One pass over the training pairs. `before` are the embeddings before the epoch, from which hard negatives are
     mined. Raises TrainingDiverged on a loss that is not finite."""
     config, training, world = trainee.config, trainee.config.training, trainee.world
@@ -182,10 +182,10 @@ def train_epoch(
     num_warmup = round(training.warmup_ratio * num_steps)
     names = ("loss", *(f"loss/{part}" for part in trainee.loss.parts))
     sums, steps = torch.zeros(len(names), dtype=torch.float64), []
-    waiting: tuple[OnItsWay, int, dict[str, float]] | None = None
+    waiting: tuple[AsyncCopy, int, dict[str, float]] | None = None
     work = torch.zeros(2, dtype=torch.float64)
 
-    def read(losses: OnItsWay, size: int, rates: dict[str, float]) -> None:
+    def read(losses: AsyncCopy, size: int, rates: dict[str, float]) -> None:
         """Losses are read one step late, so that a GPU computes while the next batch is made ready."""
         found = _finite(losses.get(), names, epoch, step - 1)
         sums.add_(found)
@@ -202,10 +202,10 @@ def train_epoch(
             if waiting is not None:
                 read(*waiting)
             rates = {f"step/rate/{group['part']}": group["lr"] for group in optimizer.param_groups}
-            waiting = (OnItsWay(losses), len(batch), rates)
+            waiting = (AsyncCopy(losses), len(batch), rates)
             step += 1
             if trainee.device.type == "cpu" and done[0] and step % HAND_BACK_STEPS == 0:
-                hand_back_freed_memory()
+                release_memory()
             bar.update(len(batch))
         assert waiting is not None
         read(*waiting)
@@ -221,11 +221,11 @@ def train_epoch(
         record["tokens_per_second"] = num_tokens / seconds
     if flops and trainee.peak_flops is not None:
         record["flop_utilisation"] = TRAINING_FACTOR * flops / seconds / (trainee.peak_flops * world.size)
-    return Trained(record, step, steps)
+    return EpochResult(record, step, steps)
 
 
 def train_step(
-    trainee: Trainee, optimizer: torch.optim.Optimizer, pairs: Pairs, rate: float = 1.0
+    trainee: TrainingContext, optimizer: torch.optim.Optimizer, pairs: Pairs, rate: float = 1.0
 ) -> tuple[torch.Tensor, tuple[int, float]]:
     """One optimizer step on B pairs, learning rates times `rate`. Returns loss sums and this process's work.
 
@@ -236,7 +236,7 @@ def train_step(
     training, model = trainee.config.training, trainee.model
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * rate
-    own = pairs.map(trainee.world.share)
+    own = pairs.map(trainee.world.shard)
     texts = np.concatenate([own.point, own.counter, own.negative.T.reshape(-1)])
     if trainee.roles is not None:  # a point is read twice: as what asks, and as what other points may be paired with
         assert trainee.roles.as_point is not None
@@ -247,9 +247,9 @@ def train_step(
         trained = model.encoder is not None  # then the others wait for its part of the backward pass as well
         h = torch.zeros(0, model.architecture.pooled_dim, device=trainee.device, requires_grad=trained)
     elif training.micro_batch is not None:
-        h, spread = trainee.texts.hidden_in_turns(texts)
+        h, spread = trainee.texts.pooled_cached(texts)
     else:
-        h = trainee.texts.hidden(texts)
+        h = trainee.texts.pooled(texts)
     losses = trainee.loss(_as_batch(trainee, pairs, own, h))
     (losses["total"] / len(pairs.rows)).backward()
     if spread is not None:
@@ -259,10 +259,10 @@ def train_step(
         torch.nn.utils.clip_grad_norm_(model.parameters(), training.max_grad_norm)
     optimizer.step()
     sums = torch.stack([losses[name].detach().float() for name in ("total", *trainee.loss.parts)])
-    return trainee.world.sum(sums), trainee.texts.work(texts)
+    return trainee.world.sum(sums), trainee.texts.flops(texts)
 
 
-def _as_batch(trainee: Trainee, pairs: Pairs, own: Pairs, h: torch.Tensor) -> Batch:
+def _as_batch(trainee: TrainingContext, pairs: Pairs, own: Pairs, h: torch.Tensor) -> Batch:
     """What the loss needs of this process's `own` pairs, whose points, counters and negatives lie end to end in h;
     with roles, the points as what asks before them."""
     model, pool, world = trainee.model, trainee.pool, trainee.world
@@ -295,7 +295,7 @@ def _as_batch(trainee: Trainee, pairs: Pairs, own: Pairs, h: torch.Tensor) -> Ba
     )
 
 
-class OnItsWay:
+class AsyncCopy:
     """A small tensor on its way to the host: asked for now, behind the work under way, and waited for in `get`.
 
     A copy that is asked for later would wait for all that a GPU was given in between.
@@ -324,7 +324,7 @@ def _finite(losses: torch.Tensor, names: tuple[str, ...], epoch: int, step: int)
     return sums
 
 
-def measure_all(trainee: Trainee, embeddings: Embeddings) -> Record:
+def measure_all(trainee: TrainingContext, embeddings: Embeddings) -> Record:
     """Official and clean figures of the three splits, keys like `val/top1`; the study's own where asked.
 
     With evaluation.rerank=all an epoch's figures are of depth 10 (docs/evaluation.md).
@@ -344,6 +344,6 @@ def measure_all(trainee: Trainee, embeddings: Embeddings) -> Record:
     return record
 
 
-def scorer_of(trainee: Trainee, embeddings: Embeddings) -> PairScorer:
+def scorer_of(trainee: TrainingContext, embeddings: Embeddings) -> PairScorer:
     """Scores pairs of the corpus's texts with the head, the fast way where the run takes it."""
     return pair_scorer(trainee.model, embeddings, trainee.config.training.fast)

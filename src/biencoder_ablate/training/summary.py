@@ -10,16 +10,16 @@ from typing import Any
 
 import torch
 
-import biencoder_ablate
-from biencoder_ablate.config import Config, head_name
+from biencoder_ablate.config.schema import Config, head_name
 from biencoder_ablate.data.corpus import SPLITS, Corpus, pair_keys
+from biencoder_ablate.encoder.device import describe_device
 from biencoder_ablate.evaluation.baselines import MEASURED, TITLES, better
-from biencoder_ablate.model.device import describe_device
 from biencoder_ablate.runs.directory import RunDirectory
 from biencoder_ablate.runs.records import Record
-from biencoder_ablate.text import figure, text_table
-from biencoder_ablate.training.assemble import Parts, Plan
 from biencoder_ablate.training.loop import epoch_rows
+from biencoder_ablate.training.plan import Components, RunPlan
+from biencoder_ablate.utils.console import format_number, text_table
+from biencoder_ablate.version import __version__
 
 _MEGABYTE = 1e6
 _BELOW = {
@@ -33,10 +33,10 @@ _BELOW = {
 """What each baseline is called in a warning, and what it means to be below it."""
 
 
-def first_lines(plan: Plan, run: RunDirectory) -> str:
+def first_lines(plan: RunPlan, run: RunDirectory) -> str:
     """What will happen, a line each: data, model, head, negatives, loss, training, device, place."""
     config, training, model, negatives = plan.config, plan.config.training, plan.config.model, plan.config.negatives
-    lines = [f"biencoder-ablate {biencoder_ablate.__version__}: {run.name}"]
+    lines = [f"biencoder-ablate {__version__}: {run.name}"]
     lines += [f"data       {line}" for line in _data_lines(config, plan.corpus)]
     width = model.retrieval_dim if model.retrieval_dim is not None else "of the encoder"
     prompts = "".join(
@@ -108,7 +108,7 @@ def _data_lines(config: Config, corpus: Corpus) -> list[str]:
     return lines
 
 
-def before_training(parts: Parts, plan: Plan) -> str:
+def before_training(parts: Components, plan: RunPlan) -> str:
     """What is known once the model is built: the head, trained weights, cut texts, and the disk a run needs."""
     model = parts.trainee.model
     weights = sum(value.numel() for value in model.parameters())
@@ -168,7 +168,7 @@ def figures_table(result: Mapping[str, Any]) -> str:
             for value in (figures["top1_stage1" + clean], figures[key])
         ]
         others = [(baseline[split].get(key), False) for baseline in result["baselines"].values()]
-        shown = [(figure(value) or "–") + ("!" if below else " ") for value, below in own + others]
+        shown = [(format_number(value) or "–") + ("!" if below else " ") for value, below in own + others]
         columns.append([split + " clean" * bool(clean) + " ", *shown, f"{figures['num_points' + clean]} "])
     if all(columns[place][1:] == columns[place + 1][1:] for place in (1, 3)):
         del columns[4], columns[2]
@@ -226,6 +226,6 @@ def warnings(result: dict[str, Any], records: Sequence[Record]) -> list[str]:
 def finished_line(run: RunDirectory, result: dict[str, Any]) -> str:
     """A finished run in one line."""
     return (
-        f"{run.name}: epoch {result['best_epoch']}, val top-1 {figure(result['val']['top1']) or '–'}, "
-        f"test top-1 {figure(result['test']['top1']) or '–'}: finished"
+        f"{run.name}: epoch {result['best_epoch']}, val top-1 {format_number(result['val']['top1']) or '–'}, "
+        f"test top-1 {format_number(result['test']['top1']) or '–'}: finished"
     )

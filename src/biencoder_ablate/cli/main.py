@@ -1,0 +1,139 @@
+"""The training command: one run, or a sweep, and exit codes. Loads no torch before a run starts."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from typing import Any
+
+from omegaconf import DictConfig
+
+from biencoder_ablate.config.schema import ConfigError
+from biencoder_ablate.utils.command import Terminated, raise_on_sigterm
+from biencoder_ablate.utils.files import explained
+from biencoder_ablate.version import __version__
+
+COMMANDS = {
+    "audit": "audit",
+    "evaluate": "evaluate",
+    "export": "export",
+    "report": "report.__main__",
+    "retrieve": "retrieve",
+    "runs": "runs.__main__",
+}
+"""What `biencoder-ablate WORD …` does besides training, and in which module."""
+
+
+def main() -> None:
+    """`python -m biencoder_ablate`: exit code 0, 1 for any failure, 130 after Ctrl-C, 143 after SIGTERM.
+
+    A first word of COMMANDS is that command, with all that follows.
+    """
+    if sys.argv[1:2] and sys.argv[1] in COMMANDS:
+        command = importlib.import_module(f"biencoder_ablate.{COMMANDS[sys.argv[1]]}")
+        sys.exit(command.main(sys.argv[2:]))
+    if "--version" in sys.argv[1:]:
+        print(f"biencoder-ablate {__version__}")
+        return
+    code = _carry_out(sys.argv[1:])
+    if "WORLD_SIZE" not in os.environ:
+        sys.exit(code)
+    # One of several processes (torchrun) goes without tearing Python down: threads of PyTorch's process groups may
+    # still run then, and abort a process whose work is done (github.com/pytorch/pytorch/pull/179291).
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _carry_out(argv: list[str]) -> int:
+    from biencoder_ablate.config.compose import check_hydra_query, is_hydra_query, parse_arguments, understood
+
+    try:
+        arguments = parse_arguments(argv)
+        if is_hydra_query(arguments):
+            check_hydra_query(arguments)
+            return _ask_hydra(arguments)
+        raise_on_sigterm()
+        with understood(arguments) as command:
+            if command.multirun:
+                from biencoder_ablate.cli.sweep import run_sweep
+
+                return run_sweep(command)
+            return _run_one(command)
+    except KeyboardInterrupt:
+        return _stopped("interrupted", 130)
+    except Terminated:
+        return _stopped("terminated", 143)
+    except (ValueError, OSError) as error:
+        return _fail(error)
+
+
+def _run_one(command: Any) -> int:
+    """The run of a command that is no sweep, between the user's hydra.callbacks."""
+    from hydra.core.utils import run_job
+
+    from biencoder_ablate.config.compose import to_config, without_hydra
+
+    idle = [override for override in command.overrides if override.startswith(("hydra/launcher=", "hydra/sweeper="))]
+    if idle:
+        raise ConfigError(f"{idle[0]}: is for a sweep; add -m, or leave it out")
+    config = to_config(command.base)
+
+    from biencoder_ablate.cli.launchers import failure_of
+    from biencoder_ablate.cli.sweep_table import plan_text
+    from biencoder_ablate.runs.directory import RunBusy, RunDirectory
+    from biencoder_ablate.runs.status import objective, run_status
+    from biencoder_ablate.training.experiment import OutOfMemory, run_experiment
+    from biencoder_ablate.training.loop import TrainingDiverged
+    from biencoder_ablate.training.plan import plan_runs
+
+    if config.plan:
+        run = RunDirectory(plan_runs([config])[0].directory)
+        print(plan_text([run_status(run)], config.training.epochs))
+        return 0
+
+    def train(composed: DictConfig) -> float | None:
+        outcome = run_experiment(config, without_hydra(command.base), command.overrides)
+        return objective(outcome.result) if outcome.result else None  # of several processes the first has it
+
+    context, name = command.context(), command.base.hydra.job.config_name
+    context.callbacks.on_run_start(config=command.base, config_name=name)
+    done = run_job(train, command.base, "hydra.run.dir", None, context, configure_logging=command.logs)
+    context.callbacks.on_run_end(config=command.base, config_name=name, job_return=done)
+    error = failure_of(done)
+    if isinstance(error, RunBusy | TrainingDiverged | OutOfMemory):
+        return _fail(error)
+    if error is not None:
+        raise error
+    return 0
+
+
+def _fail(error: BaseException) -> int:
+    """One message, exit code 1."""
+    print(f"error: {explained(error)}", file=sys.stderr)
+    return 1
+
+
+def _stopped(how: str, code: int) -> int:
+    what = "every finished epoch and part of an encoding is on disk"
+    print(f"{how}: {what}; the same command goes on from there", file=sys.stderr)
+    return code
+
+
+def _ask_hydra(arguments: argparse.Namespace) -> int:
+    """--help, --cfg, --info and tab completion are Hydra's own."""
+    import hydra
+
+    from biencoder_ablate.config.compose import conf_directory, register_schema
+
+    register_schema()
+
+    def nothing(config: DictConfig) -> Any:
+        raise AssertionError("Hydra was only asked")
+
+    # Hydra's parser takes no option after an override, ours does
+    sys.argv[1:] = [item for item in sys.argv[1:] if item not in arguments.overrides] + arguments.overrides
+    hydra.main(config_path=str(conf_directory()), config_name="config", version_base="1.3")(nothing)()
+    return 0

@@ -1,0 +1,258 @@
+"""A sweep: its jobs through Hydra's launcher, failures kept in their job, and the table of all runs.
+
+What is finished is never launched again; the table comes from the runs' own result.json, so that it is the same
+whichever launcher, machine or attempt made them. Of a plain sweep all jobs are known, checked and listed before the
+first one starts. Any other sweeper (a search) chooses its jobs as it goes, a batch at a time, and is given the figure
+of each; its jobs go the same way.
+"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import DictConfig, open_dict
+
+from biencoder_ablate.cli.launchers import failure_of, run_on_cluster
+from biencoder_ablate.cli.sweep_table import plan_text, progress_line, sweep_text, write_table
+from biencoder_ablate.config.compose import Command, to_config, without_hydra
+from biencoder_ablate.config.overrides import one_line
+from biencoder_ablate.config.schema import Config, ConfigError
+from biencoder_ablate.runs.directory import RunDirectory
+from biencoder_ablate.runs.status import RunStatus, SweepDirectory, objective, sweep_directory
+from biencoder_ablate.utils.command import Terminated, raise_on_sigterm
+from biencoder_ablate.utils.console import terminal_width
+from biencoder_ablate.utils.files import explained
+
+
+def run_sweep(command: Command) -> int:
+    """Run what is not finished, print the table of all that the sweep has; returns the exit code.
+
+    1 if any run of this command failed; runs that an earlier command put under the same sweep_name only show.
+    Raises ConfigError for settings that no job can have.
+    """
+    if command.sweeper != "BasicSweeper":
+        return _search(command)
+    jobs = command.jobs()
+    configs = command.configs(jobs)
+    names = _names(configs)
+    directory = sweep_directory(configs[0].logs_dir, configs[0].sweep_name, command.overrides, jobs)
+    if configs[0].plan:
+        print(plan_text(directory.statuses(directory.list_jobs(jobs, names)), configs[0].training.epochs))
+        return 0
+    directory.write(command.overrides, jobs, names)
+    sweep = _Sweep(command, directory, configs[0].rerun)
+    unique = dict(zip(reversed(names), reversed(jobs), strict=True))  # of two jobs that are one run, the first
+    done = len(unique) - len(sweep.left(names))
+    print(f"sweep {directory.path.name}: {len(unique)} runs, {done} finished, {len(unique) - done} to run\n")
+    size = command.base.hydra.sweeper.max_batch_size or len(jobs)
+    for start in range(0, len(jobs), size):
+        sweep.run(jobs[start : start + size], names[start : start + size])
+    return sweep.close()
+
+
+def _search(command: Command) -> int:
+    """A sweeper other than the plain one: Hydra makes it, and it hands its jobs to our launcher."""
+    settings = to_config(command.base, checked=False)
+    if settings.plan:
+        raise ConfigError(f"plan=true: {command.sweeper} chooses its runs as it goes; leave it out")
+    if "hydra.sweeper.direction=minimize" in command.overrides:
+        raise ConfigError("hydra.sweeper.direction=minimize: a run's figure is its top-1 on val; leave it out")
+    if command.base.hydra.sweeper.get("storage"):  # Optuna 2, which Hydra's plugin needs, fails beside SQLAlchemy 2
+        raise ConfigError("hydra.sweeper.storage: leave it out; the same command finds its runs, and goes on")
+    directory = sweep_directory(settings.logs_dir, settings.sweep_name, command.overrides)
+    sweep = _Sweep(command, directory, settings.rerun)
+
+    def launch_batch(jobs: Sequence[Sequence[str]]) -> list[JobReturn]:
+        names = _names(command.configs(jobs))
+        directory.write(command.overrides, jobs, names)
+        for name in set(names) - set(sweep.left(names)):
+            print(f"{name}: finished already")
+        return sweep.run([list(job) for job in jobs], names)
+
+    config = command.in_directory(directory.path)
+    with open_dict(config):
+        config.hydra.launcher = {"_target_": "hydra_plugins.biencoder_ablate.BatchLauncher"}
+        if command.sweeper == "OptunaSweeper":
+            config.hydra.sweeper.direction = "maximize"  # Optuna's own is minimize, of what is a top-1 here
+            if config.hydra.sweeper.sampler.get("seed", 0) is None:
+                config.hydra.sweeper.sampler.seed = 0  # the same command chooses the same values, and goes on
+    try:
+        sweeper = Plugins.instance().instantiate_sweeper(
+            hydra_context=sweep.context, task_function=launch_batch, config=config
+        )
+    except Exception as error:  # whatever the plugin's own settings lead to
+        raise ConfigError(f"{command.sweeper}: {one_line(error)}") from error
+    if not command.base.hydra.verbose:
+        logging.getLogger("optuna").setLevel(logging.WARNING)  # it says of each trial what the table says
+    print(f"sweep {directory.path.name}: {command.sweeper} chooses the runs\n")
+    try:
+        sweeper.sweep(list(command.base.hydra.overrides.task))
+    except (ConfigError, OSError):
+        raise
+    except Exception as error:  # one of its jobs', or its own
+        print(f"error: {command.sweeper} stopped: {one_line(error) or type(error).__name__}", file=sys.stderr)
+        sweep.stopped = True
+    return sweep.close(best=True)
+
+
+def _names(configs: Sequence[Config]) -> list[str]:
+    """The names of the jobs' runs. Raises ConfigError where they could not be one sweep."""
+    from biencoder_ablate.training.plan import plan_runs
+
+    for key in ("logs_dir", "sweep_name", "rerun", "plan"):
+        values = {getattr(config, key) for config in configs}
+        if len(values) > 1:
+            shown = ",".join(map(str, sorted(values, key=str)))
+            raise ConfigError(f"{key}={shown}: cannot be swept; must be one value")
+    return [plan.name for plan in plan_runs(list(configs))]
+
+
+class _FailedJob(JobReturn):
+    """What a sweeper learns of a job that failed. Hydra's own prints lines for everyone who looks at its value."""
+
+    @property  # type: ignore[misc]
+    def return_value(self) -> Any:
+        raise RuntimeError("its run failed")
+
+
+class _Sweep:
+    """What this command has asked for so far, and what went wrong with it."""
+
+    def __init__(self, command: Command, directory: SweepDirectory, rerun: bool) -> None:
+        self.command = command
+        self.directory = directory
+        self.rerun = rerun
+        self.stopped = False
+        self.context = command.context()
+        self._asked: set[str] = set()
+        self._errors: dict[str, str] = {}
+        self._started = time.time()
+        self._config = command.in_directory(directory.path)
+        self._config_name = command.base.hydra.job.config_name
+        self.context.callbacks.on_multirun_start(config=self._config, config_name=self._config_name)
+
+    def left(self, names: Sequence[str]) -> list[str]:
+        """Those of these runs that are still to do, each once."""
+        finished = {run.name for run in self.directory.statuses() if run.status == "finished"}
+        return [name for name in dict.fromkeys(names) if self.rerun or name not in finished]
+
+    def run(self, jobs: Sequence[list[str]], names: Sequence[str]) -> list[JobReturn]:
+        """Run what of these jobs is not finished; returns for each what a sweeper wants to know.
+
+        Where a launcher gave all up for one job that was killed, the rest is launched again while that gets them on.
+        """
+        started, reached = time.time(), -1
+        by_name = dict(zip(reversed(names), reversed(jobs), strict=True))
+        todo = {name: by_name[name] for name in self.left(names)}
+        self._asked |= set(names)
+        while todo:
+            try:
+                self._launch(todo)
+                break
+            except Exception as error:  # joblib's, say, when one worker was killed, as a rule for want of memory
+                why = f"the launcher stopped: {type(error).__name__}: {' '.join(str(error).split())}"
+            print(f"error: {why}", file=sys.stderr)
+            runs = {run.name: run for run in self.directory.statuses()}
+            before, reached = reached, sum(runs[name].epochs_done for name in runs)
+            left = {name: job for name, job in todo.items() if not _ended_since(started, runs[name])}
+            if reached <= max(before, 0) and len(left) == len(todo):
+                self._errors |= dict.fromkeys(left, why)
+                break
+            todo = left
+            print(f"going on with the {len(todo)} runs that have not ended", flush=True)
+        return [self._returned(name, job) for name, job in zip(names, jobs, strict=True)]
+
+    def _launch(self, todo: dict[str, list[str]]) -> None:
+        """Hand the jobs, by the names of their runs, to Hydra's launcher, and note what went wrong with each.
+
+        Raises what the launcher raises, which other jobs than these may have caused.
+        """
+        from biencoder_ablate.training.summary import finished_line
+
+        launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=self.context, task_function=run_job, config=self._config
+        )
+        names, jobs = list(todo), list(todo.values())
+
+        def ended(number: int, error: str | None) -> None:
+            run = RunDirectory(self.directory.runs / names[number])
+            result = run.read_finished() if error is None else None
+            print(finished_line(run, result) if result else f"{names[number]}: {error}")
+            print(progress_line(self.directory), flush=True)
+
+        if getattr(launcher, "_EXECUTOR", None) == "slurm":  # submitit's
+            outcomes = run_on_cluster(launcher, jobs, ended)
+        else:
+            failures = [failure_of(returned) for returned in launcher.launch(jobs, initial_job_idx=0)]
+            outcomes = [None if failure is None else explained(failure) for failure in failures]
+        self._errors |= {name: error for name, error in zip(names, outcomes, strict=True) if error is not None}
+
+    def _returned(self, name: str, job: list[str]) -> JobReturn:
+        result = RunDirectory(self.directory.runs / name).read_finished()
+        if name in self._errors or result is None:
+            return _FailedJob(overrides=job, status=JobStatus.FAILED)
+        returned = JobReturn(overrides=job, status=JobStatus.COMPLETED)
+        returned.return_value = objective(result)
+        return returned
+
+    def close(self, best: bool = False) -> int:
+        """Print and keep the table, after a search with its best run; returns the exit code."""
+        runs = self.directory.statuses(errors=self._errors)
+        write_table(self.directory.table, runs)
+        print(f"\n{sweep_text(runs, terminal_width())}\n{time.time() - self._started:.1f} s; {self.directory.path}")
+        found = [run for run in runs if run.status == "finished" and run.name in self._asked]
+        if best and found:
+            first = max(found, key=lambda run: objective(run.result))
+            print(f"best by clean top-1 on val: {objective(first.result):.4f}, {' '.join(first.overrides)}")
+        print(f"next: biencoder-ablate report {shlex.quote(str(self.directory.path))} -o report")
+        self.context.callbacks.on_multirun_end(config=self._config, config_name=self._config_name)
+        return 0 if len(found) == len(self._asked) and not self.stopped else 1
+
+
+def _ended_since(started: float, run: RunStatus) -> bool:
+    result = run.directory.result
+    return result.exists() and result.stat().st_mtime >= started
+
+
+def run_job(composed: DictConfig) -> float:
+    """One job of a sweep, in whatever process the launcher chose; returns what a search maximises.
+
+    An exception marks this job alone as failed.
+    """
+    from biencoder_ablate.cli.launchers import acquire_gpu
+    from biencoder_ablate.training.experiment import run_experiment
+    from biencoder_ablate.training.summary import finished_line
+
+    hydra = HydraConfig.get()
+    sweep = SweepDirectory(Path(hydra.sweep.dir))
+    overrides = [str(item) for item in hydra.overrides.task]
+    parallel = not hydra.launcher._target_.endswith("BasicLauncher")
+    config = to_config(composed)
+    if parallel:  # a process of its own, whose launcher may have taken SIGTERM for itself
+        raise_on_sigterm()
+    try:
+        with acquire_gpu(sweep.path, config.training.device, parallel) as device:
+            config = replace(config, training=replace(config.training, device=device))
+            outcome = run_experiment(config, without_hydra(composed), overrides, quiet=parallel)
+        if parallel:
+            print(finished_line(outcome.directory, outcome.result))
+    except Exception as error:
+        print(f"error: {' '.join(overrides)}: {explained(error)}", file=sys.stderr)
+        raise
+    except Terminated:
+        if not parallel:
+            raise
+        raise RuntimeError("stopped by SIGTERM") from None
+    finally:
+        print(progress_line(sweep), flush=True)
+    return objective(outcome.result)

