@@ -3,7 +3,7 @@
     python benchmarks/traced_step.py --data arguana-counterargs-corpus.zip
 
 Each row is a step of 32 pairs whose number of tokens is the median of an epoch's. Counts are of the very code that
-trains, on the emulated device of tests/cuda_without_cuda.py; seconds are a model's, with the rates below, and were
+trains, on the emulated device of tests/support/cuda_without_cuda.py; seconds are a model's, with the rates below, and were
 measured on no GPU. Prints a Markdown table.
 """
 

@@ -14,7 +14,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is loaded: workers share
 
 import pytest
 from filelock import FileLock
-from helpers import HEADS, REPOSITORY, Ended, read, run_program, run_python
+from support.helpers import HEADS, REPOSITORY, Ended, read, run_program, run_python
 
 from biencoder_ablate.data.corpus import Corpus
 

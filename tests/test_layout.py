@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from helpers import PACKAGE, run_python
+from support.helpers import PACKAGE, run_python
 
 # What each part may import lies in a row above it: utils ← config ← data, runs ← encoder ← … ← doors.
 LAYERS = [
@@ -100,7 +100,15 @@ def test_every_layer_is_there_and_imports_are_seen():
     assert parts == set.union(*LAYERS)
     assert "data.corpus" in IMPORTS["data.readers"]
     assert "training.experiment" in IMPORTS["cli.main"], "an import inside a function"
-    descending = ("report.read", "training.loop", "model.heads", "encoder.texts", "data.readers", "config", "utils.files")
+    descending = (
+        "report.read",
+        "training.loop",
+        "model.heads",
+        "encoder.texts",
+        "data.readers",
+        "config",
+        "utils.files",
+    )
     layers = [layer_of(module) for module in descending]
     assert layers == sorted(set(layers), reverse=True)
 

@@ -1,0 +1,318 @@
+"""A sweep skips what is finished, keeps failures in their job, and ends with the table of all its runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support.helpers import run_here, run_program
+
+from biencoder_ablate.cli.launchers import take_first_free
+from biencoder_ablate.cli.sweep_table import sweep_text
+from biencoder_ablate.runs.__main__ import main as list_runs
+from biencoder_ablate.runs.directory import RunDirectory, locked
+from biencoder_ablate.runs.records import write_metrics
+from biencoder_ablate.runs.status import RunStatus, SweepDirectory, objective, run_status, sweep_directory
+from biencoder_ablate.utils.console import format_number, show_seconds, text_table
+
+SMALL = ["training.freeze_encoder=true", "training.epochs=2", "model.max_tokens=16", "data.limit=3"]
+
+
+def sweep(folder: Path, *overrides: str, run=run_here):
+    return run(["-m", *SMALL, "sweep_name=s", f"cache_dir={folder}/cache", *overrides], cwd=folder)
+
+
+def states(folder: Path):
+    return SweepDirectory(folder / "logs" / "sweeps" / "s").statuses()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("sweep")
+
+
+@pytest.fixture(scope="module")
+def with_failure(folder):
+    """Three runs, one of which diverges; the shared folder keeps them for the tests below."""
+    return sweep(folder, "training.head_learning_rate=0.001,1e30,0.002")
+
+
+def test_a_failing_job_stops_no_other_and_the_exit_code_is_1(with_failure, folder):
+    assert with_failure.returncode == 1
+    assert [state.status for state in states(folder)] == ["finished", "failed", "finished"]
+    assert "Traceback" not in with_failure.stderr
+
+
+def test_why_a_job_failed_is_in_its_result_its_log_and_the_table(with_failure, folder):
+    failed = states(folder)[1]
+    assert "finite" in failed.result["error"]
+    assert "Traceback" in failed.directory.log.read_text()
+    assert f"failed: training.head_learning_rate=1e+30: {failed.result['error']}" in with_failure.stdout
+
+
+def test_the_sweep_directory_holds_only_the_list_and_the_table(with_failure, folder):
+    assert sorted(path.name for path in (folder / "logs" / "sweeps" / "s").iterdir()) == ["runs.json", "table.csv"]
+    table = (folder / "logs" / "sweeps" / "s" / "table.csv").read_text().splitlines()
+    assert table[0].startswith("run,status,best epoch,val,test") and len(table) == 4
+    listed = json.loads((folder / "logs" / "sweeps" / "s" / "runs.json").read_text())
+    for job in listed["jobs"]:
+        assert (folder / "logs" / "sweeps" / "s" / job["directory"]).is_dir()
+
+
+def test_the_last_lines_are_means_beside_what_needs_no_training_and_what_to_type_next(with_failure):
+    after = with_failure.stdout.partition("test top-1, mean")[2].splitlines()
+    assert [line.split("  ")[0] for line in after[1:7]] == [
+        "training.head_learning_rate=0.001",
+        "training.head_learning_rate=0.002",
+        "pretrained encoder",
+        "BM25",
+        "TF-IDF",
+        "chance",
+    ]
+    assert after[-1] == "next: biencoder-ablate report logs/sweeps/s -o report"
+
+
+def test_progress_and_time_left_are_shown_while_it_runs(with_failure):
+    assert "sweep: 1 of 3 finished, about" in with_failure.stdout
+    assert "sweep: 2 of 3 finished, 1 failed" in with_failure.stdout
+
+
+def test_plan_says_what_would_run_and_runs_nothing(with_failure, folder):
+    before = sorted(folder.rglob("*"))
+    planned = sweep(folder, "training.head_learning_rate=0.001,1e30,0.002,0.003", "plan=true")
+    assert planned.returncode == 0
+    assert "2 finished, 2 to run" in planned.stdout
+    assert "failed, tried again" in planned.stdout and "  new  " in planned.stdout
+    assert "one after another" in planned.stdout and "MB" in planned.stdout
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_adding_a_value_trains_only_what_is_new(with_failure, folder):
+    first = {state.name: state.directory.result.stat().st_mtime_ns for state in states(folder)}
+    again = sweep(folder, "training.head_learning_rate=0.001,0.003")
+    assert again.returncode == 0  # the failed run is listed under this sweep_name, but was not asked for
+    assert "2 runs, 1 finished, 1 to run" in again.stdout
+    kept = {state.name: state.directory.result.stat().st_mtime_ns for state in states(folder)}
+    assert len(kept) == 4
+    assert all(kept[name] == time for name, time in first.items())
+
+
+def test_runs_are_listed_with_status_and_pruned_on_request(with_failure, folder, capsys):
+    assert list_runs([str(folder / "logs")]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count(" finished ") >= 2 and " failed " in shown and "s: " in shown
+    assert list_runs([str(folder / "logs"), "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [run["status"] for run in listed].count("failed") == 1
+    assert {(run["data"], run["model"], run["epochs"]) for run in listed if run["status"] == "finished"} == {
+        ("sample", "all-MiniLM-L6-v2", 2)
+    }
+    failed = states(folder)[1].directory.path
+    assert list_runs([str(folder / "logs"), "--prune", "failed"]) == 0
+    assert "would delete 1 run," in capsys.readouterr().out and failed.exists()
+    assert list_runs([str(folder / "logs"), "--prune", "failed", "--yes"]) == 0
+    assert "deleted 1 run," in capsys.readouterr().out and not failed.exists()
+
+
+def test_a_directory_without_runs_is_one_message(tmp_path, capsys):
+    assert list_runs([str(tmp_path)]) == 1
+    assert "no runs here" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_joblib_workers_run_a_sweep_in_parallel(folder, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    done = sweep(
+        tmp_path,
+        "hydra/launcher=joblib",
+        "hydra.launcher.n_jobs=2",
+        "training.head_learning_rate=0.001,1e30,0.002",
+        run=run_program,
+    )
+    assert done.returncode == 1
+    assert [state.status for state in states(tmp_path)] == ["finished", "failed", "finished"]
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_takes_no_other_run_with_it(tmp_path):
+    """joblib gives all its jobs up when one worker dies, as for want of memory; the sweep goes on with what is left."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    parallel = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "head=none,layernorm,relu")
+    command = ["-m", "biencoder_ablate", "-m", *SMALL, "training.epochs=40", "sweep_name=s", *parallel]
+    process = subprocess.Popen(
+        [sys.executable, *command, f"cache_dir={tmp_path}/cache"],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline, started = time.monotonic() + 120, []
+    while not started and time.monotonic() < deadline:
+        time.sleep(0.02)
+        started = [state for state in states(tmp_path) if state.status == "running" and state.epochs_done]
+    told = started[0].directory.path.with_name(f".{started[0].name}.holder")
+    os.kill(int(told.read_text().split()[1]), signal.SIGKILL)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, out + err
+    assert "error: the launcher stopped: TerminatedWorkerError" in err and "Traceback" not in err
+    assert "runs that have not ended" in out
+    assert [state.status for state in states(tmp_path)] == ["finished"] * 3
+    assert "going on after epoch" in started[0].directory.log.read_text()
+
+
+def test_the_table_says_why_a_run_has_not_finished(tmp_path):
+    sweep = SweepDirectory(tmp_path / "sweeps" / "s")
+    for name in ("cut", "gone"):
+        jobs = {"jobs": [{"overrides": [f"head={name}"], "name": name, "directory": f"../../runs/{name}"}]}
+        if name == "cut":
+            (tmp_path / "runs" / name).mkdir(parents=True)
+            write_metrics(tmp_path / "runs" / name, [])
+        (run,) = sweep.statuses(jobs["jobs"], {name: "Slurm job 12_3 was cancelled"})
+        line = sweep_text([run]).splitlines()[-1]
+        assert run.status == ("interrupted" if name == "cut" else "failed")
+        assert line.startswith(run.status) and "Slurm job 12_3 was cancelled" in line
+        assert ("0 epochs done; the same command goes on from there" in line) == (name == "cut")
+
+
+def finished(test: float, clean: float, *overrides: str) -> RunStatus:
+    """A finished run with these top-1 on test; stage 1 has 0.1 less, the pretrained encoder 0.5, BM25 0.25."""
+    figures = {"top1": test, "top1_clean": clean, "top1_stage1": test - 0.1, "top1_stage1_clean": clean - 0.1}
+    baselines = {
+        name: {split: {"top1": value, "top1_clean": value} for split in ("val", "test")}
+        for name, value in (("pretrained", 0.5), ("bm25", 0.25), ("chance", 0.01))
+    }
+    result = {"best_epoch": 3, "seconds": 2.0, "val": {"top1": 0.75, "top1_clean": 0.75}, "test": figures}
+    return RunStatus(RunDirectory(Path("r")), "finished", "", result | {"baselines": baselines}, overrides)
+
+
+def test_means_over_seeds_by_hand_marked_where_they_are_below_what_needs_no_training():
+    runs = [
+        finished(test, test, "model=tiny", f"head={head}", f"seed={seed}")
+        for head, values in (("none", (0.6, 0.8)), ("relu", (0.2, 0.3)))
+        for seed, test in enumerate(values)
+    ]
+    table, _, means = sweep_text(runs).partition("\n\n")
+    assert table.splitlines()[0].split() == ["run", "epoch", "val", "test", "s"], "nothing unfinished, nothing leaked"
+    assert table.splitlines()[3].split() == ["head=relu", "seed=0", "3", "0.7500", "0.2000!", "2.0"]
+    *lines, warning = means.splitlines()
+    assert [line.split() for line in lines] == [
+        ["test", "top-1,", "mean", "seeds", "test", "sd", "stage", "1"],
+        ["head=none", "2", "0.7000", "0.1414", "0.6000"],
+        ["head=relu", "2", "0.2500!", "0.0707", "0.1500"],
+        ["pretrained", "encoder", "0.5000"],
+        ["BM25", "0.2500"],
+        ["chance", "0.0100"],
+    ]
+    assert warning == "warning: on test 2 of 4 runs below the pretrained encoder, 1 of 4 runs below BM25 (!)"
+
+
+def test_clean_means_stand_beside_official_ones_and_everything_fits_eighty_columns():
+    heads = ("none", "layernorm_relu")
+    runs = [
+        finished(0.6, 0.4, f"head={head}", f"training.head_learning_rate={rate}", f"seed={seed}")
+        for head in heads
+        for rate in (0.001, 0.002)
+        for seed in range(2)
+    ]
+    lines = sweep_text(runs, width=80).splitlines()
+    assert max(map(len, lines[:-1])) <= 80
+    assert "clean" in lines[0] and lines[-1].startswith(
+        "warning: on clean test 8 of 8 runs below the pretrained encoder"
+    )
+    row = next(line for line in lines if line.split()[1:2] == ["2"])
+    assert row.split() == ["head=none", "2", "0.6000", "0.0000", "0.5000", "0.4000!", "0.0000", "0.3000"]
+
+
+def test_a_sweep_has_a_name_one_can_read(tmp_path):
+    """Presets, then what the jobs vary and how much, then a hash of what was typed, which alone tells sweeps apart."""
+    jobs = [[f"head={head}", f"training.epochs={n}", "seed=0"] for head in ("none", "relu") for n in (1, 2, 3)]
+    typed = ["head=none,relu", "training.epochs=1,2,3", "seed=0", "experiment=heads"]
+    found = sweep_directory(str(tmp_path), None, typed, jobs).path
+    assert found.parent == tmp_path / "sweeps"
+    assert re.fullmatch("heads_head2_epochs3_[0-9a-f]{8}", found.name)
+    assert found == sweep_directory(str(tmp_path), None, [*typed[::-1], "logs_dir=elsewhere"], jobs).path
+    assert found != sweep_directory(str(tmp_path), None, [*typed, "neg_ratio=0"], jobs).path
+    assert re.fullmatch("search_[0-9a-f]{8}", sweep_directory(str(tmp_path), None, ["seed=0"]).path.name)
+    assert sweep_directory(str(tmp_path), "mine", typed, jobs).path.name == "mine"
+    older = tmp_path / "sweeps" / found.name[-8:]
+    older.mkdir(parents=True)
+    assert sweep_directory(str(tmp_path), None, typed, jobs).path == older, "as an earlier version named it"
+
+
+def test_each_worker_gets_a_gpu_of_its_own(tmp_path):
+    with take_first_free(tmp_path, 2) as first, take_first_free(tmp_path, 2) as second:
+        assert (first, second) == (0, 1)
+    with take_first_free(tmp_path, 2) as again:
+        assert again == 0
+
+
+def test_the_lock_on_a_gpu_goes_with_its_process(tmp_path):
+    code = (
+        "import pathlib, sys, time; from biencoder_ablate.cli.launchers import take_first_free\n"
+        f"with take_first_free(pathlib.Path({str(tmp_path)!r}), 2) as number:\n"
+        "    print(number, flush=True); time.sleep(60)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None and other.stdout.readline().strip() == "0"
+    with take_first_free(tmp_path, 2) as mine:
+        assert mine == 1
+    other.kill()
+    other.communicate()
+    with take_first_free(tmp_path, 2) as mine:
+        assert mine == 0
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(45, "45 s"), (720, "12 min"), (12600, "3.5 h")])
+def test_durations_read_well(seconds, shown):
+    assert show_seconds(seconds) == shown
+
+
+def test_a_text_table_is_aligned_names_to_the_left_and_figures_to_the_right():
+    assert text_table(["run", "val"], [["none", "0.5"], ["relu", ""]]) == "run   val\nnone  0.5\nrelu"
+    assert text_table(["a", "b", "c"], [["x", "y", "10"]], left=2) == "a  b   c\nx  y  10"
+    assert text_table(["a"], [["x"]], left=0, least=[3]) == "  a\n  x"
+    wide = text_table(
+        ["run", "val"], [["head=none training.epochs=2", "0.5"], ["layernorm_relu_neg0.01", "1"]], width=24
+    )
+    assert wide.splitlines() == [
+        "run                  val",
+        "head=none            0.5",
+        "  training.epochs=2",
+        "layernorm_relu_        1",
+        "  neg0.01",
+    ]
+    assert [format_number(value) for value in (0.25, 1, None, float("nan"))] == ["0.2500", "1.0000", "", ""]
+
+
+def test_how_a_run_is(tmp_path):
+    """One answer, whoever asks: from its lock, its result and its records."""
+    run = RunDirectory(tmp_path / "runs" / "r")
+    assert run_status(run).status == "new"
+    assert (run_status(run, error="gone").status, run_status(run, error="gone").why) == ("failed", "gone")
+    run.path.mkdir(parents=True)
+    record = {f"{split}/top1": 0.5 for split in ("train", "val", "test")}
+    write_metrics(run.path, [record | {"epoch": -1}, record | {"epoch": 0}])
+    assert run_status(run).why == "1 epoch done; the same command goes on from there"
+    with locked(run.path):
+        assert run_status(run).status == "running"
+        assert run_status(run).why == "1 epoch done; another process is working in it"
+    assert run_status(run).status == "interrupted"
+    for content, status in (("{", "damaged"), ("[]", "damaged"), ('{"status": "failed", "error": "a\\n b"}', "failed")):
+        run.result.write_text(content)
+        assert run_status(run).status == status
+    assert run_status(run).why == "a b"
+    run.result.write_text('{"status": "finished"}')
+    assert (run_status(run, error="too late").status, run_status(run).why) == ("finished", "")
+
+
+def test_a_search_looks_at_clean_val_or_where_nothing_is_clean_at_val():
+    assert objective({"val": {"top1": 0.3, "top1_clean": 0.2}, "test": {"top1_clean": 0.9}}) == 0.2
+    assert objective({"val": {"top1": 0.3, "top1_clean": None}}) == 0.3

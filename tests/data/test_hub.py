@@ -1,0 +1,190 @@
+"""data=hub: data sets written by the real `datasets` library, and by hand as its users have them, read back."""
+
+import json
+
+import pytest
+from support.helpers import train
+
+from biencoder_ablate.audit import main as audit
+from biencoder_ablate.config.registry import check_corpus
+from biencoder_ablate.config.schema import ConfigError, DataConfig
+from biencoder_ablate.data.corpus import SPLITS, DataError
+from biencoder_ablate.data.readers import load_corpus
+
+datasets = pytest.importorskip("datasets")
+
+ROWS = [{"query": f"Question {i}?", "answer": f"Answer {i}."} for i in range(20)]
+
+
+def hub(path, **keys):
+    return load_corpus(DataConfig("hub", str(path), **keys))
+
+
+def read(path, **keys):
+    """{split: [(point, counter), …]}"""
+    corpus = hub(path, **keys)
+    return {name: [(pair.point, pair.counter) for pair in corpus.split(name)] for name in SPLITS}
+
+
+def table(rows=ROWS):
+    return datasets.Dataset.from_list(rows)
+
+
+def as_parquet(folder):
+    table().to_parquet(folder / "data.parquet")
+    return folder / "data.parquet"
+
+
+def as_csv(folder):
+    table().to_csv(folder / "data.csv")
+    return folder / "data.csv"
+
+
+def as_tsv(folder):
+    table().to_csv(folder / "data.tsv", sep="\t")
+    return folder / "data.tsv"
+
+
+def as_jsonl(folder):
+    table().to_json(folder / "data.jsonl")
+    return folder / "data.jsonl"
+
+
+def as_saved(folder):
+    table().save_to_disk(folder / "saved")
+    return folder / "saved"
+
+
+@pytest.mark.parametrize("write", [as_parquet, as_csv, as_tsv, as_jsonl, as_saved])
+def test_every_format_gives_the_same_corpus(write, tmp_path, capfd):
+    path, other = write(tmp_path), as_jsonl(tmp_path)
+    capfd.readouterr()
+    corpus = hub(path)
+    assert capfd.readouterr() == ("", ""), "none of the library's own progress"
+    assert [len(corpus.split(name)) for name in SPLITS] == [12, 4, 4]
+    pairs = {(pair.point, pair.counter) for name in SPLITS for pair in corpus.split(name)}
+    assert pairs == {(row["query"], row["answer"]) for row in ROWS}
+    assert corpus.notes[0] == "query asks, answer answers" and "val and test cut from train" in corpus.notes[1]
+    assert corpus.fingerprint == hub(other).fingerprint
+
+
+@pytest.mark.parametrize("how", ["saved", "files"])
+def test_a_data_set_s_own_splits_count(how, tmp_path):
+    parts = {"train": ROWS[:10], "validation": ROWS[10:14], "test": ROWS[14:]}
+    if how == "saved":
+        datasets.DatasetDict({name: table(rows) for name, rows in parts.items()}).save_to_disk(tmp_path / "saved")
+    else:
+        (tmp_path / "saved").mkdir()
+        for name, rows in parts.items():
+            table(rows).to_parquet(tmp_path / "saved" / f"{name}-00000-of-00001.parquet")
+    found = read(tmp_path / "saved")
+    for name, split in (("train", "train"), ("validation", "val"), ("test", "test")):
+        assert found[split] == [(row["query"], row["answer"]) for row in parts[name]]
+
+
+def test_a_split_that_is_missing_is_cut_from_train_and_one_of_another_name_left_out(tmp_path):
+    parts = {"train": ROWS[:10], "test": ROWS[10:15], "extra": ROWS[15:]}
+    datasets.DatasetDict({name: table(rows) for name, rows in parts.items()}).save_to_disk(tmp_path / "saved")
+    corpus = hub(tmp_path / "saved")
+    assert [len(corpus.split(name)) for name in SPLITS] == [8, 2, 5]
+    assert {pair.point for pair in corpus.val} < {row["query"] for row in ROWS[:10]}
+    assert any("extra is left out" in note for note in corpus.notes)
+    assert hub(tmp_path / "saved", split_seed=1).val != corpus.val
+
+
+def test_columns_by_key(tmp_path):
+    words = ["train", "dev", "test"]
+    rows = [
+        {"id": f"{i}", "Titel": f"t {i}", "frage": f"f {i}", "antwort": f"a {i}", "teil": words[i % 3]}
+        for i in range(9)
+    ]
+    table(rows).to_parquet(tmp_path / "d.parquet")
+    found = read(tmp_path / "d.parquet", point="frage", counter="antwort", split="teil")
+    assert found["val"] == [("f 1", "a 1"), ("f 4", "a 4"), ("f 7", "a 7")]
+    with pytest.raises(DataError, match=r"which columns ask and answer\? .*found id, Titel, frage, antwort, teil"):
+        hub(tmp_path / "d.parquet", split="teil")
+    with pytest.raises(DataError, match=r"no column Frage \(data.point\); found id, Titel"):
+        hub(tmp_path / "d.parquet", point="Frage")
+
+
+@pytest.mark.parametrize("names", [("anchor", "positive"), ("sentence1", "sentence2"), ("ask", "say"), ("x", "answer")])
+def test_usual_names_and_the_only_two_columns_are_found(names, tmp_path):
+    table([dict(zip(names, row.values(), strict=True)) for row in ROWS]).to_parquet(tmp_path / "d.parquet")
+    assert hub(tmp_path / "d.parquet").notes[0] == f"{names[0]} asks, {names[1]} answers"
+
+
+def test_several_answers_and_none(tmp_path):
+    rows = [{"query": f"q {i}", "answers": [f"a {i}", " ", f"b {i}"]} for i in range(5)]
+    rows += [{"query": "q 0", "answers": ["c 0"]}, {"query": "q 9", "answers": []}]
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    corpus = hub(tmp_path / "d.jsonl", counter="answers")
+    of_first = [(name, pair.counter) for name in SPLITS for pair in corpus.split(name) if pair.point == "q 0"]
+    assert [counter for _, counter in of_first] == ["a 0", "b 0", "c 0"]
+    assert len({name for name, _ in of_first}) == 1, "a point with all its rows is in one split"
+    assert sum(corpus.incomplete.values()) == 1
+
+
+def test_negatives_are_candidates_that_are_no_answers_where_their_column_is_named(tmp_path):
+    rows = [{"anchor": f"q {i}", "positive": f"a {i}", "negative": [f"n {i}", f"m {i}"]} for i in range(5)]
+    table(rows).to_parquet(tmp_path / "d.parquet")
+    corpus = hub(tmp_path / "d.parquet", negative="negative")
+    grades = [(pair.counter, pair.grade) for name in SPLITS for pair in corpus.split(name) if pair.point == "q 0"]
+    assert grades == [("a 0", 1), ("n 0", 0), ("m 0", 0)]
+    assert corpus.notes[0] == "anchor asks, positive answers, negative does not"
+    without = hub(tmp_path / "d.parquet")
+    assert {pair.grade for name in SPLITS for pair in without.split(name)} == {1}
+
+
+def test_words_that_a_csv_reader_takes_for_nothing_are_texts(tmp_path):
+    rows = [*ROWS, {"query": "NA", "answer": "null"}]
+    table(rows).to_csv(tmp_path / "d.csv")
+    assert ("NA", "null") in [pair for pairs in read(tmp_path / "d.csv").values() for pair in pairs]
+
+
+@pytest.mark.parametrize(
+    ("rows", "keys", "said"),
+    [
+        ([row | {"label": 0} for row in ROWS], {}, "a column label, so not every row need be a right answer"),
+        ([row | {"query": 3} for row in ROWS], {}, "row 0: query is 3; must be text"),
+        ([*ROWS, {"query": None, "answer": "a"}], {}, "row 20: query must be one text; it has 0"),
+        (ROWS[:2], {}, "debates: 2; to be split"),
+        ([row | {"split": "later"} for row in ROWS], {"split": "split"}, "row 0: split=later; must be train, val or"),
+    ],
+)
+def test_rows_that_are_no_pairs_are_named(rows, keys, said, tmp_path):
+    table(rows).to_parquet(tmp_path / "d.parquet")
+    with pytest.raises(DataError, match=said):
+        hub(tmp_path / "d.parquet", **keys)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (DataConfig("hub"), "data.path is missing"),
+        (DataConfig("hub", "no/such/place"), "no such file or directory"),
+        (DataConfig("hub", "no/such.csv"), "no such file or directory"),
+        (DataConfig("hub", __file__), "must be a data set's name on the hub"),
+        (DataConfig("pairs", __file__, point="a"), "data.point=a: is for data=hub"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_before_anything_is_read(settings, said):
+    with pytest.raises(ConfigError, match=said):
+        check_corpus(settings)
+
+
+def test_what_cannot_be_loaded_is_said_in_one_line(tmp_path):
+    (tmp_path / "d.parquet").write_bytes(b"PAR1 not really")
+    for path in (tmp_path / "d.parquet", "nobody/no-such-data-set"):
+        with pytest.raises(DataError, match=r"datasets cannot load it \([^\n]+\); must be") as refused:
+            hub(path)
+        assert "\n" not in str(refused.value)
+
+
+def test_a_run_and_the_audit_take_it(tmp_path, capsys):
+    path = as_parquet(tmp_path)
+    run = train(tmp_path, "data=hub", f"data.path={path}", "model=tiny", "model.max_tokens=16", "training.epochs=1")
+    assert json.loads((run / "result.json").read_text())["test"]["num_points"] == 4
+    assert "query asks, answer answers" in (run / "train.log").read_text()
+    capsys.readouterr()
+    assert audit(["data=hub", f"data.path={path}", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["splits"]["train"]["num_pairs"] == 12

@@ -1,0 +1,95 @@
+"""The CUDA path without a GPU: whole runs on a device that says cuda:0 and computes on the CPU.
+
+Caught: tensors of two devices in one op, wrong types under CUDA's autocast, what FlashAttention's own checks refuse,
+ops without the arguments given, wrong figures of anything but kernels, values read before they have come, and host
+waits in the training loop. Not caught: what only kernels do (their rounding, races, speed, memory), several GPUs,
+torch.compile. docs/gpu.md says more.
+"""
+
+import json
+import re
+import shutil
+import sys
+
+import pytest
+import torch
+from support.helpers import REPOSITORY, run_python
+
+HEADS = sorted(path.stem for path in (REPOSITORY / "conf" / "head").glob("*.yaml"))
+CALLS = {"study": 300, "contrastive": 480, "in turns": 400, "pooler": 300, "frozen": 160}
+"""Ops that launch something, of a training step of three layers. Lower them when the code gets better."""
+PINNED = re.search(r"^torch==(\S+)$", (REPOSITORY / "constraints.txt").read_text("utf-8"), flags=re.MULTILINE)[1]
+
+pytestmark = [
+    pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler, named c++"),
+    pytest.mark.skipif(torch.__version__.split("+")[0] != PINNED, reason=f"knows the insides of torch {PINNED} only"),
+    pytest.mark.skipif(torch.cuda.is_available() or sys.platform != "linux", reason="takes CUDA's place, on Linux"),
+]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    here = REPOSITORY / "tests" / "support"
+    ended = run_python([here / "runs_without_cuda.py"], tmp_path_factory.mktemp("cuda"), timeout=300)
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    return json.loads(ended.stdout)
+
+
+@pytest.mark.parametrize(
+    "case", ["study", "contrastive", "plain path", "in turns", "margin", *(f"head={head}" for head in HEADS)]
+)
+def test_in_float32_it_gives_what_the_cpu_gives(found, case):
+    cuda, cpu = found[f"same: {case}"]
+    assert cuda["figures"] == cpu["figures"]
+    assert cuda["loss"] == pytest.approx(cpu["loss"], abs=1e-5)
+
+
+def test_a_finished_run_is_evaluated_and_asked_as_on_the_cpu(found):
+    cuda, cpu = found["opened"]
+    assert cuda.pop("margins") == pytest.approx(cpu.pop("margins"), abs=1e-5)
+    assert cuda == cpu
+
+
+def test_an_interrupted_run_goes_on_as_if_it_had_never_stopped(found):
+    whole, resumed = found["resumed"]
+    assert resumed == whole
+
+
+@pytest.mark.parametrize("case", CALLS)
+def test_the_host_waits_for_nothing_in_a_training_step_and_launches_little(found, case):
+    step = found["steps"][case]
+    assert step["waits"] == {} and step["blocking"] == {}
+    assert step["calls"] <= CALLS[case]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "pooler"])
+def test_the_encoder_and_its_gradients_in_bf16_are_near_float32(found, pooling):
+    errors = found["encoder"][pooling]
+    assert errors["h"] < 0.03 and errors["gradients"] < 0.03
+    assert errors["h keeps more than bf16"]
+
+
+def test_texts_in_turns_draw_the_same_dropout_again(found):
+    assert found["turns"] < 0.02
+
+
+def test_dropout_falls_as_often_as_in_the_plain_path(found):
+    assert found["dropout"] == pytest.approx(1.0, abs=0.1)
+
+
+def test_out_of_memory_it_says_which_key_to_lower_and_to_what(found):
+    plain, in_turns = found["memory"]
+    # 3 pairs of 3 texts of 40 tokens, 3 layers of 22 × 32 + 4 × 40 bytes, and 16 bytes a weight.
+    assert plain.startswith("out of memory on cuda:0, which has 85.9 GB; a step of 3 pairs asks for up to 0.00")
+    assert "3 kB a token; add training.micro_batch=auto: the same run then goes on" in plain
+    assert "or try training.batch_size=1, which is another run" in in_turns
+
+
+def test_nothing_is_in_float64_on_the_device(found):
+    """Apple's GPU has none."""
+    assert found["doubles"] == {}
+
+
+def test_a_gpu_before_ampere_is_used_in_float32(found):
+    in_float32, in_bf16 = found["T4"]
+    assert in_float32 < 4 and in_bf16 < 4  # bf16, where it is asked for, without FlashAttention

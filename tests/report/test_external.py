@@ -1,0 +1,201 @@
+"""Any program's runs in the report: tables of values, TREC run files, designs with factors, a baseline, one seed."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import math
+from pathlib import Path
+
+import ir_measures
+import numpy as np
+import pytest
+from support.helpers import run_module
+from support.report_runs import made_up_points, write_study
+
+from biencoder_ablate.evaluation import metrics
+from biencoder_ablate.report import sentences
+from biencoder_ablate.report.__main__ import main
+from biencoder_ablate.report.analysis import Kind, analyse
+from biencoder_ablate.report.external import read_csv, read_trec
+from biencoder_ablate.report.plots import draw
+from biencoder_ablate.report.read import Metric, Protocol
+from biencoder_ablate.report.study import make_studies
+
+IR_MEASURES = {"top1": "Success@1", "mrr": "RR", "ndcg@10": "nDCG@10", "recall@10": "R@10"}
+
+
+def table(path: Path, heading: str, rows) -> Path:
+    path.write_text("\n".join([heading, *(",".join(map(str, row)) for row in rows)]) + "\n", "utf-8")
+    return path
+
+
+def analysis_of(collection):
+    (study,) = make_studies(collection.runs)
+    return analyse(study)
+
+
+def factorial(path: Path, num_seeds: int = 12) -> Path:
+    """Three factors; A adds 0.3, C takes 0.2 away, B only helps beside A, by 0.1; forty queries in ten groups."""
+    rng = np.random.default_rng(0)
+    ease, rows = rng.random(40), []
+    for a, b, c, seed in itertools.product((0, 1), (0, 1), (0, 1), range(num_seeds)):
+        luck = rng.normal(0, 0.02)
+        for q in range(40):
+            value = ease[q] + 0.3 * a + 0.1 * a * b - 0.2 * c + luck + rng.normal(0, 0.05)
+            rows.append(("yes" if a else "no", b, f"c{c}", seed, f"q{q}", f"{value:.4f}", f"g{q // 4}"))
+    return table(path, "A,B,C,seed,query,value,group", rows)
+
+
+@pytest.mark.parametrize("metric", Metric)
+def test_run_files_score_as_ir_measures_scores_them(tmp_path, metric):
+    """Ties, a query that a run lacks, several relevant documents of two grades, more than ten documents."""
+    rng = np.random.default_rng(1)
+    graded = [(f"q{q}", f"d{d}", int(rng.integers(0, 3))) for q in range(8) for d in rng.permutation(20)[:4]]
+    graded = [*graded, ("q0", "d0x", 1)]
+    scored = [(f"q{q}", f"d{d}", int(rng.integers(0, 6))) for q in range(7) for d in rng.permutation(20)[:15]]
+    (tmp_path / "qrels").write_text("".join(f"{q} 0 {d} {grade}\n" for q, d, grade in graded), "utf-8")
+    (tmp_path / "runs").mkdir()
+    lines = "".join(f"{q} Q0 {d} {k} {score} mine\n" for k, (q, d, score) in enumerate(scored))
+    (tmp_path / "runs" / "mine.seed3.run").write_text(lines, "utf-8")
+    (run,) = read_trec(tmp_path / "runs", tmp_path / "qrels", metric).runs
+    assert (run.identity["system"], run.identity["seed"]) == ("mine", 3)
+    measure = ir_measures.parse_measure(IR_MEASURES[metric])
+    qrels = [ir_measures.Qrel(*line) for line in graded]
+    told = {
+        found.query_id: found.value
+        for found in ir_measures.iter_calc([measure], qrels, [ir_measures.ScoredDoc(*line) for line in scored])
+    }
+    ours = dict(zip(run.outcomes.ids, run.outcomes.correct[Protocol.OFFICIAL].tolist(), strict=True))
+    assert ours == pytest.approx({query: told.get(query, 0.0) for query in ours})
+    assert len(set(ours.values())) > 1
+
+
+@pytest.mark.parametrize(
+    ("metric", "plain"),
+    [
+        (Metric.TOP1, metrics.top1),
+        (Metric.MRR, metrics.mrr),
+        (Metric.NDCG, lambda ranks: metrics.ndcg(ranks, 10, np.arange(len(ranks)), np.ones(len(ranks)))),
+        (Metric.RECALL, lambda ranks: metrics.recall(ranks, 10, np.arange(len(ranks)))),
+    ],
+)
+def test_scores_of_ranks_are_the_programs_own_figures(metric, plain):
+    ranks = np.arange(25)
+    assert metric.of_ranks(ranks + 1.0).mean() == pytest.approx(plain(ranks))
+    assert math.isnan(metric.of_ranks(np.array([math.nan]))[0])
+
+
+def test_scores_over_several_answers_by_hand():
+    """Grades 2 and 1 at final ranks 3 and 1, at stage-1 ranks 4 and 12."""
+    answers = [("a", 2, 4, 3), ("b", 1, 12, 1)]
+    ideal = 2 / math.log2(2) + 1 / math.log2(3)
+    assert Metric.NDCG.of_answers(answers) == pytest.approx((2 / math.log2(4) + 1) / ideal)
+    assert Metric.RECALL.of_answers(answers) == 0.5
+    assert (Metric.TOP1.of_answers(answers), Metric.NDCG.of_answers(answers[:1])) == (None, None)
+
+
+def test_a_complete_design_gives_main_effects_and_interactions(tmp_path):
+    analysis = analysis_of(read_csv([factorial(tmp_path / "design.csv")]))
+    assert [axis.name for axis in analysis.study.axes] == ["A", "B", "C"]
+    effects = {result.contrast.name: result for result in analysis.family(Kind.EFFECTS).primary}
+    assert list(effects) == ["A", "B", "C (c1 − c0)", "A × B", "A × C", "B × C", "A × B × C"]
+    expected = {"A": 0.35, "B": 0.05, "C (c1 − c0)": -0.2, "A × B": 0.1}
+    for name, result in effects.items():
+        assert result.estimate == pytest.approx(expected.get(name, 0.0), abs=0.04)
+        assert result.family_low < result.interval.low < result.interval.high < result.family_high
+    assert {name for name, result in effects.items() if result.is_significant()} >= {"A", "C (c1 − c0)"}
+    assert (analysis.num_points[Protocol.OFFICIAL], analysis.num_debates[Protocol.OFFICIAL]) == (40, 10)
+    parts = [answer.part for answer in sentences.answers(analysis)]
+    assert (parts[:3], parts[-1]) == (["A", "B", "C (c1 − c0)"], "Interactions"), "those not told apart in one line"
+    forest = [picture for picture in draw(analysis) if picture.name.startswith("forest")]
+    assert [picture.name for picture in forest] == ["forest", "forest_more"], "28 pairs stand below"
+
+
+def test_no_difference_at_all_is_said_so(tmp_path):
+    rows = [(system, seed, f"q{q}", q % 2) for system in "ab" for seed in range(2) for q in range(10)]
+    analysis = analysis_of(read_csv([table(tmp_path / "r.csv", "system,seed,query,value", rows)], "top-1"))
+    (answer,) = sentences.answers(analysis)
+    assert answer.detail == "0.0 points in 100 (none of 10) behind “a”, 95% interval 0.0 to 0.0; Holm p 1"
+    assert analysis.families[0].primary[0].power.seeds_to_decide is None
+
+
+def test_the_page_over_a_table_speaks_of_nothing_that_outside_runs_lack(tmp_path, capsys):
+    path = factorial(tmp_path / "design.csv", num_seeds=3)
+    assert main(["--from", str(path), "--metric", "mrr", "-o", str(tmp_path / "out")]) == 0
+    assert "A: not known at this number of seeds; it brings 0.3" in capsys.readouterr().out
+    page = (tmp_path / "out" / "index.html").read_text("utf-8")
+    assert "MRR of 40 queries in 10 groups" in page
+    for absent in ("epoch", "recall@10", "val-selected", "clean test", "eight tasks"):
+        assert absent not in page.partition("<article")[2].partition('id="declared"')[0], absent
+
+
+def test_systems_beside_a_baseline_without_seeds(tmp_path):
+    rows = [("mine", seed, f"q{q}", float(q % 4 != seed % 2), "") for seed in range(8) for q in range(40)]
+    rows += [("bm25", "", f"q{q}", float(q % 4 == 3), "yes") for q in range(40)]
+    collection = read_csv([table(tmp_path / "r.csv", "system,seed,query,value,baseline", rows)])
+    assert collection.notes == ("bm25 has no seeds: it is the same beside each seed of the others.",)
+    analysis = analysis_of(collection)
+    (family,) = analysis.families
+    (result,) = family.primary
+    assert (family.kind, family.baseline, len(result.seeds)) == (Kind.PARTS, "bm25", 8)
+    assert result.estimate == pytest.approx(0.5)
+    assert analysis.headline == "Against “bm25”: higher “mine”."
+    (answer,) = sentences.answers(analysis)
+    assert (answer.part, answer.words) == ("mine", "above “bm25”")
+
+
+def test_one_seed_is_tested_over_groups_and_what_it_cannot_show_is_said(tmp_path):
+    rows = [("a", 0, f"q{q}", 1, f"g{q // 4}") for q in range(40)]
+    rows += [("b", 0, f"q{q}", int(q % 4 == 0), f"g{q // 4}") for q in range(40)]
+    analysis = analysis_of(read_csv([table(tmp_path / "r.csv", "system,seed,query,value,group", rows)]))
+    (result,) = analysis.families[0].primary
+    assert result.p_debates == 2 / 2**10, "ten groups, all on one side"
+    assert not result.is_significant()
+    said = " ".join(sentences.about(analysis.study, analysis.families[0]))
+    assert "a − b (Holm p 0.002) can be told from 0" in said
+    assert "it cannot show" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("system,seed,query\na,0,q\n", "no column value"),
+        ("seed,query,value\n0,q,1\n", "no column system"),
+        ("a,0,q,1\na,0,r,0\n", "seed, query, value; its first line must name the columns; found a, 0, q, 1"),
+        ("system,seed,query,value\na,0,q,x\n", "line 2: value=x; must be a number"),
+        ("system,seed,query,value\na,one,q,1\n", "line 2: seed=one"),
+        ("system,seed,query,value\na,0,q,1\na,0,q,1\n", "line 3: query q again"),
+        ("system,seed,query,value\na,0,q,1\nb,0,r,1\n", "has no value of 1 queries, r"),
+        ("system,seed,query,value,baseline\na,0,q,1,yes\nb,0,q,1,yes\n", "baseline is yes for a, b"),
+    ],
+)
+def test_a_table_that_will_not_do_is_refused_in_one_line(tmp_path, text, message):
+    (tmp_path / "r.csv").write_text(text, "utf-8")
+    with pytest.raises(ValueError, match=r"r\.csv") as refused:
+        read_csv([tmp_path / "r.csv"])
+    assert message in str(refused.value)
+
+
+def test_options_that_do_not_go_together_are_refused(tmp_path):
+    ended = run_module("biencoder_ablate.report", ["--from", tmp_path, "-o", "out"], tmp_path)
+    assert ended.stderr == "error: --from a directory of TREC run files: needs --qrels FILE, what is relevant\n"
+
+
+def test_a_study_s_points_go_beside_another_program_s_in_one_report(tmp_path, capsys):
+    """report --points, then --from that table and another: the same means, and the stranger compared with each."""
+    points = made_up_points(12)
+    write_study(tmp_path / "runs", {"none": 0.4, "relu": 0.6}, range(3), points=points)
+    assert main([str(tmp_path / "runs"), "-o", str(tmp_path / "ours"), "--points"]) == 0
+    rows = [("theirs", 0, point, 1, debate) for point, debate in points]
+    theirs = table(tmp_path / "theirs.csv", "system,seed,query,value,group", rows)
+    ours = tmp_path / "ours" / "points.csv"
+    assert main(["--from", str(ours), str(theirs), "-o", str(tmp_path / "both")]) == 0
+    with (tmp_path / "ours" / "table.csv").open(encoding="utf-8") as file:
+        means = {row["head"]: float(row["clean_mean"]) for row in csv.DictReader(file)}
+    with (tmp_path / "both" / "table.csv").open(encoding="utf-8") as file:
+        again = {row["system"]: float(row["official_mean"]) for row in csv.DictReader(file)}
+    assert again == pytest.approx({**means, "theirs": 1.0})
+    capsys.readouterr()
+    assert main(["--from", str(ours), str(tmp_path / "gone.csv"), "-o", str(tmp_path / "both")]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].endswith("gone.csv: no such file")

@@ -1,0 +1,43 @@
+"""Small encoders with random weights, and texts for them."""
+
+import numpy as np
+import torch
+from transformers import BertConfig, BertModel
+
+from biencoder_ablate.encoder.tokens import Tokens
+
+CPU = torch.device("cpu")
+
+
+def make_encoder(pooling, dropout=0.0, activation="gelu"):
+    """A BERT of three layers whose output depends on every token and its place, in training mode."""
+    config = BertConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=WIDTH,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=40,
+        max_position_embeddings=POSITIONS,
+        hidden_act=activation,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+    )
+    config._attn_implementation = "sdpa"
+    random = torch.Generator().manual_seed(0)
+    encoder = BertModel(config, add_pooling_layer=pooling == "pooler").train()
+    with torch.no_grad():
+        for weight in encoder.parameters():
+            weight.normal_(0, 0.2, generator=random) if weight.ndim == 2 else weight.add_(
+                0.1 * torch.randn(weight.shape, generator=random)
+            )
+    return encoder
+
+
+def make_tokens(lengths, seed=0):
+    """Texts of these lengths in tokens, some of them the padding token, which a text may contain."""
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    ids = np.random.default_rng(seed).integers(0, VOCABULARY, offsets[-1])
+    return Tokens(ids.astype(np.int32), offsets, np.array(lengths), 0)
+
+
+WIDTH, POSITIONS, VOCABULARY = 32, 40, 50
