@@ -282,7 +282,7 @@ def test_the_readmes_commands_and_example_run_small(desk, capsys, monkeypatch):
     exec(example, names)
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 2 and all(line.endswith(tuple(names["corpus"])) for line in said)
-    assert names["r"].shape[0] == 1
+    assert names["embeddings"].shape[0] == 1
 
 
 def test_the_last_lines_are_those_of_the_recording():
