@@ -20,10 +20,19 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from support.helpers import REPOSITORY, make_pairs, run_here, write_arguana_tree, write_pairs_csv, zip_directory
+from support.helpers import (
+    PACKAGE,
+    REPOSITORY,
+    make_pairs,
+    run_here,
+    write_arguana_tree,
+    write_pairs_csv,
+    zip_directory,
+)
 
 from biencoder_ablate.cli.main import COMMANDS
 from biencoder_ablate.config.compose import load_config, parse_arguments, to_config, understood
+from biencoder_ablate.config.registry import BUILT_IN
 from biencoder_ablate.config.schema import MEASURING_KEYS
 
 DOCUMENTS = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -318,5 +327,72 @@ def test_links_lead_somewhere(path):
         assert not anchor or anchor in anchors(found), f"{path.name}: no heading {anchor} in {file or 'it'}"
     for name in re.findall(r"\bdocs/[\w/-]+\.(?:md|svg|png)", text):
         assert (REPOSITORY / name).is_file(), f"{path.name}: no {name}"
-    for name in re.findall(r"`((?:tests|scripts|benchmarks|conf)/[\w./-]+\.(?:py|yaml|sh))`", text):
-        assert (REPOSITORY / name).is_file(), f"{path.name}: no {name}"
+
+
+# --- files and modules ---
+
+CODE_BLOCK = re.compile(r"^```.*?^```$", flags=re.DOTALL | re.MULTILINE)
+ROOTS = (REPOSITORY, REPOSITORY / "src", PACKAGE)
+"""Where a file that a document names may lie: `scripts/…`, `hydra_plugins/…`, `training/…`."""
+THEIRS = ("my_conf/",)
+"""How names of files begin that a reader is to make."""
+
+
+def missing_files(text: str) -> list[str]:
+    """Files that a text names outside of its code blocks, where an example may have files of its own, and that are
+    not there."""
+    named = re.findall(r"[\w./-]+/[\w.-]+\.(?:py|yaml|sh|cpp|j2)\b", CODE_BLOCK.sub("", text))
+    ours = [name for name in named if not name.startswith(THEIRS)]
+    return [name for name in ours if not any((root / name).is_file() for root in ROOTS)]
+
+
+def missing_modules(text: str) -> list[str]:
+    """Modules, and what they hold, that a text names or imports and that are not there."""
+    named = re.findall(r"(?<![\w./-])biencoder_ablate(?:\.[A-Za-z_]\w*)+", text)
+    for module, names in re.findall(r"^from (biencoder_ablate[.\w]*) import (.+)$", text, re.MULTILINE):
+        named += [f"{module}.{name.strip()}" for name in names.split(",")]
+    stand_ins = {f"biencoder_ablate.{word}" for word in (*BUILT_IN, "WORD")}
+    return [name for name in dict.fromkeys(named) if name not in stand_ins and not resolves(name)]
+
+
+def resolves(name: str) -> bool:
+    """Whether a dotted name is a module, or something that a module holds."""
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        try:
+            holder = importlib.import_module(".".join(parts[:length]))
+        except ModuleNotFoundError:
+            continue
+        for attribute in parts[length:]:
+            if not hasattr(holder, attribute):
+                return False
+            holder = getattr(holder, attribute)
+        return True
+    return False
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_files_and_modules_that_are_named_exist(path):
+    text = path.read_text("utf-8")
+    assert missing_files(text) == []
+    assert missing_modules(text) == []
+
+
+def test_a_name_that_is_gone_is_seen():
+    """The test above can fail."""
+    assert missing_files("see `training/assemble.py`, `training/loop.py`") == ["training/assemble.py"]
+    assert missing_modules("`biencoder_ablate.api.Answers` and `biencoder_ablate.load`") == [
+        "biencoder_ablate.api.Answers"
+    ]
+    assert missing_modules("from biencoder_ablate.data.corpus import Corpus, Corpse\n") == [
+        "biencoder_ablate.data.corpus.Corpse"
+    ]
+
+
+def test_the_map_has_every_room():
+    """CONTRIBUTING.md has a line for each package, and names each door."""
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text("utf-8")
+    rooms = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
+    assert set(re.findall(r"^\| `(\w+)/` \|", text, re.MULTILINE)) == rooms
+    doors = {path.stem for path in PACKAGE.glob("*.py") if not path.stem.startswith("__")}
+    assert doors <= set(re.findall(r"`(\w+)`", text))
