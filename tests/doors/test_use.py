@@ -83,7 +83,7 @@ def test_the_example_of_the_page_runs(quick_run, monkeypatch, capsys):
     width = names["model"].biencoder.architecture.retrieval_width
     assert names["points"].shape == (1, width) and names["candidates"].shape == (3, width)
     assert names["scores"].shape == (3,)
-    assert names["again"].candidate.tolist() == names["found"].candidate[1:].tolist()
+    assert names["again"].candidate.tolist() == names["results"].candidate[1:].tolist()
 
 
 # --- export ---
