@@ -22,10 +22,10 @@ HEAD = """# Configuration
 
 <!-- Written by scripts/configuration_page.py from the schema and conf/; edit those. -->
 
-A group's choice is given as `head=relu`, a key as `training.epochs=5`; `-m` with commas or `range(0,8)` sweeps either.
-`python -m biencoder_ablate --cfg job` prints what a command line comes to. *Default* is what a run without options has;
-where `recipe=study` has another, that follows. A key that is part of the run's *name* (yes) makes another run when it
-changes; the others never change a figure.
+Choose from a group with `head=relu` and set a key with `training.epochs=5`; with `-m`, commas or `range(0,8)` sweep
+either. `python -m biencoder_ablate --cfg job` prints the composed settings of a command line. *Default* is the value
+without options, followed by that of `recipe=study` if it differs. Keys with *yes* under *name* are part of the run's
+name: another value makes another run. The other keys never change a metric.
 """
 
 

@@ -1,19 +1,19 @@
-"""Writes docs/findings.md, and README.md's sentences of it, from templates and finished sweeps: no figure is typed.
+"""Writes docs/findings.md, and README.md's sentences of it, from templates and finished sweeps: no number is typed.
 
     python scripts/findings.py                   # from what is kept of sweeps in docs/findings/
     python scripts/findings.py LOGS              # LOGS/sweeps/{heads,ratios,…}, as the page's commands make them, first
-    python scripts/findings.py --check           # exit 1 where a page is not what the runs said
+    python scripts/findings.py --check           # exit 1 if a page is not what the runs say
 
-What is read from LOGS is kept in docs/findings/NAME.json: each run's overrides, but for places on the machine, and test
-figures, and the rows of the report's own comparisons.csv. So the pages outlive the runs, and can be checked without
-them. LOGS/NAME.csv, a table as `report --from` reads it, is kept likewise; its runs have system=… and seed=… for
-overrides and a mean `value`.
+What is read from LOGS is kept in docs/findings/NAME.json: each run's overrides, without paths on the machine, its test
+metrics, and the rows of the report's comparisons.csv. So the pages outlive the runs and can be checked without them.
+LOGS/NAME.csv, a table as `report --from` reads it, is kept likewise; its runs have system=… and seed=… for overrides
+and a mean `value`.
 
-The templates are docs/findings.md.j2 and docs/findings-readme.md.j2; what README.md has of it stands between two
-comments. In them `cell`, `mean`, `spread`, `num`, `rise`, `pretrained`, `points` and `effect` stand for figures: a
-sweep by its name, its runs by the overrides they have in common, a figure of result.json's test part by its key.
+The templates are docs/findings.md.j2 and docs/findings-readme.md.j2; the latter's part of README.md stands between two
+comments. In them `cell`, `mean`, `spread`, `num`, `rise`, `pretrained` and `points` stand for numbers: they take a
+sweep's name, the overrides that its runs have in common, and the key of a metric in the test part of result.json.
 `effect` is a cell of comparisons.csv. A sweep that is neither kept nor in LOGS is an error: a page is written whole or
-not.
+not at all.
 """
 
 from __future__ import annotations
