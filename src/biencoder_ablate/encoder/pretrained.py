@@ -82,7 +82,7 @@ def _packaged_minilm() -> Path | None:
 
 
 def _from_hub(name: str, revision: str | None) -> Path:
-    """The hub's cache first: it needs no network, and a run that goes on must find what it began with."""
+    """The files in the hub's cache, where they are there, which needs no network; else from the hub."""
     from huggingface_hub import snapshot_download
 
     files = ["config.json", "model.safetensors", *_TOKENIZER_FILES]
