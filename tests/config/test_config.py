@@ -480,3 +480,18 @@ def test_the_cache_is_where_it_is_asked_for(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert Path(tmp_path / "home") in cache_directory(Config()).parents
+
+
+@pytest.mark.parametrize("cache_dir", [None, "~/cache", "~nobody-of-this-name/cache"])
+def test_without_a_home_directory_a_cache_must_be_named(cache_dir, monkeypatch):
+    """As in a container whose user no file of it knows."""
+
+    def unknown(uid):
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ConfigError, match=rf"^cache_dir={cache_dir or 'null'}: .* must be a directory$"):
+        cache_directory(Config(cache_dir=cache_dir))
+    assert cache_directory(Config(cache_dir="/named")) == Path("/named")

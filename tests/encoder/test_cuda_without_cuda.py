@@ -7,6 +7,7 @@ torch.compile. docs/gpu.md says more.
 """
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -20,15 +21,41 @@ CALLS = {"study": 300, "contrastive": 480, "in turns": 400, "pooler": 300, "froz
 """Ops that launch something, of a training step of three layers. Lower them when the code gets better."""
 PINNED = re.search(r"^torch==(\S+)$", (REPOSITORY / "constraints.txt").read_text("utf-8"), flags=re.MULTILINE)[1]
 
-pytestmark = [
-    pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler, named c++"),
-    pytest.mark.skipif(torch.__version__.split("+")[0] != PINNED, reason=f"knows the insides of torch {PINNED} only"),
-    pytest.mark.skipif(torch.cuda.is_available() or sys.platform != "linux", reason="takes CUDA's place, on Linux"),
-]
+pytestmark = pytest.mark.skipif(
+    torch.cuda.is_available() or sys.platform != "linux", reason="takes CUDA's place, on Linux"
+)
+
+
+def missing(torch_version, compiler):
+    """What the emulator needs and does not have, or None."""
+    if compiler is None:
+        return "needs a C++ compiler, named c++"
+    if torch_version.split("+")[0] != PINNED:
+        return f"knows the insides of torch {PINNED} only"
+    return None
+
+
+def skip_or_fail(reason):
+    """In continuous integration nobody reads what was skipped, and the GPU would lose its only test in silence."""
+    if reason is not None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+
+
+@pytest.mark.parametrize(("torch_version", "compiler"), [(PINNED, None), ("1.0.0", "/usr/bin/c++")])
+def test_what_it_needs_must_be_there_in_continuous_integration(torch_version, compiler, monkeypatch):
+    reason = missing(torch_version, compiler)
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match=r"needs a C|knows the insides"):
+        skip_or_fail(reason)
+    monkeypatch.delenv("CI")
+    with pytest.raises(pytest.skip.Exception, match=r"needs a C|knows the insides"):
+        skip_or_fail(reason)
+    assert missing(f"{PINNED}+cpu", "/usr/bin/c++") is None
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
+    skip_or_fail(missing(torch.__version__, shutil.which("c++")))
     here = REPOSITORY / "tests" / "support"
     ended = run_python([here / "runs_without_cuda.py"], tmp_path_factory.mktemp("cuda"), timeout=300)
     assert ended.returncode == 0, ended.stderr[-4000:]

@@ -1,17 +1,17 @@
 """Encoding in length groups against one text at a time, and gradients against plain padded encoding."""
 
-import hashlib
-import json
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
-from support.helpers import load_sample, run_python
+from support.helpers import load_sample
 
+from biencoder_ablate.data.corpus import SPLITS
 from biencoder_ablate.data.index import build_table
-from biencoder_ablate.encoder.pretrained import load_encoder, load_tokenizer
+from biencoder_ablate.encoder.pretrained import fingerprint_directory, load_encoder, load_tokenizer
 from biencoder_ablate.encoder.texts import EncodedTexts, encode, encode_rows, plain_encoder
-from biencoder_ablate.encoder.tiny import learn_tokenizer, make_tiny
+from biencoder_ablate.encoder.tiny import COMMON_TOKENS, TINY_TOKENIZER, make_tiny
 from biencoder_ablate.encoder.tokens import length_groups, pad, tokenize
 
 CPU = torch.device("cpu")
@@ -159,26 +159,27 @@ def test_the_tiny_model_is_made_once_and_is_the_same_bytes_in_every_cache(tiny_d
     torch.manual_seed(99)
     assert make_tiny(tmp_path) == other
     assert [path.stat().st_mtime_ns for path in sorted(other.iterdir())] == stamps
-    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == [other.name]
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {other.name, f"{other.name}.sha256", f"{other.name}.lock"}
 
 
-LEARN = """
-import hashlib, json
-from biencoder_ablate.config.schema import DataConfig
-from biencoder_ablate.data.readers import load_corpus
-from biencoder_ablate.data.index import build_table
-from biencoder_ablate.encoder.tiny import learn_tokenizer
-texts = build_table(load_corpus(DataConfig())).texts
-tokenizer = learn_tokenizer(texts)
-rows = tokenizer(list(texts))["input_ids"]
-print(hashlib.sha256(json.dumps([sorted(tokenizer.get_vocab().items()), rows]).encode()).hexdigest())
-"""
+def test_a_damaged_tiny_model_is_made_anew(tiny_directory, tmp_path, capsys):
+    other = make_tiny(tmp_path)
+    weights = other / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    assert make_tiny(tmp_path) == other
+    assert weights.read_bytes() == (tiny_directory / weights.name).read_bytes()
+    assert f"{other} is damaged" in capsys.readouterr().err
 
 
-def test_the_learned_vocabulary_is_the_same_in_every_process(tmp_path):
-    """The tokenizers library's own trainer breaks ties by the order of a hash table: tokenizers issue 1794."""
-    texts = build_table(load_sample()).texts
-    tokenizer = learn_tokenizer(texts)
-    here = [sorted(tokenizer.get_vocab().items()), tokenizer(list(texts))["input_ids"]]
-    other = run_python(["-c", LEARN], tmp_path, PYTHONHASHSEED="1", TOKENIZERS_PARALLELISM="true")
-    assert other.stdout.strip() == hashlib.sha256(json.dumps(here).encode()).hexdigest(), other.stderr
+def test_the_tiny_model_s_tokenizer_ships_with_the_package_and_knows_the_sample(tokenizer):
+    """As it was learned from the sample: its vocabulary names every run of model=tiny."""
+    assert fingerprint_directory(TINY_TOKENIZER)[:16] == "c8b6839a7b3059be"
+    lower, upper = tokenizer(["Zoos should be closed.", "ZOOS SHOULD BE CLOSED."])["input_ids"]
+    assert lower == upper and len(tokenizer) == 6000
+    texts = [text for name in SPLITS for pair in load_sample().split(name) for text in (pair.point, pair.counter)]
+    rows = tokenizer(texts)["input_ids"]
+    assert all(tokenizer.unk_token_id not in row for row in rows)
+    counts = Counter(token for row in rows for token in {*row})
+    common = [token for token, count in counts.items() if count > len(texts) / 10]
+    assert sorted(tokenizer.convert_ids_to_tokens(common)) == sorted(COMMON_TOKENS.split())

@@ -55,11 +55,11 @@ def plain_step(texts, seed):
 def step_in_turns(texts, seed):
     torch.manual_seed(seed)
     texts.module.zero_grad()
-    h, spread = texts.pooled_cached(ROWS)
+    h, backward = texts.pooled_cached(ROWS)
     drawn = torch.rand(2)
     loss_of(h).backward()
     state = torch.get_rng_state()
-    spread()
+    backward()
     assert torch.equal(torch.get_rng_state(), state), "what follows must not draw again what was drawn"
     return h.detach(), drawn, [value.grad for value in texts.module.parameters() if value.grad is not None]
 
@@ -156,5 +156,5 @@ def test_no_more_is_held_than_one_group_needs():
 
 def test_texts_from_a_cache_have_nothing_to_hand_on():
     features = torch.randn(10, 24, generator=torch.Generator().manual_seed(0))
-    h, spread = CachedTexts(features).pooled_cached(ROWS)
-    assert torch.equal(h, features[ROWS]) and spread() is None
+    h, backward = CachedTexts(features).pooled_cached(ROWS)
+    assert torch.equal(h, features[ROWS]) and backward() is None

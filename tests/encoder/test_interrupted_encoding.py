@@ -31,7 +31,9 @@ def source(tiny, monkeypatch):
 
 
 def left(cache):
-    return sorted(path.name.split(".")[-1] for path in (cache / "features").iterdir() if path.suffix != ".lock")
+    """How the names end of what an encoding leaves, beside the lock and checksums."""
+    paths = [path for path in (cache / "features").iterdir() if path.suffix not in (".lock", ".sha256")]
+    return sorted(path.name.split(".")[-1] for path in paths)
 
 
 def stopping_after(number, save):
@@ -47,8 +49,25 @@ def stopping_after(number, save):
     return save_then_stop
 
 
-@pytest.mark.parametrize("damage", ["none", "last part", "first part"])
-def test_it_goes_on_after_the_last_finished_part(damage, source, tmp_path, monkeypatch, capsys):
+def exchange(part):
+    """Another part's content, whole and with a checksum that fits, but of fewer texts."""
+    features = np.load(part)[1:]
+    encoding.save_features(part, features)
+
+
+DAMAGES = {
+    "none": (3, lambda parts: None),
+    "last part cut": (2, lambda parts: parts[-1].write_bytes(b"\x93NUMPY")),
+    "first part cut": (0, lambda parts: parts[0].write_bytes(b"\x93NUMPY")),
+    "one number changed": (1, lambda parts: parts[1].write_bytes(parts[1].read_bytes()[:-1] + b"\x01")),
+    "another part's": (1, lambda parts: exchange(parts[1])),
+    "no checksum": (2, lambda parts: parts[-1].with_name(f"{parts[-1].name}.sha256").unlink()),
+}
+"""How many parts are still believed, and what was done to them."""
+
+
+@pytest.mark.parametrize(("whole_parts", "damage"), DAMAGES.values(), ids=DAMAGES)
+def test_it_goes_on_after_the_last_finished_part(whole_parts, damage, source, tmp_path, monkeypatch, capsys):
     whole = encode(source, tmp_path / "whole")
     assert left(tmp_path / "whole") == ["npy"], "nothing but the features stays"
 
@@ -62,15 +81,25 @@ def test_it_goes_on_after_the_last_finished_part(damage, source, tmp_path, monke
         encode(source, cache)
     assert left(cache) == ["parts"] and len(encoded) == 3, "no features that are not whole"
     parts = sorted((cache / "features").glob("*.parts/*.npy"))
-    if damage != "none":
-        parts[0 if damage == "first part" else -1].write_bytes(b"\x93NUMPY")
-    whole_parts = {"none": 3, "last part": 2, "first part": 0}[damage]
+    damage(parts)
     kept = sum(len(rows) for rows in encoded[:whole_parts])
     del encoded[:]
     assert torch.equal(encode(source, cache, RunLog(None)), whole)
     assert sum(map(len, encoded)) == len(TEXTS) - kept and left(cache) == ["npy"]
     said = capsys.readouterr().out
     assert (f"interrupted: {kept} of {len(TEXTS)} texts are done" in said) == (kept > 0)
+
+
+@pytest.mark.parametrize("number", [0, 17], ids=["texts", "width"])
+def test_features_of_another_shape_are_not_believed(number, source, tmp_path, capsys):
+    """Whole, and with a checksum that fits, as when a cache is copied together wrongly."""
+    cache = tmp_path / "cache"
+    whole = encode(source, cache)
+    (path,) = (cache / "features").glob("*.npy")
+    features = np.load(path)
+    encoding.save_features(path, features[1:] if number == 0 else features[:, :number])
+    assert torch.equal(encode(source, cache), whole)
+    assert "is damaged (ValueError: holds float32 (" in capsys.readouterr().err
 
 
 KILLED = """

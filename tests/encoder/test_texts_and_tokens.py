@@ -1,16 +1,18 @@
 """Texts as numbers: what makes two texts the same, which points count as clean, token ids, their cache, batches."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.encoders import make_tokenizer
 from support.helpers import load_sample
 from support.reference import corpora, fold
 
 from biencoder_ablate.data.corpus import SPLITS, DataError, Pair, build_corpus, limit_debates, make_disjoint, text_key
 from biencoder_ablate.data.index import answers_of, build_table, fingerprint_texts
-from biencoder_ablate.encoder.tiny import learn_tokenizer
 from biencoder_ablate.encoder.tokens import Tokens, cached_tokens, length_groups, pad, tokenize
 from biencoder_ablate.evaluation.candidates import candidate_texts
 from biencoder_ablate.training.negatives import build_pool
@@ -211,7 +213,7 @@ def texts():
 
 @pytest.fixture(scope="module")
 def tokenizer(texts):
-    return learn_tokenizer(texts)
+    return make_tokenizer(texts)
 
 
 @pytest.mark.parametrize("max_tokens", [8, 40, 512])
@@ -234,12 +236,6 @@ def test_tokens_of_nothing_and_of_empty_texts(tokenizer):
     tokens = tokenize(tokenizer, ["", "word"], 16)
     assert tokens.ids[:2].tolist() == [tokenizer.cls_token_id, tokenizer.sep_token_id]
     assert tokens.lengths[0] == 2
-
-
-def test_the_learned_tokenizer_folds_case_and_knows_its_texts(texts, tokenizer):
-    lower, upper = tokenizer(["Zoos should be closed.", "ZOOS SHOULD BE CLOSED."])["input_ids"]
-    assert lower == upper
-    assert all(tokenizer.unk_token_id not in row for row in tokenizer(list(texts))["input_ids"])
 
 
 def test_padding_and_the_mask(texts, tokenizer):
@@ -316,7 +312,7 @@ def test_the_cache_keeps_apart_what_determines_the_tokens(other, texts, tokenize
 @pytest.mark.parametrize("damage", ["cut", "empty", "other content", "one byte"])
 def test_a_damaged_cache_file_is_made_anew(damage, texts, tokenizer, tmp_path):
     fresh = cached_tokens(tokenizer, "model", texts, 32, tmp_path)
-    (path,) = (tmp_path / "tokens").iterdir()
+    (path,) = (tmp_path / "tokens").glob("*.npz")
     whole = path.read_bytes()
     middle = len(whole) // 2
     path.write_bytes(
@@ -329,4 +325,17 @@ def test_a_damaged_cache_file_is_made_anew(damage, texts, tokenizer, tmp_path):
     )
     assert same_tokens(cached_tokens(tokenizer, "model", texts, 32, tmp_path), fresh)
     assert same_tokens(cached_tokens(Unasked(), "model", texts, 32, tmp_path), fresh)
-    assert len(list((tmp_path / "tokens").iterdir())) == 1
+    left = {file.name for file in (tmp_path / "tokens").glob("*.npz*")}
+    assert left == {path.name, f"{path.name}.sha256"}
+
+
+def test_whole_tokens_of_other_texts_are_not_believed(texts, tokenizer, tmp_path, capsys):
+    """As when a cache is copied together wrongly: the checksum fits, the number of texts does not."""
+    fresh = cached_tokens(tokenizer, "model", texts, 32, tmp_path)
+    (path,) = (tmp_path / "tokens").glob("*.npz")
+    cached_tokens(tokenizer, "model", texts[:5], 32, tmp_path)
+    (other,) = set((tmp_path / "tokens").glob("*.npz")) - {path}
+    for suffix in ("", ".sha256"):
+        shutil.copyfile(f"{other}{suffix}", f"{path}{suffix}")
+    assert same_tokens(cached_tokens(tokenizer, "model", texts, 32, tmp_path), fresh)
+    assert "holds 5 texts, not 60" in capsys.readouterr().err

@@ -2,7 +2,8 @@
 
 import numpy as np
 import torch
-from transformers import BertConfig, BertModel
+from tokenizers import BertWordPieceTokenizer, normalizers, pre_tokenizers
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from biencoder_ablate.encoder.tokens import Tokens
 
@@ -31,6 +32,18 @@ def make_encoder(pooling, dropout=0.0, activation="gelu"):
                 0.1 * torch.randn(weight.shape, generator=random)
             )
     return encoder
+
+
+def make_tokenizer(texts):
+    """A lower-casing WordPiece tokenizer that knows every letter and every word of `texts`, the same in any process."""
+    normalizer, splitter = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    words = {word for text in texts for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))}
+    letters = sorted({letter for word in words for letter in word})
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary = dict.fromkeys([*special, *letters, *(f"##{letter}" for letter in letters), *sorted(words)])
+    tokenizer = BertWordPieceTokenizer({token: number for number, token in enumerate(vocabulary)})
+    names = {f"{token[1:-1].lower()}_token": token for token in special}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer._tokenizer, model_max_length=512, **names)
 
 
 def make_tokens(lengths, seed=0):

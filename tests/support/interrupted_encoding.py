@@ -10,9 +10,8 @@ from biencoder_ablate.utils.console import RunLog
 
 TEXTS = build_table(load_sample()).texts[:90]
 
-
-READING = EncodeSettings("mean", 48, torch.device("cpu"))
+SETTINGS = EncodeSettings("mean", 48, torch.device("cpu"))
 
 
 def encode(source, cache, log=None):
-    return features_of(source, READING, TEXTS, cache, log or RunLog(None, quiet=True))
+    return features_of(source, SETTINGS, TEXTS, cache, log or RunLog(None, quiet=True))

@@ -16,6 +16,7 @@ import cuda_without_cuda as emulated  # before torch
 import numpy as np
 import torch
 from omegaconf import OmegaConf
+from support.encoders import make_tokenizer
 from support.helpers import REPOSITORY, load_sample
 from transformers import BertConfig, BertModel
 
@@ -23,7 +24,6 @@ from biencoder_ablate.config.compose import load_config
 from biencoder_ablate.config.schema import Config, HeadConfig, check
 from biencoder_ablate.encoder.packed import _has_flash
 from biencoder_ablate.encoder.texts import EncodedTexts, encode_rows, packed_encoder, plain_encoder
-from biencoder_ablate.encoder.tiny import learn_tokenizer
 from biencoder_ablate.encoder.tokens import Tokens
 from biencoder_ablate.evaluate import evaluate
 from biencoder_ablate.retrieve import open_search
@@ -60,7 +60,7 @@ DEVICES = ("cuda", "cpu")
 def save_small_bert(directory: Path, dropout: float = 0.1) -> BertModel:
     """A BERT of three layers, 32 wide, with a vocabulary from a few texts of the sample."""
     texts = [pair.point for pair in load_sample().split("train")[:40]]
-    tokenizer = learn_tokenizer(texts)
+    tokenizer = make_tokenizer(texts)
     config = BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,
@@ -245,10 +245,10 @@ def turns_error(runs: Runs) -> float:
             texts = texts_of(encoder, "mean", "cuda", "bf16")
             texts.train_token_budget = 50
             torch.manual_seed(0)
-            h, spread = texts.pooled_cached(rows) if in_turns else (texts.pooled(rows), lambda: None)
+            h, backward = texts.pooled_cached(rows) if in_turns else (texts.pooled(rows), lambda: None)
             torch.rand(7)  # as a head's dropout might
             (h * torch.linspace(-1, 1, h.numel()).view(h.shape).to("cuda")).sum().backward()
-            spread()
+            backward()
             found.append(
                 torch.cat([value.grad.cpu().flatten() for value in encoder.parameters() if value.grad is not None])
             )

@@ -7,11 +7,14 @@ Every field's metadata says in words which values are valid, so that a message c
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Union
+
+from platformdirs import user_cache_path
 
 
 class ConfigError(ValueError):
@@ -385,16 +388,17 @@ def keywords(settings: HeadConfig | LossConfig) -> dict[str, Any]:
 
 
 def cache_directory(config: Config) -> Path:
-    """Where tokens and frozen features are kept: `cache_dir`, or the user's cache directory."""
-    import os
-    import sys
+    """Where tokens and frozen features are kept: `cache_dir`, or the user's cache directory.
 
-    if config.cache_dir is not None:
-        return Path(config.cache_dir).expanduser()
-    if os.environ.get("XDG_CACHE_HOME"):
-        base = Path(os.environ["XDG_CACHE_HOME"])
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path.home() / ".cache"
-    return base / "biencoder-ablate"
+    Raises ConfigError where no home directory is known to hold it.
+    """
+    if config.cache_dir is None and os.environ.get("XDG_CACHE_HOME"):  # platformdirs asks it on some systems only
+        return Path(os.environ["XDG_CACHE_HOME"]) / "biencoder-ablate"
+    try:
+        if config.cache_dir is not None:
+            return Path(config.cache_dir).expanduser()
+        Path.home()  # raises where there is none, as not every version of platformdirs does
+        return user_cache_path("biencoder-ablate", appauthor=False)
+    except RuntimeError as error:
+        value = config.cache_dir or "null"
+        raise ConfigError(f"cache_dir={value}: no home directory is known here; must be a directory") from error

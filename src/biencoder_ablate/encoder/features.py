@@ -6,7 +6,6 @@ T texts, H pooled width.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import shutil
 import time
 from collections.abc import Sequence
@@ -14,46 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 
 from biencoder_ablate.data.index import fingerprint_texts
 from biencoder_ablate.encoder.pretrained import ModelSource
-from biencoder_ablate.encoder.texts import EncodedTexts, EncodeSettings, SharedTexts, back_in_order, open_encoder
+from biencoder_ablate.encoder.texts import EncodedTexts, EncodeSettings, back_in_order, open_encoder
 from biencoder_ablate.encoder.tokens import length_groups
+from biencoder_ablate.utils.cache import entry_path, load_entry, locked_entry, save_entry
 from biencoder_ablate.utils.console import RunLog, progress_bar, show_seconds
 from biencoder_ablate.utils.distributed import World
-from biencoder_ablate.utils.files import whole_file
-
-
-def features_path(cache: Path, source: ModelSource, reading: EncodeSettings, texts: Sequence[str]) -> Path:
-    """The file in the cache directory that holds the pooled outputs of these texts by this encoder."""
-    determined_by = (
-        source.fingerprint,
-        fingerprint_texts(texts),
-        reading.pooling,
-        reading.max_tokens,
-        reading.precision,
-        int(reading.fast) + int(reading.compiled),
-        *([] if reading.device.type == "cpu" else [reading.device.type]),  # which rounds in its own way
-    )
-    text = " ".join(map(str, ("features-2", *determined_by)))
-    return cache / "features" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npy"
-
-
-def load_features(path: Path) -> np.ndarray | None:
-    """Features (T, H) saved earlier, or None where there are none that can be read."""
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-
-
-def save_features(path: Path, features: np.ndarray) -> None:
-    """Keep features (T, H), whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path, "wb") as file:
-        np.save(file, features, allow_pickle=False)
-
+from biencoder_ablate.utils.files import read_json
 
 GROUPS_PER_PART = 16
 """So many batches of an encoding are lost at most when it is interrupted: some 15 s of MiniLM's on one core."""
@@ -62,9 +30,45 @@ MEASURED_SECONDS = 5.0
 """After so long an encoding says how long it will take."""
 
 
+def features_path(cache: Path, source: ModelSource, settings: EncodeSettings, texts: Sequence[str]) -> Path:
+    """The file in the cache directory that holds the pooled outputs of these texts by this encoder."""
+    determined_by: list[object] = [
+        source.fingerprint,
+        fingerprint_texts(texts),
+        settings.pooling,
+        settings.max_tokens,
+        settings.precision,
+        int(settings.fast) + int(settings.compiled),
+    ]
+    if settings.device.type != "cpu":  # each rounds in its own way
+        determined_by.append(settings.device.type)
+    return entry_path(cache, "features", ".npy", "features-2", *determined_by)
+
+
+def load_features(path: Path, num_texts: int, width: int | None) -> np.ndarray | None:
+    """Features saved earlier, or None where there are none, or none of this shape (T, H) as they were saved.
+
+    `width`: H, where it is known beforehand.
+    """
+
+    def read(path: Path) -> np.ndarray:
+        features: np.ndarray = np.load(path, allow_pickle=False)
+        shape = (num_texts, width or features.shape[-1])
+        if features.shape != shape or features.dtype != np.float32:
+            raise ValueError(f"holds {features.dtype} {features.shape}, not float32 {shape}")
+        return features
+
+    return load_entry(path, read)
+
+
+def save_features(path: Path, features: np.ndarray) -> None:
+    """Keep features (T, H), whole or not at all."""
+    save_entry(path, lambda file: np.save(file, features, allow_pickle=False))
+
+
 def features_of(
     source: ModelSource,
-    reading: EncodeSettings,
+    settings: EncodeSettings,
     texts: Sequence[str],
     cache: Path,
     log: RunLog,
@@ -76,25 +80,29 @@ def features_of(
     the first of them instead of encoding the same texts again; an encoding that was interrupted goes on.
     """
     world = world or World()
-    path = features_path(cache, source, reading, texts)
-    features = load_features(path)
+    path = features_path(cache, source, settings, texts)
+    width = (read_json(source.directory / "config.json") or {}).get("hidden_size")  # not every kind calls it so
+
+    # Rank 0 decides for all processes whether there are features, since all must encode or none.
+    features = load_features(path, len(texts), width)
     if not world.broadcast(features is not None):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")) if world.is_main else contextlib.nullcontext():
-            features = load_features(path)
+        with locked_entry(path) if world.is_main else contextlib.nullcontext():
+            features = load_features(path, len(texts), width)
             if not world.broadcast(features is not None):
                 log.say(f"encoding {len(texts)} texts, once; kept in {path}")
-                encoder = open_encoder(source, reading)
-                encoded = encoder.over(encoder.tokens(texts, cache))
+                encoder = open_encoder(source, settings)
+                encoded = encoder.over(encoder.tokens(texts, cache), world)
                 parts = path.with_suffix(f".{encoded.eval_token_budget}.parts")  # the budget says what is in a part
                 features = _encode_in_parts(encoded, parts, log, world)
                 if world.is_main:
                     save_features(path, features)
                     shutil.rmtree(parts, ignore_errors=True)
-    if features is None:  # rank 0 found them, and this process a moment too early did not
-        features = load_features(path)
+
+    # This process may have looked a moment before they were written, and rank 0 after.
+    if features is None:
+        features = load_features(path, len(texts), width)
     assert features is not None
-    return torch.from_numpy(features).to(reading.device)
+    return torch.from_numpy(features).to(settings.device)
 
 
 def _encode_in_parts(encoded: EncodedTexts, directory: Path, log: RunLog, world: World) -> np.ndarray:
@@ -104,41 +112,52 @@ def _encode_in_parts(encoded: EncodedTexts, directory: Path, log: RunLog, world:
     hold whole groups, so that the result is bit-equal to that of no interruption. When the first batches have shown
     how fast it goes, `log` says how long the rest will take.
     """
-    lengths, shared = encoded.tokens.lengths, SharedTexts(encoded, world) if world.size > 1 else encoded
+    lengths = encoded.tokens.lengths
     groups = length_groups(lengths, encoded.eval_token_budget)
-    parts = [np.concatenate(groups[i : i + GROUPS_PER_PART]) for i in range(0, len(groups), GROUPS_PER_PART)]
+    parts = [
+        np.concatenate(groups[start : start + GROUPS_PER_PART]) for start in range(0, len(groups), GROUPS_PER_PART)
+    ]
     files = [directory / f"{number:05d}.npy" for number in range(len(parts))]
-    done: list[np.ndarray] = []
+
+    # What an interrupted encoding has left.
+    features: list[np.ndarray] = []
     for part, file in zip(parts, files, strict=True):
-        h = load_features(file)
-        if h is None or len(h) != len(part):
+        h = load_features(file, len(part), encoded.module.config.hidden_size)
+        if h is None:
             break
-        done.append(h)
-    done = done[: world.broadcast(len(done))]
-    rows = np.concatenate(parts)
-    num_done, num_tokens = sum(map(len, done)), np.cumsum(lengths[rows])
-    if done:
-        log.say(f"going on with an encoding that was interrupted: {num_done} of {len(rows)} texts are done")
-    began: tuple[float, int] | None = None
+        features.append(h)
+    num_parts_done = world.broadcast(len(features))
+    features = features[:num_parts_done]
+
+    num_texts = len(lengths)
+    num_done = sum(len(h) for h in features)
+    num_tokens = np.cumsum(lengths[np.concatenate(parts)])  # (T,): of each text and those encoded before it
+    if num_done:
+        log.say(f"going on with an encoding that was interrupted: {num_done} of {num_texts} texts are done")
+    warm: tuple[float, int] | None = None  # when the first batch, which warms up, was done, and the tokens until then
     is_said = False
 
-    def advance(num_texts: int) -> None:
-        nonlocal num_done, began, is_said
-        bar.update(num_texts)
-        num_done = min(num_done + num_texts * world.size, len(rows))
-        now, tokens = time.perf_counter(), int(num_tokens[num_done - 1])
-        if began is None:
-            began = (now, tokens)  # the first batch warms up
-        elif not is_said and now - began[0] >= MEASURED_SECONDS:
-            is_said = True
-            seconds = (now - began[0]) * (num_tokens[-1] - tokens) / (tokens - began[1])
-            log.say(f"the other {len(rows) - num_done} texts will take about {show_seconds(seconds)}, as the first did")
+    def advance(num_encoded: int) -> None:
+        nonlocal num_done, warm, is_said
+        bar.update(num_encoded)
+        num_done = min(num_done + num_encoded * world.size, num_texts)
+        now = time.perf_counter()
+        tokens_done = int(num_tokens[num_done - 1])
+        if warm is None:
+            warm = (now, tokens_done)
+            return
 
-    with progress_bar("encoding", len(rows), "text", log.quiet) as bar:
+        began, tokens_before = warm
+        if not is_said and now - began >= MEASURED_SECONDS:
+            is_said = True
+            seconds = (now - began) * (num_tokens[-1] - tokens_done) / (tokens_done - tokens_before)
+            log.say(f"the other {num_texts - num_done} texts will take about {show_seconds(seconds)}, as the first did")
+
+    with progress_bar("encoding", num_texts, "text", log.quiet) as bar:
         bar.initial = bar.n = num_done
-        for part, file in list(zip(parts, files, strict=True))[len(done) :]:
-            done.append(shared.eval_pooled(part, advance).cpu().numpy())
+        for part, file in zip(parts[num_parts_done:], files[num_parts_done:], strict=True):
+            h = encoded.eval_pooled(part, advance).cpu().numpy()
+            features.append(h)
             if world.is_main and len(parts) > 1:
-                save_features(file, done[-1])
-    features = np.concatenate(done)
-    return features[back_in_order(parts)]
+                save_features(file, h)
+    return np.concatenate(features)[back_in_order(parts)]

@@ -17,6 +17,7 @@ from typing import Any
 
 from biencoder_ablate.config import ConfigError, ModelConfig
 from biencoder_ablate.encoder.tiny import make_tiny
+from biencoder_ablate.utils.cache import checksum
 from biencoder_ablate.utils.console import first_line, quiet_transformers
 
 MINILM_NAME = "sentence-transformers/all-MiniLM-L6-v2"
@@ -51,6 +52,7 @@ def find_model(settings: ModelConfig, cache: Path) -> ModelSource:
 
 
 def _find_directory(name: str, revision: str | None) -> Path:
+    """A directory of that name, or the package of the `minilm` extra, or what the hub has."""
     path = Path(name).expanduser()
     if path.is_dir():
         return path
@@ -66,20 +68,21 @@ def _packaged_minilm() -> Path | None:
     spec = importlib.util.find_spec(_MINILM_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         return None
-    directory = Path(next(iter(spec.submodule_search_locations))) / "model"
+    directory = Path(spec.submodule_search_locations[0]) / "model"
     weights = directory / "model.safetensors"
     if not weights.is_file():
         return None
-    found = _sha256(weights)
-    if found != MINILM_SHA256:
+    sha256 = _sha256(weights)
+    if sha256 != MINILM_SHA256:
         raise ConfigError(
-            f"model.name_or_path={MINILM_NAME}: {weights} has sha256 {found}, not {MINILM_SHA256}; "
+            f"model.name_or_path={MINILM_NAME}: {weights} has sha256 {sha256}, not {MINILM_SHA256}; "
             "install the minilm extra again"
         )
     return directory
 
 
 def _from_hub(name: str, revision: str | None) -> Path:
+    """The files in the hub's cache, where they are there, which needs no network; else from the hub."""
     from huggingface_hub import snapshot_download
 
     files = ["config.json", "model.safetensors", *_TOKENIZER_FILES]
@@ -91,11 +94,9 @@ def _from_hub(name: str, revision: str | None) -> Path:
         return Path(snapshot_download(name, revision=revision, allow_patterns=files, etag_timeout=5))
     except Exception as error:
         reason = first_line(error)
-        hint = (
-            "; or install the minilm extra, which brings it along; or try the program with model=tiny"
-            if name == MINILM_NAME
-            else ""
-        )
+        hint = ""
+        if name == MINILM_NAME:
+            hint = "; or install the minilm extra, which brings it along; or try the program with model=tiny"
         raise ConfigError(
             f"model.name_or_path={name}: not a directory here, not in the hub's cache, and the hub gave "
             f"none ({reason}); must be a directory with a text encoder, or a hub name while online{hint}"
@@ -112,15 +113,14 @@ def fingerprint_directory(directory: Path) -> str:
 
 
 def _sha256(path: Path) -> str:
+    """Of a file's content; remembered until the file changes, since a sweep's runs in one process share their model."""
     status = path.stat()
     return _sha256_of(path, status.st_mtime_ns, status.st_size, status.st_ino)
 
 
 @functools.lru_cache(maxsize=16)
 def _sha256_of(path: Path, *stamp: int) -> str:
-    """Remembered, since a sweep's runs in one process share their model; `stamp` changes when the file does."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return checksum(path)
 
 
 def load_tokenizer(directory: Path, max_tokens: int) -> Any:
@@ -157,14 +157,17 @@ def load_encoder(directory: Path, pooling: str, max_tokens: int, dropout: float 
         config = AutoConfig.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{where}: its config.json cannot be read ({first_line(error)})") from error
-    kind = config.model_type
+
+    # For some kinds of model there are several classes, or none.
     model_class: Any = AutoModel._model_mapping.get(type(config), None)
-    forward = getattr(model_class, "forward", None)  # for some kinds there are several classes, or none
-    taken = set(inspect.signature(forward).parameters) if forward else set()
-    if config.is_encoder_decoder or not {"input_ids", "attention_mask"} <= taken:
+    forward = getattr(model_class, "forward", None)
+    arguments = set(inspect.signature(forward).parameters) if forward else set()
+    if config.is_encoder_decoder or not {"input_ids", "attention_mask"} <= arguments:
         raise ConfigError(
-            f"{where}: is a {kind} model; must be a text encoder that transformers' AutoModel loads, without a decoder"
+            f"{where}: is a {config.model_type} model; must be a text encoder that transformers' AutoModel loads, "
+            "without a decoder"
         )
+
     if dropout is not None:
         _set_dropout(config, dropout)
     options = {}
@@ -172,7 +175,7 @@ def load_encoder(directory: Path, pooling: str, max_tokens: int, dropout: float 
         options["add_pooling_layer"] = pooling == "pooler"
     with quiet_transformers():
         try:
-            loaded: Any = model_class.from_pretrained(
+            encoder, loading_info = model_class.from_pretrained(
                 str(directory),
                 config=config,
                 dtype=torch.float32,
@@ -184,19 +187,21 @@ def load_encoder(directory: Path, pooling: str, max_tokens: int, dropout: float 
             )
         except Exception as error:  # safetensors, transformers and the OS each raise their own
             raise ConfigError(f"{where}: its weights cannot be read ({first_line(error)})") from error
-    encoder, info = loaded
-    missing = sorted(info["missing_keys"])
+
+    missing = sorted(loading_info["missing_keys"])
     if pooling == "pooler" and getattr(encoder, "pooler", None) is None:
-        raise ConfigError(f"model.pooling=pooler: a {kind} model has no pooler; must be mean or cls")
+        raise ConfigError(f"model.pooling=pooler: a {config.model_type} model has no pooler; must be mean or cls")
     if pooling == "pooler" and any(key.startswith("pooler") for key in missing):
         raise ConfigError(f"model.pooling=pooler: {directory} has no pooler weights; must be mean or cls")
-    missing = [key for key in missing if not key.startswith("pooler")]  # a class may make one that is not asked for
+    # A class may make a pooler that is not asked for.
+    missing = [key for key in missing if not key.startswith("pooler")]
     if missing:
         raise ConfigError(f"{where}: weights are missing, {missing[0]} among {len(missing)}")
-    positions = _num_positions(encoder)
-    if positions is not None and max_tokens > positions:
+
+    num_positions = _num_positions(encoder)
+    if num_positions is not None and max_tokens > num_positions:
         raise ConfigError(
-            f"model.max_tokens={max_tokens}: this encoder has {positions} positions; must be at most that"
+            f"model.max_tokens={max_tokens}: this encoder has {num_positions} positions; must be at most that"
         )
     return encoder.eval()
 
@@ -204,8 +209,9 @@ def load_encoder(directory: Path, pooling: str, max_tokens: int, dropout: float 
 def _set_dropout(config: Any, dropout: float) -> None:
     """Every dropout of the encoder itself, whatever its kind calls them; those of task heads are not ours."""
     for name, value in config.to_dict().items():
-        of_a_head = name.startswith(("classifier", "qa", "seq_classif", "summary"))
-        if isinstance(value, int | float) and not of_a_head and ("dropout" in name or name.endswith("pdrop")):
+        is_dropout = "dropout" in name or name.endswith("pdrop")
+        is_task_head = name.startswith(("classifier", "qa", "seq_classif", "summary"))
+        if is_dropout and not is_task_head and isinstance(value, int | float):
             setattr(config, name, dropout)
 
 

@@ -1,21 +1,24 @@
 """From texts to pooled outputs h: an encoder and how it reads, groups of texts under a token budget, cached features.
 
 Grouping changes no result beyond float rounding: every text sees only itself. T texts of a corpus, B of them at a
-time, H pooled width.
+time, b of those in one pass, L tokens, H pooled width.
+
+From the outside in: `EncodedTexts.pooled` of any texts → `encode_rows`, group by group → one pass through an encoder,
+`packed.encode_packed` or, padded, `encode`.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from biencoder_ablate.config import Config, ConfigError
 from biencoder_ablate.encoder.device import forward_flops, release_memory, training_bytes
@@ -25,19 +28,21 @@ from biencoder_ablate.encoder.threads import TwoThreads, halves
 from biencoder_ablate.encoder.tokens import Tokens, cached_tokens, length_groups, pad, to_device, tokenize
 from biencoder_ablate.utils.distributed import World
 
+# Tokens of one pass through the encoder, padding included, by device: what its caches or its memory hold.
 TRAIN_TOKEN_BUDGET = {"cpu": 2048, "cuda": 65536, "mps": 8192}
 CPU_TRAIN_TOKEN_BUDGET_IN_BF16 = 8192
-TURN_TOKEN_BUDGET = {"cpu": 4096, "cuda": 65536, "mps": 8192}
 EVAL_TOKEN_BUDGET = {"cpu": 4096, "cuda": 131072, "mps": 16384}
-"""Tokens of one pass through the encoder, padding included, by device: what its caches or its memory hold. Of texts in
-turns, which are there to save memory, a CPU takes fewer than it could."""
-HAND_BACK_TURNS = 4
-"""Backward passes of texts in turns on a CPU between two times that freed memory is handed back to the machine."""
+CACHING_TOKEN_BUDGET = {"cpu": 4096, "cuda": 65536, "mps": 8192}
+"""With gradient caching, which is there to save memory, a CPU takes fewer tokens than it could."""
+
+RELEASE_EVERY = 4
+"""Backward passes of gradient caching on a CPU between two times that freed memory is given back to the machine."""
 
 Advance = Callable[[int], None]
-Hidden = tuple[torch.Tensor, torch.Tensor | None]
+"""Is told how many more texts are done."""
+Hidden = tuple[Tensor, Tensor | None]
 """h (T, H) of texts as candidates, and as points where prompts make that another."""
-EncodeFunction = Callable[..., torch.Tensor]
+EncodeFunction = Callable[..., Tensor]
 """Tokens, some texts of them by number (b,) and a device → h (b, H) in one pass through an encoder. Dropout draws
 from torch's generator; the fast path's takes another as `generator`."""
 
@@ -58,11 +63,29 @@ class EncodeSettings:
 
     def as_points(self, texts: Sequence[str]) -> list[str]:
         """What the encoder is given of texts that ask."""
-        return [f"{self.point_prompt or ''}{text}" for text in texts]
+        prompt = self.point_prompt or ""
+        return [prompt + text for text in texts]
 
     def as_candidates(self, texts: Sequence[str]) -> list[str]:
         """What the encoder is given of texts that are ranked."""
-        return [f"{self.candidate_prompt or ''}{text}" for text in texts]
+        prompt = self.candidate_prompt or ""
+        return [prompt + text for text in texts]
+
+
+def encode_settings(config: Config, device: torch.device, precision: str) -> EncodeSettings:
+    """How the config's encoder reads texts on a device."""
+    model = config.model
+    training = config.training
+    return EncodeSettings(
+        model.pooling,
+        model.max_tokens,
+        device,
+        precision,
+        training.fast,
+        training.compile,
+        model.point_prompt,
+        model.candidate_prompt,
+    )
 
 
 @dataclass(frozen=True)
@@ -76,21 +99,26 @@ class PromptedTexts:
     strings: tuple[str, ...]
     as_point: np.ndarray | None
 
-    def of(self, h: torch.Tensor) -> Hidden:
+    def of(self, h: Tensor) -> Hidden:
         """From h of the strings (S, H) to h of the texts."""
         if self.as_point is None:
             return h, None
-        return h[: len(self.as_point)], h.index_select(0, torch.from_numpy(self.as_point).to(h.device))
+        rows = torch.from_numpy(self.as_point).to(h.device)
+        return h[: len(rows)], h.index_select(0, rows)
 
 
-def prompted_texts(texts: Sequence[str], points: np.ndarray, reading: EncodeSettings) -> PromptedTexts:
-    """The roles of texts of which `points` (text indices, repeated or not) ask."""
-    candidates = tuple(reading.as_candidates(texts))
-    if (reading.point_prompt or "") == (reading.candidate_prompt or ""):
-        return PromptedTexts(candidates, None)
-    asking, as_point = np.unique(points), np.arange(len(texts))
-    as_point[asking] = len(texts) + np.arange(len(asking))
-    return PromptedTexts((*candidates, *reading.as_points([texts[i] for i in asking])), as_point)
+def prompted_texts(texts: Sequence[str], points: np.ndarray, settings: EncodeSettings) -> PromptedTexts:
+    """What the encoder is given of texts of which `points` (text indices, repeated or not) ask."""
+    candidates = settings.as_candidates(texts)
+    if (settings.point_prompt or "") == (settings.candidate_prompt or ""):
+        return PromptedTexts(tuple(candidates), None)
+
+    # The points' strings follow the candidates'.
+    point_rows = np.unique(points)
+    as_point = np.arange(len(texts))
+    as_point[point_rows] = len(texts) + np.arange(len(point_rows))
+    prompted_points = settings.as_points([texts[row] for row in point_rows])
+    return PromptedTexts((*candidates, *prompted_points), as_point)
 
 
 @dataclass(frozen=True)
@@ -104,44 +132,47 @@ class TextEncoder:
 
     def tokens(self, texts: Sequence[str], cache: Path | None = None) -> Tokens:
         """The texts as token ids, kept in `cache` where one is given."""
+        max_tokens = self.reading.max_tokens
         if cache is None:
-            return tokenize(self.tokenizer, texts, self.reading.max_tokens)
-        return cached_tokens(self.tokenizer, self.source.fingerprint, texts, self.reading.max_tokens, cache)
+            return tokenize(self.tokenizer, texts, max_tokens)
+        return cached_tokens(self.tokenizer, self.source.fingerprint, texts, max_tokens, cache)
 
-    def over(self, tokens: Tokens) -> EncodedTexts:
+    def over(self, tokens: Tokens, world: World | None = None) -> EncodedTexts:
         """The texts of these tokens, to be encoded by number."""
-        reading, kind = self.reading, self.reading.device.type
-        packed = reading.fast and can_pack(self.module)
-        encode_group = (
-            packed_encoder(self.module, reading.pooling, reading.compiled)
-            if packed
-            else plain_encoder(self.module, reading.pooling)
-        )
-        threads = TwoThreads() if packed and not reading.compiled and kind == "cpu" else None
+        settings = self.reading
+        kind = settings.device.type
+        threads = None
+        if settings.fast and can_pack(self.module):
+            encode_group = packed_encoder(self.module, settings.pooling, settings.compiled)
+            if kind == "cpu" and not settings.compiled:
+                threads = TwoThreads()
+        else:
+            encode_group = plain_encoder(self.module, settings.pooling)
+
+        train_budget = TRAIN_TOKEN_BUDGET[kind]
+        if kind == "cpu" and settings.precision == "bf16":
+            train_budget = CPU_TRAIN_TOKEN_BUDGET_IN_BF16
+        if kind == "cuda":
+            # No more than fits beside weights, gradients and two moments, with a fifth of the memory left.
+            num_weights = sum(weight.numel() for weight in self.module.parameters())
+            memory = torch.cuda.get_device_properties(settings.device).total_memory
+            bytes_per_token = training_bytes(self.module.config, settings.precision)
+            num_fitting = int((0.8 * memory - 16 * num_weights) / bytes_per_token)
+            train_budget = min(train_budget, max(512, num_fitting))
         return EncodedTexts(
             self.module,
             encode_group,
             tokens,
-            reading.device,
-            reading.precision,
-            self._train_token_budget(),
+            settings.device,
+            settings.precision,
+            train_budget,
             EVAL_TOKEN_BUDGET[kind],
             threads,
+            world or World(),
         )
 
-    def _train_token_budget(self) -> int:
-        """On CUDA no more than fits beside weights, gradients and two moments, with a fifth of the memory left."""
-        budget, device = TRAIN_TOKEN_BUDGET[self.reading.device.type], self.reading.device
-        if device.type == "cpu" and self.reading.precision == "bf16":
-            return CPU_TRAIN_TOKEN_BUDGET_IN_BF16
-        if device.type != "cuda":
-            return budget
-        weights = sum(value.numel() for value in self.module.parameters())
-        free = 0.8 * torch.cuda.get_device_properties(device).total_memory - 16 * weights
-        return min(budget, max(512, int(free / training_bytes(self.module.config, self.reading.precision))))
-
-    def __call__(self, texts: Sequence[str], advance: Advance | None = None) -> torch.Tensor:
-        """Pooled outputs h (B, H) of any texts, in eval mode; `advance` is told how many more are done."""
+    def __call__(self, texts: Sequence[str], advance: Advance | None = None) -> Tensor:
+        """Pooled outputs h (B, H) of any texts, in eval mode."""
         return self.over(self.tokens(texts)).all_pooled(advance)
 
     def num_tokens(self, text: str) -> int:
@@ -149,43 +180,47 @@ class TextEncoder:
         return int(self.tokens([text]).full_lengths[0])
 
 
-def open_encoder(source: ModelSource, reading: EncodeSettings, dropout: float | None = None) -> TextEncoder:
+def open_encoder(source: ModelSource, settings: EncodeSettings, dropout: float | None = None) -> TextEncoder:
     """The encoder in `source`, loaded and moved to its device. Raises ConfigError."""
-    module = load_encoder(source.directory, reading.pooling, reading.max_tokens, dropout)
-    tokenizer = load_tokenizer(source.directory, reading.max_tokens)
-    if reading.compiled and not can_pack(module):
+    module = load_encoder(source.directory, settings.pooling, settings.max_tokens, dropout)
+    tokenizer = load_tokenizer(source.directory, settings.max_tokens)
+    if settings.compiled and not can_pack(module):
         raise ConfigError(
             f"training.compile=true: is part of the path without padding, which there is for BERT and not for "
             f"{module.config.model_type}; must be false"
         )
-    if reading.pooling == "cls" and not tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"][0]:
+    is_special = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
+    if settings.pooling == "cls" and not is_special[0]:
         raise ConfigError("model.pooling=cls: this encoder's texts begin with no special token; must be mean")
-    return TextEncoder(module.to(reading.device), tokenizer, source, reading)
+    return TextEncoder(module.to(settings.device), tokenizer, source, settings)
 
 
 class TextSource(Protocol):
     """Pooled outputs of texts by number."""
 
-    def pooled(self, rows: np.ndarray) -> torch.Tensor:
+    def pooled(self, rows: np.ndarray) -> Tensor:
         """h (B, H) of the texts `rows`, which may repeat, with gradients where the encoder is trained."""
 
-    def pooled_cached(self, rows: np.ndarray) -> tuple[torch.Tensor, Callable[[], None]]:
-        """The same h (B, H), equal draws of dropout included, without holding what its gradients need; and what hands
-        h's gradients on to the encoder, once h has them, a group of texts at a time (Gao et al. 2021, "Scaling Deep
-        Contrastive Learning Batch Size under Memory Limited Setup", §3.2)."""
+    def pooled_cached(self, rows: np.ndarray) -> tuple[Tensor, Callable[[], None]]:
+        """With gradient caching: the same h (B, H), equal draws of dropout included, without holding what its gradients
+        need; and `backward`, to be called once h has its gradients, which hands them on to the encoder, a group of
+        texts at a time (Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup",
+        §3.2)."""
 
-    def all_pooled(self, advance: Advance | None = None) -> torch.Tensor:
+    def all_pooled(self, advance: Advance | None = None) -> Tensor:
         """h (T, H) of every text, in eval mode and without gradients."""
 
     def flops(self, rows: np.ndarray) -> tuple[int, float]:
-        """(tokens, operations) of the forward pass of `hidden`; nothing where texts come from a cache."""
+        """(tokens, operations) of the forward pass of `pooled`; nothing where texts come from a cache."""
 
 
 @dataclass(eq=False)
 class EncodedTexts:
     """Texts run through the encoder each time; each distinct one of a call once.
 
-    With `threads` two groups of texts are encoded at a time; `encode_group` must take a generator then.
+    With `threads` two groups of texts are encoded at a time; `encode_group` must take a generator then. With several
+    processes in `world`, each encodes its part of what is evaluated, and all get the whole; batches of training are
+    shared out by the training loop already.
     """
 
     module: nn.Module
@@ -196,46 +231,64 @@ class EncodedTexts:
     train_token_budget: int
     eval_token_budget: int
     threads: TwoThreads | None = None
+    world: World = field(default_factory=World)
 
-    def pooled(self, rows: np.ndarray) -> torch.Tensor:
-        distinct, where = np.unique(rows, return_inverse=True)
+    def pooled(self, rows: np.ndarray) -> Tensor:
+        distinct, inverse = np.unique(rows, return_inverse=True)
         parts, generators = self._parts_and_generators(distinct)
-        jobs = [
-            functools.partial(self._encode, distinct[part], generator)
-            for part, generator in zip(parts, generators, strict=True)
-        ]
-        h = jobs[0]() if self.threads is None or len(jobs) < 2 else self.threads.both_with_gradients(*jobs)
-        return h.index_select(0, to_device(back_in_order(parts)[where], h.device))
+        jobs = []
+        for part, generator in zip(parts, generators, strict=True):
+            encode_group = functools.partial(self._encode_in_precision, generator=generator)
+            job = functools.partial(
+                encode_rows, encode_group, self.tokens, distinct[part], self.train_token_budget, self.device
+            )
+            jobs.append(job)
 
-    def pooled_cached(self, rows: np.ndarray) -> tuple[torch.Tensor, Callable[[], None]]:
-        distinct, where = np.unique(rows, return_inverse=True)
+        if self.threads is None or len(jobs) == 1:
+            (job,) = jobs
+            h = job()
+        else:
+            h = self.threads.both_with_gradients(*jobs)  # (b, H), one part below the other
+        order = back_in_order(parts)[inverse]
+        return h.index_select(0, to_device(order, h.device))
+
+    def pooled_cached(self, rows: np.ndarray) -> tuple[Tensor, Callable[[], None]]:
+        distinct, inverse = np.unique(rows, return_inverse=True)
         parts, generators = self._parts_and_generators(distinct)
-        budget = min(self.train_token_budget, TURN_TOKEN_BUDGET[self.device.type])
-        turns: list[tuple[np.ndarray, torch.Generator | None, torch.Tensor]] = []
-        pieces = []
+        budget = min(self.train_token_budget, CACHING_TOKEN_BUDGET[self.device.type])
+
+        # Of each pass: its texts, as positions in `distinct`, what its dropout draws from, and the state of that.
+        passes: list[tuple[np.ndarray, torch.Generator | None, Tensor]] = []
+        outputs = []
         with torch.no_grad():
             for part, generator in zip(parts, generators, strict=True):
                 for group in length_groups(self.tokens.lengths[distinct[part]], budget):
-                    turns.append((part[group], generator, _random_state(generator, self.device)))
-                    pieces.append(self._encode_group(self.tokens, distinct[part[group]], self.device, generator))
-        back = back_in_order([group for group, _, _ in turns])
-        flat = torch.cat(pieces).requires_grad_()
-        h = flat.index_select(0, to_device(back[where], flat.device))
+                    positions = part[group]
+                    passes.append((positions, generator, _random_state(generator, self.device)))
+                    h_group = self._encode_in_precision(self.tokens, distinct[positions], self.device, generator)
+                    outputs.append(h_group)
+        h_distinct = torch.cat(outputs).requires_grad_()  # (b, H), in the passes' order
+        order = back_in_order([positions for positions, _, _ in passes])[inverse]
+        h = h_distinct.index_select(0, to_device(order, self.device))
 
-        def spread() -> None:
-            assert flat.grad is not None
-            gradients = flat.grad.split([len(group) for group, _, _ in turns])
-            after = [_random_state(generator, self.device) for generator in generators]
-            for turn, ((group, generator, state), gradient) in enumerate(zip(turns, gradients, strict=True)):
-                if self.device.type == "cpu" and turn % HAND_BACK_TURNS == 0:
+        def backward() -> None:
+            assert h_distinct.grad is not None
+            gradients = h_distinct.grad.split([len(positions) for positions, _, _ in passes])
+            states_after = [_random_state(generator, self.device) for generator in generators]
+
+            # Each pass again, now with gradients, and with the draws of dropout that it had.
+            for number, (positions, generator, state) in enumerate(passes):
+                if self.device.type == "cpu" and number % RELEASE_EVERY == 0:
                     release_memory()
                 _set_random_state(generator, self.device, state)
-                h_group = self._encode_group(self.tokens, distinct[group], self.device, generator)
-                torch.autograd.backward(h_group, gradient)
-            for generator, state in zip(generators, after, strict=True):
+                h_group = self._encode_in_precision(self.tokens, distinct[positions], self.device, generator)
+                torch.autograd.backward(h_group, gradients[number])
+
+            # What follows must not draw again what was drawn.
+            for generator, state in zip(generators, states_after, strict=True):
                 _set_random_state(generator, self.device, state)
 
-        return h, spread
+        return h, backward
 
     def _parts_and_generators(self, rows: np.ndarray) -> tuple[Sequence[np.ndarray], Sequence[torch.Generator | None]]:
         """Positions of `rows` (b,) in one part, or in two of which each draws its dropout from a generator of its own,
@@ -243,70 +296,88 @@ class EncodedTexts:
         if self.threads is None or len(rows) < 2:
             return [np.arange(len(rows))], [None]
         parts = halves(forward_flops(self.module.config, self.tokens.lengths[rows]))
-        return parts, [torch.Generator().manual_seed(seed) for seed in torch.randint(2**62, (len(parts),)).tolist()]
+        seeds = torch.randint(2**62, (len(parts),)).tolist()
+        return parts, [torch.Generator().manual_seed(seed) for seed in seeds]
 
-    def _encode(self, rows: np.ndarray, generator: torch.Generator | None) -> torch.Tensor:
-        group = functools.partial(self._encode_group, generator=generator)
-        return encode_rows(group, self.tokens, rows, self.train_token_budget, self.device)
+    def _encode_in_precision(
+        self,
+        tokens: Tokens,
+        rows: np.ndarray,
+        device: torch.device,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """One pass of `encode_group`, under autocast where precision is bf16 → h (b, H), float32."""
+        # Autocast counts only in the thread that asks for it. Its cache of cast weights is one for all threads, and
+        # would save nothing: a pass uses each weight once.
+        is_bf16 = self.precision == "bf16"
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=is_bf16, cache_enabled=False):
+            if generator is None:  # which the plain path does not take
+                return self.encode_group(tokens, rows, device).float()
+            return self.encode_group(tokens, rows, device, generator=generator).float()
 
-    def _encode_group(
-        self, tokens: Tokens, rows: np.ndarray, device: torch.device, generator: torch.Generator | None = None
-    ) -> torch.Tensor:
-        more = {} if generator is None else {"generator": generator}  # which the plain path does not take
-        # Here, since autocast counts only in the thread that asks for it. Its cache of cast weights is one for all
-        # threads, and would save nothing: a pass uses each weight once.
-        bf16 = self.precision == "bf16"
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16, cache_enabled=False):
-            return self.encode_group(tokens, rows, device, **more).float()
-
-    def all_pooled(self, advance: Advance | None = None) -> torch.Tensor:
+    def all_pooled(self, advance: Advance | None = None) -> Tensor:
         return self.eval_pooled(np.arange(len(self.tokens)), advance)
 
-    def eval_pooled(self, rows: np.ndarray, advance: Advance | None = None) -> torch.Tensor:
+    def eval_pooled(self, rows: np.ndarray, advance: Advance | None = None) -> Tensor:
         """h (B, H) of the texts `rows`, in eval mode and without gradients."""
+        shard = self.world.shard(rows)
+        if not len(shard):  # fewer texts than processes: what this one makes of any is cut off below
+            shard = rows[:1]
+        run = map if self.threads is None else self.threads.map
         was_training = self.module.training
         self.module.eval()
-        run = map if self.threads is None else self.threads.map
         try:
             with torch.no_grad():
-                return encode_rows(
-                    self._encode_group, self.tokens, rows, self.eval_token_budget, self.device, advance, run
+                h = encode_rows(
+                    self._encode_in_precision, self.tokens, shard, self.eval_token_budget, self.device, advance, run
                 )
         finally:
             self.module.train(was_training)
+        if self.world.size == 1:
+            return h
+
+        # Every process pads its part to the same size for all_gather; texts were dealt out in turn.
+        padded = h.new_zeros((-(-len(rows) // self.world.size), h.shape[1]))
+        padded[: len(h)] = h
+        parts = [torch.empty_like(padded) for _ in range(self.world.size)]
+        dist.all_gather(parts, padded)
+        return torch.stack(parts, dim=1).flatten(0, 1)[: len(rows)]
 
     def flops(self, rows: np.ndarray) -> tuple[int, float]:
         lengths = self.tokens.lengths[np.unique(rows)]
-        return int(lengths.sum()), float(forward_flops(self.module.config, lengths).sum())
+        operations = forward_flops(self.module.config, lengths)
+        return int(lengths.sum()), float(operations.sum())
 
 
 class CachedTexts:
     """Texts whose pooled outputs (T, H) are known: the frozen encoder's."""
 
-    def __init__(self, features: torch.Tensor) -> None:
+    def __init__(self, features: Tensor) -> None:
         self.features = features
 
-    def pooled(self, rows: np.ndarray) -> torch.Tensor:
+    def pooled(self, rows: np.ndarray) -> Tensor:
         return self.features.index_select(0, to_device(rows, self.features.device))
 
-    def pooled_cached(self, rows: np.ndarray) -> tuple[torch.Tensor, Callable[[], None]]:
+    def pooled_cached(self, rows: np.ndarray) -> tuple[Tensor, Callable[[], None]]:
         return self.pooled(rows), lambda: None
 
-    def all_pooled(self, advance: Advance | None = None) -> torch.Tensor:
+    def all_pooled(self, advance: Advance | None = None) -> Tensor:
         return self.features
 
     def flops(self, rows: np.ndarray) -> tuple[int, float]:
         return 0, 0.0
 
 
-def _random_state(generator: torch.Generator | None, device: torch.device) -> torch.Tensor:
+def _random_state(generator: torch.Generator | None, device: torch.device) -> Tensor:
     """The state of what dropout draws from: a generator, or torch's own for the device."""
     if generator is not None:
         return generator.get_state()
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+    if device.type == "cuda":
+        return torch.cuda.get_rng_state(device)
+    return torch.get_rng_state()
 
 
-def _set_random_state(generator: torch.Generator | None, device: torch.device, state: torch.Tensor) -> None:
+def _set_random_state(generator: torch.Generator | None, device: torch.device, state: Tensor) -> None:
     if generator is not None:
         generator.set_state(state)
     elif device.type == "cuda":
@@ -321,37 +392,30 @@ def encode_rows(
     rows: np.ndarray,
     token_budget: int,
     device: torch.device,
-    advance: Callable[[int], None] | None = None,
-    run: Callable[..., Iterable[torch.Tensor]] = map,
-) -> torch.Tensor:
+    advance: Advance | None = None,
+    run: Callable[..., Iterable[Tensor]] = map,
+) -> Tensor:
     """Pooled outputs h (B, H) of the texts `rows`, in their order; gradients flow where they are on.
 
     Texts of similar length go through `encode_group` together, so many that they would hold `token_budget`
-    tokens if padded; `run` maps the groups, and `advance` is told the number of texts done after each.
+    tokens if padded; `run` maps the groups.
     """
-    groups, pieces = length_groups(tokens.lengths[rows], token_budget), []
-    for group, piece in zip(groups, run(lambda group: encode_group(tokens, rows[group], device), groups), strict=True):
-        pieces.append(piece)
+    groups = length_groups(tokens.lengths[rows], token_budget)
+    outputs = []
+    for output in run(lambda group: encode_group(tokens, rows[group], device), groups):
+        outputs.append(output)  # (b, H)
         if advance is not None:
-            advance(len(group))
-    return torch.cat(pieces).index_select(0, to_device(back_in_order(groups), device))
+            advance(len(output))
+    return torch.cat(outputs).index_select(0, to_device(back_in_order(groups), device))
 
 
 def back_in_order(groups: Sequence[np.ndarray]) -> np.ndarray:
     """Where each of n positions lies when the groups that share them out (together (n,)) are laid end to end."""
-    order = np.concatenate(groups)
-    back = np.empty(len(order), dtype=np.int64)
-    back[order] = np.arange(len(order))
-    return back
+    return np.argsort(np.concatenate(groups))
 
 
-def plain_encoder(encoder: torch.nn.Module, pooling: str) -> EncodeFunction:
-    """The plain path: each group padded to its longest text, through transformers' own forward."""
-    return lambda tokens, rows, device: encode(encoder, pooling, *pad(tokens, rows, device))
-
-
-def packed_encoder(encoder: torch.nn.Module, pooling: str, compiled: bool = False) -> EncodeFunction:
-    """The fast path: the same without padding (model/packed.py).
+def packed_encoder(encoder: nn.Module, pooling: str, compiled: bool = False) -> EncodeFunction:
+    """The fast path: no padding (packed.py).
 
     `compiled` runs what lies between attentions through torch.compile: fewer passes over a GPU's memory, for
     tens of seconds of compiling.
@@ -359,67 +423,30 @@ def packed_encoder(encoder: torch.nn.Module, pooling: str, compiled: bool = Fals
     finish = torch.compile(finish_layer, dynamic=True) if compiled else finish_layer
 
     def encode_group(
-        tokens: Tokens, rows: np.ndarray, device: torch.device, generator: torch.Generator | None = None
-    ) -> torch.Tensor:
+        tokens: Tokens,
+        rows: np.ndarray,
+        device: torch.device,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         return encode_packed(encoder, pooling, pack(tokens, rows, device), finish, generator)
 
     return encode_group
 
 
-def encode(encoder: Any, pooling: str, input_ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """The plain path: padded token ids (B, L) through a model of transformers itself → pooled output (B, H)."""
+def plain_encoder(encoder: nn.Module, pooling: str) -> EncodeFunction:
+    """The plain path: each group padded to its longest text, through transformers' own forward."""
+    return lambda tokens, rows, device: encode(encoder, pooling, *pad(tokens, rows, device))
+
+
+def encode(encoder: Any, pooling: str, input_ids: Tensor, mask: Tensor | None) -> Tensor:
+    """Padded token ids (B, L) and their mask (B, L) through a model of transformers itself → pooled output (B, H)."""
     output = encoder(input_ids=input_ids, attention_mask=mask)
     if pooling == "pooler":
         return output.pooler_output.float()
-    hidden = output.last_hidden_state.float()
+    hidden = output.last_hidden_state.float()  # (B, L, H)
     if pooling == "cls":
         return hidden[:, 0]
     if mask is None:
         return hidden.mean(dim=1)
-    weights = mask.unsqueeze(-1).to(hidden.dtype)
+    weights = mask.unsqueeze(-1).to(hidden.dtype)  # (B, L, 1)
     return (hidden * weights).sum(dim=1) / weights.sum(dim=1)
-
-
-def encode_settings(config: Config, device: torch.device, precision: str) -> EncodeSettings:
-    """How the config's encoder reads texts on a device."""
-    model, training = config.model, config.training
-    return EncodeSettings(
-        model.pooling,
-        model.max_tokens,
-        device,
-        precision,
-        training.fast,
-        training.compile,
-        model.point_prompt,
-        model.candidate_prompt,
-    )
-
-
-class SharedTexts:
-    """Texts whose encoding is shared out among processes and gathered; training batches are shared out already."""
-
-    def __init__(self, inner: EncodedTexts, world: World) -> None:
-        self.inner = inner
-        self.world = world
-
-    def pooled(self, rows: np.ndarray) -> torch.Tensor:
-        return self.inner.pooled(rows)
-
-    def pooled_cached(self, rows: np.ndarray) -> tuple[torch.Tensor, Callable[[], None]]:
-        return self.inner.pooled_cached(rows)
-
-    def flops(self, rows: np.ndarray) -> tuple[int, float]:
-        return self.inner.flops(rows)
-
-    def all_pooled(self, advance: Advance | None = None) -> torch.Tensor:
-        return self.eval_pooled(np.arange(len(self.inner.tokens)), advance)
-
-    def eval_pooled(self, rows: np.ndarray, advance: Advance | None = None) -> torch.Tensor:
-        """h (B, H) of the texts `rows`, each process having encoded its share of them."""
-        size = -(-len(rows) // self.world.size)
-        own = self.inner.eval_pooled(self.world.shard(rows), advance)
-        padded = own.new_zeros((size, own.shape[1]))
-        padded[: len(own)] = own
-        parts = [torch.empty_like(padded) for _ in range(self.world.size)]
-        dist.all_gather(parts, padded)
-        return torch.stack(parts, dim=1).flatten(0, 1)[: len(rows)]

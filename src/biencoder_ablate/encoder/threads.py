@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
-From = TypeVar("From")
-To = TypeVar("To")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class TwoThreads:
@@ -25,44 +26,57 @@ class TwoThreads:
     """
 
     def __init__(self) -> None:
-        threads = torch.get_num_threads()
-        self._pool = ThreadPoolExecutor(2, "encoder", torch.set_num_threads, (threads // 2,)) if threads > 1 else None
+        self._pool: ThreadPoolExecutor | None = None
+        num_threads = torch.get_num_threads()
+        if num_threads > 1:
+            half = (num_threads // 2,)
+            self._pool = ThreadPoolExecutor(2, "encoder", torch.set_num_threads, half)
 
-    def map(self, job: Callable[[From], To], items: Iterable[From]) -> Iterator[To]:
+    def map(self, job: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """The jobs' results, in the order of `items`; without gradients, whatever the caller's mode."""
-        return (self._pool.map if self._pool else map)(torch.no_grad()(job), items)
+        without_gradients = torch.no_grad()(job)  # grad mode is a thread's own
+        if self._pool is None:
+            return map(without_gradients, items)
+        return self._pool.map(without_gradients, items)
 
-    def both_with_gradients(
-        self, first: Callable[[], torch.Tensor], second: Callable[[], torch.Tensor]
-    ) -> torch.Tensor:
+    def both_with_gradients(self, first: Callable[[], Tensor], second: Callable[[], Tensor]) -> Tensor:
         """The outputs (b, H) of two jobs, one below the other. A backward pass runs in both threads as well, and
         adds to the gradients of whatever the jobs made their outputs from."""
         if self._pool is None:
             return torch.cat([first(), second()])
-        joined: torch.Tensor = _Both.apply(torch.empty(0, requires_grad=True), self._pool, first, second)
+        # Autograd calls `_Both.backward` only if something that goes in wants a gradient.
+        anchor = torch.empty(0, requires_grad=True)
+        joined: Tensor = _Both.apply(anchor, self._pool, first, second)
         return joined
 
 
 class _Both(torch.autograd.Function):
+    """Cuts the graph between what two jobs made and their joined output: `backward` goes on in the pool's threads."""
+
     @staticmethod
-    def forward(ctx: Any, _: torch.Tensor, pool: ThreadPoolExecutor, *jobs: Callable[[], torch.Tensor]) -> torch.Tensor:
+    def forward(ctx: Any, anchor: Tensor, pool: ThreadPoolExecutor, *jobs: Callable[[], Tensor]) -> Tensor:
         # This thread has gradients off here; the pool's have them on.
-        ctx.pool, ctx.outputs = pool, list(pool.map(lambda job: job(), jobs))
+        ctx.pool = pool
+        ctx.outputs = list(pool.map(lambda job: job(), jobs))
         return torch.cat([output.detach() for output in ctx.outputs])
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[None, ...]:
-        pieces = gradients[0].split([len(output) for output in ctx.outputs])
-        list(ctx.pool.map(torch.autograd.backward, ctx.outputs, pieces))
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, ...]:
+        parts = gradients[0].split([len(output) for output in ctx.outputs])
+        list(ctx.pool.map(torch.autograd.backward, ctx.outputs, parts))
         return None, None, None, None
 
 
 def halves(costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Positions of `costs` (n,), two or more, in two sets of about equal cost: the dearest first, to the lighter."""
-    sets: tuple[list[int], list[int]] = ([], [])
-    totals = [0.0, 0.0]
+    first: list[int] = []
+    second: list[int] = []
+    difference = 0.0  # by how much `first` costs more
     for position in np.argsort(-costs, kind="stable").tolist():
-        lighter = int(totals[1] < totals[0])
-        sets[lighter].append(position)
-        totals[lighter] += costs[position]
-    return np.array(sets[0], dtype=np.int64), np.array(sets[1], dtype=np.int64)
+        if difference > 0:
+            second.append(position)
+            difference -= costs[position]
+        else:
+            first.append(position)
+            difference += costs[position]
+    return np.array(first, dtype=np.int64), np.array(second, dtype=np.int64)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import zipfile
-import zlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 
 from biencoder_ablate.data.index import fingerprint_texts
-from biencoder_ablate.utils.files import whole_file
+from biencoder_ablate.utils.cache import entry_path, load_or_make
 
 
 @dataclass(frozen=True)
@@ -40,58 +38,67 @@ class Tokens:
 
 def tokenize(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> Tokens:
     """Tokenise every text once with a fast transformers tokenizer, cutting at `max_tokens` before its last special."""
-    plain = {"truncation": False, "return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
-    rows = tokenizer(list(texts), **plain)["input_ids"] if texts else []
-    full = np.array([len(row) for row in rows], dtype=np.int64)
-    inside = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
-    last = inside[::-1].index(0) if 0 in inside else 0
-    cut = [row if len(row) <= max_tokens else row[: max_tokens - last] + row[len(row) - last :] for row in rows]
-    lengths = np.minimum(full, max_tokens)
+    rows: list[list[int]] = []
+    if texts:
+        encoding = tokenizer(
+            list(texts), truncation=False, return_attention_mask=False, return_token_type_ids=False, verbose=False
+        )
+        rows = encoding["input_ids"]
+    full_lengths = np.array([len(row) for row in rows], dtype=np.int64)
+
+    # A text that is cut keeps the special tokens at its end, so many as stand behind the "a" here.
+    is_special = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
+    num_last = is_special[::-1].index(0) if 0 in is_special else 0
+    for number, row in enumerate(rows):
+        if len(row) > max_tokens:
+            rows[number] = row[: max_tokens - num_last] + row[len(row) - num_last :]
+
+    lengths = np.minimum(full_lengths, max_tokens)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    ids = np.fromiter((token for row in cut for token in row), dtype=np.int32, count=int(offsets[-1]))
-    return Tokens(ids, offsets, full, tokenizer.pad_token_id)
+    ids = np.fromiter(itertools.chain.from_iterable(rows), dtype=np.int32, count=int(offsets[-1]))
+    return Tokens(ids, offsets, full_lengths, tokenizer.pad_token_id)
 
 
 def cached_tokens(
     tokenizer: Any, tokenizer_fingerprint: str, texts: Sequence[str], max_tokens: int, directory: Path
 ) -> Tokens:
-    """`tokenize`, kept in `directory` under what determines it; a damaged file is made anew."""
-    determined_by = f"1 {tokenizer_fingerprint} {fingerprint_texts(texts)} {max_tokens}"
-    path = directory / "tokens" / f"{hashlib.sha256(determined_by.encode()).hexdigest()[:32]}.npz"
-    if path.exists():
-        try:
-            with np.load(path) as saved:
-                return Tokens(saved["ids"], saved["offsets"], saved["full_lengths"], int(saved["pad_id"]))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
-            pass
-    tokens = tokenize(tokenizer, texts, max_tokens)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path, "wb") as file:
-        np.savez(
-            file,
-            ids=tokens.ids,
-            offsets=tokens.offsets,
-            full_lengths=tokens.full_lengths,
-            pad_id=np.int64(tokens.pad_id),
-        )
-    return tokens
+    """`tokenize`, kept in the cache `directory` under what determines it.
+
+    Raises OSError where it cannot be kept.
+    """
+
+    def read(path: Path) -> Tokens:
+        with np.load(path) as saved:
+            tokens = Tokens(saved["ids"], saved["offsets"], saved["full_lengths"], int(saved["pad_id"]))
+        if len(tokens) != len(texts) or len(tokens.ids) != tokens.offsets[-1]:
+            raise ValueError(f"holds {len(tokens)} texts, not {len(texts)}")
+        return tokens
+
+    def write(tokens: Tokens, file: IO[bytes]) -> None:
+        np.savez(file, **vars(tokens))
+
+    path = entry_path(directory, "tokens", ".npz", 1, tokenizer_fingerprint, fingerprint_texts(texts), max_tokens)
+    return load_or_make(path, read, lambda: tokenize(tokenizer, texts, max_tokens), write)
 
 
 def pad(tokens: Tokens, rows: np.ndarray, device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Token ids (B, L) of the texts `rows` padded to the longest, and their mask, None where nothing is padded."""
-    lengths = tokens.lengths[rows]
-    length = int(lengths.max())
-    columns = np.arange(length)
-    inside = columns[None, :] < lengths[:, None]
-    flat = tokens.offsets[rows][:, None] + np.minimum(columns[None, :], lengths[:, None] - 1)
-    ids = np.where(inside, tokens.ids[flat], tokens.pad_id).astype(np.int64)
-    return to_device(ids, device), None if inside.all() else to_device(inside.astype(np.int64), device)
+    lengths = tokens.lengths[rows][:, None]  # (B, 1)
+    columns = np.arange(lengths.max())[None, :]  # (1, L)
+    is_token = columns < lengths  # (B, L)
+    # Past its end a text reads its last token again, which padding then replaces.
+    positions = tokens.offsets[rows][:, None] + np.minimum(columns, lengths - 1)
+    ids = np.where(is_token, tokens.ids[positions], tokens.pad_id).astype(np.int64)
+    mask = None if is_token.all() else to_device(is_token.astype(np.int64), device)
+    return to_device(ids, device), mask
 
 
 def to_device(values: np.ndarray, device: torch.device) -> torch.Tensor:
-    """An array on a device; of CUDA's the host does not wait, which takes a copy in pinned memory first."""
+    """An array on a device. The host does not wait for a copy to CUDA, which needs pinned memory for that."""
     tensor = torch.from_numpy(values)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def length_groups(lengths: np.ndarray, token_budget: int) -> list[np.ndarray]:
@@ -101,9 +108,11 @@ def length_groups(lengths: np.ndarray, token_budget: int) -> list[np.ndarray]:
     text longer than the budget is a group by itself.
     """
     order = np.argsort(-lengths, kind="stable")
-    groups, start = [], 0
+    groups: list[np.ndarray] = []
+    start = 0
     while start < len(order):
-        size = max(1, token_budget // max(1, int(lengths[order[start]])))
+        longest = max(1, int(lengths[order[start]]))
+        size = max(1, token_budget // longest)
         groups.append(order[start : start + size])
         start += size
     return groups

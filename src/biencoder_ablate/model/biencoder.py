@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from biencoder_ablate.config import ConfigError, registry
@@ -56,13 +56,13 @@ class Embeddings:
     candidate, which is ranked. With shared towers the two are one tensor. `h_asking` (B, H) is h as a point where
     prompts make it another; then `h` is as a candidate."""
 
-    h: torch.Tensor
-    point: torch.Tensor
-    candidate: torch.Tensor
-    h_asking: torch.Tensor | None = None
+    h: Tensor
+    point: Tensor
+    candidate: Tensor
+    h_asking: Tensor | None = None
 
     @property
-    def h_point(self) -> torch.Tensor:
+    def h_point(self) -> Tensor:
         """h as a point (B, H)."""
         return self.h if self.h_asking is None else self.h_asking
 
@@ -122,53 +122,53 @@ class BiEncoder(nn.Module):
             nn.init.zeros_(projection.bias)
         return projection
 
-    def embed(self, h: torch.Tensor, h_asking: torch.Tensor | None = None) -> Embeddings:
+    def embed(self, h: Tensor, h_asking: Tensor | None = None) -> Embeddings:
         """h (B, H), and where it is another h as points (B, H) → the texts' retrieval embeddings in both roles."""
         candidate = self.as_candidates(h)
         if self.linear1_candidate is None and h_asking is None:
             return Embeddings(h, candidate, candidate)
         return Embeddings(h, self.as_points(h if h_asking is None else h_asking), candidate, h_asking)
 
-    def as_points(self, h: torch.Tensor) -> torch.Tensor:
+    def as_points(self, h: Tensor) -> Tensor:
         """h (…, H) → r (…, R) of texts that ask; of unit length where similarity is cosine."""
         return self._projected(h, self.linear1)
 
-    def as_candidates(self, h: torch.Tensor) -> torch.Tensor:
+    def as_candidates(self, h: Tensor) -> Tensor:
         """h (…, H) → r (…, R) of texts that are ranked; of unit length where similarity is cosine."""
         return self._projected(h, self.linear1_candidate or self.linear1)
 
-    def _projected(self, h: torch.Tensor, projection: nn.Module) -> torch.Tensor:
+    def _projected(self, h: Tensor, projection: nn.Module) -> Tensor:
         r = projection(h)
         if self.architecture.projection_init == "identity" and isinstance(projection, nn.Linear):
             r = h + r  # so that a decay of the projection's weights leads back to the encoder's own space
         return F.normalize(r, dim=-1) if self.architecture.similarity == "cosine" else r
 
-    def similarity(self, point: torch.Tensor, candidate: torch.Tensor) -> torch.Tensor:
+    def similarity(self, point: Tensor, candidate: Tensor) -> Tensor:
         """Of embeddings (…, R), a point by a candidate: their cosine, or minus their Euclidean distance (…,)."""
         if self.architecture.similarity == "cosine":
             return (point * candidate).sum(-1)
         return -(point - candidate).square().sum(-1).clamp_min(1e-12).sqrt()
 
-    def all_similarities(self, points: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+    def all_similarities(self, points: Tensor, candidates: Tensor) -> Tensor:
         """Of every one of points (B, R) to every one of candidates (C, R): (B, C)."""
         if self.architecture.similarity == "cosine":
             return points @ candidates.T
         centre = candidates.detach().mean(dim=0)  # a large common part would cost the digits of small distances
         return -torch.cdist(points - centre, candidates - centre)
 
-    def pair_score(self, logits: torch.Tensor, point: torch.Tensor, candidate: torch.Tensor) -> torch.Tensor:
+    def pair_score(self, logits: Tensor, point: Tensor, candidate: Tensor) -> Tensor:
         """What stage 2 ranks by (…,), float32: the head's score, and with score=sum the similarity with it."""
         score = head_score(logits)
         if self.architecture.score == "sum":
             score = score + self.similarity_weight * self.similarity(point, candidate)
         return score
 
-    def logits(self, h_a: torch.Tensor, r_a: torch.Tensor, h_b: torch.Tensor, r_b: torch.Tensor) -> torch.Tensor:
+    def logits(self, h_a: Tensor, r_a: Tensor, h_b: Tensor, r_b: Tensor) -> Tensor:
         """Pairs (a asks, b is ranked) given by h and r of both (…, H), (…, R) → logits (…, 2)."""
         return self.head(fuse(self.architecture.fusion, h_a, r_a, h_b, r_b))
 
 
-def fuse(fusion: str, h_a: torch.Tensor, r_a: torch.Tensor, h_b: torch.Tensor, r_b: torch.Tensor) -> torch.Tensor:
+def fuse(fusion: str, h_a: Tensor, r_a: Tensor, h_b: Tensor, r_b: Tensor) -> Tensor:
     """Features (…, F) of pairs. concat: [r_a, r_b, |r_a−r_b|, h_a, h_b, |h_a−h_b|]; pooled and retrieval: the h and
     the r parts."""
     of = {"r": (r_a, r_b), "h": (h_a, h_b)}

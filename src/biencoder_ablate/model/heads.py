@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "none": lambda width: nn.Identity(),
@@ -38,12 +38,12 @@ class SeparableForm:
     of x where `centred`, else 0; s is 1/√(mean of (x − m)² + eps), or 1 where eps is None. W = weight (2, F).
     """
 
-    weight: torch.Tensor
-    bias: torch.Tensor
+    weight: Tensor
+    bias: Tensor
     rectified: bool = False
     centred: bool = False
     eps: float | None = None
-    finish: Callable[[torch.Tensor], torch.Tensor] = field(default_factory=nn.Identity)
+    finish: Callable[[Tensor], Tensor] = field(default_factory=nn.Identity)
 
     def __post_init__(self) -> None:
         assert not (self.rectified and self.eps is not None), "the mean of max(x, 0) does not come apart"
@@ -95,7 +95,7 @@ class LinearHead(PairHead):
         self.activation = ACTIVATIONS[activation]()
         self.activation_position = activation_position
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
+    def forward(self, features: Tensor) -> Tensor:
         features = self.norm(features)
         if self.activation_position == "before_linear2":
             return self.linear2(self.activation(features))
@@ -143,7 +143,7 @@ class BilinearHead(PairHead):
         self.weight = nn.Parameter(torch.empty(2, width, width).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(2).uniform_(-bound, bound))
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
+    def forward(self, features: Tensor) -> Tensor:
         parts = features.split([width for width in self.widths for _ in range(3)], dim=-1)
         a, b = torch.cat(parts[0::3], dim=-1), torch.cat(parts[1::3], dim=-1)
         return torch.stack([((a @ weight) * b).sum(-1) for weight in self.weight], dim=-1) + self.bias
@@ -166,7 +166,7 @@ class MlpHead(PairHead):
         self.activation = ACTIVATIONS[activation]()
         self.linear2 = nn.Linear(hidden, 2)
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
+    def forward(self, features: Tensor) -> Tensor:
         return self.linear2(self.activation(self.hidden(self.norm(features))))
 
     def zero_init(self) -> None:
@@ -184,7 +184,7 @@ def _begin_at_one(linear: nn.Linear) -> None:
     nn.init.ones_(linear.bias)
 
 
-def _exact(weight: torch.Tensor) -> torch.Tensor:
+def _exact(weight: Tensor) -> Tensor:
     """A weight in float64, on the CPU: Apple's GPU has none."""
     return weight.detach().cpu().double()
 
@@ -197,11 +197,11 @@ def separable_of(head: nn.Module) -> SeparableForm | None:
     return head.separable() if isinstance(head, PairHead) and says is runs else None
 
 
-def head_score(logits: torch.Tensor) -> torch.Tensor:
+def head_score(logits: Tensor) -> Tensor:
     """logit₁ − logit₀ in float32 (…,): orders pairs as P(class 1) does, without its false ties at 1.0."""
     return logits[..., 1].float() - logits[..., 0].float()
 
 
-def is_dead(logits: torch.Tensor) -> torch.Tensor:
+def is_dead(logits: Tensor) -> Tensor:
     """Whether a ReLU has left both logits at exactly zero (…,): such a pair says nothing."""
     return (logits == 0).all(dim=-1)

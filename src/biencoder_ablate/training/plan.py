@@ -28,7 +28,6 @@ from biencoder_ablate.encoder.pretrained import ModelSource, find_model
 from biencoder_ablate.encoder.texts import (
     CachedTexts,
     Hidden,
-    SharedTexts,
     TextEncoder,
     TextSource,
     encode_settings,
@@ -197,7 +196,7 @@ def build_components(plan: RunPlan, log: RunLog, world: World) -> Components:
         encoder = open_encoder(plan.source, reading, config.model.dropout)
         tokens = encoder.tokens(texts, cache)
         pooled_dim = encoder.module.config.hidden_size
-        source = SharedTexts(encoder.over(tokens), world) if world.size > 1 else encoder.over(tokens)
+        source = encoder.over(tokens, world)
 
     def pretrained() -> Hidden:
         if encoder is None and plan.finetuned is None:
