@@ -23,7 +23,7 @@ import pytest
 from support.helpers import REPOSITORY, make_pairs, run_here, write_arguana_tree, write_pairs_csv, zip_directory
 
 from biencoder_ablate.cli.main import COMMANDS
-from biencoder_ablate.config.compose import load_config, parse_arguments, to_config, understood
+from biencoder_ablate.config.compose import load_config, parse_arguments, to_config, compose_command
 from biencoder_ablate.config.schema import MEASURING_KEYS
 
 DOCUMENTS = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -190,7 +190,7 @@ def test_training_commands_compose(shown, desk, monkeypatch):
     need_extras(shown)
     monkeypatch.chdir(desk)
     arguments = parse_arguments(filled(shown.training, desk))
-    with understood(arguments) as command:
+    with compose_command(arguments) as command:
         if command.multirun and "Optuna" not in command.sweeper:
             command.configs(command.jobs()[-1:])
         else:

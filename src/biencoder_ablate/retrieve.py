@@ -195,8 +195,8 @@ def open_search(
     run = open_run(run_dir, overrides)
     model = use(run)
     if candidates is None or content is None:
-        from biencoder_ablate.data.index import build_table
         from biencoder_ablate.data.readers import load_corpus
+        from biencoder_ablate.data.text_table import build_table
 
         corpus = load_corpus(run.config.data)
         texts = build_table(corpus)  # as training had them: their features are in the cache

@@ -8,7 +8,7 @@ import pytest
 import torch
 from support.helpers import load_sample, run_python
 
-from biencoder_ablate.data.index import build_table
+from biencoder_ablate.data.text_table import build_table
 from biencoder_ablate.encoder.pretrained import load_encoder, load_tokenizer
 from biencoder_ablate.encoder.texts import EncodedTexts, encode, encode_rows, plain_encoder
 from biencoder_ablate.encoder.tiny import learn_tokenizer, make_tiny
@@ -166,7 +166,7 @@ LEARN = """
 import hashlib, json
 from biencoder_ablate.config.schema import DataConfig
 from biencoder_ablate.data.readers import load_corpus
-from biencoder_ablate.data.index import build_table
+from biencoder_ablate.data.text_table import build_table
 from biencoder_ablate.encoder.tiny import learn_tokenizer
 texts = build_table(load_corpus(DataConfig())).texts
 tokenizer = learn_tokenizer(texts)

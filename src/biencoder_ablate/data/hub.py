@@ -16,7 +16,7 @@ from typing import Any
 from biencoder_ablate.config.schema import ConfigError, DataConfig, looks_like_path
 from biencoder_ablate.data.corpus import SPLITS, Corpus, DataError, Pair, build_corpus, text_key
 from biencoder_ablate.data.readers import SPLIT_WORDS, checked_by, split_debates
-from biencoder_ablate.utils.console import first_line
+from biencoder_ablate.utils.console import format_error
 
 _FILES: dict[str, tuple[str, dict[str, Any]]] = {
     ".parquet": ("parquet", {}),
@@ -92,7 +92,7 @@ def _load(settings: DataConfig) -> dict[str, Any]:
                 found = datasets.load_dataset(str(path) if path.is_dir() else settings.path, settings.subset)
     except Exception as error:  # the library, its readers and the hub each raise their own
         raise DataError(
-            f"data.path={settings.path}: datasets cannot load it ({first_line(error)}); must be {_WHAT}"
+            f"data.path={settings.path}: datasets cannot load it ({format_error(error, brief=True)}); must be {_WHAT}"
         ) from error
     return dict(found) if isinstance(found, Mapping) else {"train": found}
 

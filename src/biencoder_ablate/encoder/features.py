@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 
-from biencoder_ablate.data.index import fingerprint_texts
+from biencoder_ablate.data.text_table import fingerprint_texts
 from biencoder_ablate.encoder.pretrained import ModelSource
 from biencoder_ablate.encoder.texts import EncodedTexts, EncodeSettings, SharedTexts, back_in_order, open_encoder
 from biencoder_ablate.encoder.tokens import length_groups

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from biencoder_ablate.data.index import fingerprint_texts
+from biencoder_ablate.data.text_table import fingerprint_texts
 from biencoder_ablate.utils.files import whole_file
 
 
