@@ -23,7 +23,7 @@ import pytest
 from support.helpers import REPOSITORY, make_pairs, run_here, write_arguana_tree, write_pairs_csv, zip_directory
 
 from biencoder_ablate.cli.main import COMMANDS
-from biencoder_ablate.config.compose import load_config, parse_arguments, to_config, compose_command
+from biencoder_ablate.config.compose import compose_command, load_config, parse_arguments, to_config
 from biencoder_ablate.config.schema import MEASURING_KEYS
 
 DOCUMENTS = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]

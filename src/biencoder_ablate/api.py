@@ -19,7 +19,7 @@ import torch
 from omegaconf import OmegaConf
 
 from biencoder_ablate.config import Config, ConfigError, DataConfig
-from biencoder_ablate.config.compose import parse_arguments, to_config, compose_command
+from biencoder_ablate.config.compose import compose_command, parse_arguments, to_config
 from biencoder_ablate.config.schema import MEASURING_KEYS, cache_directory, check, schema_keys
 from biencoder_ablate.data.corpus import text_key
 from biencoder_ablate.data.text_table import TextTable, points_of

@@ -29,7 +29,7 @@ from support.helpers import (
 )
 
 import biencoder_ablate
-from biencoder_ablate.config.compose import conf_directory, parse_arguments, compose_command
+from biencoder_ablate.config.compose import compose_command, conf_directory, parse_arguments
 from biencoder_ablate.config.schema import Config, schema_keys
 from biencoder_ablate.data.corpus import SPLITS
 

@@ -11,7 +11,7 @@ import yaml
 from omegaconf import OmegaConf
 from support.helpers import make_pairs, only_error, run_here, write_arguana_tree, write_pairs_csv
 
-from biencoder_ablate.config.compose import conf_directory, load_config, parse_arguments, to_config, compose_command
+from biencoder_ablate.config.compose import compose_command, conf_directory, load_config, parse_arguments, to_config
 from biencoder_ablate.config.schema import (
     Config,
     ConfigError,

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from support.helpers import files_below, run_here, run_python
 
 from biencoder_ablate.runs.directory import RunBusy, RunDirectory, forget_old, locked, start_over
-from biencoder_ablate.utils.files import replace_nonfinite, read_json, whole_file, write_json, write_text, yaml_string
+from biencoder_ablate.utils.files import read_json, replace_nonfinite, whole_file, write_json, write_text, yaml_string
 
 # --- whole files ---
 

@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def _carry_out(argv: list[str]) -> int:
-    from biencoder_ablate.config.compose import check_hydra_query, is_hydra_query, parse_arguments, compose_command
+    from biencoder_ablate.config.compose import check_hydra_query, compose_command, is_hydra_query, parse_arguments
 
     try:
         arguments = parse_arguments(argv)

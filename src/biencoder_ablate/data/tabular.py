@@ -119,7 +119,7 @@ def _parse_delimited(
 
 
 def _split_quoted(where: str, text: str, separator: str) -> list[Row]:
-    """Rows whose cells may be quoted, and then hold separators and line ends. Raises DataError where quotes do not fit."""
+    """Rows whose cells may be quoted, to hold separators and line ends. Raises DataError for quotes that do not fit."""
     # The strict reader refuses what follows a closing quotation mark, and a quotation mark that nothing closes.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     rows: list[Row] = []
@@ -148,9 +148,9 @@ def _split_tabs(where: str, text: str) -> list[Row]:
     try:
         quoted = _split_quoted(where, text, "\t")
     except DataError:
-        # A whole cell in quotation marks shows a program that quotes: then one that nothing closes is damage.
-        cells = (cell for _, row in plain for cell in row)
-        if any(len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in cells):
+        # Not the quoting of a csv. Only a file that quotes whole cells and ends inside its last line was cut short.
+        is_quoting = any(len(cell) > 1 and cell[0] == cell[-1] == '"' for _, row in plain for cell in row)
+        if is_quoting and plain[-1][1][-1].startswith('"') and not text.endswith(("\n", "\r")):
             raise
         return plain
     widths = {len(cells) for _, cells in plain if any(cells)}

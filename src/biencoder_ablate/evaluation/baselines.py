@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from biencoder_ablate.data.corpus import Corpus
 from biencoder_ablate.evaluation.lexical import bm25_similarities, count_words, tfidf_similarities
-from biencoder_ablate.utils.files import replace_nonfinite, read_json, write_json
+from biencoder_ablate.utils.files import read_json, replace_nonfinite, write_json
 
 if TYPE_CHECKING:
     import torch

@@ -26,7 +26,7 @@ def raise_usage_errors(parser: argparse.ArgumentParser, error: type[ValueError] 
 def run_command(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None, action: Callable[[argparse.Namespace], None]
 ) -> int:
-    """Parse the arguments and run `action`; returns the exit code: 1 with one message for a mistake, 130 after Ctrl-C."""
+    """Parse, and run `action`; returns the exit code: 1 with one message for a mistake, 130 after Ctrl-C."""
     raise_usage_errors(parser)
     try:
         action(parser.parse_intermixed_args(argv))
