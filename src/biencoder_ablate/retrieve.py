@@ -329,9 +329,7 @@ def describe(answer: Mapping[str, Any]) -> str:
     """An answer of `Search` for a person, without the control characters that a text may hold."""
     rerank = answer["rerank"]
     stages = {"all": "the head scored all of them", "none": "by distance alone"}
-    lines = [
-        f"{answer['num_candidates']} candidates; {stages.get(rerank, f'the head re-ranked the nearest {rerank}')}"
-    ]
+    lines = [f"{answer['num_candidates']} candidates; {stages.get(rerank, f'the head re-ranked the nearest {rerank}')}"]
     num_tokens, num_read = answer["num_tokens"], answer["num_tokens_read"]
     if num_tokens > num_read:
         lines.append(f"note: the argument has {num_tokens} tokens; the model reads the first {num_read}")
