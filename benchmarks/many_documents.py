@@ -20,7 +20,7 @@ import torch
 
 from biencoder_ablate.config.compose import load_config
 from biencoder_ablate.data.corpus import Document, Pair, build_corpus
-from biencoder_ablate.data.index import build_table
+from biencoder_ablate.data.text_table import build_table
 from biencoder_ablate.evaluation.candidates import build_task
 from biencoder_ablate.evaluation.pair_scores import pair_scorer
 from biencoder_ablate.evaluation.protocols import final_rankings, split_metrics

@@ -22,7 +22,7 @@ import torch
 from sentence_transformers_way import make_model
 from setting import Setting
 
-from biencoder_ablate.data.index import SplitArrays, TextTable
+from biencoder_ablate.data.text_table import SplitArrays, TextTable
 from biencoder_ablate.evaluation.candidates import build_task
 from biencoder_ablate.evaluation.protocols import final_rankings, point_records, split_metrics
 from biencoder_ablate.model.biencoder import Embeddings

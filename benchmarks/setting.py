@@ -19,8 +19,8 @@ from biencoder_ablate.config.schema import (
     TrainingConfig,
     cache_directory,
 )
-from biencoder_ablate.data.index import TextTable, build_table
 from biencoder_ablate.data.readers import load_corpus
+from biencoder_ablate.data.text_table import TextTable, build_table
 from biencoder_ablate.encoder.pretrained import MINILM_NAME, find_model
 
 

@@ -28,8 +28,8 @@ import torch
 from biencoder_ablate.config.compose import load_config
 from biencoder_ablate.config.schema import DataConfig, cache_directory
 from biencoder_ablate.data.corpus import SPLITS
-from biencoder_ablate.data.index import build_table
 from biencoder_ablate.data.readers import load_corpus
+from biencoder_ablate.data.text_table import build_table
 from biencoder_ablate.encoder.features import features_of
 from biencoder_ablate.encoder.pretrained import find_model
 from biencoder_ablate.encoder.texts import encode_settings

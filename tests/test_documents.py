@@ -31,7 +31,7 @@ from support.helpers import (
 )
 
 from biencoder_ablate.cli.main import COMMANDS
-from biencoder_ablate.config.compose import load_config, parse_arguments, to_config, understood
+from biencoder_ablate.config.compose import compose_command, load_config, parse_arguments, to_config
 from biencoder_ablate.config.registry import BUILT_IN
 from biencoder_ablate.config.schema import MEASURING_KEYS
 
@@ -199,7 +199,7 @@ def test_training_commands_compose(shown, desk, monkeypatch):
     need_extras(shown)
     monkeypatch.chdir(desk)
     arguments = parse_arguments(filled(shown.training, desk))
-    with understood(arguments) as command:
+    with compose_command(arguments) as command:
         if command.multirun and "Optuna" not in command.sweeper:
             command.configs(command.jobs()[-1:])
         else:

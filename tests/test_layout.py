@@ -145,7 +145,7 @@ HEAVY = (
     "modules",
     [
         ["config", "utils.files", "utils.seeding"],
-        ["data.corpus", "data.readers", "data.beir", "data.index"],
+        ["data.corpus", "data.readers", "data.beir", "data.text_table"],
         ["cli.main", "config.compose"],
         ["encoder.pretrained", "encoder.device"],
         ["evaluation.baselines"],

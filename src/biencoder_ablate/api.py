@@ -19,10 +19,10 @@ import torch
 from omegaconf import OmegaConf
 
 from biencoder_ablate.config import Config, ConfigError, DataConfig
-from biencoder_ablate.config.compose import parse_arguments, to_config, understood
+from biencoder_ablate.config.compose import compose_command, parse_arguments, to_config
 from biencoder_ablate.config.schema import MEASURING_KEYS, cache_directory, check, schema_keys
 from biencoder_ablate.data.corpus import text_key
-from biencoder_ablate.data.index import TextTable, points_of
+from biencoder_ablate.data.text_table import TextTable, points_of
 from biencoder_ablate.encoder.device import choose_device, choose_precision
 from biencoder_ablate.encoder.features import features_of
 from biencoder_ablate.encoder.pretrained import ModelSource
@@ -313,7 +313,7 @@ def _overridden(composed: Any, overrides: Sequence[str]) -> Any:
     """A run's composed config with changes. Hydra reads the overrides; only keys of MEASURING_KEYS are taken."""
     leaves = [key for key, _ in schema_keys()]
     keys = [override.split("=", 1)[0].lstrip("+") for override in overrides]
-    with understood(parse_arguments(list(overrides))) as command:
+    with compose_command(parse_arguments(list(overrides))) as command:
         for key, override in zip(keys, overrides, strict=True):
             if key not in MEASURING_KEYS and f"{key.split('.')[0]}.*" not in MEASURING_KEYS:
                 raise ConfigError(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from biencoder_ablate.data.corpus import SPLITS, Corpus
-from biencoder_ablate.data.index import SplitArrays, TextTable, clean_queries
+from biencoder_ablate.data.text_table import SplitArrays, TextTable, clean_queries
 from biencoder_ablate.evaluation.candidates import build_task
 from biencoder_ablate.utils.command import add_json_option, print_json, run_command
 from biencoder_ablate.utils.console import text_table
@@ -60,8 +60,8 @@ def audit(overrides: Sequence[str]) -> dict[str, Any]:
     Raises ValueErrors that name the key or file.
     """
     from biencoder_ablate.config.compose import load_config
-    from biencoder_ablate.data.index import build_table
     from biencoder_ablate.data.readers import load_corpus
+    from biencoder_ablate.data.text_table import build_table
 
     config = load_config(overrides)
     corpus = load_corpus(config.data)

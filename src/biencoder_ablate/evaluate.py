@@ -20,7 +20,7 @@ from biencoder_ablate.utils.console import format_number, text_table
 if TYPE_CHECKING:
     from biencoder_ablate.api import TrainedRun
     from biencoder_ablate.data.corpus import Corpus
-    from biencoder_ablate.data.index import TextTable
+    from biencoder_ablate.data.text_table import TextTable
     from biencoder_ablate.encoder.texts import Hidden
     from biencoder_ablate.evaluation.candidates import RetrievalTask
     from biencoder_ablate.evaluation.pair_scores import PairScorer
@@ -104,12 +104,12 @@ def evaluate(
     import torch
 
     from biencoder_ablate.api import open_run
-    from biencoder_ablate.data.index import build_table
     from biencoder_ablate.data.readers import load_corpus
+    from biencoder_ablate.data.text_table import build_table
     from biencoder_ablate.evaluation.pair_scores import pair_scorer
     from biencoder_ablate.evaluation.protocols import final_rankings, split_metrics, study_top1
     from biencoder_ablate.utils.console import RunLog
-    from biencoder_ablate.utils.files import finite
+    from biencoder_ablate.utils.files import replace_nonfinite
 
     run = open_run(run_dir, overrides)
     if not os.access(run.path, os.W_OK):
@@ -150,7 +150,7 @@ def evaluate(
         started = time.perf_counter()
         report["baselines"] = _baselines(run, index, splits, (h, h_asking), notes, log)
         seconds["baselines"] = time.perf_counter() - started
-    return finite(report | {"seconds": seconds})
+    return replace_nonfinite(report | {"seconds": seconds})
 
 
 def write_trec(

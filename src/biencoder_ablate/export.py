@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from biencoder_ablate.config.schema import MEASURING_KEYS
 from biencoder_ablate.utils.command import run_command
-from biencoder_ablate.utils.console import first_line, format_number
+from biencoder_ablate.utils.console import format_error, format_number
 
 if TYPE_CHECKING:
     import torch
@@ -286,7 +286,7 @@ def push(directory: Path, repo: str, endpoint: str | None = None) -> str:
         api.upload_folder(repo_id=repo, folder_path=directory, commit_message="Model exported by biencoder-ablate")
     except Exception as error:  # the library's own, the network's, a name that is none
         raise ValueError(
-            f"--push {repo}: {first_line(error)}; needs OWNER/NAME, and to be logged in (hf auth login)"
+            f"--push {repo}: {format_error(error, brief=True)}; needs OWNER/NAME, and to be logged in (hf auth login)"
         ) from error
     return str(created)
 

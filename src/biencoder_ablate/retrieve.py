@@ -6,10 +6,10 @@ C candidates, H pooled width, R retrieval width.
 from __future__ import annotations
 
 import argparse
-import csv
+import contextlib
 import hashlib
-import io
 import json
+import math
 import re
 import sys
 import textwrap
@@ -18,7 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from biencoder_ablate.data.corpus import SPLITS, text_key
+from biencoder_ablate.data.tabular import SUFFIXES, cell_text, decode_text, list_columns, read_table
+from biencoder_ablate.utils.cache import load_entry, seal
 from biencoder_ablate.utils.command import add_json_option, print_json, run_command
+from biencoder_ablate.utils.console import RunLog, printable, progress_bar
+from biencoder_ablate.utils.files import whole_directory
 
 if TYPE_CHECKING:
     from biencoder_ablate.api import SearchIndex, TrainedModel
@@ -34,15 +39,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> None:
-    rest, argument = list(arguments.rest), None
-    if rest and arguments.points is None and not _OVERRIDE.match(rest[0]):
-        argument = rest.pop(0)
+    overrides, argument = list(arguments.rest), None
+    if overrides and arguments.points is None and not _OVERRIDE.match(overrides[0]):
+        argument = overrides.pop(0)
     if arguments.k < 1:
         raise ValueError(f"-k {arguments.k}: must be an integer of 1 or more")
-    asked_in_turn = argument is None and arguments.points is None and sys.stdin.isatty()
-    points = [] if asked_in_turn else _points(argument, arguments.points)
-    search = open_search(arguments.run_dir, arguments.candidates, arguments.columns, rest, quiet=arguments.json)
-    if asked_in_turn:
+
+    # What is wrong with the points is said before a model is opened.
+    is_dialogue = argument is None and arguments.points is None and sys.stdin.isatty()
+    points = [] if is_dialogue else _points(argument, arguments.points)
+    search = open_search(arguments.run_dir, arguments.candidates, arguments.columns, overrides, quiet=arguments.json)
+    if is_dialogue:
         print(f"{len(search.index)} candidates; an empty line ends")
         while line := input("argument> ").strip():
             _print(search([line], arguments.k), arguments.json, many=True)
@@ -51,7 +58,7 @@ def _show(arguments: argparse.Namespace) -> None:
 
 
 def _points(argument: str | None, file: str | None) -> list[str]:
-    """The arguments that are asked: one, or those of a file or of standard input, a line each."""
+    """The arguments to counter: one, or those of a file or of standard input, a line each."""
     if argument is not None:
         if len(argument) < 256 and Path(argument).is_file():
             raise ValueError(
@@ -63,22 +70,26 @@ def _points(argument: str | None, file: str | None) -> list[str]:
             raise ValueError("the argument is empty; give a text, or - to read it from standard input")
         return [argument]
     if file not in (None, "-"):
-        return [text for _, text in read_texts("--points", Path(str(file)))]
+        path = Path(str(file))
+        return [text for _, text in read_texts("--points", path, _read("--points", path))]
     points = [line.strip() for line in sys.stdin if line.strip()]
     if not points:
         raise ValueError("standard input is empty; must hold one argument a line")
     return points
 
 
-def _print(found: Sequence[Mapping[str, Any]], as_json: bool, many: bool) -> None:
-    for number, one in enumerate(found):
+def _print(answers: Sequence[Mapping[str, Any]], as_json: bool, many: bool) -> None:
+    for number, answer in enumerate(answers):
         if as_json and many:
-            print(json.dumps(one, ensure_ascii=False, allow_nan=False), flush=True)  # a line an argument
+            print(json.dumps(answer, ensure_ascii=False, allow_nan=False), flush=True)  # a line an argument
         elif as_json:
-            print_json(one)
+            print_json(answer)
         else:
-            title = f"> {textwrap.shorten(one['argument'], 100)}\n" if many and len(found) > 1 else ""
-            print(f"{chr(10) if number else ''}{title}{describe(one)}", flush=True)
+            if number:
+                print()
+            if many and len(answers) > 1:
+                print(f"> {printable(textwrap.shorten(answer['argument'], 100))}")
+            print(describe(answer), flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -132,48 +143,46 @@ class Search:
         A result has its text, where it is, its distance in retrieval space and, where stage 2 scored it, the score
         (`margin`), P(class 1) (where evaluation.score=head), and whether a ReLU has left the pair `dead`.
         """
-        import math
-
-        import numpy as np
-
-        model, index = self.model, self.index
-        answers = model.retrieve(points, index, k)
-        # A score with the similarity in it is no log-odds of the head.
-        is_head_alone = model.biencoder.architecture.score == "head"
-        found = []
+        settings = self.model.encoder.reading
+        answers = self.model.retrieve(points, self.index, k)
+        listed = []
         for row, point in enumerate(points):
-            results = []
-            for rank, candidate in enumerate(answers.candidate[row].tolist()):
-                if candidate < 0:
-                    break
-                score = float(answers.score[row, rank])
-                scored = not math.isnan(score)
-                results.append(
-                    {
-                        "rank": rank + 1,
-                        "text": index.texts[candidate],
-                        "places": self.places[candidate],
-                        "distance": float(answers.distance[row, rank]),
-                        "margin": score if scored else None,
-                        "probability": 1 / (1 + math.exp(-max(-700.0, score))) if scored and is_head_alone else None,
-                        "dead": bool(answers.dead[row, rank]) if scored else None,
-                    }
-                )
-            if not results:
+            # Where there are fewer than k candidates, the numbers that are missing are -1.
+            candidates = [number for number in answers.candidate[row].tolist() if number >= 0]
+            if not candidates:
                 raise ValueError(f"{self.named}: no candidate but the argument itself")
-            num_tokens = model.encoder.num_tokens(*model.encoder.reading.as_points([point]))
-            found.append(
+            results = []
+            for place, candidate in enumerate(candidates):
+                result = {
+                    "rank": place + 1,
+                    "text": self.index.texts[candidate],
+                    "places": self.places[candidate],
+                    "distance": float(answers.distance[row, place]),
+                }
+                results.append(result | self._score(float(answers.score[row, place]), bool(answers.dead[row, place])))
+            num_tokens = self.model.encoder.num_tokens(*settings.as_points([point]))
+            listed.append(
                 {
-                    "run": model.name,
+                    "run": self.model.name,
                     "argument": point,
                     "num_tokens": num_tokens,
-                    "num_tokens_read": min(num_tokens, model.encoder.reading.max_tokens),
-                    "num_candidates": len(index) - int(np.sum(index.equal_to(point))),
-                    "rerank": model.rerank,
+                    "num_tokens_read": min(num_tokens, settings.max_tokens),
+                    "num_candidates": len(self.index) - int(self.index.equal_to(point).sum()),
+                    "rerank": self.model.rerank,
                     "results": results,
                 }
             )
-        return found
+        return listed
+
+    def _score(self, margin: float, dead: bool) -> dict[str, Any]:
+        """What stage 2 says of a candidate; None of one that it did not score, whose margin is NaN."""
+        if math.isnan(margin):
+            return {"margin": None, "probability": None, "dead": None}
+        probability = None
+        if self.model.biencoder.architecture.score == "head":
+            # A score with the similarity in it is no log-odds. Below -700 exp(-margin) is no float.
+            probability = 1 / (1 + math.exp(-max(-700.0, margin)))
+        return {"margin": margin, "probability": probability, "dead": dead}
 
 
 def open_search(
@@ -187,86 +196,82 @@ def open_search(
 
     Texts are equal when they are so after folding case, space and punctuation; the first spelling stands for all.
     """
-    content = None if candidates is None else _read("--candidates", Path(candidates))
+    if candidates is None:
+        return _search_corpus(run_dir, overrides)
+    path = Path(candidates)
+    content = _read("--candidates", path)
     from biencoder_ablate.api import open_run, use
-    from biencoder_ablate.data.corpus import SPLITS
-    from biencoder_ablate.utils.console import RunLog, progress_bar
 
     run = open_run(run_dir, overrides)
     model = use(run)
-    if candidates is None or content is None:
-        from biencoder_ablate.data.index import build_table
-        from biencoder_ablate.data.readers import load_corpus
 
-        corpus = load_corpus(run.config.data)
-        texts = build_table(corpus)  # as training had them: their features are in the cache
-        documents = ((document.id, document.text) for document in corpus.documents)
-        named = (one for split in SPLITS for one in corpus.named_texts(split))
-        places = distinct_texts(documents if corpus.documents else named)
-        number_of = {text: number for number, text in enumerate(texts.texts)}
-        h = run.pooled(texts, RunLog(None, quiet=True))[0][[number_of[text] for text in places]]
-        return Search(model, model.index_of(list(places), h), list(places.values()), str(run_dir))
-    read_as = f"{Path(candidates).suffix} {columns} {hashlib.sha256(content).hexdigest()}"
-    kept_as = hashlib.sha256(f"index-1 {read_as} {model.fingerprint()}".encode()).hexdigest()
-    path = run.path / "index" / kept_as[:16]
-    kept = load_index(path, model.encoder.reading.device)
+    # Named by all that determines it: how the file is read, what it holds, and the model.
+    source = f"{path.suffix} {columns} {hashlib.sha256(content).hexdigest()}"
+    name = hashlib.sha256(f"index-1 {source} {model.fingerprint()}".encode()).hexdigest()[:16]
+    kept = load_index(run.path / "index" / name, model.encoder.reading.device)
     if kept is not None:
         return Search(model, *kept, str(candidates))
-    places = distinct_texts(read_texts("--candidates", Path(candidates), content, columns))
+    places = distinct_texts(read_texts("--candidates", path, content, columns))
     with progress_bar("encoding", len(places), "text", quiet) as bar:
         index = model.index(list(places), bar.update)
-    save_index(path, index, list(places.values()))
+    save_index(run.path / "index" / name, index, list(places.values()))
     return Search(model, index, list(places.values()), str(candidates))
 
 
-def read_texts(
-    option: str, path: Path, content: bytes | None = None, columns: str | None = None
-) -> list[tuple[str, str]]:
+def _search_corpus(run_dir: str | Path, overrides: Sequence[str]) -> Search:
+    """A run's model over its own corpus, whose texts have their features in the cache."""
+    from biencoder_ablate.api import open_run, use
+    from biencoder_ablate.data.readers import load_corpus
+    from biencoder_ablate.data.text_table import build_table
+
+    run = open_run(run_dir, overrides)
+    model = use(run)
+    corpus = load_corpus(run.config.data)
+    if corpus.documents:
+        places = distinct_texts((document.id, document.text) for document in corpus.documents)
+    else:
+        places = distinct_texts(named for split in SPLITS for named in corpus.named_texts(split))
+
+    # The table is that of training, so that its features are found again; of its texts the distinct ones count.
+    table = build_table(corpus)
+    number_of = {text: number for number, text in enumerate(table.texts)}
+    h = run.pooled(table, RunLog(None, quiet=True))[0][[number_of[text] for text in places]]  # (C, H)
+    return Search(model, model.index_of(list(places), h), list(places.values()), str(run_dir))
+
+
+def read_texts(option: str, path: Path, content: bytes, columns: str | None = None) -> list[tuple[str, str]]:
     """(place, text) of a file's texts: its lines that are not blank, or cells of a csv, tsv or jsonl.
 
-    Raises ValueError naming the file.
+    `columns` names the columns, with commas between. Raises ValueError naming the file.
     """
-    kind = path.suffix.lower()
-    try:
-        text = (_read(option, path) if content is None else content).decode("utf-8-sig")
-        lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-        if kind in (".csv", ".tsv"):
-            table = csv.DictReader(
-                io.StringIO(text, newline=""), delimiter="\t" if kind == ".tsv" else ",", strict=True
+    where, suffix = f"{option} {path}", path.suffix.lower()
+    texts = []
+    if suffix in SUFFIXES:
+        table = read_table(where, suffix, content)
+        wanted = [name.strip() for name in (columns.split(",") if columns else _COLUMNS[option])]
+        chosen = [name.casefold() for name in wanted if name.casefold() in table.columns]
+        if not chosen or (columns and len(chosen) < len(wanted)):
+            header = "" if suffix == ".jsonl" else "its first line must name the columns; "
+            hint = "name them with --columns A,B; " if option == "--candidates" else ""
+            raise ValueError(
+                f"{where}: no column {' or '.join(wanted)}; {header}found {list_columns([*table.columns.values()])}; "
+                f"{hint}texts without names go into a .txt file, one a line"
             )
-            rows = [(table.line_num, row) for row in table]
-            found = _cells(option, path, rows, table.fieldnames or (), columns)
-        elif kind == ".jsonl":
-            rows = [(number, json.loads(line)) for number, line in lines]
-            found = _cells(option, path, rows, [name for _, row in rows for name in row.keys()], columns)  # noqa: SIM118
-        else:
-            found = [(f"line {number}", line) for number, line in lines]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{option} {path}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    except (csv.Error, json.JSONDecodeError, AttributeError) as error:
-        raise ValueError(f"{option} {path}: cannot be read as {kind[1:]} ({error})") from error
-    if not found:
-        raise ValueError(f"{option} {path}: no texts; must hold one argument a line, or columns of them")
-    return found
-
-
-def _cells(
-    option: str, path: Path, rows: Sequence[tuple[int, Mapping[str, Any]]], header: Iterable[str], columns: str | None
-) -> list[tuple[str, str]]:
-    names = {str(name).strip().casefold(): name for name in header}
-    wanted = [name.strip() for name in columns.split(",")] if columns else list(_COLUMNS[option])
-    chosen = [names[name.casefold()] for name in wanted if name.casefold() in names]
-    if not chosen or (columns and len(chosen) < len(wanted)):
-        first = "" if path.suffix.lower() == ".jsonl" else "its first line must name the columns; "
-        has = ", ".join(name if len(name) <= 40 else f"{name[:39]}…" for name in map(str, names.values())) or "none"
-        hint = "name them with --columns A,B; " if option == "--candidates" else ""
-        raise ValueError(
-            f"{option} {path}: no column {' or '.join(wanted)}; {first}found {has}; {hint}texts without names go into "
-            "a .txt file, one a line"
-        )
-    chosen = chosen[:1] if option == "--points" else chosen
-    cells = [(f"line {line}, {name}", row.get(name)) for line, row in rows for name in chosen]
-    return [(place, text.strip()) for place, text in cells if isinstance(text, str) and text.strip()]
+        if option == "--points":
+            del chosen[1:]
+        for line, row in table.rows:
+            for column in chosen:
+                name = table.columns[column]
+                texts.append((f"line {line}, {name}", cell_text(f"{where}, line {line}", name, row.get(column))))
+        for note in table.notes:
+            print(f"note: {note}", file=sys.stderr)
+    else:
+        lines = decode_text(where, content).split("\n")
+        texts = [(f"line {number}", line.strip()) for number, line in enumerate(lines, start=1)]
+    texts = [(place, text) for place, text in texts if text]
+    if not texts:
+        raise ValueError(f"{where}: no texts; must hold one argument a line, or columns of them")
+    return texts
 
 
 def _read(option: str, path: Path) -> bytes:
@@ -278,73 +283,71 @@ def _read(option: str, path: Path) -> bytes:
 
 def save_index(path: Path, index: SearchIndex, places: Sequence[Sequence[str]]) -> None:
     """Keep an index, whole or not at all: index.json and index.safetensors. A directory that takes none gets none."""
-    import contextlib
-
     import torch
     from safetensors.torch import save_file
 
-    from biencoder_ablate.utils.files import whole_directory
-
     arrays = {"h": index.h, "centre": index.targets.centre, "extended": index.targets.extended}
     arrays = {name: value.cpu().contiguous() for name, value in arrays.items()}
-    with contextlib.suppress(OSError), whole_directory(path) as partial:
-        save_file(arrays | {"keys": torch.from_numpy(index.keys)}, partial / "index.safetensors")
-        listed = json.dumps({"texts": list(index.texts), "places": list(places)}, ensure_ascii=False)
-        (partial / "index.json").write_text(listed, "utf-8", errors="surrogatepass")
+    arrays["keys"] = torch.from_numpy(index.keys)
+    listed = json.dumps({"texts": list(index.texts), "places": list(places)}, ensure_ascii=False)
+    with contextlib.suppress(OSError):
+        with whole_directory(path) as partial:
+            save_file(arrays, partial / "index.safetensors")
+            (partial / "index.json").write_text(listed, "utf-8", errors="surrogatepass")
+        seal(path)
 
 
 def load_index(path: Path, device: Any) -> tuple[SearchIndex, list[list[str]]] | None:
-    """An index kept earlier and the places of its texts, or None where there is none that can be read."""
+    """An index kept earlier and the places of its texts; None where there is none that is as it was written."""
     import numpy as np
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     from biencoder_ablate.api import SearchIndex
     from biencoder_ablate.evaluation.distances import Targets
 
-    try:
-        listed = json.loads((path / "index.json").read_text("utf-8", errors="surrogatepass"))
-        arrays = load_file(path / "index.safetensors", device=str(device))
+    def read(entry: Path) -> tuple[SearchIndex, list[list[str]]]:
+        listed = json.loads((entry / "index.json").read_text("utf-8", errors="surrogatepass"))
+        arrays = load_file(entry / "index.safetensors", device=str(device))
         targets = Targets(arrays["centre"], arrays["extended"])
-        texts, places = listed["texts"], listed["places"]
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
-        return None
-    return SearchIndex(texts, np.arange(len(texts)), arrays["keys"].cpu().numpy(), arrays["h"], targets), places
+        texts, keys = listed["texts"], arrays["keys"].cpu().numpy()
+        return SearchIndex(texts, np.arange(len(texts)), keys, arrays["h"], targets), listed["places"]
+
+    return load_entry(path, read)
 
 
 def distinct_texts(texts: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     """From (place, text): the places of each distinct text as first spelled, in order of first appearance."""
-    from biencoder_ablate.data.corpus import text_key
-
-    found: dict[str, list[str]] = {}
-    spelled: dict[str, str] = {}
+    places: dict[str, list[str]] = {}
+    spelling: dict[str, str] = {}  # of each text key, the first
     for place, text in texts:
-        found.setdefault(spelled.setdefault(text_key(text), text), []).append(place)
-    return found
+        first = spelling.setdefault(text_key(text), text)
+        places.setdefault(first, []).append(place)
+    return places
 
 
-def describe(found: Mapping[str, Any]) -> str:
-    """What was found, for a person."""
-    how = {"all": "the head scored all of them", "none": "by distance alone"}.get(
-        found["rerank"], f"the head re-ranked the nearest {found['rerank']}"
-    )
-    lines = [f"{found['num_candidates']} candidates; {how}"]
-    if found["num_tokens"] > found["num_tokens_read"]:
-        lines.append(
-            f"note: the argument has {found['num_tokens']} tokens; the model reads the first {found['num_tokens_read']}"
-        )
-    for result in found["results"]:
-        sure = "" if result["margin"] is None else f"score {result['margin']:.2f}, "
-        if result["probability"] is not None:
-            sure = f"P(counter) {result['probability']:.3f}, "
+def describe(answer: Mapping[str, Any]) -> str:
+    """An answer of `Search` for a person, without the control characters that a text may hold."""
+    rerank = answer["rerank"]
+    stages = {"all": "the head scored all of them", "none": "by distance alone"}
+    lines = [f"{answer['num_candidates']} candidates; {stages.get(rerank, f'the head re-ranked the nearest {rerank}')}"]
+    num_tokens, num_read = answer["num_tokens"], answer["num_tokens_read"]
+    if num_tokens > num_read:
+        lines.append(f"note: the argument has {num_tokens} tokens; the model reads the first {num_read}")
+    for result in answer["results"]:
+        score = ""
         if result["dead"]:
-            sure = "no score (the head's ReLU is at zero for this pair), "
-        places = result["places"]
-        more = f" and {len(places) - 1} more" if len(places) > 1 else ""
+            score = "no score (the head's ReLU is at zero for this pair), "
+        elif result["probability"] is not None:
+            score = f"P(counter) {result['probability']:.3f}, "
+        elif result["margin"] is not None:
+            score = f"score {result['margin']:.2f}, "
+        first, *others = result["places"]
+        more = f" and {len(others)} more" if others else ""
+        text = printable(" ".join(result["text"].split()))
         lines += [
             "",
-            f"{result['rank']}. {sure}distance {result['distance']:.3f}, {places[0]}{more}",
-            textwrap.fill(" ".join(result["text"].split()), width=100, initial_indent="   ", subsequent_indent="   "),
+            f"{result['rank']}. {score}distance {result['distance']:.3f}, {printable(first)}{more}",
+            textwrap.fill(text, width=100, initial_indent="   ", subsequent_indent="   "),
         ]
     return "\n".join(lines)
 

@@ -29,7 +29,7 @@ from support.helpers import (
 )
 
 import biencoder_ablate
-from biencoder_ablate.config.compose import conf_directory, parse_arguments, understood
+from biencoder_ablate.config.compose import compose_command, conf_directory, parse_arguments
 from biencoder_ablate.config.schema import Config, schema_keys
 from biencoder_ablate.data.corpus import SPLITS
 
@@ -94,7 +94,7 @@ def test_the_examples_of_the_help_can_be_typed_as_they_stand(tmp_path):
     commands = re.findall(r"^ *python -m biencoder_ablate (\S.*)$", text, re.MULTILINE)
     assert commands
     for command in commands:
-        with contextlib.chdir(tmp_path), understood(parse_arguments(command.split())) as asked:
+        with contextlib.chdir(tmp_path), compose_command(parse_arguments(command.split())) as asked:
             assert isinstance(asked.configs(asked.jobs())[-1], Config)
 
 
@@ -360,10 +360,10 @@ def test_choices_of_ones_own_directory_come_before_the_programs_and_for_that_com
     relu = "norm: none\nactivation: relu\nactivation_position: before_linear2\n"
     (tmp_path / "mine" / "head" / "relu.yaml").write_text(relu)
     own = ["--config-dir", str(tmp_path / "mine")]
-    with understood(parse_arguments([*own, "-m", "head=bare,relu"])) as command:
+    with compose_command(parse_arguments([*own, "-m", "head=bare,relu"])) as command:
         bare, changed = (config.head for config in command.configs(command.jobs()))
     assert (bare.activation, changed.activation_position) == ("none", "before_linear2")
-    with understood(parse_arguments(["head=relu"])) as command:
+    with compose_command(parse_arguments(["head=relu"])) as command:
         assert command.base.head.activation_position == "after_linear2"
     (tmp_path / "work").mkdir()
     assert "head=bare: must be one of" in only_error(run_here(["head=bare"], tmp_path / "work"), tmp_path / "work")

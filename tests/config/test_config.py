@@ -11,7 +11,7 @@ import yaml
 from omegaconf import OmegaConf
 from support.helpers import make_pairs, only_error, run_here, write_arguana_tree, write_pairs_csv
 
-from biencoder_ablate.config.compose import conf_directory, load_config, parse_arguments, to_config, understood
+from biencoder_ablate.config.compose import compose_command, conf_directory, load_config, parse_arguments, to_config
 from biencoder_ablate.config.schema import (
     Config,
     ConfigError,
@@ -343,7 +343,7 @@ def test_every_key_can_be_asked_for_by_its_name():
     keys = dict(schema_keys())
     assert {"head.norm", "neg_ratio", "training.epochs", "data.path", "evaluation.rerank"} <= set(keys)
     assert all(keys.values()), "a key does not say what is valid"
-    with understood(parse_arguments([])) as command:
+    with compose_command(parse_arguments([])) as command:
         for key in keys:
             OmegaConf.select(command.base, key, throw_on_missing=True)
 
@@ -411,7 +411,7 @@ def test_every_experiment_composes_and_passes_its_checks(name, tmp_path):
     table = write_pairs_csv(tmp_path / "pairs.csv", make_pairs())
     data = to_config_unchecked([f"experiment={name}"]).data.name
     path = {"sample": [], "arguana": [f"data.path={corpus}"], "pairs": [f"data.path={table}"]}[data]
-    with understood(parse_arguments([f"experiment={name}", *path])) as command:
+    with compose_command(parse_arguments([f"experiment={name}", *path])) as command:
         if command.sweeper != "BasicSweeper":  # it chooses the jobs one after the other
             check(to_config(command.base))
             return
@@ -449,7 +449,7 @@ def test_every_experiment_composes_and_passes_its_checks(name, tmp_path):
 )
 def test_each_job_of_a_sweep_is_composed_as_hydra_composes_it(overrides):
     """The jobs share what their groups make up; Hydra's own composing of each is what it must come to."""
-    with understood(parse_arguments(overrides)) as command:
+    with compose_command(parse_arguments(overrides)) as command:
         jobs = command.jobs()
         assert len(jobs) > 1
         jobs.append(jobs[0][:-1])  # nothing of one job may be left in the next
@@ -460,7 +460,7 @@ def test_each_job_of_a_sweep_is_composed_as_hydra_composes_it(overrides):
 
 
 def to_config_unchecked(overrides):
-    with understood(parse_arguments(overrides)) as command:
+    with compose_command(parse_arguments(overrides)) as command:
         return to_config(command.base, checked=False)
 
 

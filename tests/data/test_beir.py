@@ -12,7 +12,7 @@ from support.helpers import REPOSITORY, only_error, read, run_here, train, zip_d
 
 from biencoder_ablate.audit import audit
 from biencoder_ablate.data.corpus import SPLITS, DataError
-from biencoder_ablate.data.index import build_table
+from biencoder_ablate.data.text_table import build_table
 from biencoder_ablate.evaluate import evaluate
 from biencoder_ablate.evaluation.candidates import build_task
 from biencoder_ablate.evaluation.protocols import final_rankings, point_records, split_metrics

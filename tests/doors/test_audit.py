@@ -16,7 +16,7 @@ from support.reference import published_and_used
 from biencoder_ablate import audit as command
 from biencoder_ablate.audit import audit_corpus, candidate_totals, describe, near_duplicates
 from biencoder_ablate.data.corpus import SPLITS, Pair, build_corpus
-from biencoder_ablate.data.index import build_table
+from biencoder_ablate.data.text_table import build_table
 
 
 def audited(corpus, **lengths):

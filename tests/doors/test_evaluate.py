@@ -18,7 +18,7 @@ from support.reference import published_and_used
 from biencoder_ablate import evaluate as command
 from biencoder_ablate.config.schema import Config, cache_directory
 from biencoder_ablate.data.corpus import SPLITS, Pair
-from biencoder_ablate.data.index import build_table
+from biencoder_ablate.data.text_table import build_table
 from biencoder_ablate.encoder.tiny import make_tiny
 from biencoder_ablate.evaluate import figures_table
 from biencoder_ablate.evaluation.baselines import lexical_metrics

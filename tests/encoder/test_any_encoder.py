@@ -24,7 +24,7 @@ from transformers import (
 
 import biencoder_ablate
 from biencoder_ablate.config.schema import ConfigError
-from biencoder_ablate.data.index import build_table
+from biencoder_ablate.data.text_table import build_table
 from biencoder_ablate.encoder.pretrained import ModelSource, load_encoder, load_tokenizer
 from biencoder_ablate.encoder.texts import EncodeSettings, open_encoder
 from biencoder_ablate.evaluate import evaluate

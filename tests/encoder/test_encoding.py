@@ -8,7 +8,7 @@ import torch
 from support.helpers import load_sample
 
 from biencoder_ablate.data.corpus import SPLITS
-from biencoder_ablate.data.index import build_table
+from biencoder_ablate.data.text_table import build_table
 from biencoder_ablate.encoder.pretrained import fingerprint_directory, load_encoder, load_tokenizer
 from biencoder_ablate.encoder.texts import EncodedTexts, encode, encode_rows, plain_encoder
 from biencoder_ablate.encoder.tiny import COMMON_TOKENS, TINY_TOKENIZER, make_tiny

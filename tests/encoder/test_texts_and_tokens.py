@@ -12,7 +12,7 @@ from support.helpers import load_sample
 from support.reference import corpora, fold
 
 from biencoder_ablate.data.corpus import SPLITS, DataError, Pair, build_corpus, limit_debates, make_disjoint, text_key
-from biencoder_ablate.data.index import answers_of, build_table, fingerprint_texts
+from biencoder_ablate.data.text_table import answers_of, build_table, fingerprint_texts
 from biencoder_ablate.encoder.tokens import Tokens, cached_tokens, length_groups, pad, tokenize
 from biencoder_ablate.evaluation.candidates import candidate_texts
 from biencoder_ablate.training.negatives import build_pool

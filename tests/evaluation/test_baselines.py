@@ -13,7 +13,7 @@ from support import reference
 from support.helpers import load_sample, run_python, train
 
 from biencoder_ablate.data.corpus import limit_debates, make_disjoint
-from biencoder_ablate.data.index import build_table
+from biencoder_ablate.data.text_table import build_table
 from biencoder_ablate.evaluation.baselines import baselines_of_run, chance_metrics, corpus_baselines
 from biencoder_ablate.evaluation.candidates import build_task
 from biencoder_ablate.evaluation.lexical import bm25_similarities, count_words, tfidf_similarities

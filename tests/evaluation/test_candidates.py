@@ -8,7 +8,7 @@ from support.reference import Candidate, corpora, published_and_used
 
 from biencoder_ablate.audit import candidate_totals
 from biencoder_ablate.data.corpus import SPLITS, Pair, build_corpus
-from biencoder_ablate.data.index import build_table
+from biencoder_ablate.data.text_table import build_table
 from biencoder_ablate.evaluation.candidates import (
     TASKS,
     candidate_id,

@@ -11,7 +11,7 @@ from support import reference
 from support.reference import TASKS, ToyModel, in_both_roles, published_and_used
 
 from biencoder_ablate.data.corpus import SPLITS, Pair, build_corpus
-from biencoder_ablate.data.index import build_table
+from biencoder_ablate.data.text_table import build_table
 from biencoder_ablate.evaluation.candidates import build_task
 from biencoder_ablate.evaluation.protocols import (
     EPOCH_DEPTH,

@@ -36,7 +36,7 @@ from hypothesis import strategies as st
 from support.reference import in_both_roles
 
 from biencoder_ablate.data.corpus import Pair, build_corpus
-from biencoder_ablate.data.index import build_table
+from biencoder_ablate.data.text_table import build_table
 from biencoder_ablate.evaluation import distances, ranking
 from biencoder_ablate.evaluation.candidates import CandidateSet, as_candidates, build_task
 from biencoder_ablate.evaluation.distances import (

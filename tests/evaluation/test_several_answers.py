@@ -19,7 +19,7 @@ from support.reference import PLACES, TASKS, ToyModel, fold, in_both_roles, in_c
 from biencoder_ablate.audit import candidate_totals
 from biencoder_ablate.config.schema import Config, TrainingConfig
 from biencoder_ablate.data.corpus import SPLITS, Pair, build_corpus, make_disjoint
-from biencoder_ablate.data.index import build_table
+from biencoder_ablate.data.text_table import build_table
 from biencoder_ablate.evaluation import distances, metrics
 from biencoder_ablate.evaluation.baselines import chance_metrics
 from biencoder_ablate.evaluation.candidates import build_task

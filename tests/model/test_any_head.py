@@ -16,7 +16,7 @@ from torch import nn
 from biencoder_ablate.api import TrainedModel
 from biencoder_ablate.config import registry
 from biencoder_ablate.data.corpus import build_corpus
-from biencoder_ablate.data.index import build_table
+from biencoder_ablate.data.text_table import build_table
 from biencoder_ablate.encoder.texts import EncodeSettings
 from biencoder_ablate.evaluation.candidates import build_task
 from biencoder_ablate.evaluation.pair_scores import pair_scorer

@@ -11,7 +11,7 @@ from support import reference
 from support.helpers import load_sample
 from support.reference import TASKS, ToyModel, corpora
 
-from biencoder_ablate.data.index import build_table
+from biencoder_ablate.data.text_table import build_table
 from biencoder_ablate.evaluation.candidates import Qrels, build_task
 from biencoder_ablate.evaluation.protocols import SplitRankings, final_rankings, point_records, split_metrics
 from biencoder_ablate.evaluation.ranking import Ranking

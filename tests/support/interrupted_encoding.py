@@ -3,7 +3,7 @@
 import torch
 from support.helpers import load_sample
 
-from biencoder_ablate.data.index import build_table
+from biencoder_ablate.data.text_table import build_table
 from biencoder_ablate.encoder.features import features_of
 from biencoder_ablate.encoder.texts import EncodeSettings
 from biencoder_ablate.utils.console import RunLog

@@ -18,7 +18,7 @@ from biencoder_ablate.data.corpus import Corpus
 from biencoder_ablate.evaluation.candidates import TASKS
 from biencoder_ablate.runs.identity import identity, run_name
 from biencoder_ablate.runs.records import build_manifest
-from biencoder_ablate.utils.files import finite, yaml_string
+from biencoder_ablate.utils.files import replace_nonfinite, yaml_string
 from biencoder_ablate.utils.seeding import derive_seed
 
 HEADS = {
@@ -127,14 +127,14 @@ def write_run(
     records = [
         _record(epoch, epochs, top1, top1_clean, after_relu, float(rng.normal(0, 0.01))) for epoch in range(-1, epochs)
     ]
-    metrics = "".join(f"{json.dumps(finite(record))}\n" for record in records)
+    metrics = "".join(f"{json.dumps(replace_nonfinite(record))}\n" for record in records)
     (directory / "metrics.jsonl").write_text(metrics, "utf-8")
     figures = {
         "top1": top1, "top1_clean": top1_clean, "mrr": top1, "mrr_clean": top1_clean, "recall@10": 0.9,
         "num_points": len(points), "num_points_clean": int(clean.sum()),
         "tasks": {task: {"top1": min(1.0, top1 + 0.05 * (7 - k)), "mrr": top1} for k, task in enumerate(TASKS)},
     }  # fmt: skip
-    result = finite(
+    result = replace_nonfinite(
         {
             "status": "finished",
             "name": directory.name,

@@ -7,8 +7,8 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 import biencoder_ablate.cli.sweep
 import biencoder_ablate.training.experiment  # noqa: F401
-from biencoder_ablate.config.compose import parse_arguments, understood
+from biencoder_ablate.config.compose import compose_command, parse_arguments
 
 get_checkpoint_conversion_mapping("bert")
-with understood(parse_arguments(["model=tiny"])):
+with compose_command(parse_arguments(["model=tiny"])):
     pass

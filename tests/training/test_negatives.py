@@ -11,7 +11,7 @@ from scipy import stats
 from support.reference import ToyModel, allowed_negatives, corpora, fold
 
 from biencoder_ablate.data.corpus import DataError, Pair, build_corpus
-from biencoder_ablate.data.index import build_table
+from biencoder_ablate.data.text_table import build_table
 from biencoder_ablate.model.biencoder import Embeddings
 from biencoder_ablate.training.negatives import Mining, build_pool, draw_negatives, hard_share, mine_nearest
 

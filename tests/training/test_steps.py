@@ -10,7 +10,7 @@ from transformers import BertConfig, BertModel
 
 from biencoder_ablate.config.schema import Config, TrainingConfig
 from biencoder_ablate.data.corpus import Pair, build_corpus
-from biencoder_ablate.data.index import build_table
+from biencoder_ablate.data.text_table import build_table
 from biencoder_ablate.encoder.texts import CachedTexts
 from biencoder_ablate.model.biencoder import Architecture, BiEncoder
 from biencoder_ablate.training.loop import Pairs, TrainingContext, make_optimizer, rate_factor, train_step

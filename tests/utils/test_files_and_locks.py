@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from support.helpers import files_below, run_here, run_python
 
 from biencoder_ablate.runs.directory import RunBusy, RunDirectory, forget_old, locked, start_over
-from biencoder_ablate.utils.files import finite, read_json, whole_file, write_json, write_text, yaml_string
+from biencoder_ablate.utils.files import read_json, replace_nonfinite, whole_file, write_json, write_text, yaml_string
 
 # --- whole files ---
 
@@ -101,7 +101,7 @@ def test_json_has_null_for_what_is_not_a_number(tmp_path):
     assert "NaN" not in path.read_text() and "ö" in path.read_text("utf-8")
     assert json.loads(path.read_text("utf-8")) == {"a": None, "b": [1.5, None, {"c": None}], "d": [True, "ö", None, 3]}
     assert read_json(path) == json.loads(path.read_text("utf-8"))
-    assert finite({"a": 1.0}) == {"a": 1.0}
+    assert replace_nonfinite({"a": 1.0}) == {"a": 1.0}
 
 
 def test_json_that_is_missing_or_damaged_reads_as_none(tmp_path):

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from biencoder_ablate.config.schema import ConfigError
 from biencoder_ablate.utils.command import Terminated, raise_on_sigterm
-from biencoder_ablate.utils.files import explained
+from biencoder_ablate.utils.console import format_error
 from biencoder_ablate.version import __version__
 
 COMMANDS = {
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def _carry_out(argv: list[str]) -> int:
-    from biencoder_ablate.config.compose import check_hydra_query, is_hydra_query, parse_arguments, understood
+    from biencoder_ablate.config.compose import check_hydra_query, compose_command, is_hydra_query, parse_arguments
 
     try:
         arguments = parse_arguments(argv)
@@ -56,7 +56,7 @@ def _carry_out(argv: list[str]) -> int:
             check_hydra_query(arguments)
             return _ask_hydra(arguments)
         raise_on_sigterm()
-        with understood(arguments) as command:
+        with compose_command(arguments) as command:
             if command.multirun:
                 from biencoder_ablate.cli.sweep import run_sweep
 
@@ -112,7 +112,7 @@ def _run_one(command: Any) -> int:
 
 def _fail(error: BaseException) -> int:
     """One message, exit code 1."""
-    print(f"error: {explained(error)}", file=sys.stderr)
+    print(f"error: {format_error(error)}", file=sys.stderr)
     return 1
 
 

@@ -20,18 +20,17 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from biencoder_ablate.cli.launchers import failure_of, run_on_cluster
 from biencoder_ablate.cli.sweep_table import plan_text, progress_line, sweep_text, write_table
 from biencoder_ablate.config.compose import Command, to_config, without_hydra
-from biencoder_ablate.config.overrides import one_line
+from biencoder_ablate.config.overrides import format_hydra_error
 from biencoder_ablate.config.schema import Config, ConfigError
 from biencoder_ablate.runs.directory import RunDirectory
 from biencoder_ablate.runs.status import RunStatus, SweepDirectory, objective, sweep_directory
 from biencoder_ablate.utils.command import Terminated, raise_on_sigterm
-from biencoder_ablate.utils.console import terminal_width
-from biencoder_ablate.utils.files import explained
+from biencoder_ablate.utils.console import format_error, terminal_width
 
 
 def run_sweep(command: Command) -> int:
@@ -91,16 +90,16 @@ def _search(command: Command) -> int:
             hydra_context=sweep.context, task_function=launch_batch, config=config
         )
     except Exception as error:  # whatever the plugin's own settings lead to
-        raise ConfigError(f"{command.sweeper}: {one_line(error)}") from error
+        raise ConfigError(f"{command.sweeper}: {format_hydra_error(error)}") from error
     if not command.base.hydra.verbose:
         logging.getLogger("optuna").setLevel(logging.WARNING)  # it says of each trial what the table says
     print(f"sweep {directory.path.name}: {command.sweeper} chooses the runs\n")
     try:
-        sweeper.sweep(list(command.base.hydra.overrides.task))
+        sweeper.sweep(command.task_overrides())
     except (ConfigError, OSError):
         raise
     except Exception as error:  # one of its jobs', or its own
-        print(f"error: {command.sweeper} stopped: {one_line(error) or type(error).__name__}", file=sys.stderr)
+        print(f"error: {command.sweeper} stopped: {format_hydra_error(error) or type(error).__name__}", file=sys.stderr)
         sweep.stopped = True
     return sweep.close(best=True)
 
@@ -194,7 +193,7 @@ class _Sweep:
             outcomes = run_on_cluster(launcher, jobs, ended)
         else:
             failures = [failure_of(returned) for returned in launcher.launch(jobs, initial_job_idx=0)]
-            outcomes = [None if failure is None else explained(failure) for failure in failures]
+            outcomes = [None if failure is None else format_error(failure) for failure in failures]
         self._errors |= {name: error for name, error in zip(names, outcomes, strict=True) if error is not None}
 
     def _returned(self, name: str, job: list[str]) -> JobReturn:
@@ -235,7 +234,7 @@ def run_job(composed: DictConfig) -> float:
 
     hydra = HydraConfig.get()
     sweep = SweepDirectory(Path(hydra.sweep.dir))
-    overrides = [str(item) for item in hydra.overrides.task]
+    overrides = list(map(str, OmegaConf.to_container(hydra.overrides.task, resolve=False)))
     parallel = not hydra.launcher._target_.endswith("BasicLauncher")
     config = to_config(composed)
     if parallel:  # a process of its own, whose launcher may have taken SIGTERM for itself
@@ -247,7 +246,7 @@ def run_job(composed: DictConfig) -> float:
         if parallel:
             print(finished_line(outcome.directory, outcome.result))
     except Exception as error:
-        print(f"error: {' '.join(overrides)}: {explained(error)}", file=sys.stderr)
+        print(f"error: {' '.join(overrides)}: {format_error(error)}", file=sys.stderr)
         raise
     except Terminated:
         if not parallel:

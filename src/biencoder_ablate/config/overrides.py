@@ -1,10 +1,10 @@
-"""What a command line may not say, in one line each: the key, the value found, and what would do. Loads no torch."""
+"""Overrides that are refused, and Hydra's errors, in one line each: key, value, what would do. Loads no torch."""
 
 from __future__ import annotations
 
 import difflib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import Override
@@ -23,7 +23,7 @@ EXTRAS = {
 """What choices that other packages bring need: our extra, and the plugin in it."""
 
 _SEVERAL = ("tracker",)
-"""Groups of which several choices may be made at once, in a list: of the others the last would silently win."""
+"""Groups that take several choices at once, in a list; in others the last would silently win."""
 
 _ELSEWHERE = {
     "lr": ["training.learning_rate", "training.head_learning_rate"],
@@ -41,7 +41,7 @@ _OURS = {
     "output_subdir": (None, "what was asked is kept in the run's own .hydra; leave it out"),
     "job.chdir": (False, "the working directory stays as it is; give logs_dir=DIR to have runs elsewhere"),
 }
-"""Hydra's settings for what is this program's business: the only value that means anything here, and what would do."""
+"""Hydra's settings for what this program does itself: the only value that is accepted, and what to give instead."""
 
 
 def check_overrides(loader: ConfigLoader, overrides: list[Override]) -> None:
@@ -55,27 +55,36 @@ def check_overrides(loader: ConfigLoader, overrides: list[Override]) -> None:
         if override.is_delete() and not key.startswith("hydra/"):
             options = f"one of {', '.join(loader.get_group_options(key))}" if key in groups else "a value"
             raise ConfigError(f"{line}: {key} cannot be left out; give it {options} instead")
-        open_keys = ("head.options.", "loss.options.", "data.options.")
         if key in groups or (key.startswith("hydra/") and not override.is_delete()):
             _check_choice(loader, key, override)
         elif key.startswith("tracker."):
             _, name, option = f"{key}..".split(".")[:3]
             check_option(name, option, line)
-        elif key not in keys and not key.startswith(open_keys) and not any(name.startswith(f"{key}.") for name in keys):
+        elif not _is_key(key, keys):
+            # Ours of the same last word first, then what it is called elsewhere, then what looks alike.
             last = key.rpartition(".")[2]
-            near = [name for name in keys if name.rpartition(".")[2] == last] + _ELSEWHERE.get(last, [])
-            near = near or difflib.get_close_matches(key, [*keys, *groups], n=3, cutoff=0.5)
-            hint = f"did you mean {' or '.join(near)}?" if near else "see --cfg job for all keys"
+            similar = [name for name in keys if name.rpartition(".")[2] == last] + _ELSEWHERE.get(last, [])
+            similar = similar or difflib.get_close_matches(key, [*keys, *groups], n=3, cutoff=0.5)
+            hint = f"did you mean {' or '.join(similar)}?" if similar else "see --cfg job for all keys"
             raise ConfigError(f"{line}: there is no key {key}; {hint}")
 
 
+def _is_key(key: str, keys: Mapping[str, str]) -> bool:
+    """Whether the schema has this key, keys below it, or a mapping that takes any."""
+    is_open = key.startswith(("head.options.", "loss.options.", "data.options."))
+    return is_open or key in keys or any(name.startswith(f"{key}.") for name in keys)
+
+
 def _check_choice(loader: ConfigLoader, group: str, override: Override) -> None:
-    """One choice, several in a sweep, or several at once in a list. Raises ConfigError."""
-    several = override.is_sweep_override()
-    chosen = override.sweep_string_iterator() if several else [override.get_value_element_as_str()]
+    """Refuse what a group does not offer. Raises ConfigError."""
+    if override.is_sweep_override():
+        values = list(override.sweep_string_iterator())
+    else:
+        values = [override.get_value_element_as_str()]
     options = loader.get_group_options(group)
-    for value in chosen:
-        for choice in value[1:-1].split(",") if group in _SEVERAL and value.startswith("[") else [value]:
+    for value in values:
+        is_list = group in _SEVERAL and value.startswith("[")
+        for choice in value[1:-1].split(",") if is_list else [value]:
             check_extra(group, choice)
             if choice not in options:
                 raise ConfigError(f"{group}={choice}: must be one of {', '.join(options)}")
@@ -83,12 +92,14 @@ def _check_choice(loader: ConfigLoader, group: str, override: Override) -> None:
 
 def check_extra(group: str, choice: str) -> None:
     """Refuse a choice whose package is not there, naming our extra. Raises ConfigError."""
-    extra, plugin = EXTRAS.get((group, choice), ("", ""))
+    if (group, choice) not in EXTRAS:
+        return
+    extra, plugin = EXTRAS[group, choice]
     try:
-        found = not extra or importlib.util.find_spec(f"hydra_plugins.{plugin}") is not None
-    except ModuleNotFoundError:  # no plugin at all
-        found = False
-    if not found:
+        is_installed = importlib.util.find_spec(f"hydra_plugins.{plugin}") is not None
+    except ModuleNotFoundError:  # no plugin of Hydra's at all
+        is_installed = False
+    if not is_installed:
         raise ConfigError(f"{group}={choice}: needs the extra {extra}: pip install 'biencoder-ablate[{extra}]'")
 
 
@@ -100,31 +111,32 @@ def check_hydra(base: DictConfig) -> None:
             raise ConfigError(f"hydra.{key}={value}: {remedy}")
 
 
-def explained(error: BaseException, overrides: Sequence[str]) -> ConfigError:
+def explain_hydra_error(error: BaseException, overrides: Sequence[str]) -> ConfigError:
     """One line from Hydra's or OmegaConf's error: the key, the value, and what the schema says is valid."""
     unresolved = next((line for line in overrides if "${" in line), None)
     if isinstance(error, InterpolationResolutionError) and unresolved is not None:
         return ConfigError(f"{unresolved}: {str(error).splitlines()[0]}; must be a value, or ${{…}} that names one")
+
+    # Hydra wraps OmegaConf's errors in its own; the one inside knows which key it is about.
     cause: BaseException | None = error
-    while cause is not None:
-        key = getattr(cause, "full_key", None)
-        if key:
-            break
+    while cause is not None and not getattr(cause, "full_key", None):
         cause = cause.__cause__ or cause.__context__
-    if cause is not None:
-        valid = dict(schema_keys()).get(str(key))
-        asked = next((line for line in overrides if line.lstrip("+~").startswith(f"{key}=")), None)
-        if valid is not None:
-            return ConfigError(f"{asked or key}: must be {valid}")
-        if str(key).startswith("tracker."):
-            name = str(key).split(".")[1]
-            asked = next((line for line in overrides if line.startswith(f"tracker.{name}")), f"tracker.{name}")
-            return ConfigError(f"{asked}: that tracker is not chosen; choose it with tracker={name}")
-        return ConfigError(f"{asked or key}: {str(cause).splitlines()[0]}; see --cfg job for all keys")
-    return ConfigError(one_line(error))
+    if cause is None:
+        return ConfigError(format_hydra_error(error))
+
+    key = str(getattr(cause, "full_key", ""))
+    if key.startswith("tracker."):
+        name = key.split(".")[1]
+        line = next((line for line in overrides if line.startswith(f"tracker.{name}")), f"tracker.{name}")
+        return ConfigError(f"{line}: that tracker is not chosen; choose it with tracker={name}")
+    line = next((line for line in overrides if line.lstrip("+~").startswith(f"{key}=")), key)
+    valid = dict(schema_keys()).get(key)
+    if valid is not None:
+        return ConfigError(f"{line}: must be {valid}")
+    return ConfigError(f"{line}: {str(cause).splitlines()[0]}; see --cfg job for all keys")
 
 
-def one_line(error: BaseException) -> str:
-    """The first lines of what Hydra says, as one, without the lists that follow."""
+def format_hydra_error(error: BaseException) -> str:
+    """What Hydra or a plugin of it says, in one line, without the lists that follow."""
     message = str(error).partition("Config search path:")[0].partition("\nfull_key:")[0]
     return " ".join(line.strip() for line in message.splitlines() if line.strip())

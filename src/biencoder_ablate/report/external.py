@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from biencoder_ablate.data.tabular import list_columns, read_table
 from biencoder_ablate.report.read import FINISHED, Collection, Metric, Outcomes, Protocol, Run
 
 COLUMNS = ("system", "seed", "query", "value", "group", "baseline")
@@ -35,51 +36,46 @@ def read_csv(paths: Sequence[Path], measure: str = "value") -> Collection:
     groups: dict[str, str] = {}
     factors: dict[str, dict[str, str]] = {}
     baselines: set[str] = set()
+    notes: list[str] = []
     for path in paths:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            table = csv.DictReader(file)
-            columns = list(table.fieldnames or ())
-            named = [name for name in columns if name not in COLUMNS]
-            lacking = [name for name in ("seed", "query", "value") if name not in columns]
-            if lacking or not (named or "system" in columns):
-                raise ValueError(
-                    f"{path}: no column {', '.join(lacking) or 'system'}; its first line must name the columns; found "
-                    f"{', '.join(columns) or 'none'}; must have system (or factors), seed, query, value, may have "
-                    "group, baseline and factors"
-                )
-            for row in table:
-                here = f"{path}, line {table.line_num}"
-                if None in row or None in row.values():
-                    raise ValueError(f"{here}: more or fewer cells than columns; quote those that hold commas")
-                told = {name: row[name].strip() for name in named}
-                system = (row.get("system") or "").strip() or " ".join(f"{name}={told[name]}" for name in named)
-                query, seed = row["query"].strip(), row["seed"].strip()
-                try:
-                    value = float(row["value"])
-                except ValueError:
-                    value = math.nan
-                if not math.isfinite(value):
-                    raise ValueError(f"{here}: value={row['value']}; must be a number")
-                if seed and not seed.isdigit():
-                    raise ValueError(
-                        f"{here}: seed={seed}; must be a whole number, or empty for a system without seeds"
-                    )
-                if query in values[system, seed]:
-                    raise ValueError(f"{here}: query {query} again for system {system}, seed {seed or 'none'}")
-                group = (row.get("group") or query).strip()
-                if groups.setdefault(query, group) != group:
-                    raise ValueError(f"{here}: query {query} is of group {group} here and of {groups[query]} above")
-                if factors.setdefault(system, told) != told:
-                    raise ValueError(
-                        f"{here}: system {system} has other factors than above; a factor belongs to a system"
-                    )
-                values[system, seed][query] = value
-                if (row.get("baseline") or "").strip().lower() in YES:
-                    baselines.add(system)
+        table = read_table(str(path), ".csv", path.read_bytes())
+        named = [name for name in table.columns if name not in COLUMNS]
+        lacking = [name for name in ("seed", "query", "value") if name not in table.columns]
+        if lacking or not (named or "system" in table.columns):
+            raise ValueError(
+                f"{path}: no column {', '.join(lacking) or 'system'}; its first line must name the columns; found "
+                f"{list_columns([*table.columns.values()])}; must have system (or factors), seed, query, value, may "
+                "have group, baseline and factors"
+            )
+        notes += table.notes
+        for line, row in table.rows:
+            here = f"{path}, line {line}"
+            told = {table.columns[name]: row[name].strip() for name in named}
+            system = (row.get("system") or "").strip() or " ".join(f"{name}={level}" for name, level in told.items())
+            query, seed = row["query"].strip(), row["seed"].strip()
+            try:
+                value = float(row["value"])
+            except ValueError:
+                value = math.nan
+            if not math.isfinite(value):
+                raise ValueError(f"{here}: value={row['value']}; must be a number")
+            if seed and not seed.isdigit():
+                raise ValueError(f"{here}: seed={seed}; must be a whole number, or empty for a system without seeds")
+            if query in values[system, seed]:
+                raise ValueError(f"{here}: query {query} again for system {system}, seed {seed or 'none'}")
+            group = (row.get("group") or query).strip()
+            if groups.setdefault(query, group) != group:
+                raise ValueError(f"{here}: query {query} is of group {group} here and of {groups[query]} above")
+            if factors.setdefault(system, told) != told:
+                raise ValueError(f"{here}: system {system} has other factors than above; a factor belongs to a system")
+            values[system, seed][query] = value
+            if (row.get("baseline") or "").strip().lower() in YES:
+                baselines.add(system)
     if len(baselines) > 1:
         raise ValueError(f"{paths[0]}: baseline is yes for {', '.join(sorted(baselines))}; one system can be it")
     place = Path(" + ".join(path.name for path in paths))
-    return _collection(place, values, groups, factors, next(iter(baselines), None), measure)
+    collection = _collection(place, values, groups, factors, next(iter(baselines), None), measure)
+    return replace(collection, notes=(*collection.notes, *notes))
 
 
 def read_trec(place: Path, qrels: Path, metric: Metric, groups: Path | None = None) -> Collection:

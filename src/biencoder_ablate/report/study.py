@@ -18,7 +18,7 @@ import numpy as np
 from biencoder_ablate.report.comparisons import HEADS, Group, pool
 from biencoder_ablate.report.read import FINISHED, NOTHING, WITHOUT, Protocol, Run
 from biencoder_ablate.report.statistics import FloatArray
-from biencoder_ablate.utils.files import flat
+from biencoder_ablate.utils.files import flatten
 
 # What is no axis of its own: the first name corpora, versions and seeds; the others make one axis each.
 _NOT_AXES = (
@@ -214,7 +214,7 @@ def _settings(runs: Sequence[Run]) -> dict[str, list[Level]]:
     if all("head" in run.identity for run in runs):  # not those of another program
         settings["head"] = _head_levels([run.identity["head"] for run in runs])
         settings["negatives"] = _negatives_levels([run.identity for run in runs])
-    by_run = [flat(run.identity) for run in runs]
+    by_run = [flatten(run.identity) for run in runs]
     keys = [key for key in dict.fromkeys(key for values in by_run for key in values) if key not in _NOT_AXES]
     first = ["fusion", "fusion.name", "model.fingerprint"]
     for key in sorted(keys, key=lambda key: first.index(key) if key in first else len(first)):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from biencoder_ablate.utils.console import format_number, text_table
-from biencoder_ablate.utils.files import finite, write_text
+from biencoder_ablate.utils.files import replace_nonfinite, write_text
 from biencoder_ablate.version import __version__
 
 Record = dict[str, Any]
@@ -24,7 +24,7 @@ _CLEAN = (4, 6)
 
 def write_metrics(directory: Path, records: Sequence[Record]) -> None:
     """Write metrics.jsonl (from epoch −1) and top1.csv (from epoch 0), each whole."""
-    lines = [json.dumps(finite(record), allow_nan=False) for record in records]
+    lines = [json.dumps(replace_nonfinite(record), allow_nan=False) for record in records]
     write_text(directory / "metrics.jsonl", "".join(f"{line}\n" for line in lines))
     rows = ["epoch,train,val,test"]
     rows += [

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from biencoder_ablate.config import ConfigError
-from biencoder_ablate.utils.files import flat, write_text
+from biencoder_ablate.utils.files import flatten, write_text
 
 Values = Mapping[str, float]
 Steps = Sequence[tuple[int, Values]]
@@ -142,7 +142,7 @@ class TensorBoard(Tracker):
                 old.unlink()
         self.writer = SummaryWriter(folder)
         if not run.resumed:
-            lines = (f"    {key}: {value}" for key, value in flat(run.config).items())
+            lines = (f"    {key}: {value}" for key, value in flatten(run.config).items())
             self.writer.add_text("config", "\n".join(lines), run.step)
 
     def epoch(self, step: int, record: Values, steps: Steps) -> None:
@@ -234,7 +234,7 @@ class Mlflow(Tracker):
         assert experiment is not None
         self.run_id = self.client.create_run(experiment.experiment_id, run_name=run.name).info.run_id
         write_text(known, self.run_id)
-        params = [Param(key, str(value)) for key, value in flat(run.config).items()]
+        params = [Param(key, str(value)) for key, value in flatten(run.config).items()]
         self.client.log_batch(self.run_id, params=params[:100])
 
     def epoch(self, step: int, record: Values, steps: Steps) -> None:

@@ -49,9 +49,9 @@ from biencoder_ablate.training.checkpoint import (
 )
 from biencoder_ablate.training.loop import check_trained, embed, make_optimizer, measure_all, scorer_of, train_epoch
 from biencoder_ablate.training.plan import Components, RunPlan, build_components, make_plan
-from biencoder_ablate.utils.console import RunLog
+from biencoder_ablate.utils.console import RunLog, format_error
 from biencoder_ablate.utils.distributed import World, process_group, world_from_environment
-from biencoder_ablate.utils.files import explained, read_json, remove_parts, write_json, write_text, yaml_string
+from biencoder_ablate.utils.files import read_json, remove_parts, write_json, write_text, yaml_string
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def _note_failure(run: RunDirectory, log: RunLog, error: Exception) -> None:
     """Say in the run's own files why it failed, as far as the disk, which may be what failed, takes it."""
     with contextlib.suppress(OSError):
         log.note(traceback.format_exc())
-    why = explained(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+    why = format_error(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
     with contextlib.suppress(OSError):
         write_json(run.result, {"status": "failed", "name": run.name, "error": why})
 

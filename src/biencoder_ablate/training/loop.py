@@ -17,7 +17,7 @@ import torch
 
 from biencoder_ablate.config.schema import Config, TrainingConfig
 from biencoder_ablate.data.corpus import SPLITS
-from biencoder_ablate.data.index import SplitArrays, TextTable
+from biencoder_ablate.data.text_table import SplitArrays, TextTable
 from biencoder_ablate.encoder.device import TRAINING_FACTOR, release_memory
 from biencoder_ablate.encoder.texts import Hidden, PromptedTexts, TextSource
 from biencoder_ablate.encoder.tokens import to_device

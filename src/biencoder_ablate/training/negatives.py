@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from biencoder_ablate.data.corpus import DataError
-from biencoder_ablate.data.index import SplitArrays, answers_of
+from biencoder_ablate.data.text_table import SplitArrays, answers_of
 from biencoder_ablate.evaluation.distances import block_size, distances_to, exclude, first_k, make_targets, smallest
 from biencoder_ablate.model.biencoder import Embeddings
 from biencoder_ablate.utils.seeding import generator

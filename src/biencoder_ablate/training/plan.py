@@ -14,8 +14,8 @@ import torch
 from biencoder_ablate.config import Config, ConfigError, DataConfig, registry
 from biencoder_ablate.config.schema import cache_directory, keywords
 from biencoder_ablate.data.corpus import Corpus
-from biencoder_ablate.data.index import TextTable, build_table, points_of
 from biencoder_ablate.data.readers import load_corpus
+from biencoder_ablate.data.text_table import TextTable, build_table, points_of
 from biencoder_ablate.encoder.device import (
     choose_device,
     choose_precision,

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
+from biencoder_ablate.utils.console import printable
+
 
 def raise_usage_errors(parser: argparse.ArgumentParser, error: type[ValueError] = ValueError) -> None:
     """Have a parser raise `error` where argparse would print its usage and exit with 2."""
@@ -24,12 +26,14 @@ def raise_usage_errors(parser: argparse.ArgumentParser, error: type[ValueError] 
 def run_command(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None, action: Callable[[argparse.Namespace], None]
 ) -> int:
-    """Parse and carry out; returns the exit code: 1 with one message for a mistake, 130 after Ctrl-C."""
+    """Parse, and run `action`; returns the exit code: 1 with one message for a mistake, 130 after Ctrl-C."""
     raise_usage_errors(parser)
     try:
         action(parser.parse_intermixed_args(argv))
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        # What a damaged file holds must not steer the terminal.
+        message = printable(str(error), keep="\n")
+        print(f"error: {message}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

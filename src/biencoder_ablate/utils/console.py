@@ -1,9 +1,11 @@
-"""Text for people: aligned tables, figures, durations."""
+"""Text for people: aligned tables, numbers, durations, errors, a run's log and progress bars."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
+import math
 import re
 import shutil
 import sys
@@ -13,10 +15,23 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from biencoder_ablate.utils.files import naming
+from biencoder_ablate.utils.files import with_path
 
+_FULL_DISK = "make room there, or choose another logs_dir or cache_dir"
+_FORBIDDEN = "make it readable and writable, or choose another logs_dir or cache_dir"
+_GONE = "see that its directory is there (moved, deleted, unmounted?)"
+_IN_THE_WAY = "a file is in the way; move it, or choose another logs_dir or cache_dir"
+_REMEDIES = (
+    dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _FULL_DISK)
+    | dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), _FORBIDDEN)
+    | dict.fromkeys((errno.ENOENT, errno.ESTALE, errno.EIO, errno.ENOTCONN, errno.ENODEV), _GONE)
+    | dict.fromkeys((errno.ENOTDIR, errno.EEXIST), _IN_THE_WAY)
+)
+"""What a person can do about an OSError, by its number."""
 _NARROWEST = 16
-"""So wide at least a folded column stays."""
+"""A folded column stays at least so wide."""
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that steer a terminal, break a line, turn the direction of writing, or cannot be encoded."""
 
 
 def text_table(
@@ -31,41 +46,45 @@ def text_table(
     A table wider than `width` has the widest of its left columns folded, each cell over as many lines as it needs.
     `least`: the widths that the first columns have at least, for tables that are printed a row at a time.
     """
-    everything = [list(columns), *map(list, rows)]
-    widths = [max(map(len, cells)) for cells in zip(*everything, strict=True)]
-    widths = [max(pair) for pair in zip(widths, [*least, *widths[len(least) :]], strict=True)]
-    excess = sum(widths) + 2 * (len(widths) - 1) - (width or sys.maxsize)
+    table = [[printable(cell) for cell in row] for row in (columns, *rows)]
+    widths = [max(map(len, cells)) for cells in zip(*table, strict=True)]
+    for place, minimum in enumerate(least):
+        widths[place] = max(widths[place], minimum)
+
+    gaps = 2 * (len(widths) - 1)
+    excess = 0 if width is None else sum(widths) + gaps - width
     if excess > 0:
         widest = max(range(left), key=widths.__getitem__)
         widths[widest] = max(_NARROWEST, widths[widest] - excess)
-        folded = []
-        for row in everything:
-            first, *more = _fold(row[widest], widths[widest])
-            folded.append([*row[:widest], first, *row[widest + 1 :]])
-            folded += [[part if place == widest else "" for place in range(len(row))] for part in more]
-        everything = folded
+        table = [line for row in table for line in _fold_row(row, widest, widths[widest])]
+
     lines = []
-    for row in everything:
-        cells = [
-            cell.ljust(width) if place < left else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
+    for row in table:
+        cells = [cell.ljust(size) for cell, size in zip(row[:left], widths[:left], strict=True)]
+        cells += [cell.rjust(size) for cell, size in zip(row[left:], widths[left:], strict=True)]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
 
 
-def _fold(cell: str, width: int) -> list[str]:
-    """A cell in lines of at most `width`, broken at spaces, inside long words after a mark if there is one; the later
-    lines indented."""
+def _fold_row(row: list[str], place: int, width: int) -> list[list[str]]:
+    """A row as several, with the cell at `place` in lines of at most `width`.
+
+    It is broken at spaces, and inside long words after a mark if there is one; the later lines are indented.
+    """
     pieces = []
-    for word in re.findall(r"[^ ]* ?", cell):
+    for word in re.findall(r"[^ ]* ?", row[place]):
         pieces += [word] if len(word) <= width - 1 else re.findall(rf"[^_/=,]{{1,{width - 3}}}[_/=,]?|[_/=,]", word)
     lines = [""]
     for piece in pieces:
         if len(lines[-1]) + len(piece.rstrip()) > width:
             lines.append("  ")
         lines[-1] += piece
-    return [line.rstrip() for line in lines]
+
+    folded = [[""] * len(row) for _ in lines]
+    folded[0] = list(row)
+    for cells, line in zip(folded, lines, strict=True):
+        cells[place] = line.rstrip()
+    return folded
 
 
 def terminal_width() -> int | None:
@@ -75,12 +94,29 @@ def terminal_width() -> int | None:
 
 def format_number(value: object, digits: int = 4) -> str:
     """A number with so many decimals; nothing where there is none, or none that is finite."""
-    return f"{value:.{digits}f}" if isinstance(value, int | float) and value - value == 0 else ""
+    return f"{value:.{digits}f}" if isinstance(value, int | float) and math.isfinite(value) else ""
 
 
-def first_line(error: Exception) -> str:
-    """What a library's error says first, which may be long; its type where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+def printable(text: str, keep: str = "") -> str:
+    """A text with control characters escaped, as in \\x1b, but for those to `keep`: others could write anything."""
+    return _CONTROL.sub(lambda match: match[0] if match[0] in keep else ascii(match[0])[1:-1], text)
+
+
+def format_error(error: BaseException, brief: bool = False) -> str:
+    """One line for a person; of an OSError which file, what happened to it, and what would do.
+
+    `brief` keeps the first line alone, and 200 characters of it: for a library's error, which may go on for long. An
+    error that says nothing is named by its type.
+    """
+    lines = [printable(line.strip()) for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    if brief:
+        return lines[0][:200]
+    if isinstance(error, OSError) and error.filename is not None:
+        problem = error.strerror or str(error)
+        remedy = _FULL_DISK if "written" in problem else _REMEDIES.get(error.errno or 0)
+        if remedy is not None:
+            return f"{printable(str(error.filename))}: {problem}; {remedy}; then the same command goes on"
+    return " ".join(lines)
 
 
 def show_seconds(seconds: float) -> str:
@@ -128,7 +164,7 @@ class RunLog:
             with self.path.open("a", encoding="utf-8") as file:
                 file.writelines(f"{stamp}  {line}\n" for line in text.splitlines() or [""])
         except OSError as error:
-            raise naming(error, self.path) from error
+            raise with_path(error, self.path) from error
 
 
 def progress_bar(description: str, total: int, unit: str, quiet: bool) -> tqdm:

@@ -42,7 +42,7 @@ def whole_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
                 os.unlink(name)
         cause = _underlying(error)
         if isinstance(cause, OSError):
-            raise naming(cause, path) from error
+            raise with_path(cause, path) from error
         if cause is error:
             raise
         raise cause from error
@@ -69,7 +69,7 @@ def whole_directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
         cause = _underlying(error)
         if isinstance(cause, OSError) and cause.filename is None:
-            raise naming(cause, path) from error
+            raise with_path(cause, path) from error
         raise
 
 
@@ -84,27 +84,9 @@ def _underlying(error: BaseException) -> BaseException:
     return cause if isinstance(cause, OSError) or not isinstance(cause, Exception) else error
 
 
-def naming(error: OSError, path: Path) -> OSError:
-    """The same error, naming the file a person knows it by."""
+def with_path(error: OSError, path: Path) -> OSError:
+    """The same error, naming the file by the path that a person knows it by."""
     return OSError(error.errno or errno.EIO, error.strerror or str(error), str(path))
-
-
-def explained(error: BaseException) -> str:
-    """One line for a person: of an OSError which file, what happened to it, and what would do."""
-    if not isinstance(error, OSError):
-        return str(error)
-    what, remedy = error.strerror or str(error), ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "written" in what:
-        remedy = "make room there, or choose another logs_dir or cache_dir"
-    elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        remedy = "make it readable and writable, or choose another logs_dir or cache_dir"
-    elif error.errno in (errno.ENOENT, errno.ESTALE, errno.EIO, errno.ENOTCONN, errno.ENODEV):
-        remedy = "see that its directory is there (moved, deleted, unmounted?)"
-    elif error.errno in (errno.ENOTDIR, errno.EEXIST):
-        remedy = "a file is in the way; move it, or choose another logs_dir or cache_dir"
-    if error.filename is None or not remedy:
-        return str(error)
-    return f"{error.filename}: {what}; {remedy}; then the same command goes on"
 
 
 def give_usual_rights(path: Path) -> None:
@@ -143,7 +125,7 @@ def read_json(path: Path) -> Any | None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON-like value, indented, whole or not at all. Non-finite numbers become null."""
-    write_text(path, json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json.dumps(replace_nonfinite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def yaml_string(text: str) -> str:
@@ -152,20 +134,23 @@ def yaml_string(text: str) -> str:
     return re.sub("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff]", lambda found: f"\\u{ord(found[0]):04x}", literal)
 
 
-def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings by their dotted keys, as on the command line."""
     values: dict[str, Any] = {}
     for key, value in nested.items():
-        values |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        if isinstance(value, Mapping):
+            values |= flatten(value, f"{prefix}{key}.")
+        else:
+            values[f"{prefix}{key}"] = value
     return values
 
 
-def finite(value: Any) -> Any:
-    """The value with every NaN and infinity as None, since JSON has neither."""
+def replace_nonfinite(value: Any) -> Any:
+    """The value with every NaN and infinity, at any depth, replaced by None: JSON has neither."""
     if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
+        return {key: replace_nonfinite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
+        return [replace_nonfinite(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

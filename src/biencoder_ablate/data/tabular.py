@@ -1,0 +1,201 @@
+"""Tables as people save them, csv, tsv and jsonl: one reader for all commands, which refuses what is damaged.
+
+Texts are UTF-8, with or without a byte order mark. Every row has a cell for each column; a row of empty cells is left
+out and counted. Whatever cannot be read so is refused with a DataError of one line that names the line of the file.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from biencoder_ablate.data.corpus import DataError
+from biencoder_ablate.utils.console import printable
+
+SUFFIXES = (".csv", ".tsv", ".jsonl")
+MAX_CELL_CHARACTERS = 2**24
+"""Longer cells are refused: a quotation mark that nothing closes would otherwise swallow the rest of the file."""
+
+Row = tuple[int, list[str]]
+"""The line of the file on which a row begins, and its cells."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of a file that hold something, each with the line on which it begins.
+
+    `columns` are the columns in order: trimmed and in lower case, as rows have them, to how the file spells them. A
+    value is a text in a csv or tsv; in a jsonl it is whatever JSON holds (see `cell_text`). `notes` say what was left
+    out, and what looks as if more were missing.
+    """
+
+    columns: dict[str, str]
+    rows: list[tuple[int, dict[str, Any]]]
+    notes: tuple[str, ...]
+
+
+def read_table(where: str, suffix: str, content: bytes, required: Sequence[str] = ()) -> Table:
+    """The table in a file's `content`, by its suffix; `where` names the file in messages.
+
+    Raises DataError for a csv or tsv without one of the `required` columns, for a column named twice, for a row with
+    more or fewer cells than columns, and for damaged quotation marks, JSON or UTF-8.
+    """
+    text = decode_text(where, content)
+    if suffix == ".jsonl":
+        columns, rows, num_blank = _parse_json_lines(where, text, required)
+    else:
+        columns, rows, num_blank = _parse_delimited(where, suffix, text, required)
+
+    notes = []
+    if num_blank:
+        notes.append(f"{where}: {num_blank} blank row{'s are' if num_blank > 1 else ' is'} left out")
+    if columns.pop("", None) is not None:
+        notes.append(f"{where}: a column without a name is left out")
+    if rows and not text.endswith(("\n", "\r")):
+        notes.append(f"{where}: the last line has no line end; if the file was cut short, its last text is as well")
+    return Table(columns, rows, tuple(notes))
+
+
+def decode_text(where: str, content: bytes) -> str:
+    """UTF-8 as text, without a byte order mark. Raises DataError naming the first byte that is none."""
+    try:
+        return content.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
+
+
+def cell_text(where: str, column: str, value: object) -> str:
+    """What a cell says, without blanks at its ends; `where` names its line. Raises DataError where it is no text."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise DataError(f"{where}: {column} is {value!r:.60}; must be text")
+    if any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise DataError(f"{where}: {column} holds half a surrogate pair; must be UTF-8 text")
+    return value.strip()
+
+
+def list_columns(columns: Sequence[str]) -> str:
+    """Columns' names for a message, which a file without a header could make long."""
+    names = [printable(name if len(name) <= 40 else f"{name[:39]}…") for name in columns]
+    more = [f"{len(names) - 20} more"] if len(names) > 20 else []
+    return ", ".join(names[:20] + more) or "none"
+
+
+def _parse_delimited(
+    where: str, suffix: str, text: str, required: Sequence[str]
+) -> tuple[dict[str, str], list[tuple[int, dict[str, Any]]], int]:
+    """Columns, rows and the number of blank rows of a csv or tsv."""
+    rows = _split_quoted(where, text, ",") if suffix == ".csv" else _split_tabs(where, text)
+    filled = [(line, cells) for line, cells in rows if any(cell.strip() for cell in cells)]
+    header = filled[0][1] if filled else []
+
+    columns = {name.strip().casefold(): name.strip() for name in header}
+    for column in required:
+        if column not in columns:
+            hint = " (is the separator ;? save with commas)" if len(header) == 1 and ";" in header[0] else ""
+            raise DataError(f"{where}: no column {column}; found {list_columns(header)}{hint}")
+    names = [name.strip().casefold() for name in header]
+    _check_names(where, names, "columns")
+
+    separators = "commas" if suffix == ".csv" else "tabs"
+    values = []
+    for line, cells in filled[1:]:
+        if len(cells) > len(names):
+            raise DataError(f"{where}, line {line}: more fields than columns; quote texts that hold {separators}")
+        if len(cells) < len(names):
+            raise DataError(
+                f"{where}, line {line}: {len(cells)} fields for {len(names)} columns; keep the {separators} around "
+                "empty ones; is the file cut short?"
+            )
+        row = dict(zip(names, cells, strict=True))
+        row.pop("", None)
+        values.append((line, row))
+    return columns, values, len(rows) - len(filled)
+
+
+def _split_quoted(where: str, text: str, separator: str) -> list[Row]:
+    """Rows whose cells may be quoted, to hold separators and line ends. Raises DataError for quotes that do not fit."""
+    # The strict reader refuses what follows a closing quotation mark, and a quotation mark that nothing closes.
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    rows: list[Row] = []
+    usual_limit = csv.field_size_limit(MAX_CELL_CHARACTERS)
+    line = 1
+    try:
+        while (cells := next(reader, None)) is not None:
+            rows.append((line, cells))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        remedy = "double the quotation marks inside a quoted text, and close it; is the file cut short?"
+        raise DataError(f"{where}, line {line}: {printable(str(error))}; {remedy}") from error
+    finally:
+        csv.field_size_limit(usual_limit)
+    return rows
+
+
+def _split_tabs(where: str, text: str) -> list[Row]:
+    """Rows of a tsv, which most programs write without quoting, and some with.
+
+    Where each line by itself has all its cells, a quoted text of several lines is in truth several rows, of which one
+    begins with a quotation mark and another ends with one: then quotation marks are letters like others.
+    """
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
+    plain = [(number, line.split("\t")) for number, line in enumerate(lines, start=1)]
+    try:
+        quoted = _split_quoted(where, text, "\t")
+    except DataError:
+        # Not the quoting of a csv. Only a file that quotes whole cells and ends inside its last line was cut short.
+        is_quoting = any(len(cell) > 1 and cell[0] == cell[-1] == '"' for _, row in plain for cell in row)
+        if is_quoting and plain[-1][1][-1].startswith('"') and not text.endswith(("\n", "\r")):
+            raise
+        return plain
+    widths = {len(cells) for _, cells in plain if any(cells)}
+    runs_together = len(widths) == 1 and len(quoted) < len(plain)
+    return plain if runs_together else quoted
+
+
+def _parse_json_lines(
+    where: str, text: str, required: Sequence[str]
+) -> tuple[dict[str, str], list[tuple[int, dict[str, Any]]], int]:
+    """Columns in order of first appearance, rows and the number of blank lines of a file of JSON objects."""
+    lines = text.removesuffix("\n").split("\n") if text else []
+    columns: dict[str, str] = {}
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        here = f"{where}, line {number}"
+        row = parse_json(here, line)
+        if not isinstance(row, dict):
+            raise DataError(f"{here}: must be a JSON object with {' and '.join(required) or 'named texts'}")
+        names = [name.strip().casefold() for name in row]
+        _check_names(here, names, "keys")
+        columns |= {name: columns.get(name, key.strip()) for name, key in zip(names, row, strict=True)}
+        rows.append((number, dict(zip(names, row.values(), strict=True))))
+    return columns, rows, len(lines) - len(rows)
+
+
+def parse_json(where: str, line: str) -> Any:
+    """The JSON in a line. Raises DataError, also where an object has a key twice: JSON would take the last."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        _check_names(where, [name for name, _ in pairs], "keys")
+        return dict(pairs)
+
+    try:
+        return json.loads(line, object_pairs_hook=unique)
+    except DataError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not JSON ({printable(str(error))})") from error
+
+
+def _check_names(where: str, names: Sequence[str], kind: str) -> None:
+    """Refuse names that are there twice, of which the last would win; columns without a name are left out anyway."""
+    repeated = [name for name in names if name and names.count(name) > 1]
+    if repeated:
+        raise DataError(f"{where}: two {kind} are called {printable(repeated[0])}; keep one of them")
