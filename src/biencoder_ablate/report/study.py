@@ -88,11 +88,17 @@ class Cell:
         for run in self.runs.values():
             row = run.outcomes.correct[protocol]
             scores.append(row[~np.isnan(row)])
-        return Group(
-            self.name,
-            tuple(self.runs),
-            np.array(scores),
-        )  # (S, N)
+        return Group(self.name, tuple(self.runs), np.array(scores))  # (S, N)
+
+    @property
+    def missing_queries(self) -> str:
+        """How many of the queries another program's runs lack, in words; nothing where they have all."""
+        measured = [run.outcomes for run in self.runs.values()]
+        counts = {outcomes.num_missing for outcomes in measured}
+        if counts == {0}:
+            return ""
+        most = f"{'up to ' if len(counts) > 1 else ''}{max(counts)}"
+        return f"{most} of {len(measured[0].ids)} queries missing, counted as 0"
 
 
 @dataclass(frozen=True, eq=False)
