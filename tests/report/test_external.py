@@ -168,6 +168,16 @@ def test_one_seed_is_tested_over_groups_and_what_it_cannot_show_is_said(tmp_path
         ("system,seed,query,value\na,0,q,1\na,0,q,1\n", "line 3: query q again"),
         ("system,seed,query,value\na,0,q,1\nb,0,r,1\n", "has no value of 1 queries, r"),
         ("system,seed,query,value,baseline\na,0,q,1,yes\nb,0,q,1,yes\n", "baseline is yes for a, b"),
+        (
+            "system,seed,query,value,baseline\na,0,q,1,\nb,0,q,1,bm25\n",
+            "line 3: baseline=bm25; must be 1, true, yes or",
+        ),
+        ("system,seed,query,value\na,7,q,1\na,07,q,0\n", "line 3: query q again for system a, seed 7"),
+        ("system,seed,query,value\na,0,q,1\na,0.0,q,0\n", "line 3: query q again for system a, seed 0"),
+        ("system,seed,query,value\na,²,q,1\n", "line 2: seed=²; must be a whole number"),
+        ("system,seed,query,value\na,0,q,1\na,,q,0\n", "system a has runs with and without seeds ("),
+        ("system,seed,query,value\na,0,q,1e308\n", "line 2: value=1e308; must be a number"),
+        ("system,seed,query,value,size\na,0,q,1,2\na,1,q,1,3\n", "line 3: system a has other factors than above, size"),
     ],
 )
 def test_a_table_that_will_not_do_is_refused_in_one_line(tmp_path, text, message):
@@ -175,6 +185,156 @@ def test_a_table_that_will_not_do_is_refused_in_one_line(tmp_path, text, message
     with pytest.raises(ValueError, match=r"r\.csv") as refused:
         read_csv([tmp_path / "r.csv"])
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize("word", ["1", "1.0", "true", "Y", "t"])
+def test_the_baseline_may_be_marked_as_people_and_pandas_do(tmp_path, word):
+    rows = [(system, seed, "q", hit, word if system == "b" else "") for system in "ab" for seed, hit in enumerate("01")]
+    runs = read_csv([table(tmp_path / "r.csv", "system,seed,query,value,baseline", rows)]).runs
+    assert [(run.identity["system"], run.baseline) for run in runs] == [("a", False)] * 2 + [("b", True)] * 2
+
+
+def test_numbers_that_pandas_has_made_of_seeds_and_hits_are_read(tmp_path):
+    rows = [("a", "0.0", "q", "True"), ("a", "1.0", "q", "False")]
+    runs = read_csv([table(tmp_path / "r.csv", "system,seed,query,value", rows)]).runs
+    values = {run.identity["seed"]: run.outcomes.correct[Protocol.OFFICIAL].tolist() for run in runs}
+    assert values == {0: [1.0], 1: [0.0]}
+
+
+# --- run files: q1 to q4 have one relevant document each, r1 to r4; system `one` has the first three of them first ---
+
+QRELS = "".join(f"q{k} 0 r{k} 1\nq{k} 0 n{k} 0\n" for k in range(1, 5))
+RUN = "".join(f"q{k} Q0 {'rn'[k == 4]}{k} 1 2 one\nq{k} Q0 {'nr'[k == 4]}{k} 2 1 one\n" for k in range(1, 5))
+
+
+def read_files(folder: Path, runs: dict[str, str], qrels: str = QRELS, groups: str | None = None):
+    """What read_trec makes of these files, given as texts."""
+    (folder / "runs").mkdir()
+    for name, text in {
+        "qrels.txt": qrels,
+        "groups.txt": groups or "",
+        **{f"runs/{n}": t for n, t in runs.items()},
+    }.items():
+        (folder / name).write_bytes(text.encode())
+    given = folder / "groups.txt" if groups is not None else None
+    return read_trec(folder / "runs", folder / "qrels.txt", Metric.TOP1, given)
+
+
+def scores_of(run) -> list[float]:
+    return run.outcomes.correct[Protocol.OFFICIAL].tolist()
+
+
+@pytest.mark.parametrize("marked", ["run", "qrels", "groups", "none"])
+def test_a_byte_order_mark_is_no_part_of_a_query(tmp_path, marked):
+    texts = {"run": RUN, "qrels": QRELS, "groups": "q1 a\nq2 a\nq3 b\nq4 b\n"}
+    texts = {name: "\ufeff" * (name == marked) + text for name, text in texts.items()}
+    (run,) = read_files(tmp_path, {"one.run": texts["run"]}, texts["qrels"], texts["groups"]).runs
+    assert run.outcomes.ids == ("q1", "q2", "q3", "q4")
+    assert run.outcomes.debates == ("a", "a", "b", "b")
+    assert (scores_of(run), run.outcomes.num_missing) == ([1, 1, 1, 0], 0)
+
+
+@pytest.mark.parametrize("score", ["nan", "inf", "-inf", "two", "1,5"])
+def test_a_score_that_is_no_number_has_no_place_in_an_order(tmp_path, score):
+    with pytest.raises(ValueError, match=rf"one\.run, line 3: score {score}; must be a number"):
+        read_files(tmp_path, {"one.run": RUN.replace("q2 Q0 r2 1 2", f"q2 Q0 r2 1 {score}")})
+
+
+def test_scores_that_are_equal_in_single_precision_tie_as_in_trec_eval(tmp_path):
+    """Single precision has 24 bits: 1 + 2^-30 is 1, 1 + 2^-20 is not. Of equal scores the last document is first."""
+    close = "q1 Q0 n1 1 1.000000000931 x\nq1 Q0 r1 2 1 x\n"
+    apart = "q2 Q0 n2 1 1.00000095367 x\nq2 Q0 r2 2 1 x\n"
+    (run,) = read_files(tmp_path, {"one.run": close + apart + "q3 Q0 n3 1 1 x\nq4 Q0 r4 1 1e39 x\n"}).runs
+    assert scores_of(run) == [1, 0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("one.run", "one.txt"), r"system one has two run files without a seed \(one\.run, one\.txt\)"),
+        (("one.seed0.run", "one.seed00.run"), r"system one has seed 0 twice \(one\.seed0\.run, one\.seed00\.run\)"),
+        (("one.seed07.run", "one_seed7.trec"), r"system one has seed 7 twice \(one\.seed07\.run, one_seed7\.trec\)"),
+        (("one.run", "one.seed1.run"), r"one has runs with and without seeds \(one\.run, one\.seed1\.run\)"),
+        (("one\ntwo",), r"'one\\ntwo' names no run"),
+    ],
+)
+def test_a_run_is_there_once(tmp_path, names, message):
+    with pytest.raises(ValueError, match=message):
+        read_files(tmp_path, dict.fromkeys(names, RUN))
+
+
+def test_queries_that_a_run_lacks_count_as_0_and_it_is_said_where_the_figure_stands(tmp_path, capsys):
+    """`two` ends after two of four queries, both right: 0.5, beside 0.75 of the same rankings in whole."""
+    half = "".join(RUN.splitlines(keepends=True)[:4])
+    runs = read_files(tmp_path, {"one.run": RUN, "two.run": half}).runs
+    assert [scores_of(run) for run in runs] == [[1, 1, 1, 0], [1, 1, 0, 0]]
+    assert [run.outcomes.num_missing for run in runs] == [0, 2]
+
+    arguments = ["--from", tmp_path / "runs", "--qrels", tmp_path / "qrels.txt", "-o", tmp_path / "out"]
+    assert main([*map(str, arguments)]) == 0
+    said = "2 of 4 queries missing, counted as 0"
+    assert f"“two”: {said}." in capsys.readouterr().out
+    for name in ("report.md", "index.html"):
+        assert (tmp_path / "out" / name).read_text("utf-8").count(said) == 2, "in the headline and in the table"
+
+
+def test_seeds_that_lack_different_queries_are_told_by_the_most(tmp_path):
+    lines = RUN.splitlines(keepends=True)
+    cut = {f"two.seed{k}.run": "".join(lines[: 2 * num]) for k, num in enumerate((4, 1, 3))}
+    (study,) = make_studies(read_files(tmp_path, cut).runs)
+    assert study.cells[0].missing_queries == "up to 3 of 4 queries missing, counted as 0"
+
+
+@pytest.mark.parametrize("text", ["", "".join(RUN.replace("q", "query-"))])
+def test_a_run_of_none_of_the_queries_is_refused(tmp_path, text):
+    with pytest.raises(ValueError, match=r"two\.run: has none of the 4 queries of --qrels .*qrels\.txt"):
+        read_files(tmp_path, {"one.run": RUN, "two.run": text})
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("q1 0 n1 0.5\n", "line 9: grade 0.5; must be a whole number"),
+        ("q1 0 x 1.5\n", "line 9: grade 1.5; must be a whole number"),
+        ("q1 0 x inf\n", "line 9: grade inf; must be a whole number"),
+        ("q1 0 x nan\n", "line 9: grade nan; must be a whole number"),
+        ("q1 0 r1 0\n", "line 9: document r1 of query q1 is judged 0 here and 1 above"),
+        ("q1 0 n1 1\n", "line 9: document n1 of query q1 is judged 1 here and 0 above"),
+    ],
+)
+def test_judgements_that_contradict_each_other_or_are_no_grades_are_refused(tmp_path, line, message):
+    with pytest.raises(ValueError, match=rf"qrels\.txt, {message}"):
+        read_files(tmp_path, {"one.run": RUN}, QRELS + line)
+
+
+def test_grades_may_be_repeated_negative_or_written_with_a_point(tmp_path):
+    (run,) = read_files(tmp_path, {"one.run": RUN}, QRELS + "q1 0 r1 1.0\nq4 0 n4 -0\nq2 0 x -1\n").runs
+    assert scores_of(run) == [1, 1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ("q1 a\n", "groups.txt: no group of 3 of the 4 queries, q2 the first; must name one for every query"),
+        ("q1 a\nq2 a\nq1 b\n", "groups.txt, line 3: query q1 is of group b here and of a above"),
+    ],
+)
+def test_groups_that_do_not_group_every_query_once_are_refused(tmp_path, groups, message):
+    with pytest.raises(ValueError, match=message):
+        read_files(tmp_path, {"one.run": RUN}, groups=groups)
+
+
+def test_groups_may_name_other_queries_and_say_a_thing_twice(tmp_path):
+    groups = "q9 z\nq1 a\nq1 a\nq2 a\nq3 b\nq4 b\n"
+    assert read_files(tmp_path, {"one.run": RUN}, groups=groups).runs[0].outcomes.debates == ("a", "a", "b", "b")
+
+
+@pytest.mark.parametrize("name", ["one.run", "one.run.gz"])
+def test_a_file_that_is_no_text_is_named(tmp_path, name):
+    read_files(tmp_path, {"two.run": RUN})
+    (tmp_path / "runs" / name).write_bytes(b"q1 Q0 r1 1 2 \xe9\x8b\n")
+    with pytest.raises(ValueError, match=rf"{name}: not UTF-8"):
+        read_trec(tmp_path / "runs", tmp_path / "qrels.txt", Metric.TOP1)
 
 
 def test_options_that_do_not_go_together_are_refused(tmp_path):

@@ -153,7 +153,11 @@ class Analysis:
 
     @property
     def headline(self) -> str:
-        """The verdict as a sentence, or why there is none."""
+        """The verdict as a sentence, or why there is none; then which queries another program's runs lack."""
+        missing = [f"{quoted(cell.name)}: {cell.missing_queries}." for cell in self.study.cells if cell.missing_queries]
+        return " ".join([self._verdict_sentence(), *missing])
+
+    def _verdict_sentence(self) -> str:
         if self.verdict is not None:
             return self.verdict.sentence
         if parts := self.family(Kind.PARTS):

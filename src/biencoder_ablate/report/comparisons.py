@@ -1,4 +1,4 @@
-"""Groups of runs and the differences between them: estimates, intervals and tests, for verdicts.py to conclude from.
+"""Groups of runs and the differences between them: estimates, intervals, tests, and the verdict they lead to.
 
 A *group* is one configuration: for each of its seeds, what each point got: 1 where it is right at top 1, or any other
 score. Groups are compared on the same points, and seed by seed where they share seeds. *Other seeds?* is the sign-flip
@@ -6,7 +6,7 @@ test's question; *other seeds and other debates?* the interval's; Holm adjusts b
 answer neither: a test over the points of one run per group (McNemar's, say) cannot tell a better head from a luckier
 seed (Dror et al. 2018, "The Hitchhiker's Guide to Testing Statistical Significance in NLP", ACL; Bouthillier et al.
 2021, "Accounting for Variance in Machine Learning Benchmarks", MLSys). With one seed that test is given, by whole
-debates, and the result says what it cannot show. S seeds, N points, D debates; figures are shares, not per cent.
+debates, and the result says what it cannot show. S seeds, N points, D debates; scores are shares, not per cent.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -46,8 +46,8 @@ BEFORE_LOOKS = "before the first declared look, which is at {} seeds: nothing is
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """One configuration's outcomes: correct[s, i] is 1 where seeds[s]'s run ranks point i's counter first, or whatever
-    else point i scores there."""
+    """One configuration's outcomes: correct[s, i] is 1 where the run with seeds[s] ranks point i's counter first, or
+    whatever other score point i has there."""
 
     name: str
     seeds: tuple[int, ...]
@@ -55,10 +55,8 @@ class Group:
 
     def __post_init__(self) -> None:
         shape = self.correct.shape
-        assert len(shape) == 2 and shape[0] == len(set(self.seeds)) == len(self.seeds) > 0 < shape[1], (
-            self.name,
-            shape,
-        )
+        num_seeds = len(set(self.seeds))
+        assert len(shape) == 2 and shape[0] == num_seeds == len(self.seeds) and self.correct.size, (self.name, shape)
         assert np.isfinite(self.correct).all(), self.name
 
     def at(self, seeds: Sequence[int]) -> FloatArray:
@@ -87,11 +85,12 @@ class Contrast:
 
 @dataclass(frozen=True)
 class ContrastResult:
-    """All that is known of one contrast. `p` is of the sign-flip test over seeds; adjusted, it is `p_holm`, and the
-    interval's `p_crossed_holm`: of `num_tests`, and of `num_looks` where looks were declared.
+    """All that is known of one contrast.
 
-    `family_low` and `family_high` hold all the family's contrasts at once (Dunn 1961). `p_debates` is of the sign-flip
-    test over debates, of two trained models rather than two groups: None unless there is one seed alone.
+    `p` is that of the sign-flip test over seeds, and `p_holm` the same adjusted for the family's `num_tests`, and for
+    `num_looks` where looks were declared; `p_crossed_holm` is the interval's p so adjusted. The intervals `family_low`
+    to `family_high` hold for all of the family's contrasts at once (Dunn 1961). `p_debates` is that of the sign-flip
+    test over debates, which compares two trained models rather than two groups: None unless there is only one seed.
     """
 
     contrast: Contrast
@@ -129,15 +128,17 @@ class ContrastResult:
 
 
 def summarise(group: Group) -> GroupSummary:
-    """Mean over seeds, their standard deviation, and Student's t interval over seeds; nan for what one seed lacks, or
-    seeds that are all alike: an interval of no width would claim to be certain.
+    """Mean over seeds, their standard deviation, and Student's t interval over seeds.
 
-    The interval treats seeds as the sample and the points as fixed. It may leave [0, 1], as t intervals do.
+    The interval treats seeds as the sample and the points as fixed. It may leave [0, 1], as t intervals do. One seed
+    has neither deviation nor interval (nan), and seeds that are all alike have no interval.
     """
-    per_seed = group.correct.mean(axis=1)
-    num_seeds, mean = len(per_seed), float(per_seed.mean())
+    per_seed = group.correct.mean(axis=1)  # (S,)
+    num_seeds = len(per_seed)
+    mean = float(per_seed.mean())
     deviation = float(per_seed.std(ddof=1)) if num_seeds > 1 else math.nan
-    half = t_quantile(num_seeds - 1, 0.95) * (deviation or math.nan) / math.sqrt(num_seeds)
+    spread = deviation or math.nan  # an interval of no width would claim to be certain
+    half = t_quantile(num_seeds - 1, 0.95) * spread / math.sqrt(num_seeds)
     return GroupSummary(num_seeds, mean, deviation, mean - half, mean + half)
 
 
@@ -149,20 +150,27 @@ def pool(name: str, groups: Sequence[Group]) -> Group:
 
 def common_seeds(groups: Sequence[Group]) -> tuple[int, ...]:
     """The seeds that every one of the groups has, ascending."""
-    return tuple(sorted(set.intersection(*(set(group.seeds) for group in groups)))) if groups else ()
+    if not groups:
+        return ()
+    first, *others = groups
+    return tuple(sorted(set(first.seeds).intersection(*(group.seeds for group in others))))
 
 
 def every_pair(groups: Sequence[str], labels: Sequence[str] | None = None) -> tuple[Contrast, ...]:
     """Every pair of groups as a difference, first named minus second (by their `labels`, if any): six for four."""
-    pairs = itertools.combinations(zip(groups, labels or groups, strict=True), 2)
-    return tuple(Contrast(f"{a_label} − {b_label}", ((a, 1.0), (b, -1.0))) for (a, a_label), (b, b_label) in pairs)
+    labelled = zip(groups, labels or groups, strict=True)
+    contrasts = []
+    for (a, a_label), (b, b_label) in itertools.combinations(labelled, 2):
+        contrasts.append(Contrast(f"{a_label} − {b_label}", ((a, 1.0), (b, -1.0))))
+    return tuple(contrasts)
 
 
 def against(baseline: str, others: Sequence[str], labels: Sequence[str] | None = None) -> tuple[Contrast, ...]:
     """Each of the others minus the baseline, named by `labels` if any."""
-    return tuple(
-        Contrast(label, ((other, 1.0), (baseline, -1.0))) for other, label in zip(others, labels or others, strict=True)
-    )
+    contrasts = []
+    for other, label in zip(others, labels or others, strict=True):
+        contrasts.append(Contrast(label, ((other, 1.0), (baseline, -1.0))))
+    return tuple(contrasts)
 
 
 def factorial_effects(factors: Sequence[str], groups: Sequence[str]) -> tuple[Contrast, ...]:
@@ -174,12 +182,14 @@ def factorial_effects(factors: Sequence[str], groups: Sequence[str]) -> tuple[Co
     halved. (Wu & Hamada 2009, "Experiments", sec. 4.3, halve it at each order.)
     """
     assert len(groups) == 2 ** len(factors), (factors, groups)
-    bits = np.arange(len(groups))[:, None] >> np.arange(len(factors)) & 1
+    num_factors = len(factors)
+    bits = np.arange(len(groups))[:, None] >> np.arange(num_factors) & 1  # (2^k, k)
+    signs = 2.0 * bits - 1
     contrasts = []
-    for order in range(1, len(factors) + 1):
-        for chosen in itertools.combinations(range(len(factors)), order):
-            weights = np.prod(2.0 * bits[:, chosen] - 1, axis=1) / 2 ** (len(factors) - order)
+    for order in range(1, num_factors + 1):
+        for chosen in itertools.combinations(range(num_factors), order):
             name = " × ".join(factors[k] for k in chosen)
+            weights = signs[:, chosen].prod(axis=1) / 2 ** (num_factors - order)
             contrasts.append(Contrast(name, tuple(zip(groups, weights.tolist(), strict=True))))
     return tuple(contrasts)
 
@@ -191,14 +201,15 @@ def setting_interactions(effects: Mapping[str, Sequence[Contrast]]) -> tuple[Con
     with the 2×2's three effects and R ratios one family of 3(R−1) tests. Comparing all pairs of ratios instead would
     need more seeds for no clearer answer.
     """
-    (first, reference), *others = effects.items()
+    (first, reference_effects), *others = effects.items()
     contrasts = []
-    for setting, here in others:
-        for effect, base in zip(here, reference, strict=True):
+    for setting, setting_effects in others:
+        for effect, reference in zip(setting_effects, reference_effects, strict=True):
             weights = dict(effect.weights)
-            for group, weight in base.weights:
+            for group, weight in reference.weights:
                 weights[group] = weights.get(group, 0.0) - weight
-            contrasts.append(Contrast(f"{effect.name}: {setting} − {first}", tuple(weights.items())))
+            name = f"{effect.name}: {setting} − {first}"
+            contrasts.append(Contrast(name, tuple(weights.items())))
     return tuple(contrasts)
 
 
@@ -220,42 +231,63 @@ def compare(
     """
     by_name = {group.name: group for group in groups}
     assert len(by_name) == len(groups), [group.name for group in groups]
-    members = [[by_name[name] for name, weight in contrast.weights if weight] for contrast in contrasts]
-    shared = [common_seeds(groups_of_one) for groups_of_one in members]
-    look = max((n for n in looks if n <= min(map(len, shared), default=0)), default=None)
-    early, num_looks = bool(looks) and look is None, max(1, len(looks))
-    alike: dict[tuple[int, ...], list[int]] = defaultdict(list)  # seeds used → contrasts
+    members = []  # the groups of each contrast
+    for contrast in contrasts:
+        members.append([by_name[name] for name, weight in contrast.weights if weight])
+    shared = [common_seeds(compared) for compared in members]
+
+    # The last look that every contrast has reached; before the first, nothing can be significant.
+    fewest = min(map(len, shared), default=0)
+    look = max((num_seeds for num_seeds in looks if num_seeds <= fewest), default=None)
+    too_early = bool(looks) and look is None
+    num_looks = max(1, len(looks))
+
+    # Contrasts that use the same seeds are worked out together.
+    by_seeds: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for k, seeds in enumerate(shared):
-        alike[seeds[:look]].append(k)
-    found: dict[int, ContrastResult] = {}
-    for seeds, ks in alike.items():
+        by_seeds[seeds[:look]].append(k)
+    unadjusted: dict[int, ContrastResult] = {}
+    for seeds, places in by_seeds.items():
         alpha = ALPHA / (len(contrasts) * num_looks)
-        found |= zip(ks, _on_seeds(seeds, groups, debates, [contrasts[k] for k in ks], alpha), strict=True)
-    in_order = [found[k] for k in range(len(contrasts))]
-    over_seeds, crossed = (
-        np.minimum(1, np.maximum(num_looks * holm(p), early)).tolist()
-        for p in ([one.p for one in in_order], [one.interval.p for one in in_order])
-    )
+        alike = [contrasts[k] for k in places]
+        unadjusted |= zip(places, _on_seeds(seeds, groups, debates, alike, alpha), strict=True)
+    in_order = [unadjusted[k] for k in range(len(contrasts))]
+
+    def adjusted(p_values: list[float]) -> list[float]:
+        """Holm's adjustment, shared among the looks."""
+        p = np.ones(len(p_values)) if too_early else np.minimum(1, num_looks * holm(p_values))
+        adjusted_values: list[float] = p.tolist()
+        return adjusted_values
+
+    p_holm = adjusted([result.p for result in in_order])
+    p_crossed_holm = adjusted([result.interval.p for result in in_order])
     results = []
-    for k, one in enumerate(in_order):
-        notes = [one.interval.note, DRAWN_SIGNS if len(one.seeds) > MAX_EXACT_SEEDS else ""]
-        notes += [BEFORE_LOOKS.format(looks[0])] if early else []
-        for some, why in (
-            ({s for group in members[k] for s in group.seeds} - set(shared[k]), "not in all of its groups, left out"),
-            (set(shared[k][look:]) if look else set[int](), f"after the look at {look}, left out until the next"),
-        ):
-            notes += [f"seeds {why}: {', '.join(map(str, sorted(some)))}"] if some else []
+    for k, result in enumerate(in_order):
+        notes = [result.interval.note]
+        if len(result.seeds) > MAX_EXACT_SEEDS:
+            notes.append(DRAWN_SIGNS)
+        if too_early:
+            notes.append(BEFORE_LOOKS.format(looks[0]))
+        every_seed = {seed for group in members[k] for seed in group.seeds}
+        notes.append(_left_out(every_seed.difference(shared[k]), "not in all of its groups, left out"))
+        if look:
+            notes.append(_left_out(shared[k][look:], f"after the look at {look}, left out until the next"))
         results.append(
             replace(
-                one,
-                p_holm=over_seeds[k],
-                p_crossed_holm=crossed[k],
+                result,
+                p_holm=p_holm[k],
+                p_crossed_holm=p_crossed_holm[k],
                 num_tests=len(contrasts),
                 num_looks=num_looks,
                 notes=tuple(filter(None, notes)),
             )
         )
     return tuple(results)
+
+
+def _left_out(seeds: Collection[int], why: str) -> str:
+    """A note on seeds that a contrast does without; nothing where there are none."""
+    return f"seeds {why}: {', '.join(map(str, sorted(seeds)))}" if seeds else ""
 
 
 def _on_seeds(
@@ -265,29 +297,39 @@ def _on_seeds(
     contrasts: Sequence[Contrast],
     alpha: float,
 ) -> list[ContrastResult]:
-    """Contrasts that share their seeds, worked out at once, but for what hangs on the rest of the family's p-values.
-
-    They are linear, so sums over debates are enough.
-    """
+    """The results of m contrasts that share their seeds, all but what depends on the rest of the family's p-values."""
     if not seeds:
         nan = math.nan
-        nothing = Interval(NO_COMMON_SEED, nan, nan, nan, nan, 1.0, nan, nan)
-        return [ContrastResult(contrast, (), (), nothing, nan, nan, 1.0, None) for contrast in contrasts]
+        unknown = Interval(NO_COMMON_SEED, nan, nan, nan, nan, 1.0, nan, nan)
+        return [ContrastResult(contrast, (), (), unknown, nan, nan, 1.0, None) for contrast in contrasts]
+
+    # Contrasts are linear, so sums over debates are enough. Only groups that have a weight have all of these seeds.
     used = {name for contrast in contrasts for name, weight in contrast.weights if weight}
-    sums = {group.name: sums_by_debate(group.at(seeds), debates) for group in groups if group.name in used}
-    sizes = next(iter(sums.values()))[1]
-    assert all(abs(sum(weight for _, weight in contrast.weights)) < 1e-9 for contrast in contrasts), contrasts
-    table = np.array([np.sum([w * sums[name][0] for name, w in c.weights if w], axis=0) for c in contrasts])
-    table = np.round(table, 10)  # (m, S, D); rounding noise must not pass for a difference
-    moments, per_seed = crossed_moments(table, sizes), table.sum(axis=2) / sizes.sum()
+    sums: dict[str, FloatArray] = {}  # group → (S, D)
+    for group in groups:
+        if group.name in used:
+            sums[group.name], sizes = sums_by_debate(group.at(seeds), debates)
+    rows = []
+    for contrast in contrasts:
+        assert abs(sum(weight for _, weight in contrast.weights)) < 1e-9, contrast
+        rows.append(np.sum([weight * sums[name] for name, weight in contrast.weights if weight], axis=0))
+    table = np.round(rows, 10)  # (m, S, D); rounding noise must not pass for a difference
+
+    moments = crossed_moments(table, sizes)
     half = moments.half_widths(alpha)
-    p = sign_flip_p(per_seed, generator(0, "report", "signs")).tolist()
+    per_seed = table.sum(axis=2) / sizes.sum()  # (m, S)
     p_debates: list[float | None] = [None] * len(contrasts)
     if len(seeds) == 1:
         p_debates = holm(sign_flip_p(table[:, 0], generator(0, "report", "debates"))).tolist()
-    ends = (moments.estimate - half).tolist(), (moments.estimate + half).tolist()
-    columns = contrasts, map(tuple, per_seed.tolist()), intervals(moments), *ends, p, p_debates
-    return [ContrastResult(contrast, seeds, *row) for contrast, *row in zip(*columns, strict=True)]
+    columns = [
+        map(tuple, per_seed.tolist()),
+        intervals(moments),
+        (moments.estimate - half).tolist(),
+        (moments.estimate + half).tolist(),
+        sign_flip_p(per_seed, generator(0, "report", "signs")).tolist(),
+        p_debates,
+    ]
+    return [ContrastResult(contrast, seeds, *row) for contrast, *row in zip(contrasts, *columns, strict=True)]
 
 
 MOST_NAMED = 3  # pairs in a sentence; the table has all
@@ -321,24 +363,37 @@ def verdict(groups: Sequence[Group], results: Sequence[ContrastResult]) -> Verdi
     shared = common_seeds(groups)
     means = {group.name: float(group.at(shared or group.seeds).mean()) for group in groups}
     best = max(means, key=lambda name: means[name])
+
+    # Which results compare the best with another group, and by how much it leads there.
     num_tests, num_looks = results[0].num_tests, results[0].num_looks
-    reachable = num_looks * holm([smallest_p(len(result.seeds)) for result in results])
-    pairs: dict[str, tuple[int, float]] = {}  # other group → which result, and the sign that makes it best minus other
-    for k, weights in enumerate(dict(result.contrast.weights) for result in results):
-        pairs |= {other: (k, weights[best]) for other in weights if best in weights and other != best}
-    assert set(pairs) == set(means) - {best}, "every pair of the groups must have been compared"
+    least_p = num_looks * holm([smallest_p(len(result.seeds)) for result in results])
+    compared: list[ContrastResult] = []
+    leads: dict[str, float] = {}
+    others = []
+    in_reach = True
+    for result, reachable in zip(results, least_p, strict=True):
+        weights = dict(result.contrast.weights)
+        if best not in weights:
+            continue
+        (other,) = weights.keys() - {best}
+        compared.append(result)
+        leads[other] = weights[best] * result.estimate
+        in_reach = in_reach and reachable < ALPHA
+        if not (result.is_significant() and leads[other] > 0):
+            others.append(other)
+    assert leads.keys() == means.keys() - {best}, "every pair of the groups must have been compared"
+
+    num_seeds = min(len(result.seeds) for result in compared)
     tests = "one test" if num_tests == 1 else f"{num_tests} tests"
-    tests += f" at each of {num_looks} looks" if num_looks > 1 else ""
-    num_seeds = min(len(results[k].seeds) for k, _ in pairs.values())
-    leads = {other: sign * results[k].estimate for other, (k, sign) in pairs.items()}
-    others = tuple(other for other, (k, _) in pairs.items() if not (results[k].is_significant() and leads[other] > 0))
-    if any(reachable[k] >= ALPHA for k, _ in pairs.values()):
+    if num_looks > 1:
+        tests += f" at each of {num_looks} looks"
+    if not in_reach:
         status = "too_few_seeds"
-        own = "" if shared else ", each group over its own seeds"
+        basis = "" if shared else ", each group over its own seeds"
         sentence = (
             f"Too few seeds to name a winner: with {num_seeds or 'no seed in common'}, the sign-flip test cannot reach "
             f"Holm p < {ALPHA:g} over {tests}; {seeds_needed(num_tests * num_looks)} are needed. "
-            f"The highest mean so far is that of {quoted(best)} ({means[best]:.3f}{own})."
+            f"The highest mean so far is that of {quoted(best)} ({means[best]:.3f}{basis})."
         )
     elif others:
         status = "no_clear_winner"
@@ -348,7 +403,7 @@ def verdict(groups: Sequence[Group], results: Sequence[ContrastResult]) -> Verdi
         )
     else:
         status = "winner"
-        than = "each of the others by at least" if len(pairs) > 1 else f"{quoted(*pairs)} by"
+        than = "each of the others by at least" if len(leads) > 1 else f"{quoted(*leads)} by"
         sentence = (
             f"{quoted(best)} wins: mean {means[best]:.3f}, higher than {than} {min(leads.values()):.3f} "
             f"(Holm p < {ALPHA:g} over {tests}; {num_seeds} seeds)."
@@ -358,5 +413,5 @@ def verdict(groups: Sequence[Group], results: Sequence[ContrastResult]) -> Verdi
 
 def quoted(*names: str) -> str:
     """Names of groups in a sentence: without quotes, "none wins" would say that there is no winner."""
-    marked = [f"“{name}”" for name in names]
-    return " and ".join([", ".join(marked[:-1]), marked[-1]] if len(marked) > 1 else marked)
+    *first, last = [f"“{name}”" for name in names]
+    return f"{', '.join(first)} and {last}" if first else last

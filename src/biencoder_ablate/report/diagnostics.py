@@ -1,8 +1,12 @@
-"""What a configuration's figures must be read beside: stage 1 before the head, baselines, other rules of selection."""
+"""What a configuration's metrics must be read beside.
+
+Stage 1 before the head, heads that do nothing, baselines, other rules of picking the epoch, and leakage.
+"""
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +24,7 @@ from biencoder_ablate.report.comparisons import MOST_NAMED, quoted
 from biencoder_ablate.report.read import Metric, Protocol, Run
 from biencoder_ablate.report.statistics import holm, sign_flip_p
 from biencoder_ablate.report.study import Arms, Cell, Study
+from biencoder_ablate.runs.records import Record
 from biencoder_ablate.utils.seeding import generator
 
 DEAD = 0.99  # share of a run's scored pairs with both logits at zero from which its head counts as dead
@@ -28,32 +33,36 @@ RULES = {"top1_clean": "clean val", "top1": "official val", "last": "last epoch"
 
 @dataclass(frozen=True)
 class Baseline:
-    """What needs no training: its name in words and its test figures (top1, top1_clean, recall@10), as far as known."""
+    """What needs no training: its name in words and its test metrics (top1, top1_clean, recall@10), as far as known."""
 
     label: str
     figures: Mapping[str, float]
 
 
 def baselines(study: Study) -> tuple[Baseline, ...]:
-    """The baselines of the study's runs, each once; those of several encoders with the encoder's name.
+    """The baselines of the study's runs, each once; where runs have several encoders, with the encoder's name.
 
-    A run that is older than its baselines has the corpus's, from the cache directory or worked out anew.
+    A run older than its baselines gets the corpus's, from the cache directory or computed now.
     """
-    found: dict[str, dict[str, Mapping[str, float]]] = {}  # name → encoder's fingerprint → figures
-    labels: dict[str, str] = {}
+    labels: dict[str, str] = {}  # encoder's fingerprint → its name
+    by_name: dict[str, dict[str, Mapping[str, float]]] = defaultdict(dict)  # baseline → encoder → test metrics
     for run in study.runs if study.trained_here else ():
         encoder = str(run.identity["model"]["fingerprint"])
         if encoder in labels:
             continue
         labels[encoder] = str((run.config.get("model") or {}).get("name") or encoder[:8])
         cache = cache_directory(Config(cache_dir=run.config.get("cache_dir")))
-        for name, figures in baselines_of_run(run.result, run.identity, cache, partial(_corpus, run)).items():
-            found.setdefault(name, {}).setdefault(encoder if name == "pretrained" else "", figures.get("test") or {})
-    return tuple(
-        Baseline(f"{words}, {labels[encoder]}" if len(found[name]) > 1 else words, figures)
-        for name, words in TITLES.items()
-        for encoder, figures in found.get(name, {}).items()
-    )
+        of_run = baselines_of_run(run.result, run.identity, cache, partial(_corpus, run))
+        for name, metrics in of_run.items():
+            # All but the pretrained encoder are the same whatever the runs' encoder.
+            by_name[name].setdefault(encoder if name == "pretrained" else "", metrics.get("test") or {})
+
+    listed = []
+    for name, title in TITLES.items():
+        for encoder, test_metrics in by_name[name].items():
+            label = f"{title}, {labels[encoder]}" if len(by_name[name]) > 1 else title
+            listed.append(Baseline(label, test_metrics))
+    return tuple(listed)
 
 
 def _corpus(run: Run) -> Corpus:
@@ -65,44 +74,67 @@ def _corpus(run: Run) -> Corpus:
 
 
 def stage1(run: Run, protocol: Protocol, metric: Metric = Metric.TOP1) -> float | None:
-    """A run's test figure before the head has its say; None where it is not known."""
-    return run.test.get(f"{metric}_stage1{'_clean' if protocol is Protocol.CLEAN else ''}")
+    """A run's test metric before the head re-ranks; None where it is not known."""
+    suffix = "_clean" if protocol is Protocol.CLEAN else ""
+    return run.test.get(f"{metric}_stage1{suffix}")
 
 
 def mean(values: Iterable[float | None]) -> float | None:
-    """The mean of those that are there; None if none is."""
+    """The mean of the values that are there; None if none is."""
     known = [value for value in values if value is not None and math.isfinite(value)]
     return float(np.mean(known)) if known else None
 
 
-def idle(cells: Sequence[Cell], primary: Protocol, metric: Metric) -> str:
-    """Why a head cannot be credited with its figure, or nothing: it is dead, changes nothing, or only makes it worse.
+def inactive_head(cells: Sequence[Cell], primary: Protocol, metric: Metric) -> str:
+    """Why a head cannot be credited with its score, or nothing: it is dead, changes nothing, or only makes it worse.
 
-    The first two where they hold for most runs. Nothing is said of runs that do not re-rank.
+    The first two are said where they hold for most runs. Nothing is said of runs that do not re-rank.
     """
-    runs = [run for cell in cells for run in cell.runs.values()]
-    runs = [run for run in runs if (run.identity.get("evaluation") or {}).get("rerank") != "none"]
-    before = [stage1(run, primary, metric) for run in runs]
-    dead = [(run.result.get("selected") or {}).get("dead_pairs") or 0.0 for run in runs]
-    if (num := sum(share >= DEAD for share in dead)) * 2 > len(runs):
-        return f"head dead in {num} of {len(runs)} runs"
+    runs = []
+    for cell in cells:
+        for run in cell.runs.values():
+            if (run.identity.get("evaluation") or {}).get("rerank") != "none":
+                runs.append(run)
+
+    num_dead = 0
+    for run in runs:
+        selected = run.result.get("selected") or {}
+        num_dead += (selected.get("dead_pairs") or 0.0) >= DEAD
+    if 2 * num_dead > len(runs):
+        return f"head dead in {num_dead} of {len(runs)} runs"
+
     if any(stage1(run, primary) is None for run in runs):  # they do not say what there was before the head
         return ""
-    if (num := sum(_unchanged(run.test) for run in runs)) * 2 > len(runs):
-        return f"head changes nothing in {num} of {len(runs)} runs"
-    after, then = mean(run.test.get(primary.key(metric)) for run in runs), mean(before)
-    return "no gain over stage 1" if None not in (after, then) and after <= then else ""  # type: ignore[operator]
+    num_unchanged = sum(_is_unchanged(run.test) for run in runs)
+    if 2 * num_unchanged > len(runs):
+        return f"head changes nothing in {num_unchanged} of {len(runs)} runs"
+
+    before = mean(stage1(run, primary, metric) for run in runs)
+    after = mean(run.test.get(primary.key(metric)) for run in runs)
+    gains = before is None or after is None or after > before
+    return "" if gains else "no gain over stage 1"
 
 
-def _unchanged(test: Mapping[str, Any]) -> bool:
-    before = {"top1": "top1_stage1", "top1_clean": "top1_stage1_clean", "mrr": "mrr_stage1"}
-    return all(test.get(name) == test.get(then) for name, then in before.items() if then in test or "clean" in name)
+def _is_unchanged(test: Mapping[str, Any]) -> bool:
+    """Whether stage 1's test metrics stand after the head as before, as far as runs have them."""
+    for before, after in (("top1_stage1", "top1"), ("top1_stage1_clean", "top1_clean"), ("mrr_stage1", "mrr")):
+        is_known = before in test or before == "top1_stage1_clean"
+        if is_known and test.get(before) != test.get(after):
+            return False
+    return True
 
 
 def below(figure: float | None, key: str, others: Sequence[Baseline]) -> list[Baseline]:
-    """The baselines that are higher than a figure."""
-    higher = [(other, other.figures.get(key)) for other in others]
-    return [other for other, value in higher if value is not None and figure is not None and figure < value]
+    """The baselines whose metric `key` is higher than a value; none where the value is not known."""
+    higher = []
+    for other in others:
+        value = other.figures.get(key)
+        if value is not None and figure is not None and value > figure:
+            higher.append(other)
+    return higher
+
+
+# --- other rules of picking the epoch ---
 
 
 @dataclass(frozen=True)
@@ -119,43 +151,57 @@ class Selection:
 
 
 def selection(analysis: Analysis) -> Selection | None:
-    """The arms' test figures as another rule would have picked the epoch; None without several epochs or rules."""
-    arms, key = analysis.main, f"test/{analysis.key()}"
-    picks = {rule: _picked(arms, rule, key) for rule in RULES}
-    known = {rule: found for rule, found in picks.items() if found is not None}
-    if len({tuple(found[1]) for found in known.values()}) < 2 or len(arms.names) < 2:
+    """The arms' test metrics as each rule would have picked the epoch; None without several epochs or rules."""
+    arms = analysis.main
+    means: dict[str, dict[str, float]] = {}
+    epochs: dict[str, list[int]] = {}
+    for rule in RULES:
+        picked = _means_by_rule(arms, rule, f"test/{analysis.key()}")
+        if picked is not None:
+            means[rule], epochs[rule] = picked
+    if len(set(map(tuple, epochs.values()))) < 2 or len(arms.names) < 2:
         return None
-    declared = {(run.identity.get("evaluation") or {}).get("select", "top1") for run in analysis.study.runs}
+
     family = analysis.family(Kind.EFFECTS)
-    means = {rule: found[0] for rule, found in known.items()}
-    effects = {
-        rule: {
-            result.contrast.name: sum(weight * by_arm[name] for name, weight in result.contrast.weights)
-            for result in (family.primary if family else ())
-        }
-        for rule, by_arm in means.items()
-    }
-    epochs = {rule: float(np.mean(found[1])) for rule, found in known.items()}
-    return Selection(declared.pop() if len(declared) == 1 else None, means, epochs, effects)
+    effects: dict[str, dict[str, float]] = {rule: {} for rule in means}
+    for result in family.primary if family else ():
+        contrast = result.contrast
+        for rule, by_arm in means.items():
+            effects[rule][contrast.name] = sum(weight * by_arm[arm] for arm, weight in contrast.weights)
+
+    declared = {(run.identity.get("evaluation") or {}).get("select", "top1") for run in analysis.study.runs}
+    return Selection(
+        declared.pop() if len(declared) == 1 else None,
+        means,
+        {rule: float(np.mean(picked)) for rule, picked in epochs.items()},
+        effects,
+    )
 
 
-def _picked(arms: Arms, rule: str, key: str) -> tuple[dict[str, float], list[int]] | None:
-    """Mean of `key` at the epoch that a rule picks, arm by arm, and the epochs; None where runs lack the figures."""
-    means, epochs = {}, []
+def _means_by_rule(arms: Arms, rule: str, key: str) -> tuple[dict[str, float], list[int]] | None:
+    """Each arm's mean of `key` at the epochs that a rule picks, and these epochs; None where runs lack the metrics."""
+    means: dict[str, float] = {}
+    epochs = []
     for name in arms.names:
-        figures = []
+        values = []
         for cell in arms.cells[name]:
-            for run in (cell.runs[seed] for seed in arms.seeds or cell.runs):
-                records = [r for r in run.metrics if r["epoch"] >= 0 and r.get(key) is not None]
-                if rule != "last":
-                    records = [r for r in records if r.get(f"val/{rule}") is not None]
-                if not records:
+            for seed in arms.seeds or cell.runs:
+                record = _picked_record(cell.runs[seed].metrics, rule, key)
+                if record is None:
                     return None
-                best = records[-1] if rule == "last" else max(records, key=lambda r: r[f"val/{rule}"])  # the first
-                figures.append(best[key])
-                epochs.append(best["epoch"])
-        means[name] = float(np.mean(figures))
+                values.append(record[key])
+                epochs.append(record["epoch"])
+        means[name] = float(np.mean(values))
     return means, epochs
+
+
+def _picked_record(records: Sequence[Record], rule: str, key: str) -> Record | None:
+    """The record of the epoch that evaluation.select picks, of those that have `key`: the first one on a tie."""
+    usable = [record for record in records if record["epoch"] >= 0 and record.get(key) is not None]
+    if rule == "last":
+        return usable[-1] if usable else None
+    usable = [record for record in usable if record.get(f"val/{rule}") is not None]
+    return max(usable, key=lambda record: record[f"val/{rule}"], default=None)
 
 
 # --- leakage ---
@@ -186,48 +232,62 @@ class Leakage:
 
 
 def find_leakage(analysis: Analysis) -> Leakage | None:
-    """The order of the arms under both figures, and how the same pairs' differences shift between them.
+    """The order of the arms under both protocols, and how the differences of the same pairs shift between them.
 
     Over the seeds that all arms share. None where there are none, where the analysis has no verdict on pairs, or where
-    only one of the two figures is known.
+    only one of the two protocols is known.
     """
-    family = next((family for family in analysis.families if family.kind in (Kind.PAIRS, Kind.PARTS)), None)
+    verdicts = [family for family in analysis.families if family.kind in (Kind.PAIRS, Kind.PARTS)]
+    family = verdicts[0] if verdicts else None
     if family is None or family.kind is not Kind.PAIRS or not family.beside or not family.arms.seeds:
         return None
-    arms, clean, official = family.arms, family.primary, family.beside
+    clean, official = family.primary, family.beside
     if analysis.primary is Protocol.OFFICIAL:
         clean, official = official, clean
-    orders = {}  # from the best down
+
+    # The sign-flip test of what changes from one protocol to the other, pair by pair.
+    p_values = []
+    for before, after in zip(clean, official, strict=True):
+        change = np.array([after.seed_estimates]) - np.array([before.seed_estimates])  # (1, S)
+        p_values += sign_flip_p(np.round(change, 12), generator(0, "report", "leakage")).tolist()
+    p_holm = holm(p_values).tolist()
+
+    shifts, swapped, significant = [], [], []
+    for before, after, p, adjusted in zip(clean, official, p_values, p_holm, strict=True):
+        contrast = before.contrast
+        shift = Shift(contrast.name, before.estimate, after.estimate, p, adjusted)
+        shifts.append(shift)
+        if shift.swaps:
+            pair = quoted(*(name for name, _ in contrast.weights))
+            swapped.append(pair)
+            if before.is_significant() or after.is_significant():
+                significant.append(pair)
+    return Leakage(tuple(shifts), _leakage_sentence(family.arms, len(shifts), swapped, significant))
+
+
+def _leakage_sentence(arms: Arms, num_pairs: int, swapped: Sequence[str], significant: Sequence[str]) -> str:
+    """Whether the order of the arms is another under the other protocol, and how sure that is."""
+    orders = {}
     for protocol in Protocol:
         means = arms.means(protocol)
         orders[protocol] = " > ".join(sorted(means, key=lambda name: -means[name]))
-    p = []
-    for a, b in zip(clean, official, strict=True):
-        change = np.round(np.array([b.seed_estimates]) - np.array([a.seed_estimates]), 12)
-        p.append(float(sign_flip_p(change, generator(0, "report", "leakage"))[0]))
-    shifts = tuple(
-        Shift(a.contrast.name, a.estimate, b.estimate, *both)
-        for a, b, *both in zip(clean, official, p, holm(p).tolist(), strict=True)
-    )
-    pairs = [quoted(*(name for name, _ in result.contrast.weights)) for result in clean]
-    swapped = [k for k, shift in enumerate(shifts) if shift.swaps]
-    sure = [pairs[k] for k in swapped if clean[k].is_significant() or official[k].is_significant()]
-    sentence = (
-        "Texts shared between the splits do not change the order: under the official figure and the clean "
-        f"one it is {orders[Protocol.CLEAN]}."
-    )
-    if swapped:
-        of_all = f"All {len(pairs)}" if len(swapped) == len(pairs) else f"{len(swapped)} of the {len(pairs)}"
-        few = len(swapped) <= MOST_NAMED
-        which = "; ".join(pairs[k] for k in swapped) if few else f"{of_all} pairs"
-        if not sure:
-            tail = "neither figure can tell any of them apart, so that this may be chance"
-        elif len(sure) == len(swapped):
-            tail = f"{'each can' if len(sure) > 1 else 'they can'} be told apart under at least one figure"
-        else:
-            tail = f"of these, {'; '.join(sure)} can be told apart under at least one figure"
-        sentence = (
-            f"Texts shared between the splits change the order: it is {orders[Protocol.OFFICIAL]} by the official "
-            f"figure and {orders[Protocol.CLEAN]} by the clean one. {which} change places; {tail}."
+    if not swapped:
+        return (
+            "Texts shared between the splits do not change the order: under the official figure and the clean "
+            f"one it is {orders[Protocol.CLEAN]}."
         )
-    return Leakage(shifts, sentence)
+
+    which = "; ".join(swapped)
+    if len(swapped) > MOST_NAMED:
+        all_of = f"All {num_pairs}" if len(swapped) == num_pairs else f"{len(swapped)} of the {num_pairs}"
+        which = f"{all_of} pairs"
+    if not significant:
+        tail = "neither figure can tell any of them apart, so that this may be chance"
+    elif len(significant) == len(swapped):
+        tail = f"{'each can' if len(significant) > 1 else 'they can'} be told apart under at least one figure"
+    else:
+        tail = f"of these, {'; '.join(significant)} can be told apart under at least one figure"
+    return (
+        f"Texts shared between the splits change the order: it is {orders[Protocol.OFFICIAL]} by the official "
+        f"figure and {orders[Protocol.CLEAN]} by the clean one. {which} change places; {tail}."
+    )

@@ -1,12 +1,13 @@
-"""Runs of any other program, read into the same records: a table of values a query, or TREC run files with qrels."""
+"""Runs of any other program, read into the same records: a table of scores by query, or TREC run files with qrels."""
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,27 +19,33 @@ from biencoder_ablate.report.read import FINISHED, Collection, Metric, Outcomes,
 
 COLUMNS = ("system", "seed", "query", "value", "group", "baseline")
 RUN_FILE = re.compile(r"(?P<system>.+?)(?:[._-]seed(?P<seed>\d+))?(?:\.(?:run|trec|txt))?")
-YES = ("1", "true", "yes")
-Values = Mapping[str, float]
+YES, NO = ("1", "1.0", "true", "t", "yes", "y"), ("", "0", "0.0", "false", "f", "no", "n")
+MAX_VALUE = 1e100  # a score's size: variances of larger ones overflow
+
+RunKey = tuple[str, str]
+"""A system, and the seed as a whole number without leading zeros; no seed is the empty text."""
 
 
 def read_csv(paths: Sequence[Path], measure: str = "value") -> Collection:
-    """Runs from tables, read as one, with the columns system, seed, query, value; optional group, baseline; others are
-    factors.
+    """Runs from tables, which are read as one.
 
-    `value` is what a query scores, a hit (0 or 1) or any number, more being better, and `measure` its name in
-    sentences. Queries of one `group` are not independent. `baseline` is 1 or yes in the rows of the one system that the
-    others are compared with. A system without seeds (the cell empty) is the same beside each seed of the others. Any
-    other column is a factor of the design, constant within a system; with factors, `system` may be left out. Raises
-    ValueError naming the line where a cell will not do.
+    The columns are system, seed, query and value, and optionally group and baseline. `value` is what a query scores, a
+    hit (0 or 1) or any number, more being better, and `measure` its name in sentences. Queries of one `group` are not
+    independent. `baseline` is 1 or yes in the rows of the one system that the others are compared with. A system
+    without seeds (the cell empty) is the same beside each seed of the others. Any other column is a factor of the
+    design, constant within a system; with factors, `system` may be left out.
+
+    Raises ValueError naming the line where a cell is not valid, and for a system with rows with and without seeds.
     """
-    values: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)  # (system, seed) → query → value
+    values: dict[RunKey, dict[str, float]] = defaultdict(dict)  # run → query → value
+    sources: dict[RunKey, str] = {}  # run → where it begins
     groups: dict[str, str] = {}
     factors: dict[str, dict[str, str]] = {}
     baselines: set[str] = set()
     notes: list[str] = []
     for path in paths:
         table = read_table(str(path), ".csv", path.read_bytes())
+        notes += table.notes
         named = [name for name in table.columns if name not in COLUMNS]
         lacking = [name for name in ("seed", "query", "value") if name not in table.columns]
         if lacking or not (named or "system" in table.columns):
@@ -47,126 +54,274 @@ def read_csv(paths: Sequence[Path], measure: str = "value") -> Collection:
                 f"{list_columns([*table.columns.values()])}; must have system (or factors), seed, query, value, may "
                 "have group, baseline and factors"
             )
-        notes += table.notes
         for line, row in table.rows:
             here = f"{path}, line {line}"
-            told = {table.columns[name]: row[name].strip() for name in named}
-            system = (row.get("system") or "").strip() or " ".join(f"{name}={level}" for name, level in told.items())
-            query, seed = row["query"].strip(), row["seed"].strip()
-            try:
-                value = float(row["value"])
-            except ValueError:
-                value = math.nan
-            if not math.isfinite(value):
-                raise ValueError(f"{here}: value={row['value']}; must be a number")
-            if seed and not seed.isdigit():
-                raise ValueError(f"{here}: seed={seed}; must be a whole number, or empty for a system without seeds")
+            levels = {table.columns[name]: row[name].strip() for name in named}
+            described = " ".join(f"{name}={level}" for name, level in levels.items())
+            system = (row.get("system") or "").strip() or described
+            query = row["query"].strip()
+            seed = _parse_seed(here, row["seed"].strip())
             if query in values[system, seed]:
                 raise ValueError(f"{here}: query {query} again for system {system}, seed {seed or 'none'}")
-            group = (row.get("group") or query).strip()
-            if groups.setdefault(query, group) != group:
-                raise ValueError(f"{here}: query {query} is of group {group} here and of {groups[query]} above")
-            if factors.setdefault(system, told) != told:
-                raise ValueError(f"{here}: system {system} has other factors than above; a factor belongs to a system")
-            values[system, seed][query] = value
-            if (row.get("baseline") or "").strip().lower() in YES:
+            values[system, seed][query] = _parse_value(here, row["value"].strip())
+            sources.setdefault((system, seed), here)
+            _set_group(groups, here, query, (row.get("group") or query).strip())
+
+            usual = factors.setdefault(system, levels)
+            if levels != usual:
+                name = next(name for name in {**usual, **levels} if levels.get(name) != usual.get(name))
+                raise ValueError(
+                    f"{here}: system {system} has other factors than above, {name or 'a column without a name'} "
+                    "for one; a factor belongs to a system"
+                )
+            is_baseline = (row.get("baseline") or "").strip().lower()
+            if is_baseline in YES:
                 baselines.add(system)
+            elif is_baseline not in NO:
+                raise ValueError(f"{here}: baseline={row['baseline']}; must be 1, true, yes or empty")
     if len(baselines) > 1:
         raise ValueError(f"{paths[0]}: baseline is yes for {', '.join(sorted(baselines))}; one system can be it")
+
+    # A row that is not there is no score, unlike a query that a run file lacks.
     place = Path(" + ".join(path.name for path in paths))
-    collection = _collection(place, values, groups, factors, next(iter(baselines), None), measure)
-    return replace(collection, notes=(*collection.notes, *notes))
-
-
-def read_trec(place: Path, qrels: Path, metric: Metric, groups: Path | None = None) -> Collection:
-    """Runs from a directory of TREC run files, one a system and seed (bm25.run, mine.seed0.run, mine.seed1.run), scored
-    by `metric` against `qrels`.
-
-    As trec_eval has it: by score, equal ones by document id from the last; a document is relevant from grade 1; nDCG's
-    gain is the grade. Every query of the qrels that has a relevant document counts, with 0 where a run lacks it.
-    `groups` is a file of query and group. Raises ValueError for a file that cannot be read so.
-    """
-    relevant: dict[str, dict[str, float]] = defaultdict(dict)
-    for (query, _, document, _), grade in _lines(qrels, 4, number=3):
-        if grade > 0:
-            relevant[query][document] = grade
-    if not relevant:
-        raise ValueError(f"--qrels {qrels}: no relevant document in it; lines are: query 0 document grade")
-    group_of = {query: query for query in relevant}
-    if groups is not None:
-        group_of |= {query: group for (query, group), _ in _lines(groups, 2) if query in relevant}
-    values: dict[tuple[str, str], Values] = {}
-    others = [path.resolve() for path in (qrels, groups) if path]
-    for path in sorted(place.iterdir()):
-        if path.name.startswith(".") or not path.is_file() or path.resolve() in others:
-            continue
-        ranked: dict[str, list[tuple[float, str]]] = defaultdict(list)
-        for (query, _, document, *_), score in _lines(path, 6, number=4):
-            ranked[query].append((score, document))
-        scores = {}
-        for query, graded in relevant.items():
-            found = sorted(ranked.get(query, ()))  # the best last, which stands for a document that is listed twice
-            places = {document: float(len(found) - k) for k, (_, document) in enumerate(found)}
-            ranks = [places.get(document, math.inf) for document in graded]
-            answers = [(document, graded[document], rank, rank) for document, rank in zip(graded, ranks, strict=True)]
-            over_all = metric.of_answers(answers)
-            scores[query] = float(metric.of_ranks(np.array(min(ranks)))) if over_all is None else over_all
-        named = RUN_FILE.fullmatch(path.name)
-        assert named is not None, path
-        values[named["system"], named["seed"] or ""] = scores
-    if not values:
-        raise ValueError(f"--from {place}: no run file in it; name them SYSTEM.run, or SYSTEM.seed0.run for each seed")
-    return _collection(place, values, group_of, {}, None, metric.label)
-
-
-def _lines(path: Path, num: int, number: int | None = None) -> Iterator[tuple[list[str], float]]:
-    """The lines of a file of `num` columns, and what the column `number` holds, if one is named."""
-    with path.open(encoding="utf-8") as file:
-        for k, line in enumerate(file, start=1):
-            cells = line.split()
-            if cells and len(cells) != num:
-                raise ValueError(f"{path}, line {k}: {len(cells)} columns; must be {num}, with spaces or tabs between")
-            try:
-                value = float(cells[number]) if cells and number is not None else 0.0
-            except ValueError:
-                raise ValueError(f"{path}, line {k}: {cells[number or 0]}; must be a number") from None
-            if cells:
-                yield cells, value
-
-
-def _collection(
-    place: Path,
-    values: Mapping[tuple[str, str], Values],
-    groups: Mapping[str, str],
-    factors: Mapping[str, Mapping[str, str]],
-    baseline: str | None,
-    measure: str,
-) -> Collection:
-    """A Run for each system and seed; a system without seeds once for every seed that there is."""
-    queries = tuple(groups)
-    seeds = sorted({int(seed) for _, seed in values if seed}) or [0]
-    fingerprint = hashlib.sha256("\n".join(queries).encode()).hexdigest()
-    by_factors = {tuple(told.values()) for told in factors.values()}
-    told_by_factors = len(by_factors) == len(factors) and any(by_factors) and len(factors) > 1
-    runs, notes = [], []
     for (system, seed), scores in values.items():
-        lacking = [query for query in queries if query not in scores]
+        lacking = [query for query in groups if query not in scores]
         if lacking:
             raise ValueError(
                 f"{place}: system {system}, seed {seed or 'none'} has no value of {len(lacking)} queries, {lacking[0]} "
                 "the first; systems are compared on the same queries"
             )
+    collection = _collection(
+        place,
+        values,
+        sources,
+        groups,
+        measure,
+        factors,
+        baselines,
+    )
+    return replace(collection, notes=(*collection.notes, *notes))
+
+
+def _parse_seed(where: str, text: str) -> str:
+    """A seed as a whole number, so that 7, 07 and 7.0 (as pandas writes it) are one; empty where there is none."""
+    digits = text.removesuffix(".0")
+    if text and not digits.isdecimal():
+        raise ValueError(f"{where}: seed={text}; must be a whole number, or empty for a system without seeds")
+    return str(int(digits)) if text else ""
+
+
+def _parse_value(where: str, text: str) -> float:
+    """What a query scores; true and false, as pandas writes hits, are 1 and 0."""
+    hits = {"true": "1", "false": "0"}
+    value = _parse_number(hits.get(text.lower(), text))
+    if math.isnan(value) or abs(value) > MAX_VALUE:
+        raise ValueError(f"{where}: value={text}; must be a number")
+    return value
+
+
+def _parse_number(text: str) -> float:
+    """A finite number, or nan for whatever else a text may be."""
+    try:
+        value = float(text)
+    except ValueError:
+        return math.nan
+    return value if math.isfinite(value) else math.nan
+
+
+def _set_group(groups: dict[str, str], where: str, query: str, group: str) -> None:
+    usual = groups.setdefault(query, group)
+    if usual != group:
+        raise ValueError(f"{where}: query {query} is of group {group} here and of {usual} above")
+
+
+def read_trec(place: Path, qrels: Path, metric: Metric, groups: Path | None = None) -> Collection:
+    """Runs from a directory of TREC run files, one per system and seed (bm25.run, mine.seed0.run, mine.seed1.run).
+
+    They are scored by `metric` against `qrels` as trec_eval does it (trec_eval -c): by score in single precision, equal
+    ones by document id from the last; a document is relevant from grade 1; nDCG's gain is the grade. Every query of the
+    qrels that has a relevant document counts; one that a run lacks scores 0, and the outcomes say how many those are.
+    `groups` is a file of query and group, for all of these queries.
+
+    Raises ValueError for a file that is not UTF-8 or not of that form, a score that is not a finite number, a grade
+    that is not a whole number, contradicting judgements or groups, a system that has a seed twice or run files with and
+    without seeds, and a run that answers none of the queries.
+    """
+    relevant = _read_qrels(qrels)
+    group_of = {query: query for query in relevant}
+    if groups is not None:
+        group_of = _read_groups(groups, relevant)
+
+    values: dict[RunKey, dict[str, float]] = {}
+    sources: dict[RunKey, str] = {}
+    given = [path.resolve() for path in (qrels, groups) if path]
+    for path in sorted(place.iterdir()):
+        if path.name.startswith(".") or not path.is_file() or path.resolve() in given:
+            continue
+        name = RUN_FILE.fullmatch(path.name)
+        if name is None:
+            raise ValueError(
+                f"--from {place}: {path.name!r} names no run; name run files SYSTEM.run or SYSTEM.seed0.run"
+            )
+        system = name["system"]
+        seed = str(int(name["seed"])) if name["seed"] else ""
+        run = system, seed
+        if run in sources:
+            twice = f"seed {seed} twice" if seed else "two run files without a seed"
+            raise ValueError(f"--from {place}: system {system} has {twice} ({sources[run]}, {path.name})")
+
+        rankings = _read_run(path)
+        scores = {}
+        for query, graded in relevant.items():
+            if query in rankings:
+                scores[query] = _score(graded, rankings[query], metric)
+        if not scores:
+            raise ValueError(
+                f"{path}: has none of the {len(relevant)} queries of --qrels {qrels} that have a relevant document; "
+                "the two must name queries alike"
+            )
+        values[run] = scores
+        sources[run] = path.name
+    if not values:
+        raise ValueError(f"--from {place}: no run file in it; name them SYSTEM.run, or SYSTEM.seed0.run for each seed")
+    return _collection(place, values, sources, group_of, metric.label)
+
+
+def _read_qrels(path: Path) -> dict[str, dict[str, float]]:
+    """The grades of the relevant documents of each query, from lines of query, 0, document, grade."""
+    judged: dict[tuple[str, str], float] = {}
+    relevant: dict[str, dict[str, float]] = defaultdict(dict)
+    for where, (query, _, document, text) in _lines(path, 4):
+        grade = _parse_number(text)
+        if not grade.is_integer():
+            raise ValueError(f"{where}: grade {text}; must be a whole number")
+        usual = judged.setdefault((query, document), grade)
+        if usual != grade:
+            raise ValueError(
+                f"{where}: document {document} of query {query} is judged {grade:g} here and {usual:g} above"
+            )
+        if grade > 0:
+            relevant[query][document] = grade
+    if not relevant:
+        raise ValueError(f"--qrels {path}: no relevant document in it; lines are: query 0 document grade")
+    return relevant
+
+
+def _read_groups(path: Path, relevant: Mapping[str, object]) -> dict[str, str]:
+    """The group of each query that counts, from lines of query and group."""
+    named: dict[str, str] = {}
+    for where, (query, group) in _lines(path, 2):
+        _set_group(named, where, query, group)
+
+    # A query without a group would pass for an independent one.
+    lacking = [query for query in relevant if query not in named]
+    if lacking:
+        raise ValueError(
+            f"--groups {path}: no group of {len(lacking)} of the {len(relevant)} queries, {lacking[0]} the first; must "
+            "name one for every query of the qrels"
+        )
+    return {query: named[query] for query in relevant}
+
+
+def _read_run(path: Path) -> dict[str, dict[str, float]]:
+    """The rank of each document, from 1, by query, from lines of query, Q0, document, rank, score, tag."""
+    scored: dict[str, list[tuple[float, str]]] = defaultdict(list)
+    for where, (query, _, document, _, text, _) in _lines(path, 6):
+        score = _parse_number(text)
+        if math.isnan(score):
+            raise ValueError(f"{where}: score {text}; must be a number")
+        single = ctypes.c_float(score).value  # as trec_eval keeps it: what differs beyond that is a tie
+        scored[query].append((single, document))
+
+    rankings = {}
+    for query, documents in scored.items():
+        documents.sort()
+        # From the last document up, so that the best place stands for one that is listed twice.
+        rankings[query] = {document: float(len(documents) - k) for k, (_, document) in enumerate(documents)}
+    return rankings
+
+
+def _score(graded: Mapping[str, float], ranks: Mapping[str, float], metric: Metric) -> float:
+    """What a query scores whose relevant documents have these grades, in a ranking with these ranks."""
+    answers = []
+    for document, grade in graded.items():
+        rank = ranks.get(document, math.inf)
+        answers.append((document, grade, rank, rank))
+    over_all = metric.of_answers(answers)
+    if over_all is not None:
+        return over_all
+    best = min(rank for _, _, rank, _ in answers)
+    return float(metric.of_ranks(np.array(best)))
+
+
+def _lines(path: Path, num_columns: int) -> Iterator[tuple[str, list[str]]]:
+    """The lines of a file that are not empty, as cells between blanks, each with where it stands."""
+    with path.open(encoding="utf-8-sig") as file:
+        try:
+            for number, line in enumerate(file, start=1):
+                cells = line.split()
+                where = f"{path}, line {number}"
+                if cells and len(cells) != num_columns:
+                    raise ValueError(
+                        f"{where}: {len(cells)} columns; must be {num_columns}, with spaces or tabs between"
+                    )
+                if cells:
+                    yield where, cells
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: not UTF-8 ({error.reason}); save it as UTF-8") from error
+
+
+def _collection(
+    place: Path,
+    values: Mapping[RunKey, Mapping[str, float]],
+    sources: Mapping[RunKey, str],
+    groups: Mapping[str, str],
+    measure: str,
+    factors: Mapping[str, Mapping[str, str]] | None = None,
+    baselines: Container[str] = (),
+) -> Collection:
+    """A Run for each system and seed; a system without seeds once for every seed that there is."""
+    factors = factors or {}
+    queries = tuple(groups)
+    fingerprint = hashlib.sha256("\n".join(queries).encode()).hexdigest()
+    seeds = sorted({int(seed) for _, seed in values if seed}) or [0]
+
+    # Where factors tell all systems apart, the system is no axis beside them.
+    designs = {tuple(levels.values()) for levels in factors.values()}
+    is_design = len(designs) == len(factors) > 1 and any(designs)
+
+    runs, notes = [], []
+    for (system, seed), scores in values.items():
+        if seed and (system, "") in values:
+            both = f"{sources[system, '']}, {sources[system, seed]}"
+            raise ValueError(f"{place}: system {system} has runs with and without seeds ({both})")
         if not seed and len(seeds) > 1:
             notes.append(f"{system} has no seeds: it is the same beside each seed of the others.")
-        row = np.array([scores[query] for query in queries])
-        correct = {Protocol.OFFICIAL: row, Protocol.CLEAN: np.full(len(row), np.nan)}
-        measured = Outcomes(queries, tuple(groups.values()), correct, ("",) * len(queries), measure)
-        identity: dict[str, Any] = {"data": fingerprint, "results_version": 0, **(factors.get(system) or {})}
-        if not told_by_factors:
+
+        row = np.array([scores.get(query, 0.0) for query in queries])
+        measured = Outcomes(
+            queries,
+            tuple(groups.values()),
+            {Protocol.OFFICIAL: row, Protocol.CLEAN: np.full(len(row), np.nan)},
+            ("",) * len(queries),
+            measure,
+            num_missing=len(queries) - len(scores),
+        )
+        identity: dict[str, Any] = {
+            "data": fingerprint,
+            "results_version": 0,
+            **factors.get(system, {}),
+        }
+        if not is_design:
             identity["system"] = system
-        for one in [int(seed)] if seed else seeds:
-            path = place / f"{system} seed {one}"
-            config = {"data": {"name": place.name}}
-            one_run = {**identity, "seed": one}
-            runs.append(Run(path, FINISHED, "", one_run, config, measured=measured, baseline=system == baseline))
+        for number in [int(seed)] if seed else seeds:
+            run = Run(
+                place / f"{system} seed {number}",
+                FINISHED,
+                identity={**identity, "seed": number},
+                config={"data": {"name": place.name}},
+                measured=measured,
+                baseline=system in baselines,
+            )
+            runs.append(run)
     return Collection(tuple(runs), (), tuple(notes))

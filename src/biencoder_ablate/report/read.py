@@ -87,13 +87,14 @@ class Metric(StrEnum):
 class Outcomes:
     """The test points of a run, N of them: `correct` is what a point scores under a protocol (by top-1: 1 where its
     counter came first), nan where it does not count; `first` names the candidate that the official ranking put first.
-    `measure` is the score's name in a sentence."""
+    `measure` is the score's name in a sentence. `num_missing` queries another program's run lacks: they score 0."""
 
     ids: tuple[str, ...]
     debates: tuple[str, ...]
     correct: Mapping[Protocol, NDArray[np.float64]]
     first: tuple[str, ...]
     measure: str = Metric.TOP1.label
+    num_missing: int = 0
 
     def debates_of(self, protocol: Protocol) -> list[str]:
         """The debates of the points that count."""

@@ -144,7 +144,7 @@ def headline(analysis: Analysis, others: Sequence[Baseline]) -> str:
     if found is None:
         return said
     arms = analysis.main
-    why = {name: yardsticks.idle(arms.cells[name], analysis.primary, analysis.metric) for name in arms.names}
+    why = {name: yardsticks.inactive_head(arms.cells[name], analysis.primary, analysis.metric) for name in arms.names}
     means = arms.means(analysis.primary)
     best = found.best
     if why[best]:

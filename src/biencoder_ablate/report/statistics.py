@@ -23,7 +23,6 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -59,17 +58,17 @@ class Interval:
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Of m tables (m, S, D): `estimate`, `variance`, its part `by_seeds`, and `freedom` by Satterthwaite, each (m,).
+    """Of m tables (m, S, D): `estimate`, `variance`, its part `by_seeds`, and Satterthwaite's `freedom`, each (m,).
 
-    `of_seeds` and `of_debates` are the degrees of freedom of the two factors, 0 for one that is alone.
+    `seeds_freedom` and `debates_freedom` are the degrees of freedom of the two factors, 0 for one that is alone.
     """
 
     estimate: FloatArray
     variance: FloatArray
     by_seeds: FloatArray
     freedom: FloatArray
-    of_seeds: float
-    of_debates: float
+    seeds_freedom: float
+    debates_freedom: float
 
     def half_widths(self, alpha: FloatArray | float) -> FloatArray:
         """How far two-sided intervals reach to either side (m,): Student's t times √variance.
@@ -77,33 +76,56 @@ class Moments:
         Satterthwaite's degrees of freedom are themselves estimated, too badly so with few seeds: below
         FEW_SEEDS each part of the variance has its own t (Cochran 1964): √(t²·V_seeds + t²·V_rest), never too narrow.
         """
-        parts: list[tuple[Any, FloatArray]] = [(self.freedom, self.variance)]
-        if self.of_seeds and self.of_debates and self.of_seeds + 1 < FEW_SEEDS:
+
+        def squared(freedom: FloatArray | float, variance: FloatArray) -> FloatArray:
+            # From the lower tail, where tiny alphas keep their digits; 1e9 errors are as good as infinitely many.
+            num_errors = np.minimum(
+                -special.stdtrit(freedom, alpha / 2),
+                1e9,
+            )
+            squares: FloatArray = num_errors**2 * variance
+            return squares
+
+        few_seeds = 0 < self.seeds_freedom < FEW_SEEDS - 1
+        if few_seeds and self.debates_freedom:
             by_debates = np.maximum(self.variance - self.by_seeds, 0)
-            parts = [(self.of_seeds, self.by_seeds), (self.of_debates, by_debates)]
-        # From the lower tail, where tiny alphas keep their digits; 1e9 errors are as good as infinitely many.
-        return np.sqrt(sum(np.minimum(-special.stdtrit(df, alpha / 2), 1e9) ** 2 * part for df, part in parts))
+            total = squared(self.seeds_freedom, self.by_seeds) + squared(self.debates_freedom, by_debates)
+        else:
+            total = squared(self.freedom, self.variance)
+        return np.sqrt(total)
 
     @property
     def p(self) -> FloatArray:
         """The alpha (m,) whose interval ends at 0; 1 for no difference at all, 0 for one that never varies."""
         if np.isnan(self.variance).any():
             return np.ones_like(self.estimate)
-        low, high = np.full_like(self.estimate, -40.0), np.zeros_like(self.estimate)  # of alpha's logarithm
+
+        # By bisection, of alpha's logarithm.
+        low = np.full_like(self.estimate, -40.0)
+        high = np.zeros_like(self.estimate)
         for _ in range(50):
             middle = (low + high) / 2
-            beyond = self.half_widths(np.exp(middle)) < abs(self.estimate)
-            low, high = np.where(beyond, low, middle), np.where(beyond, middle, high)
-        return np.where(self.estimate == 0, 1.0, np.where(self.variance > 0, np.exp(high), 0.0))
+            excludes_zero = self.half_widths(np.exp(middle)) < abs(self.estimate)
+            low = np.where(excludes_zero, low, middle)
+            high = np.where(excludes_zero, middle, high)
+        p = np.where(
+            self.variance > 0,
+            np.exp(high),
+            0.0,
+        )
+        return np.where(self.estimate == 0, 1.0, p)
 
 
 def sums_by_debate(values: ArrayLike, debates: Sequence[object]) -> tuple[FloatArray, FloatArray]:
     """Sums (S, D) of `values` (S, N) over the points of each debate, and the debates' numbers of points (D,)."""
-    table, labels = np.atleast_2d(np.asarray(values, dtype=np.float64)), np.asarray(debates)
+    table = np.atleast_2d(np.asarray(values, dtype=np.float64))
+    labels = np.asarray(debates)
     assert labels.shape == table.shape[1:] and len(labels), (labels.shape, table.shape)
-    which = np.unique(labels, return_inverse=True)[1].reshape(-1)
-    sizes = np.bincount(which).astype(np.float64)
-    return np.array([np.bincount(which, row, len(sizes)) for row in table], dtype=np.float64), sizes
+
+    debate_of_point = np.unique(labels, return_inverse=True)[1].reshape(-1)  # (N,)
+    sizes = np.bincount(debate_of_point).astype(np.float64)
+    sums = [np.bincount(debate_of_point, row, len(sizes)) for row in table]
+    return np.array(sums, dtype=np.float64), sizes
 
 
 def intervals(moments: Moments) -> list[Interval]:
@@ -112,11 +134,23 @@ def intervals(moments: Moments) -> list[Interval]:
     A debate or seed that is alone shows no spread: the interval is then over the other factor, or nan, and `note` says
     so. docs/statistics.md has its coverage by simulation.
     """
+    notes = []
+    if not moments.seeds_freedom:
+        notes.append(ONE_SEED)
+    if not moments.debates_freedom:
+        notes.append(ONE_DEBATE)
+
     half = moments.half_widths(ALPHA)
-    note = "; ".join([ONE_SEED] * (not moments.of_seeds) + [ONE_DEBATE] * (not moments.of_debates))
-    columns = [moments.estimate, moments.estimate - half, moments.estimate + half, moments.freedom, moments.p]
-    rows = np.array([*columns, moments.variance, moments.by_seeds]).T.tolist()
-    return [Interval(note, *row) for row in rows]
+    columns = [
+        moments.estimate,
+        moments.estimate - half,
+        moments.estimate + half,
+        moments.freedom,
+        moments.p,
+        moments.variance,
+        moments.by_seeds,
+    ]
+    return [Interval("; ".join(notes), *row) for row in np.transpose(columns).tolist()]
 
 
 def crossed_moments(sums: FloatArray, sizes: FloatArray) -> Moments:
@@ -132,30 +166,55 @@ def crossed_moments(sums: FloatArray, sizes: FloatArray) -> Moments:
     """
     num_seeds, num_debates = sums.shape[-2:]
     num_points = sizes.sum()
-    per_seed = sums.sum(axis=-1) / num_points
+    per_seed = sums.sum(axis=-1) / num_points  # (…, S)
     estimate = per_seed.mean(axis=-1)
-    nothing = np.zeros_like(estimate)
+    zero = np.zeros_like(estimate)
     if num_seeds == num_debates == 1:
-        return Moments(estimate, nothing + math.nan, nothing, nothing + math.nan, 0.0, 0.0)
+        nan = zero + math.nan
+        return Moments(estimate, nan, zero, nan, 0.0, 0.0)
+
     share = sizes / num_points
-    of_seeds = float(num_seeds - 1)  # degrees of freedom
-    of_debates = (share**2).sum() ** 2 / (share**4).sum() * (1 - 1 / num_debates)
+    squares = (share**2).sum()
+    seeds_freedom = float(num_seeds - 1)
+    debates_freedom = squares**2 / (share**4).sum() * (1 - 1 / num_debates)
+
+    # Deviations of the debates (…, D), and of what neither seed nor debate explains (…, S, D).
     by_debate = sums.mean(axis=-2) - sizes * estimate[..., None]
     residual = sums - sizes * per_seed[..., None] - by_debate[..., None, :]
-    seeds = per_seed.var(axis=-1, ddof=1) / num_seeds if of_seeds else nothing
-    debates = noise = nothing
-    if of_debates:
-        kept = 1 - 2 * (share**3).sum() / (share**2).sum() + (share**2).sum()  # of the variance, by the deviations
+
+    # Each variance is divided by the part of it that deviations from an estimated mean keep.
+    seeds = debates = noise = zero
+    if seeds_freedom:
+        seeds = per_seed.var(axis=-1, ddof=1) / num_seeds
+    if debates_freedom:
+        kept = 1 - 2 * (share**3).sum() / squares + squares
         debates = (by_debate**2).sum(axis=-1) / num_points**2 / kept
-    if of_seeds and of_debates:
-        kept = (1 - (share**2).sum()) * of_seeds  # noise has points that are not one
+    if seeds_freedom and debates_freedom:
+        kept = (1 - squares) * seeds_freedom
         noise = (residual**2).sum(axis=(-2, -1)) / num_points**2 / num_seeds / kept
-    variance = np.maximum(seeds + debates - noise, np.maximum(seeds, debates))
-    parts = [(seeds, of_seeds), (debates, of_debates), (noise, of_seeds * of_debates)]
-    spread = np.sum([part**2 / freedom for part, freedom in parts if freedom], axis=0)
-    smaller = min(freedom for freedom in (of_seeds, of_debates) if freedom)
-    freedom = np.maximum(np.divide(variance**2, spread, out=nothing + smaller, where=spread > 0), smaller)
-    return Moments(estimate, variance, seeds, freedom, of_seeds, of_debates)
+    variance = np.maximum(
+        seeds + debates - noise,
+        np.maximum(seeds, debates),
+    )
+
+    parts = [
+        (seeds, seeds_freedom),
+        (debates, debates_freedom),
+        (noise, seeds_freedom * debates_freedom),
+    ]
+    denominator = np.sum(
+        [part**2 / freedom for part, freedom in parts if freedom],
+        axis=0,
+    )
+    smaller = min(freedom for _, freedom in parts[:2] if freedom)
+    satterthwaite = np.divide(
+        variance**2,
+        denominator,
+        out=zero + smaller,
+        where=denominator > 0,
+    )
+    freedom = np.maximum(satterthwaite, smaller)
+    return Moments(estimate, variance, seeds, freedom, seeds_freedom, debates_freedom)
 
 
 def t_quantile(degrees_of_freedom: float, confidence: float) -> float:
@@ -175,21 +234,30 @@ def sign_flip_p(
     """
     assert differences.ndim == 2 and differences.shape[1] and np.isfinite(differences).all(), differences
     num_seeds = differences.shape[1]
+
+    # A pattern and its opposite have the same |sum|, so half of all patterns are enough.
     exact = num_seeds <= MAX_EXACT_SEEDS
-    assert exact or rng is not None, "too many seeds for every sign pattern: a Generator is needed to draw from"
-    num_patterns = 2 ** (num_seeds - 1) if exact else num_draws  # a pattern and its opposite have the same |sum|
-    # The absolute part is for differences that are 0 but for rounding; one point of 10^6 is 1e-6.
-    least = np.abs(differences.sum(axis=1)) - (1e-9 * np.abs(differences).sum(axis=1) + 1e-11)
-    as_far = np.zeros(len(differences), dtype=np.int64)
+    num_patterns = 2 ** (num_seeds - 1) if exact else num_draws
+
+    # Sums that are equal but for rounding are ties. The absolute part is for differences that are 0 but for rounding;
+    # one point of 10^6 is 1e-6.
+    rounding = 1e-9 * np.abs(differences).sum(axis=1) + 1e-11
+    least = np.abs(differences.sum(axis=1)) - rounding
+
+    num_as_far = np.zeros(len(differences), dtype=np.int64)
     for start in range(0, num_patterns, _PATTERNS_AT_ONCE):
         num = min(_PATTERNS_AT_ONCE, num_patterns - start)
         if exact:
-            minus = np.arange(start, start + num)[:, None] >> np.arange(num_seeds) & 1
+            minus = np.arange(start, start + num)[:, None] >> np.arange(num_seeds) & 1  # (patterns, S)
         else:
-            assert rng is not None
+            assert rng is not None, "too many seeds for every sign pattern: a Generator is needed to draw from"
             minus = rng.integers(0, 2, (num, num_seeds), dtype=np.int8)
-        as_far += (np.abs((1.0 - 2.0 * minus) @ differences.T) >= least).sum(axis=0)
-    return (as_far + (not exact)) / (num_patterns + (not exact))
+        sums = (1.0 - 2.0 * minus) @ differences.T  # (patterns, m)
+        num_as_far += (np.abs(sums) >= least).sum(axis=0)
+
+    # The observed signs are among all patterns, and one draw more beside those drawn.
+    observed = 0 if exact else 1
+    return (num_as_far + observed) / (num_patterns + observed)
 
 
 def smallest_p(num_seeds: int) -> float:
@@ -214,9 +282,13 @@ def holm(p_values: ArrayLike) -> FloatArray:
     p = np.asarray(p_values, dtype=np.float64)
     assert p.ndim and ((p >= 0) & (p <= 1)).all(), p
     order = np.argsort(p, axis=-1, kind="stable")
-    stepped = np.take_along_axis(p, order, axis=-1) * np.arange(p.shape[-1], 0, -1)
+    factors = np.arange(p.shape[-1], 0, -1)
+    stepped = np.take_along_axis(p, order, axis=-1) * factors
+    in_steps = np.maximum.accumulate(stepped, axis=-1)
+
+    # Back into the order given.
     adjusted = np.empty_like(p)
-    np.put_along_axis(adjusted, order, np.minimum(np.maximum.accumulate(stepped, axis=-1), 1), axis=-1)
+    np.put_along_axis(adjusted, order, np.minimum(in_steps, 1), axis=-1)
     return adjusted
 
 

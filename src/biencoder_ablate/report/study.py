@@ -1,7 +1,7 @@
-"""What differs between runs: studies (one corpus each), their axes, levels and cells, and fair averages over settings.
+"""What differs between runs: one study per corpus, with its axes, levels and cells, and fair averages over settings.
 
-Read from what determines each run's results (the manifest's `determined_by`), not from its config: settings without
-effect do not set runs apart there. Any setting in which runs differ is an axis, whatever its name.
+Axes are read from what determines each run's results (the manifest's `determined_by`) rather than from its config:
+settings without effect do not tell runs apart there. Any setting in which runs differ is an axis, whatever its name.
 """
 
 from __future__ import annotations
@@ -15,27 +15,39 @@ from typing import Any
 
 import numpy as np
 
+from biencoder_ablate.config.schema import HeadConfig, head_name
 from biencoder_ablate.report.comparisons import HEADS, Group, pool
 from biencoder_ablate.report.read import FINISHED, NOTHING, WITHOUT, Protocol, Run
 from biencoder_ablate.report.statistics import FloatArray
 from biencoder_ablate.utils.files import flatten
 
-# What is no axis of its own: the first name corpora, versions and seeds; the others make one axis each.
-_NOT_AXES = (
-    *("results_version", "data", "seed", "neg_ratio", "negatives.schedule", "negatives.start", "negatives.ratio"),
-    "finetuned.weights",  # which differ from seed to seed
-)
+# Keys that are no axis of their own. The first three tell corpora, versions and seeds apart, the next ones make the
+# axis `negatives` together, and the weights that a fine-tuned run starts from differ from seed to seed.
+_NOT_AXES = {
+    "results_version",
+    "data",
+    "seed",
+    "neg_ratio",
+    "negatives.schedule",
+    "negatives.start",
+    "negatives.ratio",
+    "finetuned.weights",
+}
 _NAMES = {
     "fusion.name": "fusion",
     "loss.name": "loss",
     "model.fingerprint": "encoder",
     "finetuned.run": "finetuned",
 }
+_PLACES = {"fusion": 0, "fusion.name": 1, "model.fingerprint": 2}  # of settings that are read before the others
+_UNPREFIXED_AXES = ("head", "negatives", "encoder", "system")  # whose levels speak for themselves
+
+Settings = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Level:
-    """A value on an axis: `label` shows it and `sort_key` gives its place.
+    """A value on an axis: `label` shows it, and `sort_key` orders it.
 
     `key` is what it is a variant of: "relu" for the head labelled "relu before linear2"; the label itself otherwise.
     """
@@ -47,9 +59,9 @@ class Level:
 
 @dataclass(frozen=True)
 class Axis:
-    """Something that differs: its levels in reading order, and what else changes exactly where it does.
+    """A setting that differs: its levels in reading order, and `with_it` what else changes exactly where it does.
 
-    The others are compared with `baseline`, if there is one, rather than each with each.
+    Where there is a `baseline`, the other levels are compared with it rather than with each other.
     """
 
     name: str
@@ -59,7 +71,7 @@ class Axis:
 
     def in_words(self, level: Level) -> str:
         """A level as it reads outside its column."""
-        return level.label if self.name in ("head", "negatives", "encoder", "system") else f"{self.name}={level.label}"
+        return level.label if self.name in _UNPREFIXED_AXES else f"{self.name}={level.label}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,14 +83,27 @@ class Cell:
     runs: Mapping[int, Run]
 
     def outcomes(self, protocol: Protocol) -> Group:
-        """Who got which test point right, of those that count."""
-        rows = [run.outcomes.correct[protocol] for run in self.runs.values()]
-        return Group(self.name, tuple(self.runs), np.array([row[~np.isnan(row)] for row in rows]))
+        """What its runs score on the test points that count under a protocol."""
+        scores = []
+        for run in self.runs.values():
+            row = run.outcomes.correct[protocol]
+            scores.append(row[~np.isnan(row)])
+        return Group(self.name, tuple(self.runs), np.array(scores))  # (S, N)
+
+    @property
+    def missing_queries(self) -> str:
+        """How many of the queries another program's runs lack, in words; nothing where they have all."""
+        measured = [run.outcomes for run in self.runs.values()]
+        counts = {outcomes.num_missing for outcomes in measured}
+        if counts == {0}:
+            return ""
+        most = f"{'up to ' if len(counts) > 1 else ''}{max(counts)}"
+        return f"{most} of {len(measured[0].ids)} queries missing, counted as 0"
 
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """Runs on one corpus that may be compared. `axes` are the differing settings, the main one first.
+    """Runs on one corpus, which may be compared. `axes` are the settings that differ, the main one first.
 
     `constants` are the settings that all runs share, by key.
     """
@@ -96,40 +121,46 @@ class Study:
 
     @property
     def trained_here(self) -> bool:
-        """Whether these are this program's runs, with curves, manifests and settings, rather than outside figures."""
+        """Whether these are this program's runs, with curves, manifests and settings, not another program's scores."""
         return all(run.result for run in self.runs)
 
     @property
     def has_tasks(self) -> bool:
-        """Whether the runs were measured on the eight candidate sets: of corpora that ask pairs."""
+        """Whether the runs were measured on the eight candidate sets, as on corpora of pairs."""
         return all(run.test.get("tasks") for run in self.runs)
 
     @property
     def size(self) -> str:
         """How much there is, in words: 40 finished runs, 4 configurations, 10 seeds."""
-        counts = {"finished run": len(self.runs), "configuration": len(self.cells), "seed": len(self.seeds)}
+        counts = {
+            "finished run": len(self.runs),
+            "configuration": len(self.cells),
+            "seed": len(self.seeds),
+        }
         return ", ".join(f"{num} {name}{'' if num == 1 else 's'}" for name, num in counts.items())
 
     @property
     def seeds(self) -> list[int]:
-        """Every seed that some cell has."""
+        """Every seed that at least one cell has, ascending."""
         return sorted({seed for cell in self.cells for seed in cell.runs})
 
 
 def make_studies(runs: Sequence[Run]) -> list[Study]:
-    """The finished runs, apart by corpus (and by results version), largest study first.
+    """Group the finished runs by corpus and results version: one study each, the largest first.
 
-    Raises ValueError where runs of one corpus were asked different test points: one of them is damaged.
+    Raises ValueError where runs on one corpus have different test points: one of them is damaged.
     """
-    parts: dict[tuple[Any, Any], list[Run]] = defaultdict(list)
+    by_corpus: dict[tuple[Any, Any], list[Run]] = defaultdict(list)
     for run in runs:
         if run.status == FINISHED:
-            parts[run.identity["data"], run.identity["results_version"]].append(run)
-    studies = [_make_study(members, len(parts) > 1) for members in parts.values()]
+            by_corpus[run.identity["data"], run.identity["results_version"]].append(run)
+
+    studies = [_make_study(members, len(by_corpus) > 1) for members in by_corpus.values()]
     return sorted(studies, key=lambda study: -len(study.runs))
 
 
-def _make_study(runs: Sequence[Run], several: bool) -> Study:
+def _make_study(runs: Sequence[Run], one_of_several: bool) -> Study:
+    """The study of runs on one corpus; one of several has the corpus's fingerprint in its name."""
     first = runs[0]
     for run in runs:
         if run.outcomes.ids != first.outcomes.ids:
@@ -137,66 +168,102 @@ def _make_study(runs: Sequence[Run], several: bool) -> Study:
                 f"{run.path} and {first.path} are of one corpus by their manifests, but their rankings.jsonl "
                 "hold different test points; run the damaged one again with rerun=true"
             )
-    differing: dict[str, list[Level]] = {}  # axis → level of each run
+
+    varying: dict[str, list[Level]] = {}  # axis → the level of each run
     with_it: dict[str, list[str]] = defaultdict(list)
     constants = []
     for name, levels in _settings(runs).items():
-        twin = next((other for other in differing if _same_partition(differing[other], levels)), None)
-        if twin is None and WITHOUT in differing and _decides(differing[WITHOUT], levels):
-            twin = WITHOUT
         if len(set(levels)) == 1:
             constants.append((name, levels[0].label))
-        elif twin is not None:
-            pairs = sorted(set(zip(differing[twin], levels, strict=True)), key=lambda pair: pair[0].sort_key)
-            usual = pairs[0][1] if twin == WITHOUT else None  # that of the whole, which comes first
-            told = ", ".join(f"{a.label}: {b.label}" for a, b in pairs if b != usual)
-            with_it[twin].append(f"{name} ({told})")
+            continue
+        axis = _axis_that_decides(levels, varying)
+        if axis is None:
+            varying[name] = levels
         else:
-            differing[name] = levels
-    axes = tuple(
-        Axis(
-            name,
-            tuple(sorted(set(levels), key=lambda level: level.sort_key)),
-            tuple(with_it[name]),
-            _baseline(runs, levels),
+            with_it[axis].append(f"{name} ({_changes_with(axis, varying[axis], levels)})")
+
+    axes = []
+    for name, levels in varying.items():
+        in_order = sorted(set(levels), key=lambda level: level.sort_key)
+        axes.append(
+            Axis(
+                name,
+                tuple(in_order),
+                tuple(with_it[name]),
+                _baseline(runs, levels),
+            )
         )
-        for name, levels in differing.items()
-    )
-    cells: dict[tuple[Level, ...], dict[int, Run]] = defaultdict(dict)
-    for k, run in enumerate(runs):
-        cells[tuple(levels[k] for levels in differing.values())][run.identity["seed"]] = run
-    data = first.config.get("data") or {}
-    corpus = str(data.get("name", "corpus"))
-    if corpus == "pairs" and data.get("path"):
-        corpus = PurePath(str(data["path"])).name
-    corpus += f", first {data['limit']} debates of each split" if data.get("limit") else ""
-    corpus += ", disjoint" if data.get("disjoint") else ""
+
+    # A configuration is the levels of a run on all axes; without an axis there is only one.
+    configurations = list(zip(*varying.values(), strict=True)) or [()] * len(runs)
+    by_levels: dict[tuple[Level, ...], dict[int, Run]] = defaultdict(dict)
+    for levels_of_run, run in zip(configurations, runs, strict=True):
+        by_levels[levels_of_run][run.identity["seed"]] = run
+    cells = []
+    for cell_levels in sorted(by_levels, key=lambda levels: [level.sort_key for level in levels]):
+        by_seed = dict(sorted(by_levels[cell_levels].items()))
+        cells.append(Cell(cell_name(axes, cell_levels), cell_levels, by_seed))
+
+    fingerprint = first.identity["data"]
+    corpus = _corpus_name(first)
+    name = f"{corpus} ({fingerprint[:8]})" if one_of_several else corpus
     return Study(
-        f"{corpus} ({first.identity['data'][:8]})" if several else corpus,
-        first.identity["data"],
-        axes,
-        tuple(
-            Cell(cell_name(axes, levels), levels, dict(sorted(cells[levels].items())))
-            for levels in sorted(cells, key=lambda levels: [level.sort_key for level in levels])
-        ),
+        name,
+        fingerprint,
+        tuple(axes),
+        tuple(cells),
         tuple(constants),
     )
 
 
-def _same_partition(a: Sequence[Level], b: Sequence[Level]) -> bool:
-    return len(set(a)) == len(set(b)) == len(set(zip(a, b, strict=True)))
+def _axis_that_decides(
+    levels: Sequence[Level],
+    varying: Mapping[str, Sequence[Level]],
+) -> str | None:
+    """The axis found before that a setting changes with, if any, so that the setting is no axis of its own.
+
+    The two must group the runs alike. But of a sweep that takes parts out of a recipe, every setting that follows from
+    the part taken out belongs to that axis, also one that several parts have in common.
+    """
+    for axis, axis_levels in varying.items():
+        num_pairs = len(set(zip(axis_levels, levels, strict=True)))
+        follows = num_pairs == len(set(axis_levels))
+        if follows and (axis == WITHOUT or num_pairs == len(set(levels))):
+            return axis
+    return None
 
 
-def _decides(a: Sequence[Level], b: Sequence[Level]) -> bool:
-    return len(set(zip(a, b, strict=True))) == len(set(a))
+def _changes_with(axis: str, axis_levels: Sequence[Level], levels: Sequence[Level]) -> str:
+    """A setting that changes with an axis, level by level: "all-MiniLM-L6-v2: 256, tiny: 128"."""
+    by_level = dict(zip(axis_levels, levels, strict=True))
+    in_order = sorted(by_level, key=lambda level: level.sort_key)
+    usual = by_level[in_order[0]] if axis == WITHOUT else None  # the whole recipe comes first and goes without saying
+    changes = []
+    for level in in_order:
+        value = by_level[level]
+        if value != usual:
+            changes.append(f"{level.label}: {value.label}")
+    return ", ".join(changes)
 
 
 def _baseline(runs: Sequence[Run], levels: Sequence[Level]) -> Level | None:
-    """The level that all baseline runs have and no other, if any."""
-    of_baseline, of_others = (
-        {level for run, level in zip(runs, levels, strict=True) if run.baseline is wanted} for wanted in (True, False)
-    )
-    return next(iter(of_baseline)) if len(of_baseline) == 1 and of_others and not of_baseline & of_others else None
+    """The level that all baseline runs have and no other run has, if there is one."""
+    roles = {(level, run.baseline) for run, level in zip(runs, levels, strict=True)}
+    candidates = [level for level, is_baseline in roles if is_baseline]
+    if len(candidates) != 1 or len(roles) == 1 or (candidates[0], False) in roles:
+        return None
+    return candidates[0]
+
+
+def _corpus_name(run: Run) -> str:
+    """The corpus in words, with what it was cut to: "pairs.csv, first 3 debates of each split"."""
+    data = run.config.get("data") or {}
+    name = str(data.get("name", "corpus"))
+    if name == "pairs" and data.get("path"):
+        name = PurePath(str(data["path"])).name
+    if data.get("limit"):
+        name += f", first {data['limit']} debates of each split"
+    return f"{name}, disjoint" if data.get("disjoint") else name
 
 
 def cell_name(axes: Sequence[Axis], levels: Sequence[Level]) -> str:
@@ -205,102 +272,147 @@ def cell_name(axes: Sequence[Axis], levels: Sequence[Level]) -> str:
     return ", ".join(names) or "the only configuration"
 
 
+# --- the level of each run on each setting ---
+
+
 def _settings(runs: Sequence[Run]) -> dict[str, list[Level]]:
-    """Level of each run by setting: head, negatives, fusion, encoder, then every other key, dotted."""
+    """The level of each run, by setting: head, negatives, fusion, encoder, then every other key, dotted."""
     settings: dict[str, list[Level]] = {}
-    parts = [run.without for run in runs]
+    parts = [run.without or "" for run in runs]
     if all(parts):
-        settings[WITHOUT] = [Level(str(part), str(part), (part != NOTHING, part)) for part in parts]
-    if all("head" in run.identity for run in runs):  # not those of another program
+        settings[WITHOUT] = [Level(part, part, (part != NOTHING, part)) for part in parts]
+    if all("head" in run.identity for run in runs):  # another program's runs have neither head nor negatives
         settings["head"] = _head_levels([run.identity["head"] for run in runs])
         settings["negatives"] = _negatives_levels([run.identity for run in runs])
-    by_run = [flatten(run.identity) for run in runs]
-    keys = [key for key in dict.fromkeys(key for values in by_run for key in values) if key not in _NOT_AXES]
-    first = ["fusion", "fusion.name", "model.fingerprint"]
-    for key in sorted(keys, key=lambda key: first.index(key) if key in first else len(first)):
+
+    values_by_run = [flatten(run.identity) for run in runs]
+    keys = dict.fromkeys(key for values in values_by_run for key in values)  # a set that keeps the order
+    for key in sorted(keys, key=lambda key: _PLACES.get(key, len(_PLACES))):
+        if key in _NOT_AXES or key.startswith("head."):
+            continue
         if key == "model.fingerprint":
-            settings["encoder"] = _encoder_levels(runs)
-        elif not key.startswith("head."):
-            settings[_NAMES.get(key, key)] = [_value_level(values.get(key)) for values in by_run]
+            levels = _encoder_levels(runs)
+        else:
+            levels = [_value_level(values.get(key)) for values in values_by_run]
+        settings[_NAMES.get(key, key)] = levels
     return settings
 
 
 def _value_level(value: Any) -> Level:
-    """Numbers by size, then words by the alphabet, then null."""
+    """A plain value's level: numbers by size, then words by the alphabet, then null."""
     label = show(value)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return Level(label, label, (0, value, label))
-    return Level(label, label, (2 if value is None else 1, 0, label))
+    kind, size = 1, 0.0
+    if value is None:
+        kind = 2
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        kind, size = 0, value
+    return Level(label, label, (kind, size, label))
 
 
-def _head_levels(heads: Sequence[Mapping[str, Any]]) -> list[Level]:
-    """The four heads as in the design, then the same with the ReLU before linear2 if both places occur, then others."""
-    positions = {head.get("activation_position") for head in heads if _activation(head) is not None}
-    by_name: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+def _head_levels(heads: Sequence[Settings]) -> list[Level]:
+    """The four heads of the 2×2 design, then those of them with the ReLU before linear2, then all other heads.
+
+    The activation's place is named only where heads differ in it.
+    """
+    positions = set()
+    by_name: dict[str, list[Settings]] = defaultdict(list)
     for head in heads:
-        by_name[head_label(head)].append(head)
+        by_name[_head_label(head)].append(head)
+        if _has_activation(head):
+            positions.add(head.get("activation_position"))
+
     levels = []
     for head in heads:
-        name = head_label(head)
-        others = by_name[name]
-        told = ["hidden", *(() if head.get("name", "linear") == "linear" else ("norm", "activation"))]
-        details = [
-            f"{key}={show(head.get(key))}" for key in told if len({show(other.get(key)) for other in others}) > 1
-        ]
-        before = len(positions) > 1 and _activation(head) is not None
-        before = before and head.get("activation_position") == "before_linear2"
-        key = " ".join([name, *details])
+        name = _head_label(head)
+
+        # Heads of one name are told apart by those of their settings that differ.
+        details = ["hidden"]
+        if head.get("name", "linear") != "linear":
+            details += ["norm", "activation"]
+        words = [name]
+        for detail in details:
+            if len({show(other.get(detail)) for other in by_name[name]}) > 1:
+                words.append(f"{detail}={show(head.get(detail))}")
+        key = " ".join(words)
+
+        is_before = head.get("activation_position") == "before_linear2"
+        before = is_before and _has_activation(head) and len(positions) > 1
         label = f"{key} before linear2" if before else key
-        place = HEADS.index(name) if name in HEADS else len(HEADS)
-        levels.append(Level(key, label, (name not in HEADS, before, place, label)))
+        is_other = name not in HEADS
+        place = len(HEADS) if is_other else HEADS.index(name)
+        levels.append(
+            Level(
+                key,
+                label,
+                (is_other, before, place, label),
+            )
+        )
     return levels
 
 
-def head_label(head: Mapping[str, Any]) -> str:
+def _head_label(head: Settings) -> str:
     """A head's name from its settings in the manifest: none, layernorm_relu, rmsnorm_gelu, mlp, mine width=8."""
-    name = str(head.get("name", "linear"))
-    if name == "linear":
-        parts = [str(part) for part in (head.get("norm"), _activation(head)) if part not in (None, "none")]
-        name = "_".join(parts) or "none"
-    return " ".join([name, *(f"{key}={show(value)}" for key, value in (head.get("options") or {}).items())])
+    config = HeadConfig(
+        head.get("name", "linear"),
+        norm=head.get("norm"),
+        activation=head.get("activation"),
+    )
+    words = [head_name(config)]
+    for key, value in (head.get("options") or {}).items():
+        words.append(f"{key}={show(value)}")
+    return " ".join(words)
 
 
-def _activation(head: Mapping[str, Any]) -> str | None:
-    return None if head.get("activation") == "none" else head.get("activation")
+def _has_activation(head: Settings) -> bool:
+    return head.get("activation") not in (None, "none")
 
 
-def _negatives_levels(identities: Sequence[Mapping[str, Any]]) -> list[Level]:
-    """The schedule and the ratio, and a curriculum's start where starts differ."""
+def _negatives_levels(identities: Sequence[Settings]) -> list[Level]:
+    """The schedule and the ratio, and a curriculum's start where starts differ: "neg 0.01", "curr 0.2+0.01"."""
     starts = {identity["negatives"].get("start") for identity in identities} - {None}
     levels = []
     for identity in identities:
-        schedule, start = identity["negatives"]["schedule"], identity["negatives"].get("start")
-        ratio = identity.get("neg_ratio", identity["negatives"].get("ratio"))
-        short = {"constant": "neg", "curriculum": "curr"}.get(schedule, schedule)
+        negatives = identity["negatives"]
+        schedule = negatives["schedule"]
+        start = negatives.get("start")
+        ratio = identity.get("neg_ratio", negatives.get("ratio"))
+
+        label = {"constant": "neg", "curriculum": "curr"}.get(schedule, schedule)
         with_start = start is not None and len(starts) > 1
-        label = f"{short} {show(start)}+{show(ratio)}" if with_start else f"{short} {show(ratio)}"
-        levels.append(Level(label, label, (schedule != "constant", schedule, start or 0.0, ratio)))
+        label += f" {show(start)}+{show(ratio)}" if with_start else f" {show(ratio)}"
+        levels.append(
+            Level(
+                label,
+                label,
+                (schedule != "constant", schedule, start or 0.0, ratio),
+            )
+        )
     return levels
 
 
 def _encoder_levels(runs: Sequence[Run]) -> list[Level]:
-    """The last part of the weights' name, with the fingerprint where that is not enough."""
-    prints = [run.identity["model"]["fingerprint"] for run in runs]
+    """The last part of the weights' name, with the fingerprint where names alone do not tell encoders apart."""
+    fingerprints = [run.identity["model"]["fingerprint"] for run in runs]
     labels = []
-    for model in (run.config.get("model") or {} for run in runs):
+    for run in runs:
+        model = run.config.get("model") or {}
         labels.append(PurePath(str(model.get("name_or_path") or model.get("name") or "unnamed")).name)
-    if len(set(labels)) < len(set(prints)):
-        labels = [f"{label} {fingerprint[:8]}" for label, fingerprint in zip(labels, prints, strict=True)]
+    if len(set(labels)) < len(set(fingerprints)):
+        labels = [f"{label} {fingerprint[:8]}" for label, fingerprint in zip(labels, fingerprints, strict=True)]
     return [Level(label, label, (label,)) for label in labels]
 
 
 def show(value: Any) -> str:
     """A setting's value as one types it."""
+    # Short, where the short form is the same number.
     if isinstance(value, float) and float(f"{value:g}") == value:
         return f"{value:g}"
     if value is None or isinstance(value, bool | list | dict):
         return json.dumps(value)
     return str(value)
+
+
+# --- averages over settings ---
 
 
 @dataclass(frozen=True, eq=False)
@@ -318,65 +430,84 @@ class Arms:
 
     def groups(self, protocol: Protocol) -> list[Group]:
         """The arms as groups: each the average over its cells, on the seeds that these share."""
-        return [pool(name, [cell.outcomes(protocol) for cell in self.cells[name]]) for name in self.names]
+        groups = []
+        for name in self.names:
+            cells = [cell.outcomes(protocol) for cell in self.cells[name]]
+            groups.append(pool(name, cells))
+        return groups
 
     def means(self, protocol: Protocol) -> dict[str, float]:
-        """Each arm's mean, over the seeds that all share; over its own where there are none."""
-        return {group.name: float(group.at(self.seeds or group.seeds).mean()) for group in self.groups(protocol)}
+        """Each arm's mean over the seeds that all share, or over its own seeds where they share none."""
+        means = {}
+        for group in self.groups(protocol):
+            scores = group.at(self.seeds or group.seeds)
+            means[group.name] = float(scores.mean())
+        return means
 
 
 def arms_of(study: Study, arms: Sequence[tuple[str, dict[int, Level]]]) -> Arms | None:
     """Arms given by name and by their level on some axes (the same axes for all), e.g. {0: relu}.
 
-    The other axes make the settings. Settings where an arm has no finished run cannot be used; nor can those that would
+    The other axes make the settings. A setting in which an arm has no finished run cannot be used, nor one that would
     leave fewer than half of the seeds that the best-covered setting has. So the choice depends on which runs there are,
-    never on their figures. None if no setting has all arms.
+    never on what they score. Returns None if no setting has all arms.
     """
+    names = tuple(name for name, _ in arms)
     by_levels = {cell.levels: cell for cell in study.cells}
     free = [k for k in range(len(study.axes)) if k not in arms[0][1]]
-    complete: dict[str, list[Cell]] = {}  # setting → a cell for each arm
+
+    # A setting is complete where every arm has a cell.
+    complete: dict[str, list[Cell]] = {}  # setting → the cell of each arm
     left_out = []
     for setting_levels in dict.fromkeys(tuple(cell.levels[k] for k in free) for cell in study.cells):
-        cells = []
-        for _, chosen in arms:
-            levels = dict(zip(free, setting_levels, strict=True)) | chosen
-            cells.append(by_levels.get(tuple(levels[k] for k in range(len(study.axes)))))
-        lacking = [name for (name, _), cell in zip(arms, cells, strict=True) if cell is None]
         setting = cell_name([study.axes[k] for k in free], setting_levels)
+        cells, lacking = [], []
+        for name, arm_levels in arms:
+            levels = dict(zip(free, setting_levels, strict=True)) | arm_levels
+            cell = by_levels.get(tuple(levels[k] for k in sorted(levels)))
+            if cell is None:
+                lacking.append(name)
+            else:
+                cells.append(cell)
         if not lacking:
-            complete[setting] = [cell for cell in cells if cell is not None]
-        elif len(lacking) < len(arms):
+            complete[setting] = cells
+        elif cells:
             left_out.append(f"{setting} (no finished run of {', '.join(lacking)})")
     if not complete:
         return None
-    used, seeds = _on_common_seeds(complete)
-    too_few = [setting for setting in complete if setting not in used]
-    left_out += [f"{setting} (too few seeds in common with the other settings)" for setting in too_few]
+
+    # The best covered first, as long as half of its seeds remain; the sort keeps equal ones in reading order.
+    covered = {setting: _shared_seeds(cells) for setting, cells in complete.items()}
+    first, *others = sorted(covered, key=lambda setting: -len(covered[setting]))
+    chosen, seeds = {first}, covered[first]
+    for setting in others:
+        shared = seeds & covered[setting]
+        if shared and 2 * len(shared) >= len(covered[first]):
+            chosen.add(setting)
+            seeds = shared
+
+    settings = [setting for setting in complete if setting in chosen]
+    for setting in complete:
+        if setting not in chosen:
+            left_out.append(f"{setting} (too few seeds in common with the other settings)")
+    by_arm = zip(*(complete[setting] for setting in settings), strict=True)
     return Arms(
-        tuple(name for name, _ in arms),
-        tuple(used) if free else (),
-        {name: tuple(complete[setting][k] for setting in used) for k, (name, _) in enumerate(arms)},
-        seeds,
+        names,
+        tuple(settings) if free else (),
+        dict(zip(names, by_arm, strict=True)),
+        tuple(sorted(seeds)),
         tuple(left_out),
     )
 
 
-def _on_common_seeds(complete: dict[str, list[Cell]]) -> tuple[list[str], tuple[int, ...]]:
-    """The settings to average over, best covered first as long as half of its seeds remain; and the seeds."""
-    covered = {setting: set.intersection(*(set(cell.runs) for cell in cells)) for setting, cells in complete.items()}
-    first, *others = sorted(covered, key=lambda setting: -len(covered[setting]))  # stable: equal ones in reading order
-    used, seeds = {first}, covered[first]
-    for setting in others:
-        shared = seeds & covered[setting]
-        if 2 * len(shared) >= len(covered[first]) and shared:
-            used.add(setting)
-            seeds = shared
-    return [setting for setting in complete if setting in used], tuple(sorted(seeds))
+def _shared_seeds(cells: Sequence[Cell]) -> set[int]:
+    return set.intersection(*(set(cell.runs) for cell in cells))
 
 
 def task_values(cells: Sequence[Cell], task: str) -> FloatArray:
     """Test top-1 of a task for each seed (S,), averaged over cells."""
-    seeds = sorted(set.intersection(*(set(cell.runs) for cell in cells)))
-    return np.array(
-        [np.mean([cell.runs[seed].test["tasks"].get(task, {}).get("top1", np.nan) for cell in cells]) for seed in seeds]
-    )
+    values = []
+    for seed in sorted(_shared_seeds(cells)):
+        scores = [cell.runs[seed].test["tasks"].get(task, {}).get("top1", np.nan) for cell in cells]
+        values.append(np.mean(scores))
+    return np.array(values)

@@ -159,7 +159,8 @@ def _figures(
         ]
     row += [yardsticks.mean(run.test.get("recall@10") for run in runs)]
     row += [yardsticks.mean(run.result.get("best_epoch") for run in runs)]
-    marks = [yardsticks.idle(cells, analysis.primary, analysis.metric)]
+    marks = [*dict.fromkeys(cell.missing_queries for cell in cells)]
+    marks += [yardsticks.inactive_head(cells, analysis.primary, analysis.metric)]
     higher = yardsticks.below(first.mean, analysis.key(), others)
     marks += [f"below {', '.join(other.label for other in higher)}"] if higher else []
     return [*row, "; ".join(filter(None, marks))]
