@@ -1,5 +1,6 @@
 """Metrics against ir_measures, that is trec_eval's arithmetic, and against numbers worked by hand."""
 
+import doctest
 import math
 
 import ir_measures
@@ -55,3 +56,7 @@ def test_no_points_give_no_figure():
 
 def test_figures_are_plain_floats():
     assert {type(value) for value in (metrics.top1(np.array([0])), metrics.mrr(np.array([3])))} == {float}
+
+
+def test_the_examples_in_the_docstrings():
+    assert doctest.testmod(metrics).failed == 0 < doctest.testmod(metrics).attempted

@@ -1,61 +1,119 @@
-"""From the ranks of the right answers to the figures. Ranks are 0-based.
+"""Metrics from the ranks of right answers, in numpy. Ranks are 0-based: the first candidate has rank 0.
 
-Points may have several right answers: arrays (E,) hold one entry for each, `rows` (E,) says whose it is, ascending.
-Where the arithmetic could differ it is trec_eval's, as `ir_measures` has it.
+A query may have several right answers. Arrays (E,) hold one entry for each of them, and `rows` (E,), ascending, says
+whose it is; arrays (N,) hold one entry for each query. Every metric is a mean over queries, NaN where there are none.
+Where the arithmetic could differ it is trec_eval's, as `ir_measures` has it (tests/evaluation/test_metrics.py).
+
+`hits`, `reciprocal_rank` and `discounted_gain` are the formulas for a single right answer. The report scores points by
+the same three; a rank of NaN, of a point that does not count, stays NaN.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from biencoder_ablate.utils.arrays import group_starts, ragged_arange
+
+
+def hits(rank: np.ndarray, k: int) -> np.ndarray:
+    """1 where a right answer is among the first k, else 0 (float64).
+
+    >>> hits(np.array([0, 2, 9, 10]), 10).tolist()
+    [1.0, 1.0, 1.0, 0.0]
+    """
+    return np.where(np.isnan(rank), np.nan, rank < k)
+
+
+def reciprocal_rank(rank: np.ndarray) -> np.ndarray:
+    """1 / (rank + 1), over the whole list (Voorhees 1999, "The TREC-8 Question Answering Track Report").
+
+    >>> reciprocal_rank(np.array([0, 1, 3])).tolist()
+    [1.0, 0.5, 0.25]
+    """
+    return 1.0 / (rank + 1.0)
+
+
+def discounted_gain(rank: np.ndarray, k: int, grade: np.ndarray | float = 1.0) -> np.ndarray:
+    """grade / log₂(rank + 2) within the first k, else 0: a term of DCG@k.
+
+    Järvelin and Kekäläinen 2002, "Cumulated gain-based evaluation of IR techniques", with trec_eval's gain, which is
+    the grade itself. A single right answer with grade 1 has this as its nDCG.
+
+    >>> discounted_gain(np.array([0, 2, 10]), 10).tolist()
+    [1.0, 0.5, 0.0]
+    """
+    return np.where(rank >= k, 0.0, grade / np.log2(rank + 2.0))
+
 
 def first_ranks(ranks: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The rank of each point's first right answer, in order of `rows`."""
-    return np.minimum.reduceat(ranks, _starts(rows)) if len(ranks) else ranks
+    """The rank (N,) of each query's first right answer.
+
+    >>> first_ranks(np.array([4, 1, 0]), np.array([0, 0, 1])).tolist()
+    [1, 0]
+    """
+    return np.minimum.reduceat(ranks, group_starts(rows)) if len(ranks) else ranks
 
 
 def top1(first: np.ndarray) -> float:
-    """Share of points that have a right answer first, by the ranks of their first ones (N,)."""
-    return _mean(first == 0)
+    """The share of queries with a right answer in the first place (Success@1), from `first_ranks` (N,).
+
+    >>> top1(np.array([0, 1, 9, 0]))
+    0.5
+    """
+    return _mean(hits(first, 1))
 
 
 def mrr(first: np.ndarray) -> float:
-    """Mean reciprocal rank of each point's first right answer (N,), over the whole list."""
-    return _mean(1.0 / (first + 1.0))
+    """The mean reciprocal rank of each query's first right answer, from `first_ranks` (N,).
+
+    >>> mrr(np.array([0, 1, 3, 3]))
+    0.5
+    """
+    return _mean(reciprocal_rank(first))
 
 
 def recall(ranks: np.ndarray, k: int, rows: np.ndarray) -> float:
-    """Share of a point's right answers that are among the first k, mean over points."""
-    return _mean(_sums(ranks < k, rows) / _sums(np.ones(len(ranks)), rows))
+    """Recall@k: the share of a query's right answers that are among the first k.
+
+    >>> recall(np.array([0, 12, 3]), 10, np.array([0, 0, 1]))
+    0.75
+    """
+    return _mean(_sums(hits(ranks, k), rows) / _sizes(rows))
 
 
 def ndcg(ranks: np.ndarray, k: int, rows: np.ndarray, grades: np.ndarray) -> float:
-    """nDCG@k: the sum of grade/log₂(rank + 2) within the first k, beside that of the best order; mean over points
-    (Järvelin and Kekäläinen 2002, with trec_eval's gain, the grade (E,) itself)."""
-    gains = np.where(ranks < k, grades / np.log2(ranks + 2.0), 0.0)
-    best = np.lexsort((-grades, rows))
-    place = np.arange(len(rows)) - np.repeat(_starts(rows), _sums(np.ones(len(rows)), rows).astype(np.int64))
-    ideal = np.where(place < k, grades[best] / np.log2(place + 2.0), 0.0)
-    return _mean(_sums(gains, rows) / _sums(ideal, rows))
+    """nDCG@k: the sum of `discounted_gain` over a query's right answers, divided by that of their best order.
+
+    >>> round(ndcg(np.array([1, 0]), 10, np.array([0, 0]), np.array([3, 1])), 4)
+    0.7967
+    """
+    best_first = np.lexsort((-grades, rows))
+    ideal = discounted_gain(ragged_arange(_sizes(rows)), k, grades[best_first])
+    return _mean(_sums(discounted_gain(ranks, k, grades), rows) / _sums(ideal, rows))
 
 
 def average_precision(ranks: np.ndarray, rows: np.ndarray) -> float:
-    """MAP: the mean, over a point's right answers, of the share of right ones down to each; mean over points."""
-    counts = _sums(np.ones(len(rows)), rows)
-    place = np.arange(len(rows)) - np.repeat(_starts(rows), counts.astype(np.int64))
+    """MAP: the precision at the rank of each right answer, averaged over a query's right answers.
+
+    Buckley and Voorhees 2000, "Evaluating evaluation measure stability".
+
+    >>> average_precision(np.array([0, 3]), np.array([0, 0]))
+    0.75
+    """
+    sizes = _sizes(rows)
     in_order = ranks[np.lexsort((ranks, rows))]
-    return _mean(_sums((place + 1.0) / (in_order + 1.0), rows) / counts)
+    precision = (ragged_arange(sizes) + 1.0) / (in_order + 1.0)
+    return _mean(_sums(precision, rows) / sizes)
 
 
-def _starts(rows: np.ndarray) -> np.ndarray:
-    """Where each point's entries begin."""
-    return np.flatnonzero(np.diff(rows, prepend=-1))
+def _sizes(rows: np.ndarray) -> np.ndarray:
+    """How many right answers each query has (N,)."""
+    return np.diff(group_starts(rows), append=len(rows))
 
 
 def _sums(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Sums of entries (E,) by point."""
-    values = values.astype(np.float64)
-    return np.add.reduceat(values, _starts(rows)) if len(rows) else values
+    """Sums of entries (E,) by query (N,)."""
+    return np.add.reduceat(values, group_starts(rows)) if len(rows) else values
 
 
 def _mean(values: np.ndarray) -> float:

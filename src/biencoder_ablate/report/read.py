@@ -18,6 +18,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from biencoder_ablate.evaluation.metrics import discounted_gain, hits, reciprocal_rank
 from biencoder_ablate.runs.directory import RunDirectory
 from biencoder_ablate.runs.records import Record, read_metrics
 from biencoder_ablate.runs.status import run_status
@@ -63,24 +64,27 @@ class Metric(StrEnum):
         return {"top1": "top-1", "mrr": "MRR", "ndcg@10": "nDCG@10", "recall@10": "recall@10"}[self]
 
     def of_ranks(self, ranks: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Scores of points whose counter has these ranks, from 1; nan stays nan. Formulas: evaluation/metrics.py."""
+        """Scores of points whose counter has these ranks, from 1; nan stays nan."""
         if self is Metric.MRR:
-            return 1 / ranks
-        gain = 1 / np.log2(ranks + 1) if self is Metric.NDCG else np.where(np.isnan(ranks), np.nan, 1.0)
-        return np.where(ranks > (1 if self is Metric.TOP1 else 10), 0.0, gain)
+            return reciprocal_rank(ranks - 1)
+        if self is Metric.NDCG:
+            return discounted_gain(ranks - 1, 10)
+        return hits(ranks - 1, 1 if self is Metric.TOP1 else 10)
 
     def of_answers(self, answers: Sequence[tuple[str, float, float, float]]) -> float | None:
         """The score of a point by all its right answers (name, grade, stage-1 rank, final rank), where it is over all.
 
         Their ranks are official ones, also for clean figures: of the clean ones a run keeps the first answer's only.
         """
-        if self is Metric.RECALL and len(answers) > 1:
-            return sum(stage1 <= 10 for _, _, stage1, _ in answers) / len(answers)
-        if self is Metric.NDCG and len(answers) > 1:
-            best = sorted((grade for _, grade, _, _ in answers), reverse=True)[:10]
-            gain = sum(grade / math.log2(rank + 1) for _, grade, _, rank in answers if rank <= 10)
-            return gain / sum(grade / math.log2(k + 2) for k, grade in enumerate(best))
-        return None
+        if self not in (Metric.RECALL, Metric.NDCG) or len(answers) < 2:
+            return None
+        _, grade, stage1_rank, rank = zip(*answers, strict=True)
+        if self is Metric.RECALL:
+            return float(hits(np.array(stage1_rank) - 1, 10).mean())
+        best = np.sort(grade)[::-1]
+        gains = discounted_gain(np.array(rank) - 1, 10, np.array(grade)).tolist()
+        ideal_gains = discounted_gain(np.arange(len(best)), 10, best).tolist()
+        return sum(gains) / sum(ideal_gains)
 
 
 @dataclass(frozen=True, eq=False)
