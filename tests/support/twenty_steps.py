@@ -20,7 +20,7 @@ from biencoder_ablate.config.schema import (
     TrainingConfig,
 )
 from biencoder_ablate.training.loop import Pairs, embed, make_optimizer, train_step
-from biencoder_ablate.training.negatives import Mining, draw_negatives
+from biencoder_ablate.training.negatives import draw_negatives
 from biencoder_ablate.training.plan import build_components, make_plan
 from biencoder_ablate.utils.console import RunLog
 from biencoder_ablate.utils.distributed import process_group, world_from_environment
@@ -58,8 +58,8 @@ def main(recipe: str, out: str) -> None:
         trainee = build_components(plan, RunLog(None, quiet=True), world).trainee
         optimizer = make_optimizer(trainee.model, config)
         split = trainee.splits["train"].split
-        mining = Mining(negatives.per_pair, negatives.skip, negatives.depth)
-        negative, _ = draw_negatives(trainee.pool, 0.5, config.seed, 0, embed(trainee), split, mining)
+        mining = (negatives.per_pair, negatives.skip, negatives.depth)
+        negative, _ = draw_negatives(trainee.pool, 0.5, config.seed, 0, embed(trainee), split, *mining)
         pairs = Pairs(np.arange(len(split)), split.point, split.counter, negative)
         random = generator(config.seed, "twenty steps")
         losses, gradients = [], []
