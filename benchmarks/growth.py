@@ -65,7 +65,7 @@ def _tokens(setting: Setting, num_turns: int) -> Iterator[str]:
         parts = our_way.build(given)
         step = our_way.training(given, num_turns + 1)
         seconds = statistics.median([step(index) for index in range(num_turns + 1)][1:])
-        source = parts.trainee.texts
+        source = parts.context.texts
         flops = forward_flops(source.module.config, source.tokens.lengths).sum()  # type: ignore[union-attr]
         first = first or (seconds, flops)
         yield f"| {max_tokens} | {seconds:.3g} | {seconds / first[0]:.3g} | {flops / first[1]:.3g} |"

@@ -25,7 +25,7 @@ from biencoder_ablate.evaluation.candidates import build_task
 from biencoder_ablate.evaluation.pair_scores import pair_scorer
 from biencoder_ablate.evaluation.protocols import final_rankings, split_metrics
 from biencoder_ablate.model.biencoder import BiEncoder
-from biencoder_ablate.training.negatives import Mining, build_pool, draw_negatives
+from biencoder_ablate.training.negatives import build_pool, draw_negatives
 from biencoder_ablate.training.plan import architecture_of
 
 
@@ -76,7 +76,7 @@ def main() -> None:
     train = table.splits["train"]
     step(
         f"mining: 8 nearest for {len(train)} pairs",
-        lambda: draw_negatives(pool, 1.0, 0, 0, embeddings, train, Mining(per_pair=8)),
+        lambda: draw_negatives(pool, 1.0, 0, 0, embeddings, train, per_pair=8),
     )
     step("ranking, rerank=none", lambda: split_metrics(final_rankings(test, embeddings, score, "none")))
     step("ranking, rerank=10", lambda: split_metrics(final_rankings(test, embeddings, score, 10)))

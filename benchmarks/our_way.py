@@ -29,7 +29,7 @@ def build(setting: Setting, without: str = "", contrastive: bool = False, **trai
     assert without in ("", *WITHOUT)
     config = (setting.contrastive if contrastive else setting.config)(save_model=False, **training)
     parts = build_components(make_plan(config), RunLog(None, quiet=True), World())
-    texts = parts.trainee.texts
+    texts = parts.context.texts
     if without in ("two threads", "packing"):
         assert isinstance(texts, EncodedTexts)
         texts.threads = None
@@ -47,16 +47,16 @@ def training(
 ) -> Callable[[int | None], float]:
     """A function that takes training step number i and returns its seconds; of None, peak memory in GB."""
     parts = build(setting, device=device, contrastive=contrastive, **options)  # type: ignore[arg-type]
-    trainee = parts.trainee
-    optimizer = make_optimizer(trainee.model, trainee.config)
-    batches = draw_triples(trainee.index, setting.batch_size, num_steps, setting.seed)
-    trainee.model.train()
+    context = parts.context
+    optimizer = make_optimizer(context.model, context.config)
+    batches = draw_triples(context.index, setting.batch_size, num_steps, setting.seed)
+    context.model.train()
 
     def step(index: int | None) -> float:
         if index is None:
             return peak_gigabytes()
         started = time.perf_counter()
-        losses, _ = train_step(trainee, optimizer, as_pairs(batches[index]))
+        losses, _ = train_step(context, optimizer, as_pairs(batches[index]))
         losses.tolist()
         return time.perf_counter() - started
 
@@ -77,7 +77,7 @@ def as_pairs(triples: np.ndarray) -> Pairs:
 def encoding(setting: Setting, device: str = "cpu", **options: object) -> Callable[[list[str]], float]:
     """A function that encodes texts, tokenising included, and returns the seconds that took."""
     parts = build(setting, device=device, **options)
-    source, tokenizer = parts.trainee.texts, load_tokenizer(setting.model_directory(), setting.max_tokens)
+    source, tokenizer = parts.context.texts, load_tokenizer(setting.model_directory(), setting.max_tokens)
     assert isinstance(source, EncodedTexts)
 
     def encode(texts: list[str]) -> float:
@@ -96,7 +96,7 @@ def ranking(setting: Setting, fast: bool = True) -> Callable[[object], float]:
     random = torch.Generator().manual_seed(setting.seed)
     texts = CachedTexts(torch.randn(len(table.texts), width, generator=random))
     config = setting.config(fast=fast)
-    trainee = TrainingContext(
+    context = TrainingContext(
         config,
         BiEncoder(architecture_of(config, width)),
         texts,
@@ -109,10 +109,10 @@ def ranking(setting: Setting, fast: bool = True) -> Callable[[object], float]:
     )
 
     def rank(_: object) -> float:
-        embeddings = embed(trainee)
+        embeddings = embed(context)
         started = time.perf_counter()
-        draw_negatives(trainee.pool, 1.0, config.seed, 0, embeddings, table.splits["train"])
-        measure_all(trainee, embeddings)
+        draw_negatives(context.pool, 1.0, config.seed, 0, embeddings, table.splits["train"])
+        measure_all(context, embeddings)
         return time.perf_counter() - started
 
     return rank

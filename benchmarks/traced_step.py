@@ -71,14 +71,14 @@ def trace(overrides: list[str], list_ops: bool) -> list[str]:
         model = BiEncoder(architecture_of(config, bert.hidden_size), encoder).to(device)
         budgets = TRAIN_TOKEN_BUDGET["cuda"], EVAL_TOKEN_BUDGET["cuda"]
         texts = EncodedTexts(encoder, packed_encoder(encoder, "pooler"), tokens, device, "bf16", *budgets)
-        trainee = TrainingContext(config, model, texts, data.index, data.splits, data.pool, make_loss(config), device)
+        context = TrainingContext(config, model, texts, data.index, data.splits, data.pool, make_loss(config), device)
         optimizer = make_optimizer(model, config)
-        pairs = median_batch(trainee, tokens.lengths)
+        pairs = median_batch(context, tokens.lengths)
         for _ in range(3):
             before = mode.calls, mode.waits.copy(), mode.blocking.copy(), mode.uploads.copy(), mode.ops.copy()
             mode.trace.clear()
             mode.peak = mode.held
-            losses, (num_tokens, flops) = train_step(trainee, optimizer, pairs)
+            losses, (num_tokens, flops) = train_step(context, optimizer, pairs)
             AsyncCopy(losses).get()
     waits, blocking, uploads = (sum((after - old).values()) for after, old in zip(
         (mode.waits, mode.blocking, mode.uploads), before[1:4], strict=True))  # fmt: skip
@@ -91,10 +91,10 @@ def trace(overrides: list[str], list_ops: bool) -> list[str]:
     ]  # fmt: skip
 
 
-def median_batch(trainee: TrainingContext, lengths: np.ndarray) -> Pairs:
+def median_batch(context: TrainingContext, lengths: np.ndarray) -> Pairs:
     """Of an epoch's batches with negatives drawn uniformly, the one with the median of tokens."""
-    train, size, random = trainee.splits["train"].split, trainee.config.training.batch_size, np.random.default_rng(0)
-    negative = trainee.pool.text[random.integers(trainee.pool.size, size=(len(train), 1))]
+    train, size, random = context.splits["train"].split, context.config.training.batch_size, np.random.default_rng(0)
+    negative = context.pool.text[random.integers(context.pool.size, size=(len(train), 1))]
     pairs = Pairs(np.arange(len(train)), train.point, train.counter, negative)
     rows = random.permutation(len(train))[: len(train) // size * size].reshape(-1, size)
     batches = [pairs.map(lambda of, some=some: of[some]) for some in rows]

@@ -24,8 +24,8 @@ if "training.freeze_encoder=false" in sys.argv:
 started = time.perf_counter()
 config = load_config(sys.argv[1:])
 parts = build_components(make_plan(config), RunLog(None, quiet=True), World())
-optimizer = make_optimizer(parts.trainee.model, config)
-embed(parts.trainee, parts.pretrained())
+optimizer = make_optimizer(parts.context.model, config)
+embed(parts.context, parts.pretrained())
 print(time.perf_counter() - started)
 """
 

@@ -191,7 +191,7 @@ def test_negatives_come_from_all_documents(whole):
     pool = build_pool(table.splits["train"])
     assert [table.texts[text] for text in pool.text] == [document.text for document in corpus.documents]
     for row, pair in enumerate(corpus.train):
-        forbidden = {corpus.documents[at].id for at in pool.forbidden[1][pool.forbidden[0] == row]}
+        forbidden = {corpus.documents[at].id for at in pool.excluded[1][pool.excluded[0] == row]}
         assert forbidden == {other.document for other in corpus.train if other.query == pair.query}
 
 

@@ -193,10 +193,10 @@ def test_frozen_features(kind, directories, tmp_path):
 def stopping_before(epoch, train_epoch):
     """`train_epoch`, but Ctrl-C comes when `epoch` is to begin."""
 
-    def begin(trainee, optimizer, number, *rest):
+    def begin(context, optimizer, number, *rest):
         if number == epoch:
             raise KeyboardInterrupt
-        return train_epoch(trainee, optimizer, number, *rest)
+        return train_epoch(context, optimizer, number, *rest)
 
     return begin
 

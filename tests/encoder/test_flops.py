@@ -43,9 +43,9 @@ def test_only_a_known_gpu_in_bf16_has_a_best():
 def test_an_epoch_says_what_share_of_the_best_it_reached(tmp_path):
     config = load_config(["model=tiny", "data.limit=6", "model.max_tokens=32", f"cache_dir={tmp_path}"])
     parts = build_components(make_plan(config), RunLog(None, quiet=True), World())
-    trainee = dataclasses.replace(parts.trainee, peak_flops=1e12)
-    optimizer = make_optimizer(trainee.model, config)
-    record = train_epoch(trainee, optimizer, 0, 0, embed(trainee)).record
+    context = dataclasses.replace(parts.context, peak_flops=1e12)
+    optimizer = make_optimizer(context.model, config)
+    record = train_epoch(context, optimizer, 0, 0, embed(context)).record
     # model=tiny: one layer, 512 wide, 256 inside; texts cut at 32 tokens, so that attention's share is known within 1%.
     per_token = 8 * 512**2 + 4 * 512 * 256 + 4 * 512 * 32
     assert record["flop_utilisation"] == pytest.approx(3 * record["tokens_per_second"] * per_token / 1e12, rel=0.01)

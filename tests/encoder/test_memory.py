@@ -46,12 +46,12 @@ from biencoder_ablate.utils.distributed import World
 batch_size, micro_batch = int(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None
 training = TrainingConfig(batch_size=batch_size, micro_batch=micro_batch, device="cpu", precision="fp32")
 config = Config(data=DataConfig(limit=4), model=ModelConfig("tiny", max_tokens=8), training=training)
-trainee = build_components(make_plan(config), RunLog(None, quiet=True), World()).trainee
-optimizer, before = make_optimizer(trainee.model, config), embed(trainee)
-train_epoch(trainee, optimizer, 0, 0, before)
+context = build_components(make_plan(config), RunLog(None, quiet=True), World()).context
+optimizer, before = make_optimizer(context.model, config), embed(context)
+train_epoch(context, optimizer, 0, 0, before)
 leave_gaps()
 full = held()
-step = train_epoch(trainee, optimizer, 1, 0, before).step
+step = train_epoch(context, optimizer, 1, 0, before).step
 print(step, step >= HAND_BACK_STEPS, full - held(), os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"])
 """
 

@@ -61,13 +61,13 @@ def test_a_step_reads_points_as_points(recipe, tmp_path):
     """The loss of a step by hand: every text encoded by itself, with its prompt before it."""
     settings = [*SMALL, *PROMPTS, f"recipe={recipe}", f"logs_dir={tmp_path}"]
     parts = build_components(make_plan(load_config(settings)), RunLog(None, True), World())
-    trainee, model = parts.trainee, parts.trainee.model
-    rows, split = np.arange(4), trainee.splits["train"].split
+    context, model = parts.context, parts.context.model
+    rows, split = np.arange(4), context.splits["train"].split
     negative = split.counter[[8, 9, 10, 11]][:, None]
     pairs = Pairs(rows, split.point[rows], split.counter[rows], negative)
 
     def hidden(prompt, numbers):
-        return parts.encoder([prompt + trainee.index.texts[number] for number in numbers])
+        return parts.encoder([prompt + context.index.texts[number] for number in numbers])
 
     with torch.no_grad():
         asking = hidden(ASK, pairs.point)
@@ -83,7 +83,7 @@ def test_a_step_reads_points_as_points(recipe, tmp_path):
             triplet = torch.nn.functional.triplet_margin_loss(r, answer, against)
             expected = triplet + own + other
         else:
-            temperature = trainee.config.loss.temperature
+            temperature = context.config.loss.temperature
             rest = torch.cat([answer, against, others]) @ r.T  # (3 × 4, points)
             right = {tuple(pair) for pair in zip(split.point_key, split.counter_key, strict=True)}
             keys = np.concatenate([split.counter_key[rows], split.counter_key[8:12], split.point_key[rows]])
@@ -94,10 +94,10 @@ def test_a_step_reads_points_as_points(recipe, tmp_path):
                 every = torch.cat([(r[point] @ answer[point])[None], rest[kept, point]]) / temperature
                 columns.append(every.logsumexp(0) - every[0])
             among = torch.stack(margins).log_softmax(0)[0]
-            config = trainee.config.loss
+            config = context.config.loss
             expected = config.retrieval * torch.stack(columns).mean() - config.head * among.mean()
     model.train()
-    sums, _ = train_step(trainee, make_optimizer(model, trainee.config), pairs)
+    sums, _ = train_step(context, make_optimizer(model, context.config), pairs)
     assert sums[0].item() / 4 == pytest.approx(expected.item(), rel=1e-4)
 
 

@@ -157,7 +157,7 @@ def test_negatives_and_candidates_can_both_be_told_what_is_right(corpus):
     if pool is not None:
         position = {key: place for place, key in enumerate(index.keys[pool.text].tolist())}
         right = zip([*rows, *range(len(train))], [*keys, *train.point_key], strict=True)
-        forbidden = [list(map(int, pair)) for pair in zip(*pool.forbidden, strict=True)]
+        forbidden = [list(map(int, pair)) for pair in zip(*pool.excluded, strict=True)]
         assert forbidden == sorted([row, position[key]] for row, key in {*right})
     for name in SPLITS:
         split, pairs = index.splits[name], corpus.split(name)

@@ -27,7 +27,7 @@ def small_bert(tmp_path_factory):
 def test_the_direct_way_computes_the_same_loss(small_bert):
     setting = Setting(None, model=str(small_bert), max_tokens=48, batch_size=6)
     parts = our_way.build(setting)
-    ours = parts.trainee.model
+    ours = parts.context.model
     direct = direct_way.DirectModel(str(small_bert), setting.max_tokens)
     direct.linear1.load_state_dict(ours.linear1.state_dict())
     direct.norm.load_state_dict(ours.head.norm.state_dict())
@@ -35,9 +35,9 @@ def test_the_direct_way_computes_the_same_loss(small_bert):
     table = setting.table()
     (batch,) = draw_triples(table, setting.batch_size, 1, seed=3)
     expected = direct_way.batch_loss(direct, *([table.texts[i] for i in role] for role in batch))
-    optimizer = make_optimizer(ours, parts.trainee.config)
+    optimizer = make_optimizer(ours, parts.context.config)
     ours.train()
-    losses, _ = train_step(parts.trainee, optimizer, our_way.as_pairs(batch))
+    losses, _ = train_step(parts.context, optimizer, our_way.as_pairs(batch))
     assert losses[0].item() / setting.batch_size == pytest.approx(expected.item(), rel=1e-5)
 
 

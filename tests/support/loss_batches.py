@@ -52,7 +52,7 @@ def make_batch(model, h, rows=None, rows_of_all=None, gather=lambda values: valu
 
 
 def plain_contrastive(model, h, temperature=0.05, weights=(1.0, 1.0), switches=(True, True, True)):
-    """Design §2 in loops: one pair, one text at a time."""
+    """The contrastive loss in loops: one pair, one text at a time."""
     cosine = model.architecture.similarity == "cosine"
 
     def similarity(point, text):

@@ -156,10 +156,10 @@ def interrupted_and_whole(runs: Runs) -> list[dict]:
     changes, plain = {"seed": 1, "training__epochs": 2, "data__limit": 1}, loop.train_step
     whole = figures(runs.on("cuda", **changes))
 
-    def stop_in_second_epoch(trainee, optimizer, *others):
+    def stop_in_second_epoch(context, optimizer, *others):
         if any(value["step"] > 2 for value in optimizer.state.values()):
             raise KeyboardInterrupt
-        return plain(trainee, optimizer, *others)
+        return plain(context, optimizer, *others)
 
     loop.train_step = stop_in_second_epoch
     try:
@@ -195,10 +195,10 @@ def one_epoch(runs: Runs, device: str, head: HeadConfig) -> dict:
         device, head=head, model__head_init="random", training__freeze_encoder=True, training__precision="fp32"
     )
     with runs.using(device):
-        trainee = build_components(make_plan(config), RunLog(None, quiet=True), World()).trainee
-        optimizer = loop.make_optimizer(trainee.model, config)
-        trained = loop.train_epoch(trainee, optimizer, 0, 0, loop.embed(trainee))
-        measured = loop.measure_all(trainee, loop.embed(trainee))
+        context = build_components(make_plan(config), RunLog(None, quiet=True), World()).context
+        optimizer = loop.make_optimizer(context.model, config)
+        trained = loop.train_epoch(context, optimizer, 0, 0, loop.embed(context))
+        measured = loop.measure_all(context, loop.embed(context))
     return {"loss": [trained.record["loss"]], "figures": measured}
 
 

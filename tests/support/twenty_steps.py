@@ -20,7 +20,7 @@ from biencoder_ablate.config.schema import (
     TrainingConfig,
 )
 from biencoder_ablate.training.loop import Pairs, embed, make_optimizer, train_step
-from biencoder_ablate.training.negatives import Mining, draw_negatives
+from biencoder_ablate.training.negatives import draw_negatives
 from biencoder_ablate.training.plan import build_components, make_plan
 from biencoder_ablate.utils.console import RunLog
 from biencoder_ablate.utils.distributed import process_group, world_from_environment
@@ -55,21 +55,21 @@ def main(recipe: str, out: str) -> None:
     world = world_from_environment()
     plan = make_plan(config)
     with process_group(world, plan.device):
-        trainee = build_components(plan, RunLog(None, quiet=True), world).trainee
-        optimizer = make_optimizer(trainee.model, config)
-        split = trainee.splits["train"].split
-        mining = Mining(negatives.per_pair, negatives.skip, negatives.depth)
-        negative, _ = draw_negatives(trainee.pool, 0.5, config.seed, 0, embed(trainee), split, mining)
+        context = build_components(plan, RunLog(None, quiet=True), world).context
+        optimizer = make_optimizer(context.model, config)
+        split = context.splits["train"].split
+        mining = (negatives.per_pair, negatives.skip, negatives.depth)
+        negative, _ = draw_negatives(context.pool, 0.5, config.seed, 0, embed(context), split, *mining)
         pairs = Pairs(np.arange(len(split)), split.point, split.counter, negative)
         random = generator(config.seed, "twenty steps")
         losses, gradients = [], []
-        trainee.model.train()
+        context.model.train()
         for step in range(NUM_STEPS):
             size = 1 if step % 5 == 4 else 7 + step % 2  # of one pair, the second process has no share
             batch = random.choice(len(split), size, replace=False)
-            sums, _ = train_step(trainee, optimizer, pairs.map(lambda values, batch=batch: values[batch]))
+            sums, _ = train_step(context, optimizer, pairs.map(lambda values, batch=batch: values[batch]))
             losses.append(sums.numpy() / size)
-            gradients.append(_sampled(trainee.model))
+            gradients.append(_sampled(context.model))
         if world.is_main:
             np.savez(out, losses=np.stack(losses), gradients=np.stack(gradients), size=world.size)
 

@@ -1,4 +1,4 @@
-"""The losses: hand values, torch's own, plain loops from design §2, and sentence-transformers' in-batch loss."""
+"""The losses: hand values, torch's own, plain loops from the definitions, and sentence-transformers' in-batch loss."""
 
 import itertools
 import math
@@ -148,7 +148,7 @@ def test_a_masked_texts_gradient_is_exactly_zero(similarity):
         batch = make_batch(model, own, [1])
         others = model.as_candidates(mined + shift)
         batch.gather = lambda values, others=others: torch.cat([values, others[None]]) if values.dim() == 3 else values
-        batch.forbidden = lambda kind: torch.tensor([[False, False, True, True] if kind == "negatives" else [True]])
+        batch.excluded = lambda kind: torch.tensor([[False, False, True, True] if kind == "negatives" else [True]])
         losses = ContrastiveLoss()(batch)
         found.append(losses["total"].item())
         gradient, of_own = torch.autograd.grad(losses["total"], [mined, own])
@@ -184,7 +184,7 @@ def test_equal_to_sentence_transformers_where_both_mean_the_same(temperature):
         model.embed(mine[0]),
         model.embed(mine[1:]),
         gather=lambda values: values,
-        forbidden=lambda kind: none if kind == "negatives" else own,
+        excluded=lambda kind: none if kind == "negatives" else own,
     )
     found = ContrastiveLoss(temperature, head=0.0, in_batch_points=False)(batch)["total"] / num
     expected = theirs.compute_loss_from_embeddings(list(other), torch.empty(0))

@@ -1,6 +1,7 @@
 """Negatives: never a right answer, hard ones the nearest, the others uniform, all of it by seed and epoch."""
 
 from collections import Counter
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pytest
@@ -13,7 +14,17 @@ from support.reference import ToyModel, allowed_negatives, corpora, fold
 from biencoder_ablate.data.corpus import DataError, Pair, build_corpus
 from biencoder_ablate.data.text_table import build_table
 from biencoder_ablate.model.biencoder import Embeddings
-from biencoder_ablate.training.negatives import Mining, build_pool, draw_negatives, hard_share, mine_nearest
+from biencoder_ablate.training.negatives import build_pool, draw_negatives, hard_ratio, mine_nearest
+
+
+@dataclass(frozen=True)
+class Mining:
+    """What draw_negatives is asked for, by keyword."""
+
+    per_pair: int = 1
+    skip: int = 0
+    depth: int | None = None
+    relative_margin: float | None = None
 
 
 def make_table(train, other=("something else", "a different thing")):
@@ -28,7 +39,7 @@ def draw_several(table, share, mining, seed=0, epoch=0, retrieval=None, points=N
     train = table.splits["train"]
     retrieval = torch.zeros(len(table.texts), 2) if retrieval is None else retrieval
     embeddings = Embeddings(retrieval, retrieval if points is None else points, retrieval)
-    return draw_negatives(build_pool(train), share, seed, epoch, embeddings, train, mining)
+    return draw_negatives(build_pool(train), share, seed, epoch, embeddings, train, **asdict(mining))
 
 
 def draw(table, share, seed=0, epoch=0, retrieval=None, points=None):
@@ -344,7 +355,7 @@ def test_none_or_all_are_hard_under_both_schedules(schedule, start, ratio):
     table = make_table(LETTERS)
     retrieval = torch.arange(len(table.texts), dtype=torch.float32)[:, None]
     for epoch in (1, 5):
-        share = hard_share(schedule, epoch, ratio, start)
+        share = hard_ratio(schedule, epoch, ratio, start)
         for mining in (Mining(), Mining(3, 1, 5)):
             negative, hard = draw_several(table, share, mining, 0, epoch, retrieval)
             assert hard.all() if ratio else not hard.any()
@@ -357,29 +368,29 @@ def test_which_of_a_batch_a_pair_must_not_get():
     pool = build_pool(table.splits["train"])
     assert [table.texts[index] for index in pool.text] == ["a", "b", "c", "d", "e"]
     assert (pool.point.tolist(), pool.counter.tolist()) == ([0, 0, 3], [1, 2, 4])
-    mask = pool.are_forbidden(np.array([1, 2]), np.arange(5))
+    mask = pool.are_excluded(np.array([1, 2]), np.arange(5))
     assert mask.astype(int).tolist() == [[1, 1, 1, 0, 0], [0, 0, 0, 1, 1]]
     texts = pool.text[[4, 0, 2]]
     assert pool.positions_of(texts.reshape(3, 1)).tolist() == [[4], [0], [2]]
 
 
 def test_constant_schedule_is_the_ratio_at_every_epoch():
-    assert [hard_share("constant", epoch, 0.01, None) for epoch in (0, 1, 100)] == [0.01] * 3
-    assert hard_share("constant", 5, 0.0, None) == 0.0 and hard_share("constant", 5, 1.0, None) == 1.0
+    assert [hard_ratio("constant", epoch, 0.01, None) for epoch in (0, 1, 100)] == [0.01] * 3
+    assert hard_ratio("constant", 5, 0.0, None) == 0.0 and hard_ratio("constant", 5, 1.0, None) == 1.0
 
 
 def test_curriculum_rises_from_its_start_to_one():
     """What "hard_negatives_0.01" means in the source study's log names: 0.2 + 0.01·e, and never above 1."""
-    shares = [hard_share("curriculum", epoch, 0.01, 0.2) for epoch in (0, 1, 14, 79, 80, 81, 1000)]
+    shares = [hard_ratio("curriculum", epoch, 0.01, 0.2) for epoch in (0, 1, 14, 79, 80, 81, 1000)]
     assert shares == pytest.approx([0.2, 0.21, 0.34, 0.99, 1.0, 1.0, 1.0])
     assert max(shares) == 1.0
-    assert hard_share("curriculum", 3, 0.0, 0.2) == 0.2
+    assert hard_ratio("curriculum", 3, 0.0, 0.2) == 0.2
     # random-negative rate 1.0 − 0.05·i of the source study
-    assert hard_share("curriculum", 3, 0.05, 0.0) == pytest.approx(0.15)
+    assert hard_ratio("curriculum", 3, 0.05, 0.0) == pytest.approx(0.15)
 
 
 @given(st.integers(0, 10_000), st.floats(0, 1), st.floats(0, 1))
 def test_every_share_is_a_probability_and_never_falls(epoch, ratio, start):
     for schedule, first in (("constant", None), ("curriculum", start)):
-        share = hard_share(schedule, epoch, ratio, first)
-        assert 0 <= share <= hard_share(schedule, epoch + 1, ratio, first) <= 1
+        share = hard_ratio(schedule, epoch, ratio, first)
+        assert 0 <= share <= hard_ratio(schedule, epoch + 1, ratio, first) <= 1

@@ -45,7 +45,7 @@ ROWS = np.arange(len(POINTS))
 TRAIN = [*zip(POINTS, COUNTERS, strict=True), (1, 19), (20, 17)]
 
 
-def make_trainee(loss, **training):
+def make_context(loss, **training):
     model, numbered = make_model(), make_texts()
     pairs = [Pair("train", "t", "d", "pro", i, *(f"text {n}" for n in both)) for i, both in enumerate(TRAIN)]
     pairs += [Pair(split, "t", "d", "pro", 0, "another text", "and its answer") for split in ("val", "test")]
@@ -57,32 +57,32 @@ def make_trainee(loss, **training):
             features[row_of[f"text {number}"]] = numbered[number]
     train = index.splits["train"]
     config = Config(training=TrainingConfig(freeze_encoder=True, fast=False, **training))
-    trainee = TrainingContext(
+    context = TrainingContext(
         config, model, CachedTexts(features), index, {}, build_pool(train), loss, torch.device("cpu"), quiet=True
     )
     negative = np.array([[row_of[f"text {number}"] for number in row] for row in NEGATIVES])
     rows = np.arange(len(POINTS))
-    return trainee, Pairs(rows, train.point[rows], train.counter[rows], negative), numbered
+    return context, Pairs(rows, train.point[rows], train.counter[rows], negative), numbered
 
 
 def test_a_step_hands_the_loss_what_the_design_says():
     """By the pool of the whole training split, against plain loops: values, and the gradients of the batch's mean."""
-    trainee, pairs, numbered = make_trainee(ContrastiveLoss(0.3))
-    expected = plain_contrastive(trainee.model, numbered, 0.3)
+    context, pairs, numbered = make_context(ContrastiveLoss(0.3))
+    expected = plain_contrastive(context.model, numbered, 0.3)
     (expected["total"] / len(POINTS)).backward()
-    plain = {name: value.grad.clone() for name, value in trainee.model.named_parameters()}
-    sums, work = train_step(trainee, make_optimizer(trainee.model, trainee.config), pairs)
+    plain = {name: value.grad.clone() for name, value in context.model.named_parameters()}
+    sums, work = train_step(context, make_optimizer(context.model, context.config), pairs)
     assert sums.tolist() == pytest.approx([expected[name].item() for name in ("total", "retrieval", "head")], rel=1e-5)
     assert work == (0, 0.0)
-    for name, value in trainee.model.named_parameters():
+    for name, value in context.model.named_parameters():
         torch.testing.assert_close(value.grad, plain[name], rtol=1e-5, atol=1e-7)
 
 
 def test_pairs_may_come_in_any_order():
-    trainee, pairs, _ = make_trainee(ContrastiveLoss())
+    context, pairs, _ = make_context(ContrastiveLoss())
     order = np.array([4, 1, 5, 0, 3, 2])
     found = [
-        train_step(trainee, make_optimizer(trainee.model, trainee.config), pairs.map(of), rate=0.0)[0]
+        train_step(context, make_optimizer(context.model, context.config), pairs.map(of), rate=0.0)[0]
         for of in (lambda values: values, lambda values: values[order])
     ]
     torch.testing.assert_close(*found)
@@ -90,13 +90,13 @@ def test_pairs_may_come_in_any_order():
 
 def test_a_step_moves_by_the_rate_and_the_norm_is_cut():
     """Adam's first step is as long as the rate in every weight that has a gradient."""
-    trainee, pairs, _ = make_trainee(StudyLoss(), head_learning_rate=0.01, max_grad_norm=1e-3)
-    optimizer = make_optimizer(trainee.model, trainee.config)
-    before = trainee.model.head.linear2.weight.detach().clone()
-    train_step(trainee, optimizer, pairs, rate=0.5)
-    moved = (trainee.model.head.linear2.weight.detach() - before).abs()
+    context, pairs, _ = make_context(StudyLoss(), head_learning_rate=0.01, max_grad_norm=1e-3)
+    optimizer = make_optimizer(context.model, context.config)
+    before = context.model.head.linear2.weight.detach().clone()
+    train_step(context, optimizer, pairs, rate=0.5)
+    moved = (context.model.head.linear2.weight.detach() - before).abs()
     assert moved.median().item() == pytest.approx(0.005, rel=1e-2)
-    norm = torch.stack([value.grad.norm() for value in trainee.model.parameters()]).norm()
+    norm = torch.stack([value.grad.norm() for value in context.model.parameters()]).norm()
     assert norm.item() == pytest.approx(1e-3, rel=1e-3)
     assert {group["lr"] for group in optimizer.param_groups} == {0.005}
 

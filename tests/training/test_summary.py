@@ -12,7 +12,7 @@ from support.helpers import run_here
 
 from biencoder_ablate.config.schema import Config, EvaluationConfig
 from biencoder_ablate.runs.directory import RunDirectory
-from biencoder_ablate.training.summary import describe_hard_share, figures_table, last_lines, meaning, warnings
+from biencoder_ablate.training.summary import describe_hard_ratio, figures_table, last_lines, meaning, warnings
 
 FIGURES = {"top1": 0.5, "top1_clean": 0.6, "top1_stage1": 0.4, "top1_stage1_clean": 0.3, "num_points": 20}
 GOOD: dict[str, Any] = {
@@ -121,8 +121,8 @@ def test_what_training_changed_is_counted_in_points():
 
 
 def test_the_schedule_in_words():
-    assert describe_hard_share("constant", 0.01, None) == "1% of each epoch's"
-    assert describe_hard_share("curriculum", 0.02, 0.2) == (
+    assert describe_hard_ratio("constant", 0.01, None) == "1% of each epoch's"
+    assert describe_hard_ratio("curriculum", 0.02, 0.2) == (
         "20% of the first epoch's, 2 points more each epoch, at most all"
     )
 

@@ -25,11 +25,12 @@ from biencoder_ablate.config.schema import (
 )
 from biencoder_ablate.encoder.texts import EncodedTexts, plain_encoder
 from biencoder_ablate.encoder.tokens import Tokens
+from biencoder_ablate.evaluation.pair_scores import pair_scorer
 from biencoder_ablate.evaluation.protocols import measure_split
 from biencoder_ablate.model.biencoder import Architecture, BiEncoder
+from biencoder_ablate.runs.records import select_epoch
 from biencoder_ablate.training import experiment, loop
-from biencoder_ablate.training.checkpoint import RunState
-from biencoder_ablate.training.experiment import run_experiment, selects
+from biencoder_ablate.training.experiment import run_experiment
 from biencoder_ablate.training.loop import (
     Pairs,
     TrainingContext,
@@ -37,7 +38,6 @@ from biencoder_ablate.training.loop import (
     embed,
     make_optimizer,
     measure_all,
-    scorer_of,
     train_epoch,
     train_step,
 )
@@ -73,19 +73,19 @@ def make_config(tmp_path, head="layernorm_relu", training=None, **changes):
 def build(config):
     """(parts, optimizer) of a config."""
     parts = build_components(make_plan(config), RunLog(None, quiet=True), World())
-    return parts, make_optimizer(parts.trainee.model, config)
+    return parts, make_optimizer(parts.context.model, config)
 
 
 def run_epochs(config):
     """(records, parts): one record before training and one per epoch, without times."""
     parts, optimizer = build(config)
-    trainee = parts.trainee
-    embeddings = embed(trainee)
-    records, step = [measure_all(trainee, embeddings)], 0
+    context = parts.context
+    embeddings = embed(context)
+    records, step = [measure_all(context, embeddings)], 0
     for epoch in range(config.training.epochs):
-        trained = train_epoch(trainee, optimizer, epoch, step, embeddings)
-        step, embeddings = trained.step, embed(trainee)
-        records.append(trained.record | measure_all(trainee, embeddings))
+        trained = train_epoch(context, optimizer, epoch, step, embeddings)
+        step, embeddings = trained.step, embed(context)
+        records.append(trained.record | measure_all(context, embeddings))
     return [{key: value for key, value in record.items() if key not in TIMES} for record in records], parts
 
 
@@ -95,7 +95,7 @@ def as_json(records):
 
 
 def state_of(parts):
-    return {name: value.clone() for name, value in parts.trainee.model.state_dict().items()}
+    return {name: value.clone() for name, value in parts.context.model.state_dict().items()}
 
 
 @pytest.fixture(scope="module")
@@ -153,22 +153,22 @@ def test_losses_add_up_and_fall(two_epochs):
 
 def test_frozen_and_trained_runs_share_the_pretrained_encoder_s_features(tmp_path):
     parts, _ = build(make_config(tmp_path))
-    plain = embed(parts.trainee)
+    plain = embed(parts.context)
     assert not (tmp_path / "cache" / "features").exists()
-    shared = embed(parts.trainee, parts.pretrained())
+    shared = embed(parts.context, parts.pretrained())
     assert torch.equal(shared.h, plain.h) and torch.equal(shared.candidate, plain.candidate)
     (kept,) = (tmp_path / "cache" / "features").glob("*.npy")
     np.save(kept, np.load(kept) + 1)  # whoever reads the file is found out
     frozen, _ = build(make_config(tmp_path, training={"freeze_encoder": True}))
-    for h in (frozen.trainee.texts.all_pooled(), parts.pretrained()[0]):
+    for h in (frozen.context.texts.all_pooled(), parts.pretrained()[0]):
         torch.testing.assert_close(h, plain.h + 1)
 
 
 def test_a_frozen_encoder_stays_and_linear1_and_the_head_learn(tmp_path):
     config = make_config(tmp_path, training={"freeze_encoder": True, "head_learning_rate": 0.01})
     parts, optimizer = build(config)
-    trainee, before = parts.trainee, state_of(parts)
-    features = trainee.texts.all_pooled().clone()
+    context, before = parts.context, state_of(parts)
+    features = context.texts.all_pooled().clone()
     assert set(before) == {
         "linear1.weight",
         "linear1.bias",
@@ -178,27 +178,27 @@ def test_a_frozen_encoder_stays_and_linear1_and_the_head_learn(tmp_path):
         "head.norm.bias",
     }
     assert {group["lr"] for group in optimizer.param_groups} == {0.01}
-    trained = train_epoch(trainee, optimizer, 0, 0, embed(trainee))
+    trained = train_epoch(context, optimizer, 0, 0, embed(context))
     assert "tokens_per_second" not in trained.record, "no text is encoded while training"
     after = state_of(parts)
     assert not any(torch.equal(value, after[name]) for name, value in before.items())
-    assert torch.equal(trainee.texts.all_pooled(), features)
+    assert torch.equal(context.texts.all_pooled(), features)
     # The cached features are those of the encoder that an unfrozen run would start from.
     unfrozen, _ = build(make_config(tmp_path))
-    assert torch.equal(embed(unfrozen.trainee).h, features)
+    assert torch.equal(embed(unfrozen.context).h, features)
     # A second run reads them back instead of encoding again.
     (path,) = (tmp_path / "cache" / "features").glob("*.npy")
     stamp = path.stat().st_mtime_ns
     again, _ = build(config)
-    assert torch.equal(again.trainee.texts.all_pooled(), features) and path.stat().st_mtime_ns == stamp
+    assert torch.equal(again.context.texts.all_pooled(), features) and path.stat().st_mtime_ns == stamp
 
 
 def test_an_unfrozen_encoder_has_a_rate_of_its_own(tmp_path):
     config = make_config(tmp_path, training={"learning_rate": 3e-5, "head_learning_rate": 2e-3})
     parts, optimizer = build(config)
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
-    assert len(rates) == len(list(parts.trainee.model.parameters())), "every parameter, each once"
-    for name, parameter in parts.trainee.model.named_parameters():
+    assert len(rates) == len(list(parts.context.model.parameters())), "every parameter, each once"
+    for name, parameter in parts.context.model.named_parameters():
         assert rates[id(parameter)] == (3e-5 if name.startswith("encoder.") else 2e-3), name
 
 
@@ -210,9 +210,9 @@ def test_warmup_multiplies_every_rate(tmp_path):
     optimizer.register_step_pre_hook(
         lambda *_: seen.append([group["lr"] / group["initial_lr"] for group in optimizer.param_groups])
     )
-    embeddings = embed(parts.trainee)
-    trained = train_epoch(parts.trainee, optimizer, 0, 0, embeddings)
-    train_epoch(parts.trainee, optimizer, 1, trained.step, embeddings)
+    embeddings = embed(parts.context)
+    trained = train_epoch(parts.context, optimizer, 0, 0, embeddings)
+    train_epoch(parts.context, optimizer, 1, trained.step, embeddings)
     assert seen == pytest.approx(np.array([[1 / 3] * 3, [2 / 3] * 3, *[[1.0] * 3] * 4]))
 
 
@@ -221,22 +221,22 @@ def test_dropout_is_on_in_training_and_off_in_evaluation(tmp_path):
     modes = []
     dropouts = [module for module in parts.encoder.module.modules() if isinstance(module, torch.nn.Dropout)]
     assert dropouts and all(module.p == 0.1 for module in dropouts)
-    encode_group = parts.trainee.texts.encode_group
+    encode_group = parts.context.texts.encode_group
 
     def encode_and_note(*args, **options):
         modes.extend(module.training for module in dropouts)
         return encode_group(*args, **options)
 
-    parts.trainee.texts.encode_group = encode_and_note
-    embeddings = embed(parts.trainee)
+    parts.context.texts.encode_group = encode_and_note
+    embeddings = embed(parts.context)
     assert modes and not any(modes)
-    again = embed(parts.trainee)
+    again = embed(parts.context)
     assert torch.equal(again.h, embeddings.h) and torch.equal(again.candidate, embeddings.candidate)
     modes.clear()
-    train_epoch(parts.trainee, optimizer, 0, 0, embeddings)
+    train_epoch(parts.context, optimizer, 0, 0, embeddings)
     assert modes and all(modes)
     modes.clear()
-    embed(parts.trainee)
+    embed(parts.context)
     assert modes and not any(modes)
 
 
@@ -244,9 +244,9 @@ def test_model_dropout_reaches_the_encoder(tmp_path):
     """With dropout 0 training and evaluation encode alike; with the checkpoint's own 0.1 they do not."""
     for dropout, alike in ((0.0, True), (None, False)):
         parts, _ = build(make_config(tmp_path, model=ModelConfig("tiny", max_tokens=24, dropout=dropout)))
-        expected = embed(parts.trainee).h[:6]
-        parts.trainee.model.train()
-        assert torch.allclose(parts.trainee.texts.pooled(np.arange(6)), expected, atol=1e-5) is alike
+        expected = embed(parts.context).h[:6]
+        parts.context.model.train()
+        assert torch.allclose(parts.context.texts.pooled(np.arange(6)), expected, atol=1e-5) is alike
 
 
 @pytest.mark.parametrize("key", ["learning_rate", "head_learning_rate"])
@@ -263,10 +263,10 @@ def test_without_memory_one_message_says_what_to_change_and_the_run_goes_on(tmp_
     asked = ("model=tiny", "data.limit=2", "model.max_tokens=16", "training.epochs=2", "training.batch_size=4")
     plain = experiment.train_epoch
 
-    def greedy(trainee, optimizer, epoch, *others):
-        if trainee.config.training.micro_batch is None and epoch == 1:
+    def greedy(context, optimizer, epoch, *others):
+        if context.config.training.micro_batch is None and epoch == 1:
             torch.empty(2**50)
-        return plain(trainee, optimizer, epoch, *others)
+        return plain(context, optimizer, epoch, *others)
 
     monkeypatch.setattr(experiment, "train_epoch", greedy)
     ended = run_here(asked, tmp_path)
@@ -294,10 +294,10 @@ def test_a_model_broken_by_the_last_step_of_an_epoch_has_no_figures(tmp_path, ne
 
 def test_a_batch_larger_than_the_split_is_one_step_over_all_of_it(tmp_path):
     records, parts = run_epochs(make_config(tmp_path, training={"batch_size": 1000}))
-    assert len(parts.trainee.splits["train"].split) == 12
+    assert len(parts.context.splits["train"].split) == 12
     assert all(math.isfinite(record["loss"]) for record in records[1:])
     parts, optimizer = build(make_config(tmp_path, training={"batch_size": 1000}))
-    step = train_epoch(parts.trainee, optimizer, 0, 0, embed(parts.trainee)).step
+    step = train_epoch(parts.context, optimizer, 0, 0, embed(parts.context)).step
     assert step == 1
 
 
@@ -306,9 +306,9 @@ def test_the_last_batch_may_be_smaller(tmp_path):
     config = make_config(tmp_path, training={"batch_size": 5})
     parts, optimizer = build(config)
     seen = []
-    counted = parts.trainee.texts.hidden
-    parts.trainee.texts.hidden = lambda rows: seen.append(len(rows)) or counted(rows)
-    step = train_epoch(parts.trainee, optimizer, 0, 0, embed(parts.trainee)).step
+    counted = parts.context.texts.hidden
+    parts.context.texts.hidden = lambda rows: seen.append(len(rows)) or counted(rows)
+    step = train_epoch(parts.context, optimizer, 0, 0, embed(parts.context)).step
     assert step == 3 and len(seen) == 3
     # Nothing learned yet: three steps at rate 0 give the plain means over pairs, whatever the batches.
     means = {}
@@ -319,32 +319,32 @@ def test_the_last_batch_may_be_smaller(tmp_path):
             model=replace(config.model, dropout=0.0),
         )
         parts, optimizer = build(still)
-        means[batch_size] = train_epoch(parts.trainee, optimizer, 0, 0, embed(parts.trainee)).record["loss"]
+        means[batch_size] = train_epoch(parts.context, optimizer, 0, 0, embed(parts.context)).record["loss"]
     assert means[5] == pytest.approx(means[12], rel=1e-5)
 
 
 def test_gradients_are_clipped_when_asked(tmp_path):
     parts, optimizer = build(make_config(tmp_path, training={"max_grad_norm": 1e-3}))
-    weights, norms = list(parts.trainee.model.parameters()), []
+    weights, norms = list(parts.context.model.parameters()), []
     optimizer.register_step_pre_hook(
         lambda *_: norms.append(torch.nn.utils.get_total_norm([p.grad for p in weights if p.grad is not None]).item())
     )
-    train_epoch(parts.trainee, optimizer, 0, 0, embed(parts.trainee))
+    train_epoch(parts.context, optimizer, 0, 0, embed(parts.context))
     assert norms == pytest.approx([1e-3] * len(norms), rel=1e-3)
 
 
 def test_rerank_and_source_reach_the_figures(tmp_path):
     config = make_config(tmp_path, evaluation=EvaluationConfig(rerank="none", source=True))
     parts, _ = build(config)
-    record = measure_all(parts.trainee, embed(parts.trainee))
+    record = measure_all(parts.context, embed(parts.context))
     for name in ("train", "val", "test"):
         assert record[f"{name}/top1"] == record[f"{name}/recall@1"]
         assert f"source/{name}/top1" in record
     assert record["dead_pairs"] == 0
     parts, _ = build(make_config(tmp_path, head="none", evaluation=EvaluationConfig(rerank=3)))
-    trainee, embeddings = parts.trainee, embed(parts.trainee)
-    score, val = scorer_of(trainee, embeddings), trainee.splits["val"]
-    found = measure_all(trainee, embeddings)["val/mrr"]
+    context, embeddings = parts.context, embed(parts.context)
+    score, val = pair_scorer(context.model, embeddings), context.splits["val"]
+    found = measure_all(context, embeddings)["val/mrr"]
     assert found == measure_split(val, embeddings, score, 3)["mrr"] != measure_split(val, embeddings, score, 10)["mrr"]
 
 
@@ -354,7 +354,7 @@ def test_curriculum_and_fusion_reach_the_training(tmp_path, two_epochs):
     )
     records, parts = run_epochs(config)
     assert [record["hard_share"] for record in records[1:]] == pytest.approx([0.2, 0.5])
-    assert parts.trainee.model.head.linear2.in_features == 3 * 16
+    assert parts.context.model.head.linear2.in_features == 3 * 16
 
 
 def test_figures_of_a_finished_run_are_those_of_its_records(tmp_path):
@@ -387,7 +387,7 @@ def test_projections_have_a_rate_of_their_own_where_one_is_given(tmp_path):
     parts, optimizer = build(make_config(tmp_path, training=rates, model=model))
     found = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     expected = {"encoder": 3e-5, "linear1": 5e-4, "linear1_candidate": 5e-4, "head": 2e-3}
-    for name, parameter in parts.trainee.model.named_parameters():
+    for name, parameter in parts.context.model.named_parameters():
         assert found[id(parameter)] == expected[name.split(".")[0]], name
 
 
@@ -396,9 +396,9 @@ def test_the_weight_of_the_similarity_begins_at_one_over_the_temperature_and_is_
     loss = LossConfig("contrastive", temperature=temperature)
     config = make_config(tmp_path, loss=loss, evaluation=EvaluationConfig(score="sum"), training={"epochs": 1})
     parts, optimizer = build(config)
-    learned = parts.trainee.model.similarity_weight
+    learned = parts.context.model.similarity_weight
     assert learned.item() == pytest.approx(weight)
-    train_epoch(parts.trainee, optimizer, 0, 0, embed(parts.trainee))
+    train_epoch(parts.context, optimizer, 0, 0, embed(parts.context))
     assert learned.item() != pytest.approx(weight, rel=1e-6)
 
 
@@ -413,13 +413,13 @@ def test_distinct_pairs_trains_each_distinct_pair_once(tmp_path, distinct, expec
     parts, optimizer = build(make_config(tmp_path, data=DataConfig("pairs", str(table)), training=training))
     seen = []
 
-    def note(trainee, optimizer, pairs, rate):
+    def note(context, optimizer, pairs, rate):
         seen.extend(pairs.rows.tolist())
-        return train_step(trainee, optimizer, pairs, rate)
+        return train_step(context, optimizer, pairs, rate)
 
     monkeypatch.setattr(loop, "train_step", note)
-    trained = train_epoch(parts.trainee, optimizer, 0, 0, embed(parts.trainee))
-    pairs = parts.trainee.splits["train"].split.pairs
+    trained = train_epoch(parts.context, optimizer, 0, 0, embed(parts.context))
+    pairs = parts.context.splits["train"].split.pairs
     assert sorted(Counter(seen).values()) == expected
     assert len({pairs[row].point for row in seen}) == 4, "every distinct point"
     assert trained.step == math.ceil(len(expected) / 4)
@@ -434,12 +434,12 @@ def test_the_epoch_is_selected_by_the_figure_that_is_asked_for(tmp_path):
         for epoch, (top1, clean, mrr) in rows.items()
     ]
     for select, expected in (("top1", 0), ("top1_clean", 1), ("mrr", 2), ("last", 3)):
-        reached = RunState()
-        for record in records:
-            if record["epoch"] >= 0 and selects(record, reached, select):
-                reached.best_epoch = record["epoch"]
-            reached.records.append(record)
-        assert reached.best_epoch == expected, select
+        assert select_epoch(records, select) == expected, select
+        assert select_epoch(records[:1], select) is None, "the untrained model"
+        assert select_epoch(records[:2], select) == 0
+        # Where no point counts in clean metrics the official one decides; the first of equals stays.
+        unclean = [record | {"val/top1_clean": math.nan} for record in records]
+        assert select_epoch([*unclean, unclean[1] | {"epoch": 4}], "top1_clean") == 0
 
 
 def test_a_run_selects_by_clean_figures_where_val_shares_texts_with_train(tmp_path):
@@ -490,7 +490,7 @@ GOLDEN = {
 }
 
 
-def golden_trainee(head, config):
+def golden_context(head, config):
     """Ten texts of random token ids, a 2-layer BERT of width 32 without dropout."""
     random = np.random.default_rng(0)
     lengths = random.integers(3, 12, size=10)
@@ -523,11 +523,11 @@ def golden_trainee(head, config):
 
 def golden_losses(head, tmp_path):
     config = make_config(tmp_path, head, training={"learning_rate": 1e-3, "fast": False})
-    trainee = golden_trainee(head, config)
-    optimizer = make_optimizer(trainee.model, config)
-    trainee.model.train()
+    context = golden_context(head, config)
+    optimizer = make_optimizer(context.model, config)
+    context.model.train()
     pairs = Pairs(np.arange(4), np.array([0, 2, 4, 0]), np.array([1, 3, 5, 6]), np.array([[7], [8], [9], [3]]))
-    return [train_step(trainee, optimizer, pairs)[0].tolist() for _ in range(3)]
+    return [train_step(context, optimizer, pairs)[0].tolist() for _ in range(3)]
 
 
 @pytest.mark.parametrize("head", VARIANTS)

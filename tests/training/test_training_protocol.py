@@ -208,9 +208,9 @@ class Watched:
 
     def _step(self, *args, **options):
         given = inspect.signature(self._train_step).bind(*args, **options).arguments
-        trainee = given["trainee"]
-        self.pairs, self.texts = trainee.splits["train"].split.pairs, trainee.index.texts
-        named = dict(trainee.model.named_parameters())
+        context = given["context"]
+        self.pairs, self.texts = context.splits["train"].split.pairs, context.index.texts
+        named = dict(context.model.named_parameters())
         before = {name: value.detach().clone() for name, value in named.items()}
         outcome = self._train_step(*args, **options)
         gradient = {name: value.grad.clone() for name, value in named.items() if value.grad is not None}

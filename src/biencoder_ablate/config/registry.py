@@ -73,20 +73,26 @@ def find(kind: str, name: str, key: str) -> Any:
         raise ConfigError(f"{key}={name}: {place} cannot be imported ({error})") from error
 
 
-def make(kind: str, group: str, name: str, options: Mapping[str, Any], *leading: Any) -> Any:
-    """The registered class called with `leading` and the keywords `options`, which are keys of the config's `group`.
+def check(kind: str, group: str, name: str, options: Mapping[str, Any], num_leading: int = 0) -> Any:
+    """The registered class, once it is known to take the keywords `options`, which are keys of the config's `group`.
 
-    Raises ConfigError for a name that is not there and for a keyword that the class does not take.
+    Its first `num_leading` parameters are not the config's. Raises ConfigError for a name that is not there and for a
+    keyword that the class does not take.
     """
     wanted = find(kind, name, f"{group}.name")
-    parameters = list(inspect.signature(wanted).parameters.values())[len(leading) :]
+    parameters = list(inspect.signature(wanted).parameters.values())[num_leading:]
     taken = [parameter.name for parameter in parameters]
     takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
     for option, value in options.items():
         if option not in taken and not takes_any:
             takes = f"takes {', '.join(taken)}" if taken else "takes none"
             raise ConfigError(f"{group}.{option}={value}: not a key of {group}={name}, which {takes}; must be null")
-    return wanted(*leading, **options)
+    return wanted
+
+
+def make(kind: str, group: str, name: str, options: Mapping[str, Any], *leading: Any) -> Any:
+    """The registered class called with `leading` and the keywords `options`. Raises ConfigError, as `check` does."""
+    return check(kind, group, name, options, len(leading))(*leading, **options)
 
 
 def check_corpus(settings: DataConfig) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,32 @@ def read_metrics(directory: Path) -> list[Record]:
         return [json.loads(line) for line in (directory / "metrics.jsonl").read_text("utf-8").splitlines()]
     except (OSError, ValueError):
         return []
+
+
+def selection_metric(metrics: Mapping[str, Any], select: str, prefix: str = "") -> float:
+    """The val metric that `select` names (evaluation.select); the official top-1 where no point counts in clean ones.
+
+    `metrics` holds it under `prefix` and its name. NaN where there is no val.
+    """
+    for name in (select, "top1"):
+        value = metrics.get(prefix + name)
+        if value is not None and not math.isnan(value):
+            return float(value)
+    return math.nan
+
+
+def select_epoch(records: Sequence[Record], select: str) -> int | None:
+    """The epoch with the best val metric, the first on a tie; with `last`, the last. None before the first epoch.
+
+    The untrained model, epoch −1, is never selected.
+    """
+    trained = [record for record in records if record["epoch"] >= 0]
+    if not trained:
+        return None
+    if select == "last":
+        return trained[-1]["epoch"]
+    best = max(trained, key=lambda record: selection_metric(record, select, "val/"))
+    return best["epoch"]
 
 
 def epoch_line(record: Record | None, clean: bool = True) -> str:

@@ -5,7 +5,6 @@ It comes from the runs' own files, so that it is the same whichever launcher, ma
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import Any
 
 from biencoder_ablate.runs.directory import RunDirectory, holder
 from biencoder_ablate.runs.identity import short_hash
-from biencoder_ablate.runs.records import read_metrics
+from biencoder_ablate.runs.records import read_metrics, selection_metric
 from biencoder_ablate.utils.files import read_json, write_json
 
 STATUSES = ("finished", "running", "interrupted", "failed", "damaged", "new")
@@ -81,9 +80,7 @@ def _epochs(run: RunStatus) -> str:
 
 def objective(result: Mapping[str, Any]) -> float:
     """What a search maximises: clean top-1 on val at the selected epoch, or the official one where none is clean."""
-    clean = result["val"].get("top1_clean")
-    value = result["val"]["top1"] if clean is None else clean
-    return math.nan if value is None else float(value)  # there is no val
+    return selection_metric(result["val"], "top1_clean")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 A loss is a class registered under `biencoder_ablate.losses`. It is called with a Batch and returns sums over this
 process's pairs: `total`, which is trained, and the parts that are logged, unweighted.
 
-B pairs of a batch (this process's share), N negatives a pair, C candidates of a kind, R retrieval width.
+B pairs of this process's shard of a batch, N negatives a pair, C texts of a kind in the whole batch, R retrieval width.
 """
 
 from __future__ import annotations
@@ -26,30 +26,31 @@ class Batch:
     point: Embeddings of B texts. other: Embeddings (1 + N, B, …) of what the points are paired with: row 0 holds the
     counters, the others the negatives.
     gather: lays this process's tensor (B, …) end to end with those of the other processes, gradients included.
-    forbidden: of "counters", "points" or "negatives", which of all processes' texts of that kind, (B, C) bool in the
-    order of `gather`, must not be a pair's negative: its point and every counter of its point's text (design §2).
+    excluded: of "counters", "points" or "negatives", which of all processes' texts of that kind, (B, C) bool in the
+    order of `gather`, must not be a pair's negative: its point and every counter of its point's text.
     """
 
     model: BiEncoder
     point: Embeddings
     other: Embeddings
     gather: Callable[[torch.Tensor], torch.Tensor]
-    forbidden: Callable[[str], torch.Tensor]
+    excluded: Callable[[str], torch.Tensor]
 
     @functools.cached_property
     def logits(self) -> torch.Tensor:
-        """The head's logits (1 + N, B, 2) of each point with its counter and its negatives, in one call: small
-        batches cost calls rather than products."""
-        point, other = self.point, self.other
-        h, r = point.h_point.expand_as(other.h), point.point.expand_as(other.candidate)
-        return self.model.logits(h, r, other.h, other.candidate)
+        """The head's logits (1 + N, B, 2) of each point with its counter and its negatives.
+
+        One call of the head for all of them: in small batches the number of calls costs more than their size.
+        """
+        h = self.point.h_point.expand_as(self.other.h)
+        r = self.point.point.expand_as(self.other.candidate)
+        return self.model.logits(h, r, self.other.h, self.other.candidate)
 
     @functools.cached_property
     def scores(self) -> torch.Tensor:
         """What stage 2 ranks by, (1 + N, B): the head's score, with the similarity where evaluation.score=sum."""
-        return self.model.pair_score(
-            self.logits, self.point.point.expand_as(self.other.candidate), self.other.candidate
-        )
+        r = self.point.point.expand_as(self.other.candidate)
+        return self.model.pair_score(self.logits, r, self.other.candidate)
 
     @property
     def similarities(self) -> torch.Tensor:
@@ -59,12 +60,13 @@ class Batch:
     def similarities_to_all(self, kind: str) -> torch.Tensor:
         """Of each point to all processes' texts of a kind, (B, C); −inf where they must not be its negative."""
         texts = {
-            "counters": self.other.candidate[0],
-            "points": self.point.candidate,
-            "negatives": self.other.candidate[1:].transpose(0, 1),
+            "counters": self.other.candidate[0],  # (B, R)
+            "points": self.point.candidate,  # (B, R)
+            "negatives": self.other.candidate[1:].transpose(0, 1),  # (B, N, R): pairs first, to be gathered
         }[kind]
-        similarities = self.model.all_similarities(self.point.point, self.gather(texts).flatten(0, -2))
-        return similarities.masked_fill(self.forbidden(kind), -torch.inf)
+        texts = self.gather(texts).flatten(0, -2)  # (C, R)
+        similarities = self.model.all_similarities(self.point.point, texts)
+        return similarities.masked_fill(self.excluded(kind), -torch.inf)
 
 
 class Loss(ABC):
@@ -78,7 +80,7 @@ class Loss(ABC):
 
 
 class StudyLoss(Loss):
-    """The source study's: a triplet loss in retrieval space and two cross-entropies on the head (design §2).
+    """The source study's: a triplet loss in retrieval space and two cross-entropies on the head.
 
     triplet: max(0, ‖p − c‖ − ‖p − n‖ + margin) with p = 2, as torch's TripletMarginLoss (Balntas et al. 2016);
     positive and negative: cross-entropy of (point, counter) to class 1 and of (point, negative) to class 0. With
@@ -88,27 +90,37 @@ class StudyLoss(Loss):
     parts = ("triplet", "positive", "negative")
 
     def __init__(self, triplet: float = 1.0, positive: float = 1.0, negative: float = 1.0, margin: float = 1.0) -> None:
-        self.weights = {"triplet": triplet, "positive": positive, "negative": negative}
+        self.triplet = triplet
+        self.positive = positive
+        self.negative = negative
         self.margin = margin
 
     def __call__(self, batch: Batch) -> Mapping[str, torch.Tensor]:
-        point, counter, negatives = batch.point.point, batch.other.candidate[0], batch.other.candidate[1:]
-        num = len(negatives)
+        counter = batch.other.candidate[0]  # (B, R)
+        negatives = batch.other.candidate[1:]  # (N, B, R)
+        num_negatives = len(negatives)
         triplet = F.triplet_margin_loss(
-            point.expand_as(negatives), counter.expand_as(negatives), negatives, margin=self.margin, reduction="sum"
+            batch.point.point.expand_as(negatives),
+            counter.expand_as(negatives),
+            negatives,
+            margin=self.margin,
+            reduction="sum",
         )
-        positive, negative = batch.logits[0], batch.logits[1:].flatten(0, 1)
-        ones, zeros = (torch.full((len(x),), c, device=x.device) for x, c in ((positive, 1), (negative, 0)))
-        sums = {
-            "triplet": triplet / num,
-            "positive": F.cross_entropy(positive, ones, reduction="sum"),
-            "negative": F.cross_entropy(negative, zeros, reduction="sum") / num,
-        }
-        return {"total": _weighted(self.weights, sums), **sums}
+        triplet = triplet / num_negatives
+
+        positive_logits = batch.logits[0]  # (B, 2)
+        negative_logits = batch.logits[1:].flatten(0, 1)  # (N · B, 2)
+        class_1 = torch.ones(len(positive_logits), dtype=torch.int64, device=positive_logits.device)
+        class_0 = torch.zeros(len(negative_logits), dtype=torch.int64, device=negative_logits.device)
+        positive = F.cross_entropy(positive_logits, class_1, reduction="sum")
+        negative = F.cross_entropy(negative_logits, class_0, reduction="sum") / num_negatives
+
+        total = self.triplet * triplet + self.positive * positive + self.negative * negative
+        return {"total": total, "triplet": triplet, "positive": positive, "negative": negative}
 
 
 class ContrastiveLoss(Loss):
-    """What the field would do today: a softmax over the batch in retrieval space, and one on the head (design §2).
+    """What the field would do today: a softmax over the batch in retrieval space, and one on the head.
 
     retrieval: for each point the cross-entropy of its counter in a softmax of similarity / temperature over the
     counter, its own negatives, and, by switches, all counters, points and others' negatives of the batch (InfoNCE,
@@ -129,25 +141,27 @@ class ContrastiveLoss(Loss):
         in_batch_negatives: bool = True,
     ) -> None:
         self.temperature = temperature
-        self.weights = {"retrieval": retrieval, "head": head}
+        self.retrieval = retrieval
+        self.head = head
         switches = {"counters": in_batch_counters, "points": in_batch_points, "negatives": in_batch_negatives}
         self.in_batch = [kind for kind, wanted in switches.items() if wanted]
 
     def __call__(self, batch: Batch) -> Mapping[str, torch.Tensor]:
-        similarities = batch.similarities.T
-        own = similarities[:, :1] if "negatives" in self.in_batch else similarities
-        rows = torch.cat([own, *(batch.similarities_to_all(kind) for kind in self.in_batch)], dim=1)
-        sums = {"retrieval": _first_among(rows / self.temperature)}
-        scores = batch.scores if self.weights["head"] > 0 else batch.scores.detach()
-        sums["head"] = _first_among(scores.T)
-        return {"total": _weighted(self.weights, sums), **sums}
+        rows = batch.similarities.T  # (B, 1 + N), the counter first
+        # A pair's own negatives are among those of the batch, where these take part.
+        if "negatives" in self.in_batch:
+            rows = rows[:, :1]
+        others = [batch.similarities_to_all(kind) for kind in self.in_batch]
+        rows = torch.cat([rows, *others], dim=1)
+        retrieval = _cross_entropy_of_first(rows / self.temperature)
+
+        # A head of no weight is measured for the log and has no gradient.
+        scores = batch.scores if self.head > 0 else batch.scores.detach()
+        head = _cross_entropy_of_first(scores.T)
+        return {"total": self.retrieval * retrieval + self.head * head, "retrieval": retrieval, "head": head}
 
 
-def _weighted(weights: Mapping[str, float], sums: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    first, *others = (value if weights[name] == 1 else weights[name] * value for name, value in sums.items())
-    return functools.reduce(torch.add, others, first)
-
-
-def _first_among(rows: torch.Tensor) -> torch.Tensor:
-    """The cross-entropy of the first of each row (B, C), summed."""
-    return F.cross_entropy(rows, torch.zeros(len(rows), dtype=torch.int64, device=rows.device), reduction="sum")
+def _cross_entropy_of_first(rows: torch.Tensor) -> torch.Tensor:
+    """The cross-entropy of the first of each row of (B, C), summed."""
+    first = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+    return F.cross_entropy(rows, first, reduction="sum")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +47,10 @@ from biencoder_ablate.utils.distributed import World, world_from_environment
 from biencoder_ablate.utils.files import read_json
 
 TEXTS_OF_A_TURN = 32
-"""About so many texts are encoded together where a batch is encoded in turns."""
+"""About so many texts are encoded together under gradient caching (training.micro_batch)."""
+
+
+# --- the corpus ---
 
 
 @dataclass(frozen=True)
@@ -63,22 +64,32 @@ class PreparedData:
     pool: NegativePool
 
 
+_last_read: dict[str, PreparedData] = {}
+"""The corpus read last, by its settings and the state of its file: the runs of a sweep in one process share it."""
+
+
 def read_data(settings: DataConfig) -> PreparedData:
-    """Load a corpus and work out what follows from it. Raises DataError."""
+    """Load a corpus and work out what follows from it, or return what was read last. Raises DataError."""
+    # A file that has changed since is read again.
     stamp: tuple[int, ...] = ()
-    if settings.path is not None and Path(settings.path).expanduser().exists():
-        status = Path(settings.path).expanduser().stat()
-        stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
-    return _read_data(json.dumps(asdict(settings)), stamp)
+    if settings.path is not None:
+        path = Path(settings.path).expanduser()
+        if path.exists():
+            status = path.stat()
+            stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+
+    key = f"{settings} {stamp}"
+    if key not in _last_read:
+        corpus = load_corpus(settings)
+        index = build_table(corpus)
+        splits = {name: build_task(split) for name, split in index.splits.items()}
+        data = PreparedData(corpus, corpus.fingerprint, index, splits, build_pool(index.splits["train"]))
+        _last_read.clear()
+        _last_read[key] = data
+    return _last_read[key]
 
 
-@functools.lru_cache(maxsize=1)
-def _read_data(settings: str, stamp: tuple[int, ...]) -> PreparedData:
-    """Remembered, since a sweep's runs in one process share their corpus; `stamp` changes when the file does."""
-    corpus = load_corpus(DataConfig(**json.loads(settings)))
-    index = build_table(corpus)
-    splits = {name: build_task(split) for name, split in index.splits.items()}
-    return PreparedData(corpus, corpus.fingerprint, index, splits, build_pool(index.splits["train"]))
+# --- the plan ---
 
 
 @dataclass(frozen=True)
@@ -88,6 +99,7 @@ class RunPlan:
     config: Config
     data: PreparedData
     pretrained: ModelSource
+    loss: Loss
     device: torch.device
     precision: str
     determined_by: dict[str, Any]
@@ -100,28 +112,29 @@ class RunPlan:
         return self.pretrained if self.finetuned is None else self.finetuned.source
 
     @property
-    def corpus(self) -> Corpus:
-        return self.data.corpus
-
-    @property
     def directory(self) -> Path:
         return Path(self.config.logs_dir).expanduser() / "runs" / self.name
-
-
-@dataclass(frozen=True)
-class Components:
-    """What a run trains, and the trained encoder to save with it (None for a frozen one)."""
-
-    trainee: TrainingContext
-    encoder: TextEncoder | None
-    tokens: Tokens | None
-    pretrained: Callable[[], Hidden]
-    """h of every text by the encoder as downloaded, from the cache that all runs share."""
 
 
 def make_plan(config: Config) -> RunPlan:
     """Load the corpus, find the model, choose the device, name the run. Raises ValueErrors that name the key."""
     return plan_runs([config])[0]
+
+
+def plan_runs(configs: Sequence[Config]) -> list[RunPlan]:
+    """The plans of many configs, reading each corpus and each model's files once."""
+    corpora: dict[str, PreparedData] = {}
+    sources: dict[tuple[str | None, str | None], ModelSource] = {}
+    plans = []
+    for config in configs:
+        corpus = repr(config.data)
+        if corpus not in corpora:
+            corpora[corpus] = read_data(config.data)
+        model = (config.model.name_or_path, config.model.revision)
+        if model not in sources:
+            sources[model] = find_model(config.model, cache_directory(config))
+        plans.append(_plan(config, corpora[corpus], sources[model]))
+    return plans
 
 
 def _plan(config: Config, data: PreparedData, source: ModelSource) -> RunPlan:
@@ -130,29 +143,22 @@ def _plan(config: Config, data: PreparedData, source: ModelSource) -> RunPlan:
             f"training.epochs={config.training.epochs}: data={data.corpus.name} has no training split here; must be 0 "
             "(only evaluate)"
         )
-    make_loss(config)  # a name or key that is not there is refused before anything is written
-    registry.make("heads", "head", config.head.name, keywords(config.head), (1,))
+    # A name or key that is not there is refused before anything is written. The head waits for the encoder's width.
+    loss = make_loss(config)
+    registry.check("heads", "head", config.head.name, keywords(config.head), num_leading=1)
+
     device = choose_device(config.training.device, world_from_environment().local_rank)
     precision = choose_precision(config.training.precision, device)
     finetuned = find_finetuned(config, source)
     from_run = None if finetuned is None else finetuned.identity(config.seed)
     determined_by = identity(config, data.fingerprint, source.fingerprint, precision, from_run)
-    return RunPlan(config, data, source, device, precision, determined_by, run_name(config, determined_by), finetuned)
+    name = run_name(config, determined_by)
+    return RunPlan(config, data, source, loss, device, precision, determined_by, name, finetuned)
 
 
-def plan_runs(configs: Sequence[Config]) -> list[RunPlan]:
-    """The plans of many configs, reading each corpus and each model's files once."""
-    corpora: dict[str, PreparedData] = {}
-    sources: dict[str, ModelSource] = {}
-    plans = []
-    for config in configs:
-        data, model = repr(config.data), repr((config.model.name_or_path, config.model.revision))
-        if data not in corpora:
-            corpora[data] = read_data(config.data)
-        if model not in sources:
-            sources[model] = find_model(config.model, cache_directory(config))
-        plans.append(_plan(config, corpora[data], sources[model]))
-    return plans
+def make_loss(config: Config) -> Loss:
+    """The registered loss with its keywords. Raises ConfigError."""
+    return registry.make("losses", "loss", config.loss.name, keywords(config.loss))
 
 
 def architecture_of(config: Config, pooled_dim: int) -> Architecture:
@@ -172,56 +178,72 @@ def architecture_of(config: Config, pooled_dim: int) -> Architecture:
     )
 
 
-def make_loss(config: Config) -> Loss:
-    """The registered loss with its keywords. Raises ConfigError."""
-    return registry.make("losses", "loss", config.loss.name, keywords(config.loss))
+# --- what is trained ---
+
+
+@dataclass(frozen=True)
+class Components:
+    """What a run trains, and the trained encoder to save with it (None for a frozen one)."""
+
+    context: TrainingContext
+    encoder: TextEncoder | None
+    tokens: Tokens | None
+    pretrained: Callable[[], Hidden]
+    """h of every text by the encoder as downloaded, from the cache that all runs share."""
 
 
 def build_components(plan: RunPlan, log: RunLog, world: World) -> Components:
     """Tokens, encoder or cached features, splits, negatives and model of a run."""
-    config, index, cache = plan.config, plan.data.index, cache_directory(plan.config)
-    reading = encode_settings(config, plan.device, plan.precision)
-    roles = prompted_texts(index.texts, points_of(index), reading)
-    texts = roles.strings
+    config, index = plan.config, plan.data.index
+    cache = cache_directory(config)
+    settings = encode_settings(config, plan.device, plan.precision)
+    prompted = prompted_texts(index.texts, points_of(index), settings)
     encoder, tokens = None, None
     if config.training.freeze_encoder:
-        features = features_of(plan.source, reading, texts, cache, log, world)
+        features = features_of(plan.source, settings, prompted.strings, cache, log, world)
         pooled_dim = features.shape[1]
-        source: TextSource = CachedTexts(features)
+        texts: TextSource = CachedTexts(features)
     else:
+        # oneDNN is told before its first use how many kernels a step needs.
         if plan.device.type == "cpu":
             num_texts = config.training.batch_size * (2 + config.negatives.per_pair)
-            in_turns = config.training.micro_batch is not None
-            keep_step_kernels(min(num_texts, TEXTS_OF_A_TURN) if in_turns else num_texts)
-        encoder = open_encoder(plan.source, reading, config.model.dropout)
-        tokens = encoder.tokens(texts, cache)
+            if config.training.micro_batch is not None:
+                num_texts = min(num_texts, TEXTS_OF_A_TURN)
+            keep_step_kernels(num_texts)
+        encoder = open_encoder(plan.source, settings, config.model.dropout)
+        tokens = encoder.tokens(prompted.strings, cache)
         pooled_dim = encoder.module.config.hidden_size
-        source = encoder.over(tokens, world)
+        texts = encoder.over(tokens, world)
 
     def pretrained() -> Hidden:
+        # A frozen encoder as downloaded is what `texts` holds already.
         if encoder is None and plan.finetuned is None:
-            return roles.of(source.all_pooled())
-        return roles.of(features_of(plan.pretrained, reading, texts, cache, log, world))
+            return prompted.of(texts.all_pooled())
+        return prompted.of(features_of(plan.pretrained, settings, prompted.strings, cache, log, world))
 
     # Where the head says nothing yet, stage 2 then is the softmax that stage 1 is trained by.
-    weight = 1.0 / (config.loss.temperature or 1.0)
-    model = BiEncoder(architecture_of(config, pooled_dim), encoder and encoder.module, config.seed, weight)
+    similarity_weight = 1.0 / (config.loss.temperature or 1.0)
+    module = None if encoder is None else encoder.module
+    model = BiEncoder(architecture_of(config, pooled_dim), module, config.seed, similarity_weight)
     model.to(plan.device)
-    trainee = TrainingContext(
-        config,
-        model,
-        source,
-        index,
-        plan.data.splits,
-        plan.data.pool,
-        make_loss(config),
-        plan.device,
-        world,
-        log.quiet,
-        peak_flops(describe_device(plan.device), plan.precision),
-        None if roles.as_point is None else roles,
+    context = TrainingContext(
+        config=config,
+        model=model,
+        texts=texts,
+        index=index,
+        splits=plan.data.splits,
+        pool=plan.data.pool,
+        loss=plan.loss,
+        device=plan.device,
+        world=world,
+        quiet=log.quiet,
+        peak_flops=peak_flops(describe_device(plan.device), plan.precision),
+        prompted=None if prompted.as_point is None else prompted,
     )
-    return Components(trainee, encoder, tokens, pretrained)
+    return Components(context, encoder, tokens, pretrained)
+
+
+# --- an encoder that another run has trained ---
 
 
 @dataclass(frozen=True)
@@ -233,68 +255,74 @@ class FineTuned:
     run: Path
 
     def identity(self, seed: int) -> dict[str, Any]:
-        """What it adds to what determines a run with this seed: the run it comes from, which of their seeds it has
-        where that is another, and its weights."""
-        own = self.determined_by["seed"]
-        other = {} if own == seed else {"seed": own}
-        return {"run": name_without_seed(self.determined_by), **other, "weights": self.source.fingerprint}
+        """What it adds to what determines a run with this seed.
+
+        The run it comes from, which of their seeds it has where that is another, and its weights.
+        """
+        trained_with = self.determined_by["seed"]
+        other_seed = {} if trained_with == seed else {"seed": trained_with}
+        return {"run": name_without_seed(self.determined_by), **other_seed, "weights": self.source.fingerprint}
 
 
 def find_finetuned(config: Config, pretrained: ModelSource) -> FineTuned | None:
-    """The encoder that model.finetuned asks for: a run's, or that of a sweep's run with the seed of the config.
+    """The encoder that model.finetuned names: a run's, or that of a sweep's run with the seed of the config.
 
-    None where nothing is asked for. Raises ConfigError where there is no such encoder, or where it was trained from
+    None where it names none. Raises ConfigError where there is no such encoder, or where it was trained from
     another than `pretrained` or reads texts in another way than the config says.
     """
-    given = config.model.finetuned
-    if given is None:
+    name = config.model.finetuned
+    if name is None:
         return None
-    said = f"model.finetuned={given}"
-    path = find_run(given if "/" in given else Path(config.logs_dir) / given, sweeps=True)
+    key = f"model.finetuned={name}"
+    path = find_run(name if "/" in name else Path(config.logs_dir) / name, sweeps=True)
     if SweepDirectory(path).runs_list.is_file():
-        path = _of_seed(SweepDirectory(path), config.seed, said)
+        path = _run_with_seed(SweepDirectory(path), config.seed, key)
     elif RunDirectory(path).read_finished() is None:
         raise ConfigError(
-            f"{said}: {path} is no finished run and no sweep; must be one that trained its encoder, as this makes: "
+            f"{key}: {path} is no finished run and no sweep; must be one that trained its encoder, as this makes: "
             "python -m biencoder_ablate -m experiment=arguana head=none data.path=… seed=0,1,2 sweep_name=finetuned"
         )
-    determined_by, contract = _determined_by(path, said), read_model_spec(path / "model")
-    if not contract.copied:
-        raise ConfigError(f"{said}: the encoder of {path} was frozen; must be a run that trained it")
-    if contract.encoder_fingerprint != pretrained.fingerprint:
+
+    determined_by = _determined_by(path, key)
+    spec = read_model_spec(path / "model")
+    if not spec.copied:
+        raise ConfigError(f"{key}: the encoder of {path} was frozen; must be a run that trained it")
+    if spec.encoder_fingerprint != pretrained.fingerprint:
         raise ConfigError(
-            f"{said}: was trained from {contract.encoder_name}, and not from model.name_or_path="
+            f"{key}: was trained from {spec.encoder_name}, and not from model.name_or_path="
             f"{config.model.name_or_path or 'null'}; must be the same, for the figures of the pretrained encoder"
         )
-    for key in ("pooling", "point_prompt", "candidate_prompt"):
-        own, asked = getattr(contract, key), getattr(config.model, key)
-        if own != asked:
-            raise ConfigError(f"model.{key}={asked}: {said} was trained with {own}; must be that")
-    source = encoder_source(path / "model", contract, config.model, cache_directory(config))
+    for setting in ("pooling", "point_prompt", "candidate_prompt"):
+        trained_with = getattr(spec, setting)
+        given = getattr(config.model, setting)
+        if trained_with != given:
+            raise ConfigError(f"model.{setting}={given}: {key} was trained with {trained_with}; must be that")
+    source = encoder_source(path / "model", spec, config.model, cache_directory(config))
     return FineTuned(source, determined_by, path)
 
 
-def _determined_by(run: Path, said: str) -> Mapping[str, Any]:
-    """What determined a finished run."""
+def _determined_by(run: Path, key: str) -> Mapping[str, Any]:
+    """What determined a finished run. Raises ConfigError, naming `key`."""
     manifest = read_json(run / "manifest.json")
     if not isinstance(manifest, dict) or "determined_by" not in manifest:
-        raise ConfigError(f"{said}: {run / 'manifest.json'} cannot be read; train that run again with rerun=true")
-    found: Mapping[str, Any] = manifest["determined_by"]
-    return found
+        raise ConfigError(f"{key}: {run / 'manifest.json'} cannot be read; train that run again with rerun=true")
+    determined_by: Mapping[str, Any] = manifest["determined_by"]
+    return determined_by
 
 
-def _of_seed(sweep: SweepDirectory, seed: int, said: str) -> Path:
-    """The one finished run with this seed among a sweep's."""
+def _run_with_seed(sweep: SweepDirectory, seed: int, key: str) -> Path:
+    """The one finished run with this seed among a sweep's. Raises ConfigError, naming `key`."""
     by_seed: dict[int, list[Path]] = {}
     for job in sweep.read()["jobs"]:
         run = (sweep.path / job["directory"]).resolve()
         if RunDirectory(run).read_finished() is not None:
-            by_seed.setdefault(_determined_by(run, said)["seed"], []).append(run)
-    found = by_seed.get(seed, [])
-    if len(found) == 1:
-        return found[0]
-    if found:
-        names = ", ".join(sorted(run.name for run in found))
-        raise ConfigError(f"{said}: this sweep has {len(found)} finished runs with seed {seed} ({names}); name one run")
-    seeds = ", ".join(map(str, sorted(by_seed))) or "none"
-    raise ConfigError(f"{said}: this sweep has no finished run with seed {seed} (finished: {seeds}); must have it")
+            by_seed.setdefault(_determined_by(run, key)["seed"], []).append(run)
+
+    runs = by_seed.get(seed, [])
+    if not runs:
+        seeds = ", ".join(map(str, sorted(by_seed))) or "none"
+        raise ConfigError(f"{key}: this sweep has no finished run with seed {seed} (finished: {seeds}); must have it")
+    if len(runs) > 1:
+        names = ", ".join(sorted(run.name for run in runs))
+        raise ConfigError(f"{key}: this sweep has {len(runs)} finished runs with seed {seed} ({names}); name one run")
+    return runs[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import shlex
 from collections.abc import Mapping, Sequence
@@ -31,23 +30,29 @@ _BELOW = {
     "chance": ("chance", "a random order would rank these points better: something is wrong with this model"),
 }
 """What each baseline is called in a warning, and what it means to be below it."""
+_COLUMNS = (("val", "top1"), ("val", "top1_clean"), ("test", "top1"), ("test", "top1_clean"))
+"""Split and metric of the columns of figures_table."""
+
+
+# --- before training ---
 
 
 def first_lines(plan: RunPlan, run: RunDirectory) -> str:
     """What will happen, a line each: data, model, head, negatives, loss, training, device, place."""
-    config, training, model, negatives = plan.config, plan.config.training, plan.config.model, plan.config.negatives
+    config, training = plan.config, plan.config.training
+    model, negatives = plan.config.model, plan.config.negatives
     lines = [f"biencoder-ablate {__version__}: {run.name}"]
-    lines += [f"data       {line}" for line in _data_lines(config, plan.corpus)]
-    width = model.retrieval_dim if model.retrieval_dim is not None else "of the encoder"
-    prompts = "".join(
-        f', "{prompt}" before {texts}'
-        for prompt, texts in ((model.point_prompt, "points"), (model.candidate_prompt, "candidates"))
-        if prompt is not None
-    )
-    lines.append(
-        f"model      {model.name_or_path or 'tiny: a small BERT with random weights'}, {model.pooling} pooling, up to "
-        f"{model.max_tokens} tokens{prompts}" + (", encoder frozen" if training.freeze_encoder else "")
-    )
+    lines += [f"data       {line}" for line in _data_lines(config, plan.data.corpus)]
+
+    name = model.name_or_path or "tiny: a small BERT with random weights"
+    encoder = f"model      {name}, {model.pooling} pooling, up to {model.max_tokens} tokens"
+    if model.point_prompt is not None:
+        encoder += f', "{model.point_prompt}" before points'
+    if model.candidate_prompt is not None:
+        encoder += f', "{model.candidate_prompt}" before candidates'
+    if training.freeze_encoder:
+        encoder += ", encoder frozen"
+    lines.append(encoder)
     if plan.finetuned is not None:
         lines.append(f"finetuned  its encoder is that of {plan.finetuned.run.name}")
         if plan.finetuned.determined_by["data"] != plan.data.fingerprint:
@@ -55,25 +60,29 @@ def first_lines(plan: RunPlan, run: RunDirectory) -> str:
                 "finetuned  warning: which was trained on another corpus, or on other splits of this one; test texts "
                 "may be among those it learned from"
             )
+
+    width = "of the encoder" if model.retrieval_dim is None else model.retrieval_dim
     lines.append(f"retrieval  {model.towers} towers, width {width}, {model.similarity}, {model.projection_init} start")
     several = f"{negatives.per_pair} a pair; " if negatives.per_pair > 1 else ""
-    share = describe_hard_share(negatives.schedule, config.neg_ratio, negatives.start)
-    lines.append(f"negatives  {several}hard negatives: {share}")
-    train = plan.data.index.splits["train"]
-    steps = math.ceil(len(epoch_rows(train, training, config.seed, 0)) / training.batch_size)
-    lines.append(
-        f"training   loss {config.loss.name}, {training.epochs} epochs of {steps} batches of {training.batch_size} "
-        f"pairs, {training.optimizer}, seed {config.seed}"
-        if training.epochs
-        else "training   none: only evaluating"
-    )
+    hard = describe_hard_ratio(negatives.schedule, config.neg_ratio, negatives.start)
+    lines.append(f"negatives  {several}hard negatives: {hard}")
+
+    if training.epochs:
+        num_pairs = len(epoch_rows(plan.data.index.splits["train"], training, config.seed, 0))
+        num_steps = math.ceil(num_pairs / training.batch_size)
+        lines.append(
+            f"training   loss {config.loss.name}, {training.epochs} epochs of {num_steps} batches of "
+            f"{training.batch_size} pairs, {training.optimizer}, seed {config.seed}"
+        )
+    else:
+        lines.append("training   none: only evaluating")
     lines.append(f"device     {describe_device(plan.device)}, {plan.precision}, {torch.get_num_threads()} threads")
     lines.append(f"writes     {run.path}")
     return "\n".join(lines)
 
 
-def describe_hard_share(schedule: str, ratio: float, start: float | None) -> str:
-    """The schedule in words."""
+def describe_hard_ratio(schedule: str, ratio: float, start: float | None) -> str:
+    """The schedule of hard negatives in words."""
     if schedule == "constant":
         return f"{100 * ratio:.3g}% of each epoch's"
     assert start is not None
@@ -81,16 +90,19 @@ def describe_hard_share(schedule: str, ratio: float, start: float | None) -> str
 
 
 def _data_lines(config: Config, corpus: Corpus) -> list[str]:
+    """What the corpus holds, the texts that its splits share, and whether its figures mean anything."""
     sizes = ", ".join(f"{len(corpus.split(name))} {name}" for name in SPLITS)
-    debates = {(pair.theme, pair.debate) for name in SPLITS for pair in corpus.split(name)}
-    among = f", {len(corpus.documents)} documents" if corpus.documents else ""
-    what = "queries" if corpus.documents else "debates"
-    lines = [
-        f"{corpus.name}: {sizes} pairs of {len(debates)} {what}{among}"
-        + (f", {sum(corpus.incomplete.values())} incomplete points left out" if corpus.incomplete else "")
-    ]
-    lines += corpus.notes
-    for name in ("val", "test"):
+    num_debates = len({(pair.theme, pair.debate) for name in SPLITS for pair in corpus.split(name)})
+    line = f"{corpus.name}: {sizes} pairs of {num_debates} "
+    if corpus.documents:
+        line += f"queries, {len(corpus.documents)} documents"
+    else:
+        line += "debates"
+    if corpus.incomplete:
+        line += f", {sum(corpus.incomplete.values())} incomplete points left out"
+    lines = [line, *corpus.notes]
+
+    for name in MEASURED:
         keys = pair_keys(corpus.split(name), corpus.keys)
         shared = keys & pair_keys(corpus.train, corpus.keys)
         if shared:
@@ -108,124 +120,147 @@ def _data_lines(config: Config, corpus: Corpus) -> list[str]:
     return lines
 
 
-def before_training(parts: Components, plan: RunPlan) -> str:
+def before_training(components: Components, plan: RunPlan) -> str:
     """What is known once the model is built: the head, trained weights, cut texts, and the disk a run needs."""
-    model = parts.trainee.model
-    weights = sum(value.numel() for value in model.parameters())
+    model, tokens = components.context.model, components.tokens
+    num_weights = sum(value.numel() for value in model.parameters())
+    # A head of another package may say nothing of itself.
     head = model.head.describe() if hasattr(model.head, "describe") else type(model.head).__name__
-    lines = [
-        f"head       {head_name(plan.config.head)}: {head} over {plan.config.fusion.name} features",
-        f"sizes      {3 * sum(model.architecture.feature_widths)} features a pair, {weights:,} trained weights",
-    ]
-    if parts.tokens is not None:
-        cut = (parts.tokens.full_lengths > parts.tokens.lengths).mean()
-        lines[-1] += f", {100 * cut:.1f}% of texts cut"
-    # while training: weights, two Adam moments and the best weights, twice while an epoch replaces the one before it
-    kept = 4 * weights
-    if plan.finetuned is not None and parts.encoder is None:
-        kept += sum(file.stat().st_size for file in plan.finetuned.source.directory.iterdir())
-    lines.append(
-        f"disk       up to {2 * 4 * 4 * weights / _MEGABYTE + 2:.0f} MB while training, "
-        f"{kept / _MEGABYTE + 2:.0f} MB when done"
+    sizes = f"{3 * sum(model.architecture.feature_widths)} features a pair, {num_weights:,} trained weights"
+    if tokens is not None:
+        cut = (tokens.full_lengths > tokens.lengths).mean()
+        sizes += f", {100 * cut:.1f}% of texts cut"
+
+    # In float32. While training: weights, two Adam moments and the best weights, twice while an epoch replaces the
+    # one before it. When done: the weights, and the files of an encoder that another run has trained.
+    training_bytes = 2 * 4 * 4 * num_weights
+    final_bytes = 4 * num_weights
+    if plan.finetuned is not None and components.encoder is None:
+        final_bytes += sum(file.stat().st_size for file in plan.finetuned.source.directory.iterdir())
+    return "\n".join(
+        [
+            f"head       {head_name(plan.config.head)}: {head} over {plan.config.fusion.name} features",
+            f"sizes      {sizes}",
+            f"disk       up to {training_bytes / _MEGABYTE + 2:.0f} MB while training, "
+            f"{final_bytes / _MEGABYTE + 2:.0f} MB when done",
+        ]
     )
-    return "\n".join(lines)
+
+
+# --- after training ---
 
 
 def last_lines(run: RunDirectory, result: dict[str, Any], config: Config, records: Sequence[Record]) -> str:
-    """The selected epoch's figures beside those of no training, what they mean, what looks wrong, what to type next."""
+    """The selected epoch's metrics beside those of no training, what they mean, what looks wrong, what to type next."""
     best = result["best_epoch"]
-    select = {"top1": "top-1", "top1_clean": "clean top-1", "mrr": "MRR", "last": ""}[config.evaluation.select]
-    lines = [
-        f"selected epoch {best}, {f'by val {select}' if select else 'the last'}"
-        if best >= 0
-        else "no epoch trained: figures of the initial model"
-    ]
-    lines.append(figures_table(result))
+    if best < 0:
+        selected = "no epoch trained: figures of the initial model"
+    elif config.evaluation.select == "last":
+        selected = f"selected epoch {best}, the last"
+    else:
+        metric = {"top1": "top-1", "top1_clean": "clean top-1", "mrr": "MRR"}[config.evaluation.select]
+        selected = f"selected epoch {best}, by val {metric}"
+    lines = [selected, figures_table(result)]
     lines += [f"warning: {warning}" for warning in warnings(result, records)]
     if best >= 0:
         lines.append(meaning(result))
     lines.append(f"done in {result['seconds']:.1f} s: {run.path}")
+
     lines.append(f'next       biencoder-ablate retrieve {shlex.quote(str(run.path))} "an argument"')
-    sweep = "-m head=none,layernorm,relu,layernorm_relu seed=0,1,2"
-    of_the_sample = f"python -m biencoder_ablate {sweep}"
-    lines.append(f"           {of_the_sample if config.data.name == 'sample' else f'the same command with {sweep}'}")
+    command = "python -m biencoder_ablate" if config.data.name == "sample" else "the same command with"
+    lines.append(f"           {command} -m head=none,layernorm,relu,layernorm_relu seed=0,1,2")
     return "\n".join(lines)
 
 
 def figures_table(result: Mapping[str, Any]) -> str:
     """Top-1 of val and test before and after the head, beside what needs no training; ! marks what is below that.
 
-    Clean figures have columns where any differs from the official one.
+    Clean metrics have columns where any differs from the official one.
     """
-    places = [(split, key) for split in MEASURED for key in ("top1", "top1_clean")]
-    columns = [
-        ["", "by distance, this run", "after the head, this run", *map(TITLES.get, result["baselines"]), "points"]
-    ]
-    for split, key in places:
-        figures, clean = result[split], key.removeprefix("top1")
-        own = [
-            (value, bool(better(result["baselines"], split, key, value)))
-            for value in (figures["top1_stage1" + clean], figures[key])
-        ]
-        others = [(baseline[split].get(key), False) for baseline in result["baselines"].values()]
-        shown = [(format_number(value) or "–") + ("!" if below else " ") for value, below in own + others]
-        columns.append([split + " clean" * bool(clean) + " ", *shown, f"{figures['num_points' + clean]} "])
-    if all(columns[place][1:] == columns[place + 1][1:] for place in (1, 3)):
-        del columns[4], columns[2]
-    header, *rows = zip(*columns, strict=True)
-    return text_table(header, rows)
+    baselines = result["baselines"]
+    titles = [TITLES[name] for name in baselines]
+    header = [""]
+    columns = []
+    for split, key in _COLUMNS:
+        metrics, suffix = result[split], key.removeprefix("top1")
+        header.append(f"{split} clean " if suffix else f"{split} ")
+        column = []
+        for value in (metrics["top1_stage1" + suffix], metrics[key]):
+            mark = "!" if better(baselines, split, key, value) else " "
+            column.append((format_number(value) or "–") + mark)
+        for baseline in baselines.values():
+            column.append((format_number(baseline[split].get(key)) or "–") + " ")
+        column.append(f"{metrics['num_points' + suffix]} ")
+        columns.append(column)
+    if columns[0] == columns[1] and columns[2] == columns[3]:
+        del columns[3], columns[1], header[4], header[2]
+    names = ["by distance, this run", "after the head, this run", *titles, "points"]
+    return text_table(header, list(zip(names, *columns, strict=True)))
 
 
 def meaning(result: dict[str, Any]) -> str:
     """One sentence: what training has changed on clean test points, in points of the split."""
-    test, before = result["test"], result["baselines"]["pretrained"]["test"]["top1_clean"]
-    after, num = test["top1_clean"], test["num_points_clean"]
+    test, num = result["test"], result["test"]["num_points_clean"]
+    before = result["baselines"]["pretrained"]["test"]["top1_clean"]
+    after = test["top1_clean"]
     if not num or before is None or math.isnan(before):
         return "no test point counts in clean figures: every one was seen in an earlier split"
-    change = round((after - before) * num)
-    how = f"{abs(change)} {'more' if change > 0 else 'fewer'}" if change else "as many"
-    head = round((after - test["top1_stage1_clean"]) * num)
-    part = f"{abs(head)} {'more' if head > 0 else 'fewer'}" if head else "no more and no fewer"
+
+    by_training = round((after - before) * num)
+    by_head = round((after - test["top1_stage1_clean"]) * num)
     points = "test points" if num == test["num_points"] else "clean test points"
+    training = f"{_more_or_fewer(by_training)} than" if by_training else "as many as"
+    head = _more_or_fewer(by_head) if by_head else "no more and no fewer"
     return (
-        f"learned: {round(after * num)} of {num} {points} find their counter first, {how} "
-        f"{'as' if not change else 'than'} without training; the head finds {part} than distance alone"
+        f"learned: {round(after * num)} of {num} {points} find their counter first, {training} without training; "
+        f"the head finds {head} than distance alone"
     )
+
+
+def _more_or_fewer(change: int) -> str:
+    return f"{abs(change)} {'more' if change > 0 else 'fewer'}"
 
 
 def warnings(result: dict[str, Any], records: Sequence[Record]) -> list[str]:
     """What looks wrong with a finished run, each with what to try."""
-    found = []
-    val = result["val"]
+    messages = []
+    val, baselines = result["val"], result["baselines"]
     if val["dead_pairs"] >= 0.5:
-        found.append(
+        messages.append(
             f"the head says nothing of {100 * val['dead_pairs']:.0f}% of val pairs: a ReLU has left both logits at 0, "
             "and distance alone ranks them; try head.activation_position=before_linear2 or a lower "
             "training.head_learning_rate"
         )
-    if val["tied_first"] >= 0.5 and val["dead_pairs"] < 0.5:
-        found.append(
+    # Where the head is dead, ties are what that leads to.
+    elif val["tied_first"] >= 0.5:
+        messages.append(
             f"for {100 * val['tied_first']:.0f}% of val points several candidates tie for the first place: texts are "
             "embedded alike; try a lower training.learning_rate"
         )
     trained = [record["val/top1"] for record in records]
     if len(trained) > 2 and len(set(trained)) == 1:
-        found.append("val top-1 has not moved in any epoch; try a higher training.head_learning_rate, or more epochs")
+        messages.append(
+            "val top-1 has not moved in any epoch; try a higher training.head_learning_rate, or more epochs"
+        )
+
+    # One warning a baseline, with every figure that is below it; a clean one only where it says something else.
     for name, (title, remedy) in _BELOW.items():
-        below = []
-        for split, key in itertools.product(MEASURED, ("top1", "top1_clean")):
+        below: list[str] = []
+        for split, key in _COLUMNS:
             value = result[split][key]
-            if name in better(result["baselines"], split, key, value):
-                shown = f"{split} {value:.4f} ({result['baselines'][name][split][key]:.4f})"
-                below += [shown] if key == "top1" else [f"clean {shown}"] if shown not in below else []
+            if name in better(baselines, split, key, value):
+                shown = f"{split} {value:.4f} ({baselines[name][split][key]:.4f})"
+                if key == "top1":
+                    below.append(shown)
+                elif shown not in below:
+                    below.append(f"clean {shown}")
         if below:
-            found.append(f"top-1 is below {title}, in brackets: {', '.join(below)}; {remedy}")
-    return found
+            messages.append(f"top-1 is below {title}, in brackets: {', '.join(below)}; {remedy}")
+    return messages
 
 
 def finished_line(run: RunDirectory, result: dict[str, Any]) -> str:
     """A finished run in one line."""
-    return (
-        f"{run.name}: epoch {result['best_epoch']}, val top-1 {format_number(result['val']['top1']) or '–'}, "
-        f"test top-1 {format_number(result['test']['top1']) or '–'}: finished"
-    )
+    val = format_number(result["val"]["top1"]) or "–"
+    test = format_number(result["test"]["top1"]) or "–"
+    return f"{run.name}: epoch {result['best_epoch']}, val top-1 {val}, test top-1 {test}: finished"

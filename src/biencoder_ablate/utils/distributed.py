@@ -1,8 +1,8 @@
-"""One run on several processes (torchrun): who this process is, and what they tell each other.
+"""One run on several processes (torchrun): this process's rank, and the collectives that a run needs.
 
-Every process holds the whole model and the same data. A batch is shared out by position, gradients are summed,
-so that training.batch_size is the global batch; encoding is shared out by text and gathered. Rank 0 alone
-ranks, decides and writes. With one process every function here does nothing.
+Every process holds the whole model and the same data. A batch is sharded by position and gradients are summed, so
+that training.batch_size is the global batch; encoding is sharded by text and gathered. Rank 0 alone ranks, decides and
+writes. With one process every function here does nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 BUCKET_BYTES = 64 * 2**20
-"""Of gradients summed over processes in one call."""
+"""About so many bytes of gradients are summed over processes in one call."""
 
 
 @dataclass(frozen=True)
@@ -33,21 +33,20 @@ class World:
     def is_main(self) -> bool:
         return self.rank == 0
 
-    def shard(self, rows: np.ndarray) -> np.ndarray:
-        """This process's part of the rows: every size-th, starting at its rank."""
-        return self.share_of(rows, self.rank)
-
-    def share_of(self, rows: np.ndarray, rank: int) -> np.ndarray:
-        """The part of the rows that the process `rank` has."""
-        return rows[rank :: self.size]
+    def shard(self, rows: np.ndarray, rank: int | None = None) -> np.ndarray:
+        """A process's shard of the rows, by default this process's: every size-th, starting at its rank."""
+        start = self.rank if rank is None else rank
+        return rows[start :: self.size]
 
     def gather(self, values: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
-        """The rows (size of a process, R) of all processes end to end, gradients flowing back to where they are from.
+        """The rows (size of a process, R) of all processes end to end; gradients flow back to the process of a row.
 
         Every process must call it, in the same order; `sizes` says how many rows each of them has.
         """
         assert len(values) == sizes[self.rank]
-        return values if self.size == 1 else _Gather.apply(values, self.rank, list(sizes))
+        if self.size == 1:
+            return values
+        return _Gather.apply(values, self.rank, list(sizes))
 
     def broadcast(self, value: Any) -> Any:
         """Rank 0's value, on every process."""
@@ -64,7 +63,7 @@ class World:
         return values
 
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Sum every gradient over the processes; one without a share of the batch contributes zeros."""
+        """Sum every gradient over the processes; one whose shard of the batch is empty contributes zeros."""
         if self.size == 1:
             return
         gradients = []
@@ -72,28 +71,32 @@ class World:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             gradients.append(parameter.grad)
-        for some in buckets(gradients):
-            joined = torch.cat([gradient.flatten() for gradient in some])
-            dist.all_reduce(joined)
-            parts = joined.split([gradient.numel() for gradient in some])
-            torch._foreach_copy_(some, [part.view_as(own) for part, own in zip(parts, some, strict=True)])
+        for bucket in buckets(gradients):
+            summed = torch.cat([gradient.flatten() for gradient in bucket])
+            dist.all_reduce(summed)
+            parts = summed.split([gradient.numel() for gradient in bucket])
+            parts = [part.view_as(gradient) for part, gradient in zip(parts, bucket, strict=True)]
+            torch._foreach_copy_(bucket, parts)
 
 
 def buckets(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
     """Neighbours of one dtype together, to BUCKET_BYTES and the one that goes beyond it: many small sums are slow."""
-    held: list[torch.Tensor] = []
+    bucket: list[torch.Tensor] = []
     for number, tensor in enumerate(tensors, start=1):
-        held.append(tensor)
-        full = sum(one.nbytes for one in held) >= BUCKET_BYTES
-        if full or number == len(tensors) or tensors[number].dtype != tensor.dtype:
-            yield held
-            held = []
+        bucket.append(tensor)
+        is_full = sum(member.nbytes for member in bucket) >= BUCKET_BYTES
+        is_last = number == len(tensors) or tensors[number].dtype != tensor.dtype
+        if is_full or is_last:
+            yield bucket
+            bucket = []
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: torch.Tensor, rank: int, sizes: list[int]) -> torch.Tensor:
-        ctx.begin, ctx.end = sum(sizes[:rank]), sum(sizes[: rank + 1])
+        ctx.begin = sum(sizes[:rank])
+        ctx.end = ctx.begin + sizes[rank]
+        # all_gather takes tensors of one shape, so that shorter shards are padded.
         padded = values.new_zeros((max(sizes), *values.shape[1:]))
         padded[: len(values)] = values
         parts = [torch.empty_like(padded) for _ in sizes]
@@ -102,28 +105,33 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        # Every process's loss looks at every row, so a row's gradient is the sum of what they all found.
-        gradient = gradients[0].clone(memory_format=torch.contiguous_format)  # the original may be others' as well
+        # Every process's loss looks at every row, so a row's gradient is the sum over processes. Autograd may use the
+        # original elsewhere, hence the copy.
+        gradient = gradients[0].clone(memory_format=torch.contiguous_format)
         dist.all_reduce(gradient)
         return gradient[ctx.begin : ctx.end], None, None
 
 
 def world_from_environment() -> World:
-    """What torchrun says of this process; a world of one without it."""
+    """This process's place by torchrun's environment variables; a world of one without them."""
     if "WORLD_SIZE" not in os.environ or "RANK" not in os.environ:
         return World()
-    return World(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", "0")))
+    rank = int(os.environ["RANK"])
+    size = int(os.environ["WORLD_SIZE"])
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    return World(rank, size, local_rank)
 
 
 @contextlib.contextmanager
 def process_group(world: World, device: torch.device) -> Iterator[None]:
-    """Join the processes of a world while in use: NCCL between GPUs, Gloo otherwise."""
+    """Join the processes of a world for the time of a `with`: NCCL between GPUs, Gloo otherwise."""
     if world.size == 1:
         yield
         return
     dist.init_process_group("cuda:nccl,cpu:gloo" if device.type == "cuda" else "gloo")
     try:
         yield
-        world.broadcast(None)  # the others leave only when rank 0 has done its last work
+        # The others leave only when rank 0 has done its last work.
+        world.broadcast(None)
     finally:
         dist.destroy_process_group()
