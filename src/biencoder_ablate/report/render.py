@@ -22,7 +22,7 @@ from biencoder_ablate.report import sentences, tables
 from biencoder_ablate.report.analysis import Analysis, Kind
 from biencoder_ablate.report.diagnostics import Baseline, find_leakage, selection
 from biencoder_ablate.report.examples import SideBySide
-from biencoder_ablate.report.plot_style import Picture
+from biencoder_ablate.report.plot_style import Plot
 from biencoder_ablate.report.read import Collection, Protocol
 from biencoder_ablate.report.sentences import Answer
 from biencoder_ablate.report.statistics import ALPHA, FEW_SEEDS, MAX_EXACT_SEEDS, seeds_needed
@@ -51,10 +51,10 @@ class StudyReport:
     analysis: Analysis
     headline: str
     answers: Sequence[Answer]
-    opening: Sequence[Picture]
+    opening: Sequence[Plot]
     table: tables.Table
     sections: Sequence[Section]
-    pictures: Sequence[Picture]
+    pictures: Sequence[Plot]
     texts: SplitTexts
     prefix: str
     folder: str
@@ -63,7 +63,7 @@ class StudyReport:
 def study_report(
     analysis: Analysis,
     others: Sequence[Baseline],
-    pictures: Sequence[Picture],
+    pictures: Sequence[Plot],
     pairs: Sequence[SideBySide],
     texts: SplitTexts,
     prefix: str,
