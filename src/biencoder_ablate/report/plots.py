@@ -306,7 +306,7 @@ def _forest_panel(panel: Axes, family: Family, narrow: bool) -> None:
         name = result.contrast.name.replace(f"{family.subject}=", "")
         names.append(name.replace(" − ", "\n− ", 1) if len(name) > longest else name)
 
-    from_the_left = {
+    from_the_left: dict[str, Any] = {
         "transform": panel.get_yaxis_transform(),
         "va": "center",
     }
