@@ -123,7 +123,7 @@ def _our_row(name: str, cells: Sequence[Cell]) -> tuple[Value, ...]:
     return (*row, None, None, None)
 
 
-def picture(logs: Mapping[str, SourceLog], arms: Arms | None, name: str) -> style.Picture:
+def picture(logs: Mapping[str, SourceLog], arms: Arms | None, name: str) -> style.Plot:
     """The logs' curves in grey and ours in colour, one panel a split."""
     names = arms.names[:MOST_LINES] if arms else ()
     looks = style.styles(names)
@@ -159,8 +159,7 @@ def picture(logs: Mapping[str, SourceLog], arms: Arms | None, name: str) -> styl
         return figure
 
     with style.applied():
-        both = [(drawn(style.WIDTH), drawn(style.NARROW))]
-        return style.pictures(both, name, "Beside the source study", ABOUT)[0]
+        return style.save_plots([drawn], name, "Beside the source study", ABOUT)[0]
 
 
 if __name__ == "__main__":

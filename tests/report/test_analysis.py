@@ -527,7 +527,7 @@ def test_costs_are_of_the_epochs_and_weights_are_left_out_where_runs_do_not_tell
         for line in lines[1:]:
             line |= {"train_seconds": 1.0 + k % 2, "eval_seconds": 0.25}
         (path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines), "utf-8")
-    expected = (("none", 0.5 + 4 * 1.75), ("relu", 0.5 + 4 * 1.75))  # of four epochs; the mean of two seeds
+    expected = [("none", 0.5 + 4 * 1.75), ("relu", 0.5 + 4 * 1.75)]  # of four epochs; the mean of two seeds
     assert costs_table(study_of(tmp_path)).rows == expected
     for path in tmp_path.glob("relu*/result.json"):
         path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | {"trained_weights": 1234}), "utf-8")

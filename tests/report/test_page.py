@@ -30,7 +30,7 @@ from biencoder_ablate.report.examples import load_texts
 from biencoder_ablate.report.read import collect, read_overrides
 from biencoder_ablate.report.render import markdown_cell, markdown_text
 from biencoder_ablate.report.study import make_studies
-from biencoder_ablate.report.tables import Column, interval_text, shown
+from biencoder_ablate.report.tables import Column, format_value, interval_text
 from biencoder_ablate.report.write import csv_text, latex_text
 from biencoder_ablate.training.experiment import run_experiment
 from biencoder_ablate.utils.files import write_json
@@ -490,7 +490,7 @@ def test_code_in_markdown_keeps_to_its_cell(text):
     ],
 )
 def test_values_as_people_read_them(value, column, text):
-    assert shown(value, column) == text
+    assert format_value(value, column) == text
 
 
 def test_intervals_that_are_not_there_are_dashes():

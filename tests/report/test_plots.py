@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
 import xml.etree.ElementTree as ET
 from collections import Counter
@@ -106,18 +105,6 @@ def test_drawing_leaves_matplotlib_s_settings_alone():
             assert matplotlib.rcParams["font.size"] != 33.0
         assert matplotlib.rcParams["font.size"] == 33.0
         assert matplotlib.rcParams["svg.hashsalt"] == "mine"
-
-
-def test_one_process_draws_what_two_do(tmp_path, monkeypatch):
-    """Half of the figures are drawn by a second process, where there is a core for it; here it dies once."""
-    write_study(tmp_path, {"none": 0.5}, seeds=(0,), points=made_up_points(2))
-    analysis = analysis_of(tmp_path)
-    by_two, own, save = draw(analysis), os.getpid(), style.pictures
-    with monkeypatch.context() as patch:
-        patch.setattr(style, "pictures", lambda *given: save(*given) if os.getpid() == own else os._exit(9))
-        assert draw(analysis) == by_two
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
-    assert draw(analysis) == by_two
 
 
 # --- room for everything ---
@@ -302,7 +289,7 @@ def test_any_name_can_be_a_label(name, recwarn):
         figure, axes = new_figure(1.0, 1, 1)
         axes[0, 0].plot([0, 1], label=name)
         axes[0, 0].set_title(name)
-        (found,) = style.pictures([(figure, figure)], "odd", name, name)
+        (found,) = style.save_plots([lambda width: figure], "odd", name, name)
     ET.fromstring(found.svg)
     assert b"<script" not in found.svg
     assert [str(warning.message) for warning in recwarn] == []

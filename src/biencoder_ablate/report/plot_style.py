@@ -1,4 +1,4 @@
-"""How the report's figures look: readable in grey and by the colour-blind, the same bytes every time.
+"""How the report's plots look: readable in grey and by the colour-blind, the same bytes every time.
 
 Colours are Okabe and Ito's (2008, "Color Universal Design"), chosen to differ in lightness as well; every line also has
 its own dashes and marker. S seeds, E epochs.
@@ -10,7 +10,7 @@ import io
 import itertools
 import textwrap
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -27,16 +27,31 @@ from biencoder_ablate.report.comparisons import HEADS
 from biencoder_ablate.report.statistics import FloatArray, t_quantile
 from biencoder_ablate.report.study import Arms, Cell
 
-WIDTH, HALF, NARROW = 10.4, 6.6, 3.75  # inches: the page's column, the figure beside the answers, a telephone
+WIDTH, HALF, NARROW = 10.4, 6.6, 3.75  # inches: the page's column, the plot beside the answers, a telephone
 GREY = "#777777"
-_DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.4)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1)), (0, (8, 3)))
-_COLOURS = ("#000000", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+_DASHES: tuple[Any, ...] = (
+    "-",
+    (0, (5, 1.6)),
+    (0, (1.2, 1.4)),
+    (0, (6, 1.5, 1.2, 1.5)),
+    (0, (3, 1)),
+    (0, (8, 3)),
+)
+_COLOURS = (
+    "#000000",
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#D55E00",
+)
 _MARKERS = "osD^vPX*"
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One figure: its file name without ending, what it shows (its caption), its size on a page, its bytes.
+class Plot:
+    """One plot: its file name without ending, what it shows (its caption), its size on a page, its bytes.
 
     `narrow` is the same drawn for a telephone.
     """
@@ -53,6 +68,8 @@ class Picture:
 
 @dataclass(frozen=True)
 class Style:
+    """How a line looks."""
+
     color: str
     dashes: Any
     marker: str
@@ -60,48 +77,75 @@ class Style:
 
 @contextmanager
 def applied() -> Iterator[None]:
-    """Matplotlib's settings for all figures (templates/figures.mplstyle), and nothing left behind."""
+    """Matplotlib's settings for all plots (templates/figures.mplstyle), and nothing left behind."""
     with matplotlib.rc_context(), resources.as_file(resources.files("biencoder_ablate.report")) as package:
         matplotlib.rcdefaults()
         matplotlib.rc_file(package / "templates" / "figures.mplstyle")
         yield
 
 
-def pictures(drawn: Sequence[tuple[Figure, Figure]], name: str, title: str, caption: str) -> list[Picture]:
-    """Save figures, each with its narrow twin; of several, name and title get a number, and the first has the caption.
+def save_plots(
+    pages: Sequence[Callable[[float], Figure]],
+    name: str,
+    title: str,
+    caption: str,
+    width: float = WIDTH,
+) -> list[Plot]:
+    """Draw pages, each `width` inches wide and as narrow as a telephone, and save them without dates or versions.
 
-    Without dates or versions in them.
+    Of several, name and title get a number, and the first has the caption.
     """
-    saved = []
-    for page, (figure, narrow) in enumerate(drawn, start=1):
-        several = len(drawn) > 1
-        names = (f"{name}_{page}", f"{title} ({page} of {len(drawn)})") if several else (name, title)
-        svg, png, small = _written(figure, "svg"), _written(figure, "png"), _written(narrow, "svg")
-        width, height = (round(96 * inches) for inches in figure.get_size_inches())
-        saved.append(Picture(*names, caption if page == 1 else "As above.", width, height, svg, png, small))
-    return saved
+    plots = []
+    num_pages = len(pages)
+    for number, draw in enumerate(pages, start=1):
+        several = num_pages > 1
+        figure = draw(width)
+        inches_wide, inches_high = figure.get_size_inches()
+        plots.append(
+            Plot(
+                name=f"{name}_{number}" if several else name,
+                title=f"{title} ({number} of {num_pages})" if several else title,
+                caption=caption if number == 1 else "As above.",
+                width=round(96 * inches_wide),
+                height=round(96 * inches_high),
+                svg=_saved(figure, "svg"),
+                png=_saved(figure, "png"),
+                narrow=_saved(draw(NARROW), "svg"),
+            )
+        )
+    return plots
 
 
-def _written(figure: Figure, kind: str) -> bytes:
-    file, metadata = io.BytesIO(), {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
+def _saved(figure: Figure, kind: str) -> bytes:
+    file = io.BytesIO()
+    metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*Glyph.*missing.*")  # a name in a script the font lacks
-        if (engine := figure.get_layout_engine()) is not None:
+        # Laid out here, and not once more for each format, which takes half the time.
+        engine = figure.get_layout_engine()
+        if engine is not None:
             engine.execute(figure)
-            figure.set_layout_engine(None)  # laid out now: not once more for each format, which takes half the time
+            figure.set_layout_engine(None)
         figure.savefig(file, format=kind, dpi=160, metadata=metadata)
     return file.getvalue()
 
 
-def new_figure(height: float, rows: int, columns: int, width: float = WIDTH, **more: Any) -> tuple[Figure, Any]:
+def new_figure(
+    height: float,
+    rows: int,
+    columns: int,
+    width: float = WIDTH,
+    **options: Any,
+) -> tuple[Figure, Any]:
     """A figure of a page's width with a grid of axes (rows, columns)."""
     figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False, **more)
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
 def fitted(title: str, width: float) -> str:
     """A title in at most two lines of so many inches, beside the axes' labels."""
-    return "\n".join(textwrap.wrap(title, int(11 * width), max_lines=2, placeholder=" …"))
+    characters = int(11 * width)
+    return "\n".join(textwrap.wrap(title, characters, max_lines=2, placeholder=" …"))
 
 
 def styles(names: Sequence[str]) -> dict[str, Style]:
@@ -109,51 +153,94 @@ def styles(names: Sequence[str]) -> dict[str, Style]:
     places = {name: HEADS.index(name) for name in names if name in HEADS}
     free = (place for place in itertools.count() if place not in places.values())
     places |= {name: next(free) for name in names if name not in places}
-    return {
-        name: Style(*(choices[place % len(choices)] for choices in (_COLOURS, _DASHES, _MARKERS)))
-        for name, place in places.items()
-    }
+    looks = {}
+    for name, place in places.items():
+        looks[name] = Style(
+            _COLOURS[place % len(_COLOURS)],
+            _DASHES[place % len(_DASHES)],
+            _MARKERS[place % len(_MARKERS)],
+        )
+    return looks
+
+
+def side_by_side(num: int, half_width: float) -> FloatArray:
+    """Offsets (num,) that spread marks evenly about 0; a mark alone stays where it is."""
+    return np.linspace(-half_width, half_width, num) if num > 1 else np.zeros(1)
+
+
+# --- curves ---
 
 
 def curves(cells: Sequence[Cell], key: str) -> tuple[list[int], FloatArray]:
-    """Epochs (E,) that all runs have, and the figure `key` there for each seed (S, E), averaged over cells."""
-    seeds = sorted(set.intersection(*(set(cell.runs) for cell in cells)))
-    by_run = [
-        [{r["epoch"]: r[key] for r in cell.runs[seed].metrics if r.get(key) is not None} for cell in cells]
-        for seed in seeds
-    ]
-    epochs = sorted(set.intersection(*(set(by_epoch) for row in by_run for by_epoch in row))) if by_run else []
-    values = [[np.mean([by_epoch[epoch] for by_epoch in row]) for epoch in epochs] for row in by_run]
-    return epochs, np.array(values, dtype=np.float64).reshape(len(seeds), len(epochs))
+    """Epochs (E,) that all runs have, and the metric `key` there for each seed (S, E), averaged over cells."""
+    by_seed: list[list[dict[int, float]]] = []  # for each seed and cell: epoch → metric
+    for seed in _common_seeds(cells):
+        by_cell = []
+        for cell in cells:
+            records = cell.runs[seed].metrics
+            by_cell.append({record["epoch"]: record[key] for record in records if record.get(key) is not None})
+        by_seed.append(by_cell)
+
+    known = [set(by_epoch) for by_cell in by_seed for by_epoch in by_cell]
+    epochs = sorted(set.intersection(*known)) if known else []
+    means = [[np.mean([by_epoch[epoch] for by_epoch in by_cell]) for epoch in epochs] for by_cell in by_seed]
+    return epochs, np.array(means, dtype=np.float64).reshape(len(by_seed), len(epochs))
+
+
+def plot_all_curves(
+    axes: Axes,
+    curves: Mapping[str, tuple[list[int], FloatArray]],
+    looks: Mapping[str, Style],
+) -> None:
+    """A curve for each name, their last intervals side by side beyond the last epoch of all."""
+    epochs = [epoch for shown, _ in curves.values() for epoch in shown]
+    step = 0.016 * max(1, max(epochs, default=0) - min(epochs, default=0))
+    shift = 0.0
+    for k, (name, (shown, values)) in enumerate(curves.items()):
+        shift = step * (k + 1.5)
+        plot_curves(axes, shown, values, looks[name], name, shift)
+    epoch_axis(axes, epochs, room=shift * 1.3)
 
 
 def plot_curves(
-    axes: Axes, epochs: Sequence[int], values: FloatArray, look: Style, label: str, shift: float = 0.0
+    axes: Axes,
+    epochs: Sequence[int],
+    values: FloatArray,
+    look: Style,
+    label: str,
+    shift: float = 0.0,
 ) -> None:
-    """Mean over seeds; after its last epoch, `shift` further, the mean's 95% interval there.
+    """Mean over seeds of `values` (S, E); after its last epoch, `shift` further, the mean's 95% interval there.
 
     An interval at one epoch: bands along the whole of several curves hide each other and the lines.
     """
     if not epochs:
         return
-    mean = values.mean(axis=0)
-    every = max(1, len(epochs) // 8)
+    means = values.mean(axis=0)  # (E,)
     axes.plot(
-        epochs, mean, color=look.color, linestyle=look.dashes, marker=look.marker, markersize=3.6,
-        markevery=every, markerfacecolor="white", markeredgewidth=1.0, label=label,
-    )  # fmt: skip
-    if len(values) > 1:
-        last = values[:, -1]
-        half = t_quantile(len(last) - 1, 0.95) * last.std(ddof=1) / np.sqrt(len(last))
-        ends = np.clip([mean[-1] - half, mean[-1] + half], 0, 1)  # figures are shares; a t interval does not know
-        at = epochs[-1] + shift
-        axes.plot([at, at], ends, color=look.color, linewidth=2.2, alpha=0.75, solid_capstyle="butt")
-
-
-def end_shifts(num: int, epochs: Sequence[int]) -> list[float]:
-    """Where beyond the last epoch the intervals of `num` curves stand side by side."""
-    step = 0.016 * max(1, max(epochs, default=0) - min(epochs, default=0))
-    return [step * (k + 1.5) for k in range(num)]
+        epochs,
+        means,
+        color=look.color,
+        linestyle=look.dashes,
+        marker=look.marker,
+        markersize=3.6,
+        markevery=max(1, len(epochs) // 8),
+        markerfacecolor="white",
+        markeredgewidth=1.0,
+        label=label,
+    )
+    num_seeds = len(values)
+    if num_seeds > 1:
+        half = t_quantile(num_seeds - 1, 0.95) * values[:, -1].std(ddof=1) / np.sqrt(num_seeds)
+        x = epochs[-1] + shift
+        axes.plot(
+            [x, x],
+            np.clip([means[-1] - half, means[-1] + half], 0, 1),  # of shares, which a t interval does not know
+            color=look.color,
+            linewidth=2.2,
+            alpha=0.75,
+            solid_capstyle="butt",
+        )
 
 
 def epoch_axis(axes: Axes, epochs: Sequence[int], room: float = 0.25) -> None:
@@ -165,42 +252,55 @@ def epoch_axis(axes: Axes, epochs: Sequence[int], room: float = 0.25) -> None:
         return
     first, last = min(epochs), max(epochs)
     axes.set_xlim(first - 0.25, last + max(room, 0.25))
+    start = max(first, 0)
     locator = MaxNLocator(integer=True, nbins=8, steps=[1, 2, 5, 10])
-    ticks = [round(x) for x in locator.tick_values(max(first, 0), max(last, 0)) if max(first, 0) <= x <= last]
+    ticks = [round(tick) for tick in locator.tick_values(start, max(last, 0)) if start <= tick <= last]
+    labels = [f"{tick}" for tick in ticks]
     if first == -1:
-        ticks = [-1, *(x for x in ticks if x + 1 >= 0.11 * (last + 1))]
-    axes.set_xticks(ticks, ["start" if x == -1 else f"{x}" for x in ticks])
+        ticks = [-1, *(tick for tick in ticks if tick + 1 >= 0.11 * (last + 1))]
+        labels = ["start", *(f"{tick}" for tick in ticks[1:])]
+    axes.set_xticks(ticks, labels)
 
 
 def seeds_text(arms: Arms) -> str:
     """How many seeds the arms' means are over: "10 seeds", or "3 to 10 seeds"."""
-    counts = [len(set.intersection(*(set(cell.runs) for cell in cells))) for cells in arms.cells.values()]
+    counts = [len(_common_seeds(cells)) for cells in arms.cells.values()]
     low, high = min(counts), max(counts)
-    return f"{low} to {high} seeds" if low < high else "one seed" if high == 1 else f"{high} seeds"
+    if low < high:
+        return f"{low} to {high} seeds"
+    return "one seed" if high == 1 else f"{high} seeds"
+
+
+def _common_seeds(cells: Sequence[Cell]) -> list[int]:
+    return sorted(set.intersection(*(set(cell.runs) for cell in cells)))
+
+
+# --- legends ---
 
 
 def legend(figure: Figure, axes: Axes) -> None:
     """What the lines of `axes` are, above the figure, in as many columns as their names leave room for."""
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=_columns(labels, figure.get_figwidth()))
+    _legend_above(figure, handles, labels)
 
 
 def key_legend(figure: Figure, keys: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
     """What marks mean that belong to no one line: (words, the mark's Line2D settings)."""
-    labels, looks = zip(*keys, strict=True)
-    handles = [Line2D([], [], **look) for look in looks]
-    figure.legend(
-        handles,
-        labels,
-        loc="outside upper left",
-        ncols=_columns(labels, figure.get_figwidth()),
-        handlelength=2.2,
-        fontsize=8,
-    )
+    handles = [Line2D([], [], **look) for _, look in keys]
+    _legend_above(figure, handles, [label for label, _ in keys], handlelength=2.2, fontsize=8)
 
 
-def _columns(labels: Sequence[str], width: float) -> int:
-    room, widest = 14.6 * width, max(map(len, labels), default=0)  # in characters; a handle takes about nine
-    most = int(max(1, min(6, len(labels), room // (widest + 9))))
-    rows = -(-len(labels) // most)
-    return -(-len(labels) // max(1, rows))
+def _legend_above(
+    figure: Figure,
+    handles: Sequence[Any],
+    labels: Sequence[str],
+    **options: Any,
+) -> None:
+    # In characters: what an inch holds, and a handle's nine beside its label.
+    room = 14.6 * figure.get_figwidth()
+    widest = max(map(len, labels), default=0) + 9
+    most = int(max(1, min(6, len(labels), room // widest)))
+    # As even as so many rows can be.
+    num_rows = -(-len(labels) // most)
+    num_columns = -(-len(labels) // max(1, num_rows))
+    figure.legend(handles, labels, loc="outside upper left", ncols=num_columns, **options)

@@ -22,7 +22,7 @@ from biencoder_ablate.report import sentences, tables
 from biencoder_ablate.report.analysis import Analysis, Kind
 from biencoder_ablate.report.diagnostics import Baseline, find_leakage, selection
 from biencoder_ablate.report.examples import SideBySide
-from biencoder_ablate.report.plot_style import Picture
+from biencoder_ablate.report.plot_style import Plot
 from biencoder_ablate.report.read import Collection, Protocol
 from biencoder_ablate.report.sentences import Answer
 from biencoder_ablate.report.statistics import ALPHA, FEW_SEEDS, MAX_EXACT_SEEDS, seeds_needed
@@ -51,10 +51,10 @@ class StudyReport:
     analysis: Analysis
     headline: str
     answers: Sequence[Answer]
-    opening: Sequence[Picture]
+    opening: Sequence[Plot]
     table: tables.Table
     sections: Sequence[Section]
-    pictures: Sequence[Picture]
+    pictures: Sequence[Plot]
     texts: SplitTexts
     prefix: str
     folder: str
@@ -63,7 +63,7 @@ class StudyReport:
 def study_report(
     analysis: Analysis,
     others: Sequence[Baseline],
-    pictures: Sequence[Picture],
+    pictures: Sequence[Plot],
     pairs: Sequence[SideBySide],
     texts: SplitTexts,
     prefix: str,
@@ -158,7 +158,7 @@ def page(studies: Sequence[StudyReport], last: Section, command: str, version: s
     """The report as one HTML page that holds everything it shows: verdict first, no network, all text escaped."""
     templates = resources.files("biencoder_ablate.report").joinpath("templates")
     script, css = (Markup(templates.joinpath(name).read_text("utf-8")) for name in ("page.js", "page.css"))
-    filters = {"base64": lambda content: base64.b64encode(content).decode(), "shown": tables.shown}
+    filters = {"base64": lambda content: base64.b64encode(content).decode(), "format_value": tables.format_value}
     return fill(
         "page.html.j2", None, filters, studies=studies, last=last, command=command, version=version, script=script,
         css=css, digest=hashlib.sha256(script.encode()).digest(),
@@ -180,7 +180,7 @@ def markdown_text(text: str) -> str:
 
 def markdown_cell(value: tables.Value, column: tables.Column) -> Markup:
     """A table's value; code between as many backticks as it takes."""
-    text = re.sub(r"\s+", " ", tables.shown(value, column))
+    text = re.sub(r"\s+", " ", tables.format_value(value, column))
     if not column.code or not text:
         return Markup(markdown_text(text))
     ticks = "`" * (max((len(run) for run in re.findall("`+", text)), default=0) + 1)

@@ -22,7 +22,7 @@ from biencoder_ablate.report.plots import draw
 from biencoder_ablate.report.read import FINISHED, Collection, Protocol
 from biencoder_ablate.report.render import StudyReport, fill, markdown, missing_section, page, study_report
 from biencoder_ablate.report.study import Study, make_studies
-from biencoder_ablate.report.tables import MINUS, NOTHING, Column, Value, interval_text, runs_table, shown
+from biencoder_ablate.report.tables import MINUS, NOTHING, Column, Value, format_value, interval_text, runs_table
 from biencoder_ablate.utils.files import read_json, whole_file
 from biencoder_ablate.version import __version__
 
@@ -197,7 +197,9 @@ def latex(analysis: Analysis, headline: str) -> str:
     for cell in analysis.study.cells:
         texts = []
         for summary in (analysis.summaries[cell.name][protocol] for protocol in analysis.protocols):
-            mean, deviation = (shown(value, Column("", 3)) for value in (summary.mean, summary.standard_deviation))
+            mean, deviation = (
+                format_value(value, Column("", 3)) for value in (summary.mean, summary.standard_deviation)
+            )
             texts.append(mean if deviation == NOTHING else f"{mean} ± {deviation}")
             texts.append(interval_text(summary.low, summary.high))
         rows.append([*(level.label for level in cell.levels), str(len(cell.runs)), *texts[:2], *texts[2::2]])
