@@ -477,7 +477,7 @@ def arms_of(study: Study, arms: Sequence[tuple[str, dict[int, Level]]]) -> Arms 
         return None
 
     # The best covered first, as long as half of its seeds remain; the sort keeps equal ones in reading order.
-    covered = {setting: _shared_seeds(cells) for setting, cells in complete.items()}
+    covered = {setting: shared_seeds(cells) for setting, cells in complete.items()}
     first, *others = sorted(covered, key=lambda setting: -len(covered[setting]))
     chosen, seeds = {first}, covered[first]
     for setting in others:
@@ -500,14 +500,15 @@ def arms_of(study: Study, arms: Sequence[tuple[str, dict[int, Level]]]) -> Arms 
     )
 
 
-def _shared_seeds(cells: Sequence[Cell]) -> set[int]:
+def shared_seeds(cells: Sequence[Cell]) -> set[int]:
+    """The seeds that every one of the cells has."""
     return set.intersection(*(set(cell.runs) for cell in cells))
 
 
 def task_values(cells: Sequence[Cell], task: str) -> FloatArray:
     """Test top-1 of a task for each seed (S,), averaged over cells."""
     values = []
-    for seed in sorted(_shared_seeds(cells)):
+    for seed in sorted(shared_seeds(cells)):
         scores = [cell.runs[seed].test["tasks"].get(task, {}).get("top1", np.nan) for cell in cells]
         values.append(np.mean(scores))
     return np.array(values)
