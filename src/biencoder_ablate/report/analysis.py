@@ -29,7 +29,13 @@ from biencoder_ablate.report.statistics import seeds_needed
 from biencoder_ablate.report.study import Arms, Axis, Cell, Level, Study, arms_of, cell_name, shared_seeds
 
 MOST_CELLS = 12  # configurations compared each with each where no axis can be: 66 pairs
-SWITCHES = {("0", "1"), ("false", "true"), ("no", "yes"), ("off", "on"), ("without", "with")}  # levels without a name
+SWITCHES = {
+    ("0", "1"),
+    ("false", "true"),
+    ("no", "yes"),
+    ("off", "on"),
+    ("without", "with"),
+}  # levels without a name
 HEAD_FACTORS = ("LayerNorm", "ReLU")
 
 
@@ -135,7 +141,10 @@ class Analysis:
     @property
     def metric(self) -> Metric:
         """What decides, if it is one of this program's."""
-        return next((metric for metric in Metric if metric.label == self.measure), Metric.TOP1)
+        return next(
+            (metric for metric in Metric if metric.label == self.measure),
+            Metric.TOP1,
+        )
 
     def key(self, protocol: Protocol | None = None) -> str:
         """The metric's key in records and results, under the protocol that decides unless given."""
@@ -194,7 +203,11 @@ class Analysis:
 
 def _against_baseline_in_words(parts: Family) -> str:
     """Which arms are lower, higher and not told apart from the baseline, as a sentence."""
-    sides: dict[str, list[str]] = {"lower": [], "higher": [], "not told apart": []}
+    sides: dict[str, list[str]] = {
+        "lower": [],
+        "higher": [],
+        "not told apart": [],
+    }
     for result in parts.primary:
         side = "not told apart"
         if result.is_significant():
@@ -232,8 +245,11 @@ def analyse(
     questions = _questions(study, notes) if len(study.cells) > 1 else []
     families = [_answer(question, primary, debates, looks) for question in questions]
 
-    # What the verdict is about, or whatever was asked first.
-    main = next((family for family in families if family.kind in (Kind.PAIRS, Kind.PARTS)), None)
+    # The main arms are what the verdict is about, or whatever was asked first.
+    main = next(
+        (family for family in families if family.kind in (Kind.PAIRS, Kind.PARTS)),
+        None,
+    )
     if main is None and families:
         main = families[0]
     if main is None or main.kind is Kind.SETTING:
@@ -373,7 +389,10 @@ def _over_settings(
     """All pairs of an axis's levels, averaged over settings; for heads, the 2×2 effects before them."""
     k = study.axes.index(axis)
     names = [axis.in_words(level) for level in levels]
-    arms = arms_of(study, [(name, {k: level}) for name, level in zip(names, levels, strict=True)])
+    arms = arms_of(
+        study,
+        [(name, {k: level}) for name, level in zip(names, levels, strict=True)],
+    )
     plural = "heads" if axis.name == "head" else f"levels of {axis.name}"
     if arms is None:
         notes.append(f"{plural.capitalize()} are not compared over settings: no setting has finished runs of all.")
@@ -410,6 +429,8 @@ def _interaction(
     main = study.axes[0]
     k = study.axes.index(axis)
     four = _four_heads(main, levels)
+
+    # The same effects, or pairs, in each setting where every level of the main axis has runs.
     chosen: list[tuple[str, dict[int, Level]]] = []
     effects: dict[str, Sequence[Contrast]] = {}
     for setting in axis.levels:
@@ -421,7 +442,10 @@ def _interaction(
         chosen += arms_here
         listed = list(names.values())
         if four:
-            effects[setting_name] = factorial_effects(HEAD_FACTORS, [names[level] for level in four])
+            effects[setting_name] = factorial_effects(
+                HEAD_FACTORS,
+                [names[level] for level in four],
+            )
         else:
             pairs = every_pair(listed, [level.label for level in levels])
             effects[setting_name] = _against_baseline(main, levels, listed) or pairs
@@ -447,25 +471,41 @@ def _setting_by_setting(study: Study, levels: Sequence[Level]) -> list[_Question
         if len(here) < 2:
             continue
         title = ", ".join(axis.in_words(level) for axis, level in zip(others, setting, strict=True))
-        arms = _arms_of_cells({main.in_words(level): cells[level] for level in here}, (title,))
+        arms = _arms_of_cells(
+            {main.in_words(level): cells[level] for level in here},
+            (title,),
+        )
         contrasts = _against_baseline(main, here, arms.names)
         questions.append(_Question(Kind.SETTING, title, title, arms, contrasts))
     return questions
 
 
-def _against_baseline(axis: Axis, levels: Sequence[Level], names: Sequence[str]) -> tuple[Contrast, ...]:
+def _against_baseline(
+    axis: Axis,
+    levels: Sequence[Level],
+    names: Sequence[str],
+) -> tuple[Contrast, ...]:
     """Each of the levels, under these names, against the axis's baseline; nothing unless that is one of them."""
     if axis.baseline is None or axis.baseline not in levels:
         return ()
     others = dict(zip(levels, names, strict=True))
     baseline = others.pop(axis.baseline)
-    return against(baseline, list(others.values()), [axis.in_words(level) for level in others])
+    return against(
+        baseline,
+        list(others.values()),
+        [axis.in_words(level) for level in others],
+    )
 
 
 def _arms_of_cells(cells: Mapping[str, Cell], settings: tuple[str, ...] = ()) -> Arms:
     """Each of the configurations by itself as an arm."""
     seeds = tuple(sorted(shared_seeds(list(cells.values()))))
-    return Arms(tuple(cells), settings, {name: (cell,) for name, cell in cells.items()}, seeds)
+    return Arms(
+        tuple(cells),
+        settings,
+        {name: (cell,) for name, cell in cells.items()},
+        seeds,
+    )
 
 
 def _four_heads(axis: Axis, levels: Sequence[Level], before: bool = False) -> list[Level]:

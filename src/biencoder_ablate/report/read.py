@@ -170,6 +170,7 @@ def collect(places: Sequence[Path], metric: Metric = Metric.TOP1) -> Collection:
 
     Raises ValueError for a place that is not there or has no run.
     """
+    # A run found in several places keeps the overrides of the first sweep that has any.
     overrides_by_path: dict[Path, tuple[str, ...]] = {}
     sweeps: dict[Path, Sweep] = {}
     for place in places:
@@ -195,10 +196,17 @@ def collect(places: Sequence[Path], metric: Metric = Metric.TOP1) -> Collection:
             used, unused = run, used
         runs[run.name] = used
         notes.append(f"{run.name} was found twice: {used.path} is used, {unused.path} is not")
-    return Collection(tuple(runs.values()), tuple(sweeps.values()), tuple(notes))
+    return Collection(
+        tuple(runs.values()),
+        tuple(sweeps.values()),
+        tuple(notes),
+    )
 
 
-def _runs_at(place: Path, sweeps: dict[Path, Sweep]) -> Iterator[tuple[Path, tuple[str, ...]]]:
+def _runs_at(
+    place: Path,
+    sweeps: dict[Path, Sweep],
+) -> Iterator[tuple[Path, tuple[str, ...]]]:
     """Run directories at or below `place`, absolute, each with its overrides where a sweep has them.
 
     Sweeps on the way are put into `sweeps`.
@@ -206,6 +214,7 @@ def _runs_at(place: Path, sweeps: dict[Path, Sweep]) -> Iterator[tuple[Path, tup
     if not place.is_dir():
         raise ValueError(f"{place}: no such directory; give run directories, sweeps or a logs directory")
     place = Path(os.path.abspath(place))
+    # A run, a sweep that names its runs, or a directory of these.
     if _is_run(place):
         yield place, ()
     elif (place / "runs.json").is_file():
@@ -215,7 +224,11 @@ def _runs_at(place: Path, sweeps: dict[Path, Sweep]) -> Iterator[tuple[Path, tup
         jobs = described["jobs"]
         paths = [Path(os.path.normpath(place / job["directory"])) for job in jobs]
         overrides = tuple(map(str, described.get("overrides") or ()))
-        sweeps[place] = Sweep(place, overrides, tuple(path.name for path in paths))
+        sweeps[place] = Sweep(
+            place,
+            overrides,
+            tuple(path.name for path in paths),
+        )
         for path, job in zip(paths, jobs, strict=True):
             yield path, tuple(map(str, job.get("overrides", ())))
     else:
@@ -242,7 +255,10 @@ def read_run(path: Path, overrides: tuple[str, ...] = (), metric: Metric = Metri
     # The sweep's overrides come before the run's own, as the run may have been another sweep's first.
     typed = read_overrides(path / ".hydra" / "overrides.yaml")
     settings = [override.partition("=") for override in (*overrides, *typed)]
-    without = next((value for key, _, value in settings if key == WITHOUT), None)
+    without = next(
+        (value for key, _, value in settings if key == WITHOUT),
+        None,
+    )
 
     state = run_status(RunDirectory(path))
     run = Run(
@@ -321,9 +337,19 @@ def _read_outcomes(path: Path, metric: Metric) -> Outcomes:
     for protocol, column in columns.items():
         numbers = [math.nan if rank in (None, "null") else float(rank) for rank in column]
         scores = metric.of_ranks(np.array(numbers))
-        correct[protocol] = np.where(np.isnan(several) | np.isnan(scores), scores, several)
+        correct[protocol] = np.where(
+            np.isnan(several) | np.isnan(scores),
+            scores,
+            several,
+        )
     names = [tuple(map(sys.intern, texts)) for texts in (ids, debates, first)]  # runs share them
-    return Outcomes(names[0], names[1], correct, names[2], metric.label)
+    return Outcomes(
+        names[0],
+        names[1],
+        correct,
+        names[2],
+        metric.label,
+    )
 
 
 def _config(path: Path) -> dict[str, Any]:
