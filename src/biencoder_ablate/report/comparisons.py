@@ -124,7 +124,11 @@ class ContrastResult:
     @property
     def power(self) -> Power:
         """What more seeds would show, as a member of its family and its looks."""
-        return power_analysis(self.interval, len(self.seeds), self.num_tests * self.num_looks)
+        return power_analysis(
+            self.interval,
+            len(self.seeds),
+            self.num_tests * self.num_looks,
+        )
 
 
 def summarise(group: Group) -> GroupSummary:
@@ -145,7 +149,11 @@ def summarise(group: Group) -> GroupSummary:
 def pool(name: str, groups: Sequence[Group]) -> Group:
     """The average of several groups, e.g. one head over all negative ratios, on the seeds they share: at least one."""
     seeds = common_seeds(groups)
-    return Group(name, seeds, np.mean([group.at(seeds) for group in groups], axis=0))
+    return Group(
+        name,
+        seeds,
+        np.mean([group.at(seeds) for group in groups], axis=0),
+    )
 
 
 def common_seeds(groups: Sequence[Group]) -> tuple[int, ...]:
@@ -156,20 +164,37 @@ def common_seeds(groups: Sequence[Group]) -> tuple[int, ...]:
     return tuple(sorted(set(first.seeds).intersection(*(group.seeds for group in others))))
 
 
-def every_pair(groups: Sequence[str], labels: Sequence[str] | None = None) -> tuple[Contrast, ...]:
+def every_pair(
+    groups: Sequence[str],
+    labels: Sequence[str] | None = None,
+) -> tuple[Contrast, ...]:
     """Every pair of groups as a difference, first named minus second (by their `labels`, if any): six for four."""
     labelled = zip(groups, labels or groups, strict=True)
     contrasts = []
     for (a, a_label), (b, b_label) in itertools.combinations(labelled, 2):
-        contrasts.append(Contrast(f"{a_label} − {b_label}", ((a, 1.0), (b, -1.0))))
+        contrasts.append(
+            Contrast(
+                f"{a_label} − {b_label}",
+                ((a, 1.0), (b, -1.0)),
+            )
+        )
     return tuple(contrasts)
 
 
-def against(baseline: str, others: Sequence[str], labels: Sequence[str] | None = None) -> tuple[Contrast, ...]:
+def against(
+    baseline: str,
+    others: Sequence[str],
+    labels: Sequence[str] | None = None,
+) -> tuple[Contrast, ...]:
     """Each of the others minus the baseline, named by `labels` if any."""
     contrasts = []
     for other, label in zip(others, labels or others, strict=True):
-        contrasts.append(Contrast(label, ((other, 1.0), (baseline, -1.0))))
+        contrasts.append(
+            Contrast(
+                label,
+                ((other, 1.0), (baseline, -1.0)),
+            )
+        )
     return tuple(contrasts)
 
 
@@ -190,7 +215,12 @@ def factorial_effects(factors: Sequence[str], groups: Sequence[str]) -> tuple[Co
         for chosen in itertools.combinations(range(num_factors), order):
             name = " × ".join(factors[k] for k in chosen)
             weights = signs[:, chosen].prod(axis=1) / 2 ** (num_factors - order)
-            contrasts.append(Contrast(name, tuple(zip(groups, weights.tolist(), strict=True))))
+            contrasts.append(
+                Contrast(
+                    name,
+                    tuple(zip(groups, weights.tolist(), strict=True)),
+                )
+            )
     return tuple(contrasts)
 
 
@@ -271,7 +301,12 @@ def compare(
         every_seed = {seed for group in members[k] for seed in group.seeds}
         notes.append(_left_out(every_seed.difference(shared[k]), "not in all of its groups, left out"))
         if look:
-            notes.append(_left_out(shared[k][look:], f"after the look at {look}, left out until the next"))
+            notes.append(
+                _left_out(
+                    shared[k][look:],
+                    f"after the look at {look}, left out until the next",
+                )
+            )
         results.append(
             replace(
                 result,
@@ -308,11 +343,19 @@ def _on_seeds(
     sums: dict[str, FloatArray] = {}  # group → (S, D)
     for group in groups:
         if group.name in used:
-            sums[group.name], sizes = sums_by_debate(group.at(seeds), debates)
+            sums[group.name], sizes = sums_by_debate(
+                group.at(seeds),
+                debates,
+            )
     rows = []
     for contrast in contrasts:
         assert abs(sum(weight for _, weight in contrast.weights)) < 1e-9, contrast
-        rows.append(np.sum([weight * sums[name] for name, weight in contrast.weights if weight], axis=0))
+        rows.append(
+            np.sum(
+                [weight * sums[name] for name, weight in contrast.weights if weight],
+                axis=0,
+            )
+        )
     table = np.round(rows, 10)  # (m, S, D); rounding noise must not pass for a difference
 
     moments = crossed_moments(table, sizes)
@@ -360,6 +403,7 @@ def verdict(groups: Sequence[Group], results: Sequence[ContrastResult]) -> Verdi
     not reach Holm p < ALPHA whatever the figures (p is at least 2/2^S), the verdict is too_few_seeds. The best is by
     mean over the seeds that all groups share, or, where there are none, over each group's own.
     """
+    # Means over common seeds, or over each group's own where there are none, are what "best" goes by.
     shared = common_seeds(groups)
     means = {group.name: float(group.at(shared or group.seeds).mean()) for group in groups}
     best = max(means, key=lambda name: means[name])
@@ -383,6 +427,7 @@ def verdict(groups: Sequence[Group], results: Sequence[ContrastResult]) -> Verdi
             others.append(other)
     assert leads.keys() == means.keys() - {best}, "every pair of the groups must have been compared"
 
+    # A verdict needs p-values that can get below ALPHA whatever the scores.
     num_seeds = min(len(result.seeds) for result in compared)
     tests = "one test" if num_tests == 1 else f"{num_tests} tests"
     if num_looks > 1:

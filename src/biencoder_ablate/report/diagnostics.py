@@ -52,10 +52,18 @@ def baselines(study: Study) -> tuple[Baseline, ...]:
             continue
         labels[encoder] = str((run.config.get("model") or {}).get("name") or encoder[:8])
         cache = cache_directory(Config(cache_dir=run.config.get("cache_dir")))
-        of_run = baselines_of_run(run.result, run.identity, cache, partial(_corpus, run))
+        of_run = baselines_of_run(
+            run.result,
+            run.identity,
+            cache,
+            partial(_corpus, run),
+        )
         for name, metrics in of_run.items():
             # All but the pretrained encoder are the same whatever the runs' encoder.
-            by_name[name].setdefault(encoder if name == "pretrained" else "", metrics.get("test") or {})
+            by_name[name].setdefault(
+                encoder if name == "pretrained" else "",
+                metrics.get("test") or {},
+            )
 
     listed = []
     for name, title in TITLES.items():
@@ -96,6 +104,7 @@ def inactive_head(cells: Sequence[Cell], primary: Protocol, metric: Metric) -> s
             if (run.identity.get("evaluation") or {}).get("rerank") != "none":
                 runs.append(run)
 
+    # Dead in most runs: the logits of nearly all scored pairs are zero.
     num_dead = 0
     for run in runs:
         selected = run.result.get("selected") or {}
@@ -109,6 +118,7 @@ def inactive_head(cells: Sequence[Cell], primary: Protocol, metric: Metric) -> s
     if 2 * num_unchanged > len(runs):
         return f"head changes nothing in {num_unchanged} of {len(runs)} runs"
 
+    # It does something, but nothing that helps.
     before = mean(stage1(run, primary, metric) for run in runs)
     after = mean(run.test.get(primary.key(metric)) for run in runs)
     gains = before is None or after is None or after > before
@@ -124,7 +134,11 @@ def _is_unchanged(test: Mapping[str, Any]) -> bool:
     return True
 
 
-def below(figure: float | None, key: str, others: Sequence[Baseline]) -> list[Baseline]:
+def below(
+    figure: float | None,
+    key: str,
+    others: Sequence[Baseline],
+) -> list[Baseline]:
     """The baselines whose metric `key` is higher than a value; none where the value is not known."""
     higher = []
     for other in others:
@@ -156,12 +170,17 @@ def selection(analysis: Analysis) -> Selection | None:
     means: dict[str, dict[str, float]] = {}
     epochs: dict[str, list[int]] = {}
     for rule in RULES:
-        picked = _means_by_rule(arms, rule, f"test/{analysis.key()}")
+        picked = _means_by_rule(
+            arms,
+            rule,
+            f"test/{analysis.key()}",
+        )
         if picked is not None:
             means[rule], epochs[rule] = picked
     if len(set(map(tuple, epochs.values()))) < 2 or len(arms.names) < 2:
         return None
 
+    # The effects are linear in the arms' means, so each rule's follow from its means.
     family = analysis.family(Kind.EFFECTS)
     effects: dict[str, dict[str, float]] = {rule: {} for rule in means}
     for result in family.primary if family else ():
@@ -178,7 +197,11 @@ def selection(analysis: Analysis) -> Selection | None:
     )
 
 
-def _means_by_rule(arms: Arms, rule: str, key: str) -> tuple[dict[str, float], list[int]] | None:
+def _means_by_rule(
+    arms: Arms,
+    rule: str,
+    key: str,
+) -> tuple[dict[str, float], list[int]] | None:
     """Each arm's mean of `key` at the epochs that a rule picks, and these epochs; None where runs lack the metrics."""
     means: dict[str, float] = {}
     epochs = []
@@ -186,7 +209,11 @@ def _means_by_rule(arms: Arms, rule: str, key: str) -> tuple[dict[str, float], l
         values = []
         for cell in arms.cells[name]:
             for seed in arms.seeds or cell.runs:
-                record = _picked_record(cell.runs[seed].metrics, rule, key)
+                record = _picked_record(
+                    cell.runs[seed].metrics,
+                    rule,
+                    key,
+                )
                 if record is None:
                     return None
                 values.append(record[key])
@@ -237,6 +264,7 @@ def find_leakage(analysis: Analysis) -> Leakage | None:
     Over the seeds that all arms share. None where there are none, where the analysis has no verdict on pairs, or where
     only one of the two protocols is known.
     """
+    # Pairs are the verdict only where no baseline stands in their place.
     verdicts = [family for family in analysis.families if family.kind in (Kind.PAIRS, Kind.PARTS)]
     family = verdicts[0] if verdicts else None
     if family is None or family.kind is not Kind.PAIRS or not family.beside or not family.arms.seeds:
@@ -255,14 +283,23 @@ def find_leakage(analysis: Analysis) -> Leakage | None:
     shifts, swapped, significant = [], [], []
     for before, after, p, adjusted in zip(clean, official, p_values, p_holm, strict=True):
         contrast = before.contrast
-        shift = Shift(contrast.name, before.estimate, after.estimate, p, adjusted)
+        shift = Shift(
+            contrast.name,
+            before.estimate,
+            after.estimate,
+            p,
+            adjusted,
+        )
         shifts.append(shift)
         if shift.swaps:
             pair = quoted(*(name for name, _ in contrast.weights))
             swapped.append(pair)
             if before.is_significant() or after.is_significant():
                 significant.append(pair)
-    return Leakage(tuple(shifts), _leakage_sentence(family.arms, len(shifts), swapped, significant))
+    return Leakage(
+        tuple(shifts),
+        _leakage_sentence(family.arms, len(shifts), swapped, significant),
+    )
 
 
 def _leakage_sentence(arms: Arms, num_pairs: int, swapped: Sequence[str], significant: Sequence[str]) -> str:

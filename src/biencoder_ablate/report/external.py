@@ -19,7 +19,8 @@ from biencoder_ablate.report.read import FINISHED, Collection, Metric, Outcomes,
 
 COLUMNS = ("system", "seed", "query", "value", "group", "baseline")
 RUN_FILE = re.compile(r"(?P<system>.+?)(?:[._-]seed(?P<seed>\d+))?(?:\.(?:run|trec|txt))?")
-YES, NO = ("1", "1.0", "true", "t", "yes", "y"), ("", "0", "0.0", "false", "f", "no", "n")
+YES = ("1", "1.0", "true", "t", "yes", "y")  # 1.0 is pandas' 1 in a column with empty cells
+NO = ("", "0", "0.0", "false", "f", "no", "n")
 MAX_VALUE = 1e100  # a score's size: variances of larger ones overflow
 
 RunKey = tuple[str, str]
@@ -59,6 +60,8 @@ def read_csv(paths: Sequence[Path], measure: str = "value") -> Collection:
             levels = {table.columns[name]: row[name].strip() for name in named}
             described = " ".join(f"{name}={level}" for name, level in levels.items())
             system = (row.get("system") or "").strip() or described
+
+            # A system scores each query once per seed, and a query has one group.
             query = row["query"].strip()
             seed = _parse_seed(here, row["seed"].strip())
             if query in values[system, seed]:
@@ -67,6 +70,7 @@ def read_csv(paths: Sequence[Path], measure: str = "value") -> Collection:
             sources.setdefault((system, seed), here)
             _set_group(groups, here, query, (row.get("group") or query).strip())
 
+            # Factors and the mark of the baseline belong to a system.
             usual = factors.setdefault(system, levels)
             if levels != usual:
                 name = next(name for name in {**usual, **levels} if levels.get(name) != usual.get(name))
@@ -168,8 +172,10 @@ def read_trec(place: Path, qrels: Path, metric: Metric, groups: Path | None = No
         run = system, seed
         if run in sources:
             twice = f"seed {seed} twice" if seed else "two run files without a seed"
-            raise ValueError(f"--from {place}: system {system} has {twice} ({sources[run]}, {path.name})")
+            both = f"{sources[run]}, {path.name}"
+            raise ValueError(f"--from {place}: system {system} has {twice} ({both})")
 
+        # Queries that nobody judged are left out, as trec_eval does it.
         rankings = _read_run(path)
         scores = {}
         for query, graded in relevant.items():
@@ -237,7 +243,10 @@ def _read_run(path: Path) -> dict[str, dict[str, float]]:
     for query, documents in scored.items():
         documents.sort()
         # From the last document up, so that the best place stands for one that is listed twice.
-        rankings[query] = {document: float(len(documents) - k) for k, (_, document) in enumerate(documents)}
+        ranks = {}
+        for k, (_, document) in enumerate(documents):
+            ranks[document] = float(len(documents) - k)
+        rankings[query] = ranks
     return rankings
 
 
@@ -298,6 +307,7 @@ def _collection(
         if not seed and len(seeds) > 1:
             notes.append(f"{system} has no seeds: it is the same beside each seed of the others.")
 
+        # Every point counts as official; what is clean, other programs do not say.
         row = np.array([scores.get(query, 0.0) for query in queries])
         measured = Outcomes(
             queries,
@@ -314,6 +324,8 @@ def _collection(
         }
         if not is_design:
             identity["system"] = system
+
+        # One without seeds stands beside each seed of the others.
         for number in [int(seed)] if seed else seeds:
             run = Run(
                 place / f"{system} seed {number}",

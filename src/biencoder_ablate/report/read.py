@@ -25,9 +25,12 @@ from biencoder_ablate.runs.status import run_status
 from biencoder_ablate.utils.files import read_json
 
 FINISHED = "finished"
-WITHOUT, NOTHING = "without", "nothing"  # the group whose choices each take a part out of a recipe (conf/without)
+WITHOUT = "without"  # the group whose choices each take a part out of a recipe (conf/without)
+NOTHING = "nothing"  # its choice that leaves the recipe whole
 _KEPT = ("id", "debate", "stage1_rank", "rank", "clean_stage1_rank", "clean_rank", "first")  # of a test point's record
-_TEST_LINE = re.compile(  # the same, where no name has a character that JSON escapes and no answers are listed
+
+# The same, as runs write a point's line where no name has a character that JSON escapes and no answers are listed.
+_TEST_LINE = re.compile(
     r'\{"id": "([^"\\]*)", "split": "test", "theme": "[^"\\]*", "debate": "([^"\\]*)", "stance": "[^"\\]*", '
     r'"stage1_rank": (\d+|null), "rank": (\d+|null), "clean_stage1_rank": (\d+|null), "clean_rank": (\d+|null), '
     r'"stage1_ranks": \{[^{}]*\}, "ranks": \{[^{}]*\}, "tied": \w+, "num_scored": \d+, "num_dead": \d+, '
@@ -36,7 +39,7 @@ _TEST_LINE = re.compile(  # the same, where no name has a character that JSON es
 
 
 class Protocol(StrEnum):
-    """Which test points count, among which candidates: the figure that decides, and the published one beside it."""
+    """Which test points count, among which candidates: the clean ones, which decide, or all as published."""
 
     CLEAN = "clean"
     OFFICIAL = "official"
@@ -89,9 +92,12 @@ class Metric(StrEnum):
 
 @dataclass(frozen=True, eq=False)
 class Outcomes:
-    """The test points of a run, N of them: `correct` is what a point scores under a protocol (by top-1: 1 where its
-    counter came first), nan where it does not count; `first` names the candidate that the official ranking put first.
-    `measure` is the score's name in a sentence. `num_missing` queries another program's run lacks: they score 0."""
+    """What the N test points of a run score.
+
+    `correct` is the score under a protocol (by top-1: 1 where the point's counter came first), nan where the point does
+    not count. `first` names the candidate that the official ranking put first, and `measure` the score in a sentence.
+    `num_missing` is how many of the queries another program's run lacks: these score 0.
+    """
 
     ids: tuple[str, ...]
     debates: tuple[str, ...]
@@ -102,7 +108,8 @@ class Outcomes:
 
     def debates_of(self, protocol: Protocol) -> list[str]:
         """The debates of the points that count."""
-        return [d for d, value in zip(self.debates, self.correct[protocol], strict=True) if not math.isnan(value)]
+        counts = ~np.isnan(self.correct[protocol])
+        return [debate for debate, is_counted in zip(self.debates, counts, strict=True) if is_counted]
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +140,7 @@ class Run:
 
     @property
     def test(self) -> Mapping[str, Any]:
-        """Its test figures; none of an outside run."""
+        """Its test metrics; empty for another program's run."""
         return self.result.get("test") or {}
 
     @property
@@ -167,6 +174,7 @@ def collect(places: Sequence[Path], metric: Metric = Metric.TOP1) -> Collection:
 
     Raises ValueError for a place that is not there or has no run.
     """
+    # A run found in several places keeps the overrides of the first sweep that has any.
     overrides_by_path: dict[Path, tuple[str, ...]] = {}
     sweeps: dict[Path, Sweep] = {}
     for place in places:
@@ -178,42 +186,61 @@ def collect(places: Sequence[Path], metric: Metric = Metric.TOP1) -> Collection:
             )
         for path, overrides in here.items():
             overrides_by_path[path] = overrides_by_path.get(path) or overrides
+
+    # Of two copies of a run the first counts, unless only the second has finished.
     runs: dict[str, Run] = {}
     notes = []
     for path, overrides in overrides_by_path.items():
         run = read_run(path, overrides, metric)
-        other = runs.setdefault(run.name, run)
-        if other is not run:
-            used, unused = (run, other) if run.status == FINISHED != other.status else (other, run)
-            runs[run.name] = used
-            notes.append(f"{run.name} was found twice: {used.path} is used, {unused.path} is not")
-    return Collection(tuple(runs.values()), tuple(sweeps.values()), tuple(notes))
+        used = runs.setdefault(run.name, run)
+        unused = run
+        if used is run:
+            continue
+        if run.status == FINISHED != used.status:
+            used, unused = run, used
+        runs[run.name] = used
+        notes.append(f"{run.name} was found twice: {used.path} is used, {unused.path} is not")
+    return Collection(
+        tuple(runs.values()),
+        tuple(sweeps.values()),
+        tuple(notes),
+    )
 
 
-def _runs_at(place: Path, sweeps: dict[Path, Sweep]) -> Iterator[tuple[Path, tuple[str, ...]]]:
-    """Run directories at or below `place`, absolute, with their overrides where a sweep tells them.
+def _runs_at(
+    place: Path,
+    sweeps: dict[Path, Sweep],
+) -> Iterator[tuple[Path, tuple[str, ...]]]:
+    """Run directories at or below `place`, absolute, each with its overrides where a sweep has them.
 
-    The sweeps that it comes by are put into `sweeps`.
+    Sweeps on the way are put into `sweeps`.
     """
     if not place.is_dir():
         raise ValueError(f"{place}: no such directory; give run directories, sweeps or a logs directory")
     place = Path(os.path.abspath(place))
+    # A run, a sweep that names its runs, or a directory of these.
     if _is_run(place):
         yield place, ()
     elif (place / "runs.json").is_file():
         described = read_json(place / "runs.json")
         if not isinstance(described, dict) or not isinstance(described.get("jobs"), list):
             raise ValueError(f"{place / 'runs.json'}: damaged; run the sweep's command again, or give the runs")
-        paths = [Path(os.path.normpath(place / job["directory"])) for job in described["jobs"]]
-        asked = tuple(map(str, described.get("overrides") or ()))
-        sweeps[place] = Sweep(place, asked, tuple(path.name for path in paths))
-        for path, job in zip(paths, described["jobs"], strict=True):
+        jobs = described["jobs"]
+        paths = [Path(os.path.normpath(place / job["directory"])) for job in jobs]
+        overrides = tuple(map(str, described.get("overrides") or ()))
+        sweeps[place] = Sweep(
+            place,
+            overrides,
+            tuple(path.name for path in paths),
+        )
+        for path, job in zip(paths, jobs, strict=True):
             yield path, tuple(map(str, job.get("overrides", ())))
     else:
         for child in sorted(place.iterdir()):
+            if not child.is_dir() or child.name.startswith("."):
+                continue
             holds_runs = any((child / name).exists() for name in ("runs.json", "runs", "sweeps"))
-            wanted = _is_run(child) or child.name in ("runs", "sweeps") or holds_runs
-            if child.is_dir() and not child.name.startswith(".") and wanted:
+            if holds_runs or child.name in ("runs", "sweeps") or _is_run(child):
                 yield from _runs_at(child, sweeps)
 
 
@@ -226,20 +253,27 @@ def read_run(path: Path, overrides: tuple[str, ...] = (), metric: Metric = Metri
     if not path.is_dir():
         return Run(path, "not started", "listed in its sweep; nothing is there yet", overrides=overrides)
     manifest = read_json(path / "manifest.json")
-    manifest = manifest if isinstance(manifest, dict) else {}
+    if not isinstance(manifest, dict):
+        manifest = {}
+
+    # The sweep's overrides come before the run's own, as the run may have been another sweep's first.
     typed = read_overrides(path / ".hydra" / "overrides.yaml")
-    asked = (override.partition("=") for override in (*overrides, *typed))  # the run may be another sweep's too
-    without = next((value for key, _, value in asked if key == WITHOUT), None)
-    here = run_status(RunDirectory(path))
+    settings = [override.partition("=") for override in (*overrides, *typed)]
+    without = next(
+        (value for key, _, value in settings if key == WITHOUT),
+        None,
+    )
+
+    state = run_status(RunDirectory(path))
     run = Run(
         path,
-        here.status,
-        here.why,
+        state.status,
+        state.why,
         identity=manifest.get("determined_by") or {},
         config=_config(path / ".hydra" / "config.yaml"),
         overrides=typed or overrides,
         manifest=manifest,
-        result=here.result,
+        result=state.result,
         metrics=tuple(read_metrics(path)),
         without=without,
         baseline=without == NOTHING,
@@ -265,36 +299,61 @@ def _check(run: Run, metric: Metric) -> None:
         run.result[part]
     if not run.metrics:
         raise ValueError("metrics.jsonl is missing or cannot be read")
-    told, counted = run.result["test"][metric], float(run.outcomes.correct[Protocol.OFFICIAL].mean())
-    if not math.isclose(told, counted, abs_tol=1e-9):
+    recorded = run.result["test"][metric]
+    counted = float(run.outcomes.correct[Protocol.OFFICIAL].mean())
+    if not math.isclose(recorded, counted, abs_tol=1e-9):
         raise ValueError(
-            f"result.json says {told:.4f} for test {metric.label} and rankings.jsonl {counted:.4f}; they are "
+            f"result.json says {recorded:.4f} for test {metric.label} and rankings.jsonl {counted:.4f}; they are "
             "not of one run"
         )
 
 
 def _read_outcomes(path: Path, metric: Metric) -> Outcomes:
-    """The test points of rankings.jsonl. Most of a line is of no use here, so that lines are cut, not parsed, as far as
-    they have the form in which runs write them."""
-    data, rows = path.read_bytes(), []
-    start = data.rfind(b"\n", 0, max(0, data.find(b'"test"'))) + 1  # after val's lines, which come first
+    """The test points of rankings.jsonl.
+
+    Most of a line is of no use here, so lines are cut rather than parsed where they have the form that runs write.
+    """
+    data = path.read_bytes()
+    first_test = max(0, data.find(b'"test"'))
+    start = data.rfind(b"\n", 0, first_test) + 1  # val's lines come first
+    rows = []
     for line in data[start:].decode().split("\n"):
-        if (cut := _TEST_LINE.fullmatch(line)) is not None:
+        cut = _TEST_LINE.fullmatch(line)
+        if cut is not None:
             rows.append((*cut.groups(), None))
-        elif '"test"' in line and (record := json.loads(line))["split"] == "test":
-            listed = [record[key] for key in _KEPT]
-            rows.append((*listed, metric.of_answers(record["answers"]) if "answers" in record else None))
+        elif '"test"' in line:
+            record = json.loads(line)
+            if record["split"] == "test":
+                over_all = metric.of_answers(record["answers"]) if "answers" in record else None
+                rows.append((*(record[key] for key in _KEPT), over_all))
     if not rows:
         raise ValueError("rankings.jsonl has no test point")
-    ids, debates, *ranks, first, several = zip(*rows, strict=True)
-    ids, debates, first = (tuple(map(sys.intern, names)) for names in (ids, debates, first))
-    over_all = np.array(several, dtype=np.float64)  # nan where the first right answer, or the only one, is enough
-    stage = 0 if metric is Metric.RECALL else 1  # recall is of stage 1 (docs/evaluation.md)
+
+    ids, debates, *ranks, first, scores_over_all = zip(*rows, strict=True)
+    stage1, final, clean_stage1, clean_final = ranks
+    columns = {Protocol.CLEAN: clean_final, Protocol.OFFICIAL: final}
+    if metric is Metric.RECALL:  # recall is of stage 1 (docs/evaluation.md)
+        columns = {Protocol.CLEAN: clean_stage1, Protocol.OFFICIAL: stage1}
+
+    # nan where the first right answer, or the only one, is enough.
+    several = np.array(scores_over_all, dtype=np.float64)  # (N,)
     correct = {}
-    for protocol, column in ((Protocol.CLEAN, ranks[2 + stage]), (Protocol.OFFICIAL, ranks[stage])):
-        scores = metric.of_ranks(np.array([math.nan if r in (None, "null") else float(r) for r in column]))
-        correct[protocol] = np.where(np.isnan(over_all) | np.isnan(scores), scores, over_all)
-    return Outcomes(ids, debates, correct, first, metric.label)
+    for protocol, column in columns.items():
+        numbers = [math.nan if rank in (None, "null") else float(rank) for rank in column]
+        scores = metric.of_ranks(np.array(numbers))
+        correct[protocol] = np.where(
+            np.isnan(several) | np.isnan(scores),
+            scores,
+            several,
+        )
+    names = [tuple(map(sys.intern, texts)) for texts in (ids, debates, first)]  # runs share them
+    return Outcomes(
+        names[0],
+        names[1],
+        correct,
+        names[2],
+        metric.label,
+    )
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -305,8 +364,9 @@ def _config(path: Path) -> dict[str, Any]:
 
             config: Any = OmegaConf.to_container(OmegaConf.create(text), resolve=True)
         else:  # group by group, as runs share most of them: a hundredth of the time, which counts with hundreds of runs
-            groups = [_yaml(group) or {} for group in re.split(r"\n(?=\w)", text)]
-            config = {key: value for group in groups for key, value in group.items()}
+            config = {}
+            for group in re.split(r"\n(?=\w)", text):
+                config |= _yaml(group) or {}
     except Exception:  # OmegaConf and YAML's reader raise many kinds; a run is not lost for its config
         return {}
     return config if isinstance(config, dict) else {}

@@ -191,7 +191,9 @@ def headline(analysis: Analysis, others: Sequence[Baseline]) -> str:
     best = pairs.verdict.best
     arms = analysis.main
     means = arms.means(analysis.primary)
-    why_idle = {name: diagnostics.inactive_head(arms.cells[name], analysis.primary, analysis.metric) for name in arms.names}
+    why_idle = {
+        name: diagnostics.inactive_head(arms.cells[name], analysis.primary, analysis.metric) for name in arms.names
+    }
 
     # Where the head of the best arm does nothing, the verdict is among the arms whose heads do something.
     if why_idle[best]:

@@ -251,7 +251,12 @@ def sign_flip_p(
             minus = np.arange(start, start + num)[:, None] >> np.arange(num_seeds) & 1  # (patterns, S)
         else:
             assert rng is not None, "too many seeds for every sign pattern: a Generator is needed to draw from"
-            minus = rng.integers(0, 2, (num, num_seeds), dtype=np.int8)
+            minus = rng.integers(
+                0,
+                2,
+                (num, num_seeds),
+                dtype=np.int8,
+            )
         sums = (1.0 - 2.0 * minus) @ differences.T  # (patterns, m)
         num_as_far += (np.abs(sums) >= least).sum(axis=0)
 
@@ -282,13 +287,22 @@ def holm(p_values: ArrayLike) -> FloatArray:
     p = np.asarray(p_values, dtype=np.float64)
     assert p.ndim and ((p >= 0) & (p <= 1)).all(), p
     order = np.argsort(p, axis=-1, kind="stable")
-    factors = np.arange(p.shape[-1], 0, -1)
+    factors = np.arange(
+        p.shape[-1],
+        0,
+        -1,
+    )
     stepped = np.take_along_axis(p, order, axis=-1) * factors
     in_steps = np.maximum.accumulate(stepped, axis=-1)
 
     # Back into the order given.
     adjusted = np.empty_like(p)
-    np.put_along_axis(adjusted, order, np.minimum(in_steps, 1), axis=-1)
+    np.put_along_axis(
+        adjusted,
+        order,
+        np.minimum(in_steps, 1),
+        axis=-1,
+    )
     return adjusted
 
 

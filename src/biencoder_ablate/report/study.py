@@ -88,7 +88,11 @@ class Cell:
         for run in self.runs.values():
             row = run.outcomes.correct[protocol]
             scores.append(row[~np.isnan(row)])
-        return Group(self.name, tuple(self.runs), np.array(scores))  # (S, N)
+        return Group(
+            self.name,
+            tuple(self.runs),
+            np.array(scores),
+        )  # (S, N)
 
     @property
     def missing_queries(self) -> str:
@@ -169,6 +173,7 @@ def _make_study(runs: Sequence[Run], one_of_several: bool) -> Study:
                 "hold different test points; run the damaged one again with rerun=true"
             )
 
+    # A setting is the same in all runs, changes with an axis found before, or is an axis of its own.
     varying: dict[str, list[Level]] = {}  # axis → the level of each run
     with_it: dict[str, list[str]] = defaultdict(list)
     constants = []
@@ -202,7 +207,13 @@ def _make_study(runs: Sequence[Run], one_of_several: bool) -> Study:
     cells = []
     for cell_levels in sorted(by_levels, key=lambda levels: [level.sort_key for level in levels]):
         by_seed = dict(sorted(by_levels[cell_levels].items()))
-        cells.append(Cell(cell_name(axes, cell_levels), cell_levels, by_seed))
+        cells.append(
+            Cell(
+                cell_name(axes, cell_levels),
+                cell_levels,
+                by_seed,
+            )
+        )
 
     fingerprint = first.identity["data"]
     corpus = _corpus_name(first)
@@ -287,6 +298,7 @@ def _settings(runs: Sequence[Run]) -> dict[str, list[Level]]:
 
     values_by_run = [flatten(run.identity) for run in runs]
     keys = dict.fromkeys(key for values in values_by_run for key in values)  # a set that keeps the order
+    # The head's keys are in its levels already; all others keep their order, but for the first ones.
     for key in sorted(keys, key=lambda key: _PLACES.get(key, len(_PLACES))):
         if key in _NOT_AXES or key.startswith("head."):
             continue
@@ -397,6 +409,8 @@ def _encoder_levels(runs: Sequence[Run]) -> list[Level]:
     for run in runs:
         model = run.config.get("model") or {}
         labels.append(PurePath(str(model.get("name_or_path") or model.get("name") or "unnamed")).name)
+
+    # Two encoders may have one name.
     if len(set(labels)) < len(set(fingerprints)):
         labels = [f"{label} {fingerprint[:8]}" for label, fingerprint in zip(labels, fingerprints, strict=True)]
     return [Level(label, label, (label,)) for label in labels]
@@ -460,7 +474,10 @@ def arms_of(study: Study, arms: Sequence[tuple[str, dict[int, Level]]]) -> Arms 
     complete: dict[str, list[Cell]] = {}  # setting → the cell of each arm
     left_out = []
     for setting_levels in dict.fromkeys(tuple(cell.levels[k] for k in free) for cell in study.cells):
-        setting = cell_name([study.axes[k] for k in free], setting_levels)
+        setting = cell_name(
+            [study.axes[k] for k in free],
+            setting_levels,
+        )
         cells, lacking = [], []
         for name, arm_levels in arms:
             levels = dict(zip(free, setting_levels, strict=True)) | arm_levels
@@ -477,7 +494,7 @@ def arms_of(study: Study, arms: Sequence[tuple[str, dict[int, Level]]]) -> Arms 
         return None
 
     # The best covered first, as long as half of its seeds remain; the sort keeps equal ones in reading order.
-    covered = {setting: _shared_seeds(cells) for setting, cells in complete.items()}
+    covered = {setting: shared_seeds(cells) for setting, cells in complete.items()}
     first, *others = sorted(covered, key=lambda setting: -len(covered[setting]))
     chosen, seeds = {first}, covered[first]
     for setting in others:
@@ -500,14 +517,15 @@ def arms_of(study: Study, arms: Sequence[tuple[str, dict[int, Level]]]) -> Arms 
     )
 
 
-def _shared_seeds(cells: Sequence[Cell]) -> set[int]:
+def shared_seeds(cells: Sequence[Cell]) -> set[int]:
+    """The seeds that every one of the cells has."""
     return set.intersection(*(set(cell.runs) for cell in cells))
 
 
 def task_values(cells: Sequence[Cell], task: str) -> FloatArray:
     """Test top-1 of a task for each seed (S,), averaged over cells."""
     values = []
-    for seed in sorted(_shared_seeds(cells)):
+    for seed in sorted(shared_seeds(cells)):
         scores = [cell.runs[seed].test["tasks"].get(task, {}).get("top1", np.nan) for cell in cells]
         values.append(np.mean(scores))
     return np.array(values)
