@@ -28,10 +28,10 @@ from biencoder_ablate.data.readers import load_corpus
 from biencoder_ablate.report.__main__ import main
 from biencoder_ablate.report.examples import load_texts
 from biencoder_ablate.report.read import collect, read_overrides
-from biencoder_ablate.report.render import markdown_cell, markdown_text
+from biencoder_ablate.report.render import latex_text, markdown_cell, markdown_text
 from biencoder_ablate.report.study import make_studies
 from biencoder_ablate.report.tables import Column, format_value, interval_text
-from biencoder_ablate.report.write import csv_text, latex_text
+from biencoder_ablate.report.write import csv_text
 from biencoder_ablate.training.experiment import run_experiment
 from biencoder_ablate.utils.files import write_json
 

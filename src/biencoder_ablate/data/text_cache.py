@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from biencoder_ablate.data.corpus import Corpus
-from biencoder_ablate.utils.files import read_json, write_text
+from biencoder_ablate.utils.cache import load_entry, save_entry
 
 MOST_CHARACTERS = 20_000_000
 """Characters of a test split up to which it is kept."""
@@ -35,40 +35,51 @@ class SplitTexts:
 
 def cached_texts(cache: Path, fingerprint: str) -> SplitTexts | None:
     """The texts of the corpus with this fingerprint, or None where they are not kept."""
-    cached = read_json(_cache_file(cache, fingerprint))
-    return SplitTexts(**cached) if isinstance(cached, dict) else None
+
+    def read(path: Path) -> SplitTexts:
+        return SplitTexts(**json.loads(path.read_text("utf-8")))
+
+    return load_entry(_entry(cache, fingerprint), read)
 
 
 def cache_texts(cache: Path, fingerprint: str, corpus: Corpus) -> SplitTexts:
     """The texts of a corpus, which are then kept, unless they are many or the cache cannot be written to."""
+    # Documents are shared by all debates, so that only the points tell which debates are one.
     kinds = ("point",) if corpus.documents else ("point", "counter")
-    held = ((pair.debate, corpus.keys[getattr(pair, kind)]) for pair in corpus.test for kind in kinds)
+    held = []
+    for pair in corpus.test:
+        held += [(pair.debate, corpus.keys[getattr(pair, kind)]) for kind in kinds]
     texts = SplitTexts(dict(corpus.named_texts("test")), cluster_of=joined_debates(held))
+
     if sum(map(len, texts.by_name.values())) <= MOST_CHARACTERS:
-        path = _cache_file(cache, fingerprint)
+        content = json.dumps({"by_name": texts.by_name, "cluster_of": texts.cluster_of})
         with contextlib.suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(path, json.dumps({"by_name": texts.by_name, "cluster_of": texts.cluster_of}))
+            save_entry(_entry(cache, fingerprint), lambda file: file.write(content.encode()))
     return texts
 
 
-def _cache_file(cache: Path, fingerprint: str) -> Path:
+def _entry(cache: Path, fingerprint: str) -> Path:
     return cache / _FOLDER / f"{fingerprint[:32]}.json"
 
 
 def joined_debates(held: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Debate → the first debate of its cluster, from (debate, text it holds)."""
+    """Debate → the first debate of its cluster, from (debate, text it holds).
+
+    A union-find whose roots are always the earliest debate of their cluster.
+    """
     parent: dict[str, str] = {}
-    place: dict[str, int] = {}
+    place: dict[str, int] = {}  # debate → when it was first seen
+    holder: dict[str, str] = {}  # text → the first debate that holds it
 
     def root(debate: str) -> str:
-        while parent.setdefault(debate, debate) != debate:
+        while parent[debate] != debate:
             debate = parent[debate]
         return debate
 
-    holder: dict[str, str] = {}
     for debate, text in held:
+        parent.setdefault(debate, debate)
         place.setdefault(debate, len(place))
-        first, second = sorted((root(debate), root(holder.setdefault(text, debate))), key=place.__getitem__)
+        roots = [root(debate), root(holder.setdefault(text, debate))]
+        first, second = sorted(roots, key=place.__getitem__)
         parent[second] = first
     return {debate: root(debate) for debate in parent}

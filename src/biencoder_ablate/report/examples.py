@@ -17,7 +17,8 @@ from biencoder_ablate.data.readers import load_corpus
 from biencoder_ablate.data.text_cache import SplitTexts, cache_texts, cached_texts
 from biencoder_ablate.report.analysis import Analysis
 from biencoder_ablate.report.comparisons import every_pair
-from biencoder_ablate.report.read import Protocol
+from biencoder_ablate.report.read import Protocol, Run
+from biencoder_ablate.report.statistics import FloatArray
 from biencoder_ablate.report.study import Arms, Study
 
 MOST_PAIRS = 15  # of arms; beyond that, only those of the best arm
@@ -67,39 +68,68 @@ def side_by_side(analysis: Analysis) -> list[SideBySide]:
 
 
 def _side_by_side(protocol: Protocol, arms: Arms, a: str, b: str) -> SideBySide | None:
-    seeds = set.intersection(*(set(cell.runs) for name in (a, b) for cell in arms.cells[name]))
+    """Two arms, or None where they share no seed."""
+    cells = {name: arms.cells[name] for name in (a, b)}
+    seeds = sorted(set.intersection(*(set(cell.runs) for cell in (*cells[a], *cells[b]))))
     if not seeds:
         return None
-    runs = {name: [cell.runs[seed] for cell in arms.cells[name] for seed in sorted(seeds)] for name in (a, b)}
-    first = runs[a][0].outcomes
-    rows_that_count = np.flatnonzero(~np.isnan(first.correct[protocol]))
-    shares = {
-        name: np.mean([run.outcomes.correct[protocol] for run in runs[name]], axis=0)[rows_that_count]
-        for name in (a, b)
-    }
+    runs = {name: [cell.runs[seed] for cell in cells[name] for seed in seeds] for name in cells}  # R each
+
+    # All runs have the same points; those that do not count under the protocol have no share.
+    points = runs[a][0].outcomes
+    shares = {}  # (all test points,), nan where one does not count
+    for name in cells:
+        correct = [run.outcomes.correct[protocol] for run in runs[name]]
+        shares[name] = np.mean(correct, axis=0)
     by_debate: dict[str, list[int]] = defaultdict(list)
-    for k, row in enumerate(rows_that_count.tolist()):
-        by_debate[first.debates[row]].append(k)
+    for row in np.flatnonzero(~np.isnan(points.correct[protocol])).tolist():
+        by_debate[points.debates[row]].append(row)
     debates = [
-        (debate, len(ks), float(shares[a][ks].mean()), float(shares[b][ks].mean())) for debate, ks in by_debate.items()
+        (debate, len(rows), float(shares[a][rows].mean()), float(shares[b][rows].mean()))
+        for debate, rows in by_debate.items()
     ]
-    examples: list[tuple[Example, ...]] = []
-    for winner, loser in ((a, b), (b, a)):
-        chosen: dict[str, Example] = {}  # the points with the greatest lead above 0, no two of one debate
-        lead = shares[winner] - shares[loser]
-        for k in np.argsort(-lead, kind="stable").tolist():
-            row = int(rows_that_count[k])
-            debate = first.debates[row]
-            if lead[k] <= 0 or len(chosen) == NUM_EXAMPLES:
-                break
-            if debate not in chosen:
-                shares_here = float(shares[a][k]), float(shares[b][k])
-                wrong = [r.outcomes for r in runs[loser] if not r.outcomes.correct[Protocol.OFFICIAL][row]]
-                instead = Counter(outcomes.first[row] for outcomes in wrong).most_common(1)
-                candidate, num = instead[0] if instead else (None, 0)
-                chosen[debate] = Example(first.ids[row], debate, *shares_here, candidate, num, len(wrong))
-        examples.append(tuple(chosen.values()))
-    return SideBySide(a, b, len(runs[a]), tuple(sorted(debates, key=lambda row: (row[3] - row[2], row[0]))), *examples)
+    debates.sort(key=lambda debate: (debate[3] - debate[2], debate[0]))
+    lead = shares[a] - shares[b]
+    return SideBySide(
+        a,
+        b,
+        num_runs=len(runs[a]),
+        debates=tuple(debates),
+        for_a=_examples(lead, shares[a], shares[b], runs[b]),
+        for_b=_examples(-lead, shares[a], shares[b], runs[a]),
+    )
+
+
+def _examples(
+    lead: FloatArray,
+    share_a: FloatArray,
+    share_b: FloatArray,
+    losers: list[Run],
+) -> tuple[Example, ...]:
+    """The points with the greatest lead above 0, no two of one debate. Arrays are over all test points, nan where one
+    does not count; `losers` are the runs of the arm that is behind."""
+    points = losers[0].outcomes
+    examples: dict[str, Example] = {}  # by debate
+    for row in np.argsort(-lead, kind="stable").tolist():  # nan come last
+        if not lead[row] > 0 or len(examples) == NUM_EXAMPLES:
+            break
+        debate = points.debates[row]
+        if debate in examples:
+            continue
+        wrong = [run.outcomes for run in losers if not run.outcomes.correct[Protocol.OFFICIAL][row]]
+        instead, num_runs = None, 0
+        if wrong:
+            [(instead, num_runs)] = Counter(outcomes.first[row] for outcomes in wrong).most_common(1)
+        examples[debate] = Example(
+            points.ids[row],
+            debate,
+            a=float(share_a[row]),
+            b=float(share_b[row]),
+            instead=instead,
+            instead_runs=num_runs,
+            num_wrong=len(wrong),
+        )
+    return tuple(examples.values())
 
 
 def load_texts(study: Study) -> SplitTexts:
@@ -109,24 +139,24 @@ def load_texts(study: Study) -> SplitTexts:
         return SplitTexts({})
     cache = cache_directory(Config(cache_dir=study.runs[0].config.get("cache_dir")))
     cached = cached_texts(cache, study.fingerprint)
-    return _read_texts(study, cache) if cached is None else cached
+    if cached is not None:
+        return cached
 
-
-def _read_texts(study: Study, cache: Path) -> SplitTexts:
     problem = "no run has a readable .hydra/config.yaml"
-    seen = []
+    tried = []
     for run in study.runs:
-        asked = run.config.get("data")
-        if not isinstance(asked, dict) or asked in seen:
+        settings = run.config.get("data")
+        if not isinstance(settings, dict) or settings in tried:
             continue
-        seen.append(asked)
-        path = asked.get("path")
-        candidates = [asked]
-        if path is not None and not Path(str(path)).expanduser().is_absolute():  # also as seen from where logs/ lies
-            candidates.append({**asked, "path": str(run.path.parents[2] / str(path))})
-        for settings in candidates:
+        tried.append(settings)
+        path = settings.get("path")
+        places = [settings]
+        # A relative path also as seen from where logs/ lies.
+        if path is not None and not Path(str(path)).expanduser().is_absolute():
+            places.append({**settings, "path": str(run.path.parents[2] / str(path))})
+        for place in places:
             try:
-                corpus = load_corpus(DataConfig(**settings))
+                corpus = load_corpus(DataConfig(**place))
             except (ValueError, OSError, TypeError, AssertionError):
                 problem = f"the corpus cannot be read from {path} any more"
                 continue

@@ -1,7 +1,7 @@
-"""What a report shows, section by section, built once; templates/ write it down as a page and as Markdown.
+"""What a report shows, section by section, built once; templates/ write it down as a page, as Markdown and for LaTeX.
 
 A block is a kind with what it shows: ("paragraph" | "note" | "list", sentences), ("heading", text), ("table", Table),
-("picture", Picture), ("debates", pairs of arms with their tables). Everything is escaped where it is printed.
+("plot", Plot), ("debates", pairs of arms with their tables). Everything is escaped where it is printed.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class Section:
 
 @dataclass(frozen=True, eq=False)
 class StudyReport:
-    """Everything that is shown of one study: the answers, the figure and the table they rest on, and the sections.
+    """Everything that is shown of one study: the answers, the plots and the table they rest on, and the sections.
 
-    `prefix` begins its ids, `folder` is where its figures lie.
+    `prefix` begins its ids, `folder` is where its plots lie.
     """
 
     analysis: Analysis
@@ -54,101 +54,183 @@ class StudyReport:
     opening: Sequence[Plot]
     table: tables.Table
     sections: Sequence[Section]
-    pictures: Sequence[Plot]
+    plots: Sequence[Plot]
     texts: SplitTexts
     prefix: str
     folder: str
 
 
+# --- sections ---
+
+
 def study_report(
     analysis: Analysis,
     others: Sequence[Baseline],
-    pictures: Sequence[Plot],
+    plots: Sequence[Plot],
     pairs: Sequence[SideBySide],
     texts: SplitTexts,
     prefix: str,
     folder: str,
 ) -> StudyReport:
-    """The sections on one study, those without contents left out. `others` are what its figures stand beside."""
-
-    def drawn(*names: str) -> list[Block]:
-        """The pictures of these names, or of these names and a page number."""
-        return [("picture", p) for name in names for p in pictures if re.fullmatch(rf"{name}(_\d+)?", p.name)]
-
+    """The sections on one study, those without contents left out. `others` are the baselines beside its metrics."""
     study = analysis.study
-    best = analysis.verdict.best if analysis.verdict else None
+    several = len(analysis.main.settings) > 1
     groups = tables.groups_table(analysis, others)
-    overview, several = tables.overview_table(analysis), len(analysis.main.settings) > 1
-    configurations: list[Block] = [("table", overview)] if overview else []
-    configurations += [("table", groups), *drawn("seeds")] if several else drawn("seeds")
-    leaks: list[Block] = []
+    configurations = _plot_blocks(plots, "seeds")
+    if several:
+        configurations = [
+            ("table", tables.overview_table(analysis)),
+            ("table", groups),
+            *configurations,
+        ]
+
     leakage = find_leakage(analysis)
+    leaks: list[Block] = []
     if leakage and any(shift.clean != shift.official for shift in leakage.shifts):
-        leaks = [("paragraph", [leakage.sentence]), ("table", tables.leakage_table(leakage))]
+        leaks = [
+            ("paragraph", [leakage.sentence]),
+            ("table", tables.leakage_table(leakage)),
+        ]
+    epochs = selection(analysis)
     picked: list[Block] = []
-    if (found := selection(analysis)) is not None:
-        picked = [("paragraph", [sentences.selected(found)]), ("table", tables.selection_table(analysis, found))]
-    more, within = sentences.findings(analysis), drawn("forest_by_setting")
-    differences: list[Block] = [("list" if len(more) > 1 else "paragraph", more)] if more else []
-    differences += drawn("forest_more")
-    for k, family in enumerate(analysis.families):
-        table = tables.family_table(family, analysis.primary, f"family{k}")
-        blocks = within if family.kind is Kind.SETTING else differences
-        blocks += [("table", table), ("note", sentences.about(study, family))]
-        if k == 0 and family.kind is not Kind.SETTING:
-            blocks += [("table", tables.power_table(family))]
-    if analysis.notes:
-        differences += [("heading", "Not asked"), ("list", analysis.notes)]
-    if within:
-        differences += [("heading", "Setting by setting"), *within]
-    first = next((pair for pair in pairs if best in (pair.a, pair.b)), None)
-    ordered = sorted(pairs, key=lambda pair: pair is not first)
-    debates = [(pair, tables.debates_table(pair, f"{prefix}debates{k}")) for k, pair in enumerate(ordered)]
-    reproduce: list[tables.Table] = []
+    if epochs is not None:
+        picked = [
+            ("paragraph", [sentences.selected(epochs)]),
+            ("table", tables.selection_table(analysis, epochs)),
+        ]
+    tasks: list[Block] = []
+    if study.has_tasks:
+        tasks = [*_plot_blocks(plots, "tasks"), ("table", tables.tasks_table(analysis.main))]
+
+    learning = _plot_blocks(plots, "learning_curves", "learning_curves_by_setting", "dead_pairs")
+    reproduce: list[Block] = []
     if study.trained_here:
-        reproduce = [tables.constants_table(study), tables.versions_table(study), tables.runs_table(study)]
-    costs: list[Block] = [("table", tables.costs_table(study))] if study.trained_here else []
-    tasks: list[Block] = [*drawn("tasks"), ("table", tables.tasks_table(analysis.main))] if study.has_tasks else []
-    sections: list[tuple[str, str, list[Block]]] = [
-        ("differences", "Differences", differences),
+        learning.append(("table", tables.costs_table(study)))
+        reproduce = [
+            ("table", tables.constants_table(study)),
+            ("table", tables.versions_table(study)),
+            ("table", tables.runs_table(study)),
+        ]
+
+    headline = sentences.headline(analysis, others)
+    seen = {headline}
+    sections = []
+    for key, title, blocks in (
+        ("differences", "Differences", _comparisons(analysis, plots)),
         ("configurations", "Configurations" if several else "Seed by seed", configurations),
-        ("learning", "Learning", [*drawn("learning_curves", "learning_curves_by_setting", "dead_pairs"), *costs]),
+        ("learning", "Learning", learning),
         ("selection", "Which epoch", picked),
         ("leakage", "Leakage", leaks),
         ("tasks", "The eight tasks", tasks),
-        ("debates", "Debate by debate", [("debates", debates)] if debates else []),
+        ("debates", "Debate by debate", _debates(analysis, pairs, prefix)),
         ("declared", "Declared beforehand", [("list", declared(analysis))]),
-        ("reproduce", "Settings, versions, commands", [("table", table) for table in reproduce]),
-    ]
-    headline = sentences.headline(analysis, others)
-    said = {headline}
-    shown = [Section(key, title, _once(blocks, said), key == "debates") for key, title, blocks in sections if blocks]
-    top = tables.arms_table(analysis, others) if several else groups
-    opening = [block for _, block in drawn("forest")]
+        ("reproduce", "Settings, versions, commands", reproduce),
+    ):
+        if blocks:
+            sections.append(Section(key, title, _without_repeats(blocks, seen), page_only=key == "debates"))
     return StudyReport(
-        analysis, headline, sentences.answers(analysis), opening, top, shown, pictures, texts, prefix, folder
+        analysis=analysis,
+        headline=headline,
+        answers=sentences.answers(analysis),
+        opening=[plot for _, plot in _plot_blocks(plots, "forest")],
+        table=tables.arms_table(analysis, others) if several else groups,
+        sections=sections,
+        plots=plots,
+        texts=texts,
+        prefix=prefix,
+        folder=folder,
     )
 
 
-def _once(blocks: Sequence[Block], said: set[str]) -> list[Block]:
-    """Blocks without the sentences that are in `said` already, where these are noted."""
+def _plot_blocks(plots: Sequence[Plot], *names: str) -> list[Block]:
+    """The plots of these names, or of these names and a page number."""
+    blocks: list[Block] = []
+    for name in names:
+        blocks += [("plot", plot) for plot in plots if re.fullmatch(rf"{name}(_\d+)?", plot.name)]
+    return blocks
+
+
+def _comparisons(analysis: Analysis, plots: Sequence[Plot]) -> list[Block]:
+    """What follows the answers, then every family with its table; those of single settings at the end."""
+    blocks: list[Block] = []
+    findings = sentences.findings(analysis)
+    if findings:
+        blocks.append(("list" if len(findings) > 1 else "paragraph", findings))
+    blocks += _plot_blocks(plots, "forest_more")
+    by_setting = _plot_blocks(plots, "forest_by_setting")
+    for k, family in enumerate(analysis.families):
+        place = by_setting if family.kind is Kind.SETTING else blocks
+        place.append(("table", tables.family_table(family, analysis.primary, f"family{k}")))
+        place.append(("note", sentences.about(analysis.study, family)))
+        if k == 0 and place is blocks:
+            place.append(("table", tables.power_table(family)))
+    if analysis.notes:
+        blocks += [("heading", "Not asked"), ("list", analysis.notes)]
+    if by_setting:
+        blocks += [("heading", "Setting by setting"), *by_setting]
+    return blocks
+
+
+def _debates(analysis: Analysis, pairs: Sequence[SideBySide], prefix: str) -> list[Block]:
+    """The pairs of arms with their tables, beginning with the first one that the best arm is in."""
+    if not pairs:
+        return []
+    best = analysis.verdict.best if analysis.verdict else None
+    first = next((pair for pair in pairs if best in (pair.a, pair.b)), None)
+    ordered = sorted(pairs, key=lambda pair: pair is not first)
+    return [("debates", [(pair, tables.debates_table(pair, f"{prefix}debates{k}")) for k, pair in enumerate(ordered)])]
+
+
+def declared(analysis: Analysis) -> list[str]:
+    """What was fixed before any metric was seen: templates/declared.txt.j2 says it alike for every sweep."""
+    selects = {(run.identity.get("evaluation") or {}).get("select", "top1") for run in analysis.study.runs}
+    names = {
+        "top1": "best official val top-1",
+        "top1_clean": "best clean val top-1",
+    }
+    best = " or ".join(names.get(select, f"best val {select}") for select in sorted(selects - {"last"}))
+    rules = []
+    if best:
+        rules.append(f"the epoch with the {best} (the first on a tie)")
+    if "last" in selects:
+        rules.append("the last epoch")
+    text = render_template(
+        "declared.txt.j2",
+        analysis=analysis,
+        clean=Protocol.CLEAN,
+        official=Protocol.OFFICIAL,
+        rule=" or ".join(rules),
+        alpha=ALPHA,
+        most_exact=MAX_EXACT_SEEDS,
+        needed=seeds_needed(6),
+        few=FEW_SEEDS,
+    )
+    return [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
+
+
+def _without_repeats(blocks: Sequence[Block], seen: set[str]) -> list[Block]:
+    """Blocks without the sentences that are in `seen` already, where these are noted."""
     kept: list[Block] = []
-    for kind, block in blocks:
+    for kind, content in blocks:
         if kind in ("paragraph", "note", "list"):
-            block = [sentence for sentence in block if sentence not in said]
-            said.update(block)
-        if kind not in ("paragraph", "note", "list") or block:
-            kept.append((kind, block))
+            content = [sentence for sentence in content if sentence not in seen]
+            seen.update(content)
+            if not content:
+                continue
+        kept.append((kind, content))
     return kept
 
 
 def missing_section(collection: Collection, studies: Sequence[StudyReport]) -> Section:
     """Which runs and seeds are not there, and how to go on."""
     table = tables.missing_table(collection.runs, [report.analysis.study for report in studies], collection.sweeps)
-    said = [sentences.tally(collection.runs), *collection.notes]
-    blocks: list[Block] = [("list", said), ("table", table)]
-    whole: list[Block] = [("list", [*said, "Every configuration has every seed."])]
-    return Section("missing", "What is missing", blocks if table.rows else whole)
+    lines = [sentences.tally(collection.runs), *collection.notes]
+    blocks: list[Block] = [("list", lines)]
+    if table.rows:
+        blocks.append(("table", table))
+    else:
+        lines.append("Every configuration has every seed.")
+    return Section("missing", "What is missing", blocks)
 
 
 # --- written down ---
@@ -157,35 +239,80 @@ def missing_section(collection: Collection, studies: Sequence[StudyReport]) -> S
 def page(studies: Sequence[StudyReport], last: Section, command: str, version: str) -> str:
     """The report as one HTML page that holds everything it shows: verdict first, no network, all text escaped."""
     templates = resources.files("biencoder_ablate.report").joinpath("templates")
-    script, css = (Markup(templates.joinpath(name).read_text("utf-8")) for name in ("page.js", "page.css"))
-    filters = {"base64": lambda content: base64.b64encode(content).decode(), "format_value": tables.format_value}
-    return fill(
-        "page.html.j2", None, filters, studies=studies, last=last, command=command, version=version, script=script,
-        css=css, digest=hashlib.sha256(script.encode()).digest(),
-    )  # fmt: skip
+    script = templates.joinpath("page.js").read_text("utf-8")
+    return render_template(
+        "page.html.j2",
+        studies=studies,
+        last=last,
+        command=command,
+        version=version,
+        script=Markup(script),
+        css=Markup(templates.joinpath("page.css").read_text("utf-8")),
+        digest=hashlib.sha256(script.encode()).digest(),
+    )
 
 
 def markdown(studies: Sequence[StudyReport], last: Section, command: str) -> str:
-    """report.md: what the page says, for a repository or a terminal; figures are linked, texts are on the page."""
-    return fill(
-        "report.md.j2", markdown_text, {"cell": markdown_cell, "shortened": shortened}, studies=studies, last=last,
-        command=Markup(command),
-    )  # fmt: skip
+    """report.md: what the page says, for a repository or a terminal; plots are linked, texts are on the page."""
+    return render_template("report.md.j2", studies=studies, last=last, command=Markup(command))
 
 
-def markdown_text(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
-    return re.sub(r"\s+", " ", re.sub(r"([\\`*_{}\[\]<>|#~$])", r"\\\1", text))
+def latex(analysis: Analysis, headline: str) -> str:
+    """table.tex: the configurations' table for a paper, with booktabs: mean ± standard deviation, and one interval.
+
+    Narrower than the page's table: with one or two axes it fits the text of an article, or nearly.
+    """
+    rows = []
+    for cell in analysis.study.cells:
+        row = [level.label for level in cell.levels]
+        row.append(str(len(cell.runs)))
+        for protocol in analysis.protocols:
+            summary = analysis.summaries[cell.name][protocol]
+            mean = tables.format_value(summary.mean, tables.METRIC)
+            deviation = tables.format_value(summary.standard_deviation, tables.METRIC)
+            row.append(mean if deviation == tables.NOTHING else f"{mean} ± {deviation}")
+            if protocol is analysis.primary:
+                row.append(tables.interval_text(summary.low, summary.high))
+        rows.append(row)
+    comment = " ".join(f"{analysis.study.name}: {headline}".split())
+    return render_template(
+        "table.tex.j2",
+        comment=Markup(comment),  # which needs no escaping, on one line
+        analysis=analysis,
+        rows=rows,
+    )
 
 
-def markdown_cell(value: tables.Value, column: tables.Column) -> Markup:
-    """A table's value; code between as many backticks as it takes."""
-    text = re.sub(r"\s+", " ", tables.format_value(value, column))
-    if not column.code or not text:
-        return Markup(markdown_text(text))
-    ticks = "`" * (max((len(run) for run in re.findall("`+", text)), default=0) + 1)
-    space = " " if "`" in text else ""
-    return Markup(f"{ticks}{space}{text}{space}{ticks}".replace("|", "\\|"))
+def render_template(name: str, **values: Any) -> str:
+    """The text of a template in templates/ with these values, each escaped as the kind of file needs it.
+
+    What is Markup already stays as it is.
+    """
+    kind = name.split(".")[1]
+    escape = _ESCAPES.get(kind)
+
+    def escaped(value: Any) -> Any:
+        if escape is None or isinstance(value, Markup):  # HTML is escaped by Jinja itself
+            return value
+        return Markup(escape(str(value)))
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("biencoder_ablate.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=escaped,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        **(_LATEX_DELIMITERS if kind == "tex" else {}),
+    )
+    environment.filters |= {
+        "base64": lambda content: base64.b64encode(content).decode(),
+        "format_value": tables.format_value,
+        "cell": markdown_cell,
+        "shortened": shortened,
+    }
+    return environment.get_template(name).render(**values)
 
 
 def shortened(table: tables.Table) -> tuple[tables.Table, int]:
@@ -193,52 +320,85 @@ def shortened(table: tables.Table) -> tuple[tables.Table, int]:
 
     Of finished runs their names and commands alone; of runs not started only how many there are.
     """
-    rows = table.rows
-    if table.key == "runs":
-        keep = [k for k, column in enumerate(table.columns) if column.name in ("run", "command")]
-        rows = tuple(tuple(row[k] for k in keep) for row in rows)
-        columns = tuple(table.columns[k] for k in keep)
-        table = replace(table, caption="The command that makes each run again.", columns=columns)
-    if table.key in ("runs", "missing-runs"):
-        worth = [row for row in rows if "not started" not in row][:MOST_MARKDOWN_ROWS]
-        return replace(table, rows=tuple(worth)), len(rows) - len(worth)
-    return table, 0
+    if table.key not in ("runs", "missing-runs"):
+        return table, 0
+    rows = [row for row in table.rows if "not started" not in row][:MOST_MARKDOWN_ROWS]
+    num_left = len(table.rows) - len(rows)
+    if table.key == "missing-runs":
+        return replace(table, rows=rows), num_left
+    kept = [k for k, column in enumerate(table.columns) if column.name in ("run", "command")]
+    short = replace(
+        table,
+        caption="The command that makes each run again.",
+        columns=[table.columns[k] for k in kept],
+        rows=[tuple(row[k] for k in kept) for row in rows],
+    )
+    return short, num_left
 
 
-# Braces are LaTeX's own.
-_LATEX_MARKS: dict[str, Any] = {
-    "variable_start_string": "<<", "variable_end_string": ">>", "block_start_string": "<%", "block_end_string": "%>",
-    "comment_start_string": "<#", "comment_end_string": "#>",
-}  # fmt: skip
+# --- escaped ---
 
 
-def fill(name: str, escape: Callable[[str], str] | None, filters: Mapping[str, Any], **values: Any) -> str:
-    """The text of a template in templates/ with these values.
-
-    What is printed goes through `escape`, or is escaped as HTML without one; what is Markup already stays as it is.
-    """
-
-    def escaped(value: Any) -> Any:
-        return value if escape is None or isinstance(value, Markup) else Markup(escape(str(value)))
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("biencoder_ablate.report"), autoescape=True, undefined=jinja2.StrictUndefined,
-        finalize=escaped, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
-        **(_LATEX_MARKS if name.endswith(".tex.j2") else {}),
-    )  # fmt: skip
-    environment.filters |= filters
-    return environment.get_template(name).render(**values)
+def markdown_text(text: str) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    return _one_line(re.sub(r"([\\`*_{}\[\]<>|#~$])", r"\\\1", text))
 
 
-def declared(analysis: Analysis) -> list[str]:
-    """What was fixed before any figure was seen: templates/declared.txt.j2 says it alike for every sweep."""
-    selects = {(run.identity.get("evaluation") or {}).get("select", "top1") for run in analysis.study.runs}
-    names = {"top1": "best official val top-1", "top1_clean": "best clean val top-1"}
-    picked = " or ".join(names.get(select, f"best val {select}") for select in sorted(selects - {"last"}))
-    rule = f"the epoch with the {picked} (the first on a tie)" if picked else ""
-    rule = " or ".join(filter(None, (rule, "the last epoch" if "last" in selects else "")))
-    text = fill(
-        "declared.txt.j2", str, {}, analysis=analysis, clean=Protocol.CLEAN, official=Protocol.OFFICIAL,
-        rule=rule, alpha=ALPHA, most_exact=MAX_EXACT_SEEDS, needed=seeds_needed(6), few=FEW_SEEDS,
-    )  # fmt: skip
-    return [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
+def markdown_cell(value: tables.Value, column: tables.Column) -> Markup:
+    """A table's value; code between as many backticks as it takes."""
+    text = _one_line(tables.format_value(value, column))
+    if not column.code or not text:
+        return Markup(markdown_text(text))
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    ticks = "`" * (longest + 1)
+    space = " " if longest else ""
+    return Markup(f"{ticks}{space}{text}{space}{ticks}".replace("|", "\\|"))
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "×": r"$\times$",
+    "±": r"$\pm$",
+    "•": r"$\bullet$",
+    tables.MINUS: "$-$",
+    tables.NOTHING: "--",
+}
+
+
+def latex_text(text: str) -> str:
+    """Text that LaTeX sets as it is, on one line."""
+    return "".join(_LATEX.get(character, character) for character in _one_line(text))
+
+
+def _one_line(text: str) -> str:
+    return re.sub(r"\s+", " ", text)
+
+
+_ESCAPES: Mapping[str, Callable[[str], str]] = {
+    "md": markdown_text,
+    "tex": latex_text,
+    "txt": str,
+}
+"""Kind of template → how what it prints is escaped."""
+
+# In place of Jinja's own, as LaTeX needs braces and percent signs for itself.
+_LATEX_DELIMITERS: dict[str, Any] = {
+    "variable_start_string": "<<",
+    "variable_end_string": ">>",
+    "block_start_string": "<%",
+    "block_end_string": "%>",
+    "comment_start_string": "<#",
+    "comment_end_string": "#>",
+}

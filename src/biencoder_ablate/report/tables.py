@@ -47,8 +47,8 @@ class Column:
         return self.digits is not None or self.p
 
 
-_METRIC = Column("", 3)
-_DIFFERENCE = Column("", 3, signed=True)
+METRIC = Column("", 3)
+DIFFERENCE = Column("", 3, signed=True)
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def interval_text(low: float, high: float, signed: bool = False) -> str:
         return NOTHING
     ends = []
     for end in (low, high):
-        text = format_value(end, _DIFFERENCE if signed else _METRIC)
+        text = format_value(end, DIFFERENCE if signed else METRIC)
         if signed and end and text[0] == "0":  # rounded to 0, and its sign lost with that
             text = f"{MINUS if end < 0 else '+'}{text}"
         ends.append(text)
@@ -111,7 +111,7 @@ def effect_text(result: ContrastResult) -> str:
     """A comparison in a sentence: its estimate, then its interval and Holm's p."""
     if not math.isfinite(result.estimate):
         return "an unknown amount (no seed in common)"
-    estimate = format_value(result.estimate, _DIFFERENCE)
+    estimate = format_value(result.estimate, DIFFERENCE)
     low, high = _interval(result)[1:-1].split(", ")
     return f"{estimate} (95% interval {low} to {high}; Holm p {p_text(result.p_family)})"
 
@@ -413,7 +413,7 @@ def selection_table(analysis: Analysis, selection: Selection) -> Table:
         rows.append((name, *(by_arm[name] for by_arm in means)))
     for name in effects[0]:
         label = name if "×" in name else f"effect of {name}"
-        rows.append((label, *(format_value(by_effect[name], _DIFFERENCE) for by_effect in effects)))
+        rows.append((label, *(format_value(by_effect[name], DIFFERENCE) for by_effect in effects)))
     caption = f"{analysis.figure(starts=True)} at the epoch that each rule picks, mean over seeds."
     return Table("rules", caption, columns, rows, data=False)
 

@@ -12,21 +12,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from markupsafe import Markup
-
 from biencoder_ablate.report import sentences
 from biencoder_ablate.report.analysis import Analysis, analyse
 from biencoder_ablate.report.diagnostics import baselines
 from biencoder_ablate.report.examples import load_texts, side_by_side
 from biencoder_ablate.report.plots import draw
 from biencoder_ablate.report.read import FINISHED, Collection, Protocol
-from biencoder_ablate.report.render import StudyReport, fill, markdown, missing_section, page, study_report
+from biencoder_ablate.report.render import StudyReport, latex, markdown, missing_section, page, study_report
 from biencoder_ablate.report.study import Study, make_studies
-from biencoder_ablate.report.tables import MINUS, NOTHING, Column, Value, format_value, interval_text, runs_table
+from biencoder_ablate.report.tables import Value, runs_table
 from biencoder_ablate.utils.files import read_json, whole_file
 from biencoder_ablate.version import __version__
 
 LOOKS = "looks.json"  # study → numbers of seeds that reports in this place have seen
+MOST_NAMED = 5  # runs in the message that none has finished
+MOST_BROKEN = 10  # runs on the screen that ended badly
 
 
 def write_report(
@@ -46,30 +46,33 @@ def write_report(
         raise ValueError(f"-o {output}: is a file; must be a directory, made if missing")
     studies = make_studies(collection.runs)
     if not studies:
-        states = "; ".join(f"{run.name}: {run.status}, {run.why}" for run in collection.runs[:5])
-        more = f"; and {len(collection.runs) - 5} more" if len(collection.runs) > 5 else ""
-        raise ValueError(
-            f"no finished run to report on ({states}{more}); run the same commands again: they go on where they stopped"
-        )
-    reports = []
+        raise ValueError(_none_finished(collection))
+
+    # Seeds that are added after a look make it likelier that something is significant: looks are remembered.
     known = read_json(output / LOOKS)
-    seen_before: dict[str, list[int]] = known if isinstance(known, dict) else {}
-    for k, study in enumerate(studies):
+    seen: dict[str, list[int]] = known if isinstance(known, dict) else {}
+    reports = []
+    for number, study in enumerate(studies, start=1):
         print(f"{study.name}: {study.size} …", file=sys.stderr)
         texts = load_texts(study)
-        earlier = seen_before.get(study.name) or []
-        analysis = replace(analyse(study, protocol, looks, texts.cluster_of), earlier=tuple(earlier))
-        seen_before[study.name] = sorted({*earlier, len(study.seeds)})
+        earlier = seen.get(study.name) or []
+        seen[study.name] = sorted({*earlier, len(study.seeds)})
+        analysis = analyse(study, protocol, looks, texts.cluster_of)
+        analysis = replace(analysis, earlier=tuple(earlier))
+        others = baselines(study)
+
         prefix, folder = "", "figures"
         if len(studies) > 1:
-            prefix, folder = f"s{k + 1}-", f"figures/{re.sub('[^a-z0-9]+', '-', study.name.lower()).strip('-')}"
-        others = baselines(study)
-        pictures = draw(analysis, others)
-        reports.append(study_report(analysis, others, pictures, side_by_side(analysis), texts, prefix, folder))
+            words = re.sub("[^a-z0-9]+", "-", study.name.lower())
+            prefix, folder = f"s{number}-", f"figures/{words.strip('-')}"
+        plots = draw(analysis, others)
+        pairs = side_by_side(analysis)
+        reports.append(study_report(analysis, others, plots, pairs, texts, prefix, folder))
+
     analyses = [report.analysis for report in reports]
     missing = missing_section(collection, reports)
     files: dict[str, str | bytes] = {
-        LOOKS: json.dumps(seen_before, indent=1, ensure_ascii=False) + "\n",
+        LOOKS: json.dumps(seen, indent=1, ensure_ascii=False) + "\n",
         "index.html": page(reports, missing, command, __version__),
         "report.md": markdown(reports, missing, command),
         "table.csv": groups_csv(analyses),
@@ -82,87 +85,150 @@ def write_report(
             raise ValueError(f"--points: these are runs on {len(analyses)} corpora; report on one at a time")
         files["points.csv"] = points_csv(analyses[0])
     for report in reports:
-        for picture in report.pictures:
-            files[f"{report.folder}/{picture.name}.svg"] = picture.svg
-            files[f"{report.folder}/{picture.name}.png"] = picture.png
+        for plot in report.plots:
+            files[f"{report.folder}/{plot.name}.svg"] = plot.svg
+            files[f"{report.folder}/{plot.name}.png"] = plot.png
+
     try:
         for name, content in files.items():
-            (output / name).parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(output / name, "wb") as file:
+            path = output / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(path, "wb") as file:
                 file.write(content.encode() if isinstance(content, str) else content)
     except OSError as error:
         raise ValueError(f"-o {output}: cannot be written to ({error.strerror}); give another directory") from error
-    print(_summary(reports, collection, output))
+    for line in _summary(reports, collection):
+        print(line)
+    print(f"written: {output / 'index.html'}")
 
 
-def _summary(reports: Sequence[StudyReport], collection: Collection, output: Path) -> str:
+# --- on the screen ---
+
+
+def _none_finished(collection: Collection) -> str:
+    runs = collection.runs
+    states = [f"{run.name}: {run.status}, {run.why}" for run in runs[:MOST_NAMED]]
+    if len(runs) > MOST_NAMED:
+        states.append(f"and {len(runs) - MOST_NAMED} more")
+    return (
+        f"no finished run to report on ({'; '.join(states)}); run the same commands again: they go on where they "
+        "stopped"
+    )
+
+
+def _summary(reports: Sequence[StudyReport], collection: Collection) -> list[str]:
+    """The answers, the verdict, and which runs ended badly, a line each."""
     lines = []
     for report in reports:
-        lines += [f"{report.analysis.study.name}:"] if len(reports) > 1 else []
-        lines += [*map(str, report.answers), report.headline]
-        lines += filter(None, [report.analysis.added_after_a_look])
+        if len(reports) > 1:
+            lines.append(f"{report.analysis.study.name}:")
+        lines += [str(answer) for answer in report.answers]
+        lines.append(report.headline)
+        if report.analysis.added_after_a_look:
+            lines.append(report.analysis.added_after_a_look)
     lines += [sentences.tally(collection.runs), *collection.notes]
+
     broken = [run for run in collection.runs if run.status not in (FINISHED, "running", "not started")]
-    lines += [f"  {run.name}: {run.status}, {run.why}" for run in broken[:10]]
-    lines += [f"  and {len(broken) - 10} more" for _ in broken[10:11]]
-    return "\n".join([*lines, f"written: {output / 'index.html'}"])
+    for run in broken[:MOST_BROKEN]:
+        lines.append(f"  {run.name}: {run.status}, {run.why}")
+    if len(broken) > MOST_BROKEN:
+        lines.append(f"  and {len(broken) - MOST_BROKEN} more")
+    return lines
+
+
+# --- comma-separated ---
 
 
 def groups_csv(analyses: Sequence[Analysis]) -> str:
     """table.csv: a row a configuration, unrounded, all studies below one another."""
-    axes = list(dict.fromkeys(axis.name for analysis in analyses for axis in analysis.study.axes))
+    axes = dict.fromkeys(axis.name for analysis in analyses for axis in analysis.study.axes)
     rows = []
     for analysis in analyses:
-        names = [axis.name for axis in analysis.study.axes]
         for cell in analysis.study.cells:
             row: dict[str, Value] = {"corpus": analysis.study.name, **dict.fromkeys(axes, "")}
-            row |= {name: level.label for name, level in zip(names, cell.levels, strict=True)}
-            row |= {"num_seeds": len(cell.runs), "seeds": " ".join(map(str, cell.runs))}
+            for axis, level in zip(analysis.study.axes, cell.levels, strict=True):
+                row[axis.name] = level.label
+            row["num_seeds"] = len(cell.runs)
+            row["seeds"] = " ".join(map(str, cell.runs))
             for protocol in Protocol:
                 summary = analysis.summaries[cell.name].get(protocol)
-                for what, field in (("mean", "mean"), ("sd", "standard_deviation"), ("low", "low"), ("high", "high")):
-                    row[f"{protocol}_{what}"] = getattr(summary, field, None)
+                row[f"{protocol}_mean"] = summary.mean if summary else None
+                row[f"{protocol}_sd"] = summary.standard_deviation if summary else None
+                row[f"{protocol}_low"] = summary.low if summary else None
+                row[f"{protocol}_high"] = summary.high if summary else None
             rows.append(row)
     return csv_text(rows)
 
 
 def points_csv(analysis: Analysis) -> str:
-    """points.csv: a row a configuration, seed and test point of the figure that decides, as outside.py reads them."""
+    """points.csv: a row a configuration, seed and test point of the deciding protocol, as external.py reads them."""
     rows: list[dict[str, Value]] = []
     cells = analysis.study.cells
     for cell in cells:
         system = cell.name if len(cells) > 1 else "biencoder-ablate"
         for seed, run in cell.runs.items():
-            told = run.outcomes
-            points = zip(told.ids, told.correct[analysis.primary].tolist(), told.debates, strict=True)
-            rows += [
-                {"system": system, "seed": seed, "query": point, "value": value, "group": debate}
-                for point, value, debate in points
-                if not math.isnan(value)
-            ]
+            points = run.outcomes
+            values = points.correct[analysis.primary].tolist()
+            for point, value, debate in zip(points.ids, values, points.debates, strict=True):
+                if math.isnan(value):  # does not count
+                    continue
+                rows.append(
+                    {
+                        "system": system,
+                        "seed": seed,
+                        "query": point,
+                        "value": value,
+                        "group": debate,
+                    }
+                )
     return csv_text(rows)
 
 
 def comparisons_csv(analyses: Sequence[Analysis]) -> str:
-    """comparisons.csv: a row a comparison and figure, unrounded."""
-    rows: list[dict[str, Value]] = [
-        {
-            "corpus": analysis.study.name, "family": family.title, "settings": "; ".join(family.arms.settings),
-            "comparison": r.contrast.name, "figure": protocol, "decides": protocol is analysis.primary,
-            "seeds": len(r.seeds), "estimate": r.estimate, "low": r.interval.low, "high": r.interval.high,
-            "family_low": r.family_low, "family_high": r.family_high, **asdict(r.power),
-            "degrees_of_freedom": r.interval.degrees_of_freedom, "p": r.p, "p_holm": r.p_holm,
-            "p_crossed_holm": r.p_crossed_holm, "p_debates_holm": r.p_debates,
-            "is_significant": r.is_significant(), "notes": "; ".join(r.notes),
-        }
-        for analysis in analyses
-        for family in analysis.families
-        for protocol, results in ((analysis.primary, family.primary), (analysis.primary.other, family.beside))
-        for r in results
-    ]  # fmt: skip
-    return csv_text(
-        rows, ["corpus", "family", "settings", "comparison", "figure", "decides", "seeds", "estimate", "low", "high"]
-    )
+    """comparisons.csv: a row a comparison and protocol, unrounded."""
+    rows: list[dict[str, Value]] = []
+    for analysis in analyses:
+        for family in analysis.families:
+            results = [(analysis.primary, result) for result in family.primary]
+            results += [(analysis.primary.other, result) for result in family.beside]
+            for protocol, result in results:
+                rows.append(
+                    {
+                        "corpus": analysis.study.name,
+                        "family": family.title,
+                        "settings": "; ".join(family.arms.settings),
+                        "comparison": result.contrast.name,
+                        "figure": protocol,
+                        "decides": protocol is analysis.primary,
+                        "seeds": len(result.seeds),
+                        "estimate": result.estimate,
+                        "low": result.interval.low,
+                        "high": result.interval.high,
+                        "family_low": result.family_low,
+                        "family_high": result.family_high,
+                        **asdict(result.power),
+                        "degrees_of_freedom": result.interval.degrees_of_freedom,
+                        "p": result.p,
+                        "p_holm": result.p_holm,
+                        "p_crossed_holm": result.p_crossed_holm,
+                        "p_debates_holm": result.p_debates,
+                        "is_significant": result.is_significant(),
+                        "notes": "; ".join(result.notes),
+                    }
+                )
+    heading = [
+        "corpus",
+        "family",
+        "settings",
+        "comparison",
+        "figure",
+        "decides",
+        "seeds",
+        "estimate",
+        "low",
+        "high",
+    ]
+    return csv_text(rows, heading)
 
 
 def runs_csv(studies: Sequence[Study]) -> str:
@@ -180,40 +246,13 @@ def runs_csv(studies: Sequence[Study]) -> str:
 def csv_text(rows: Sequence[Mapping[str, Value]], heading: Sequence[str] = ()) -> str:
     """Comma-separated lines under `heading` and the keys that any row has; nothing where there is no number."""
     file = io.StringIO()
-    keys = list(dict.fromkeys([*heading, *(key for row in rows for key in row)]))
-    writer = csv.DictWriter(file, keys, lineterminator="\n")
+    names = dict.fromkeys([*heading, *(name for row in rows for name in row)])
+    writer = csv.DictWriter(file, list(names), lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({key: "" if isinstance(v, float) and not math.isfinite(v) else v for key, v in row.items()})
+        cells = dict(row)
+        for name, value in row.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                cells[name] = ""
+        writer.writerow(cells)
     return file.getvalue()
-
-
-def latex(analysis: Analysis, headline: str) -> str:
-    """table.tex: the configurations' table for a paper, with booktabs: mean ± standard deviation, and one interval.
-
-    Narrower than the page's table: with one or two axes it fits the text of an article, or nearly.
-    """
-    rows = []
-    for cell in analysis.study.cells:
-        texts = []
-        for summary in (analysis.summaries[cell.name][protocol] for protocol in analysis.protocols):
-            mean, deviation = (
-                format_value(value, Column("", 3)) for value in (summary.mean, summary.standard_deviation)
-            )
-            texts.append(mean if deviation == NOTHING else f"{mean} ± {deviation}")
-            texts.append(interval_text(summary.low, summary.high))
-        rows.append([*(level.label for level in cell.levels), str(len(cell.runs)), *texts[:2], *texts[2::2]])
-    said = Markup(" ".join(f"{analysis.study.name}: {headline}".split()))  # a comment needs no escaping
-    return fill("table.tex.j2", latex_text, {}, said=said, analysis=analysis, rows=rows)
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    MINUS: "$-$", NOTHING: "--", "×": r"$\times$", "±": r"$\pm$", "•": r"$\bullet$", "|": r"\textbar{}",
-}  # fmt: skip
-
-
-def latex_text(text: str) -> str:
-    """Text that LaTeX sets as it is, on one line."""
-    return "".join(_LATEX.get(character, character) for character in re.sub(r"\s+", " ", text))
