@@ -223,7 +223,7 @@ class EncodedTexts:
     shared out by the training loop already.
     """
 
-    module: nn.Module
+    module: Any
     encode_group: EncodeFunction
     tokens: Tokens
     device: torch.device

@@ -18,11 +18,12 @@ from biencoder_ablate.model.heads import PairHead, head_score
 from biencoder_ablate.utils.seeding import derive_seed
 
 FUSION_PARTS = {"concat": ("r", "h"), "pooled": ("h",), "retrieval": ("r",)}
+"""The embeddings of a text that the head sees, by fusion."""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a bi-encoder is made of beside its encoder, in plain values (design §2); goes into biencoder.json.
+    """What a bi-encoder is made of beside its encoder, in plain values; goes into biencoder.json.
 
     `head_options` are the keyword arguments of the registered head `head`.
     """
@@ -72,11 +73,10 @@ class BiEncoder(nn.Module):
 
     The encoder is a plain model of transformers held as a submodule, or None where it is frozen and h comes from a
     cache. With `towers=shared` there is one linear1, none where retrieval_dim is None; with `separate` a text that is
-    ranked has one of its own, linear1_candidate. Each projection and the head draw their initial weights from a
-    stream of their own, so that they are equal across head variants for a seed. With `score=sum` stage 2 adds the
-    similarity, its weight a parameter that begins at `similarity_weight`. An identity projection is h + linear1(h),
-    linear1 begun at zero. Raises ConfigError for a head's
-    unknown options, and for an identity projection between different widths.
+    ranked has one of its own, linear1_candidate. With `score=sum` stage 2 adds the similarity, its weight a parameter
+    that begins at `similarity_weight`. An identity projection is h + linear1(h), linear1 begun at zero.
+
+    Raises ConfigError for a head's unknown options, and for an identity projection between different widths.
     """
 
     def __init__(
@@ -90,11 +90,12 @@ class BiEncoder(nn.Module):
         assert encoder is None or encoder.config.hidden_size == architecture.pooled_dim
         self.architecture = architecture
         self.encoder = encoder
+        # Each projection and the head draw from a stream of their own: for a seed they are equal across head variants.
         with torch.random.fork_rng(devices=[]):
             self.linear1 = self._projection(seed, "linear1")
-            self.linear1_candidate = (
-                self._projection(seed, "linear1_candidate") if architecture.towers == "separate" else None
-            )
+            self.linear1_candidate = None
+            if architecture.towers == "separate":
+                self.linear1_candidate = self._projection(seed, "linear1_candidate")
             torch.manual_seed(derive_seed(seed, "weights", "head"))
             self.head = registry.make(
                 "heads", "head", architecture.head, architecture.head_options, architecture.feature_widths
@@ -107,6 +108,7 @@ class BiEncoder(nn.Module):
             self.similarity_weight = nn.Parameter(torch.tensor(similarity_weight))
 
     def _projection(self, seed: int, name: str) -> nn.Module:
+        """h → r with its initial weights; nothing to train where both towers see h itself."""
         shape = self.architecture
         if shape.retrieval_dim is None and shape.towers == "shared":
             return nn.Identity()
@@ -127,7 +129,8 @@ class BiEncoder(nn.Module):
         candidate = self.as_candidates(h)
         if self.linear1_candidate is None and h_asking is None:
             return Embeddings(h, candidate, candidate)
-        return Embeddings(h, self.as_points(h if h_asking is None else h_asking), candidate, h_asking)
+        h_point = h if h_asking is None else h_asking
+        return Embeddings(h, self.as_points(h_point), candidate, h_asking)
 
     def as_points(self, h: Tensor) -> Tensor:
         """h (…, H) → r (…, R) of texts that ask; of unit length where similarity is cosine."""
@@ -140,7 +143,8 @@ class BiEncoder(nn.Module):
     def _projected(self, h: Tensor, projection: nn.Module) -> Tensor:
         r = projection(h)
         if self.architecture.projection_init == "identity" and isinstance(projection, nn.Linear):
-            r = h + r  # so that a decay of the projection's weights leads back to the encoder's own space
+            # The projection is what is added, so that a decay of its weights leads back to the encoder's own space.
+            r = h + r
         return F.normalize(r, dim=-1) if self.architecture.similarity == "cosine" else r
 
     def similarity(self, point: Tensor, candidate: Tensor) -> Tensor:
@@ -153,7 +157,8 @@ class BiEncoder(nn.Module):
         """Of every one of points (B, R) to every one of candidates (C, R): (B, C)."""
         if self.architecture.similarity == "cosine":
             return points @ candidates.T
-        centre = candidates.detach().mean(dim=0)  # a large common part would cost the digits of small distances
+        # A large part that all embeddings have in common would cost the digits of small distances.
+        centre = candidates.detach().mean(dim=0)  # (R,)
         return -torch.cdist(points - centre, candidates - centre)
 
     def pair_score(self, logits: Tensor, point: Tensor, candidate: Tensor) -> Tensor:
@@ -171,9 +176,9 @@ class BiEncoder(nn.Module):
 def fuse(fusion: str, h_a: Tensor, r_a: Tensor, h_b: Tensor, r_b: Tensor) -> Tensor:
     """Features (…, F) of pairs. concat: [r_a, r_b, |r_a−r_b|, h_a, h_b, |h_a−h_b|]; pooled and retrieval: the h and
     the r parts."""
-    of = {"r": (r_a, r_b), "h": (h_a, h_b)}
-    pieces = []
-    for part in FUSION_PARTS[fusion]:
-        a, b = of[part]
-        pieces += [a, b, (a - b).abs()]
-    return torch.cat(pieces, dim=-1)
+    parts = {"r": (r_a, r_b), "h": (h_a, h_b)}
+    features = []
+    for name in FUSION_PARTS[fusion]:
+        a, b = parts[name]
+        features += [a, b, (a - b).abs()]
+    return torch.cat(features, dim=-1)

@@ -1,6 +1,6 @@
 """The pair-classification heads: what the ablation is about. Features (…, F) → two logits (…, 2).
 
-Class 1 means "b is the counter of a" (design §2). The features of a pair are [a, b, |a − b|] of each part of its
+Class 1 means "b is the counter of a". The features of a pair are [a, b, |a − b|] of each part of its
 fusion, one part after another; a head is told the widths of the parts. A head of one's own is a subclass of
 PairHead under the entry point group `biencoder_ablate.heads` (docs/extending.md).
 
@@ -105,16 +105,22 @@ class LinearHead(PairHead):
         _begin_at_one(self.linear2)
 
     def separable(self) -> SeparableForm | None:
-        norm, linear2 = self.norm, self.linear2
+        # Types are compared exactly: a module put in the place of torch's own need not do what the algebra below says.
+        norm = self.norm
+        linear2 = self.linear2
         if type(linear2) is not nn.Linear or linear2.bias is None:
-            return None  # another module put in its place: not what the algebra below says
-        plain = type(norm) is nn.Identity
-        before = self.activation_position == "before_linear2" and type(self.activation) is not nn.Identity
-        if before:
-            rectified = plain and type(self.activation) is nn.ReLU
-            return SeparableForm(linear2.weight, linear2.bias, rectified=True) if rectified else None
-        if plain:
+            return None
+
+        # max(x, 0) comes apart as x does, but not once it is normalised; no other activation does.
+        is_plain = type(norm) is nn.Identity
+        if self.activation_position == "before_linear2" and type(self.activation) is not nn.Identity:
+            if is_plain and type(self.activation) is nn.ReLU:
+                return SeparableForm(linear2.weight, linear2.bias, rectified=True)
+            return None
+        if is_plain:
             return SeparableForm(linear2.weight, linear2.bias, finish=self.activation)
+
+        # W (g · x̂ + c) + b = (W · g) x̂ + (W c + b): the norm's gain g and shift c go into the weight and the bias.
         if type(norm) is nn.LayerNorm and norm.bias is not None:
             bias = _exact(linear2.bias) + _exact(linear2.weight) @ _exact(norm.bias)
             weight = _exact(linear2.weight) * _exact(norm.weight)
@@ -125,12 +131,10 @@ class LinearHead(PairHead):
         return None
 
     def describe(self) -> str:
-        norm, activation = (
-            [] if isinstance(module, nn.Identity) else [type(module).__name__]
-            for module in (self.norm, self.activation)
-        )
-        before = self.activation_position == "before_linear2"
-        return " → ".join([*norm, *(activation if before else []), "linear2", *([] if before else activation)])
+        steps = [_name(self.norm), "linear2", _name(self.activation)]
+        if self.activation_position == "before_linear2":
+            steps = [_name(self.norm), _name(self.activation), "linear2"]
+        return " → ".join(step for step in steps if step)
 
 
 class BilinearHead(PairHead):
@@ -144,9 +148,13 @@ class BilinearHead(PairHead):
         self.bias = nn.Parameter(torch.empty(2).uniform_(-bound, bound))
 
     def forward(self, features: Tensor) -> Tensor:
-        parts = features.split([width for width in self.widths for _ in range(3)], dim=-1)
-        a, b = torch.cat(parts[0::3], dim=-1), torch.cat(parts[1::3], dim=-1)
-        return torch.stack([((a @ weight) * b).sum(-1) for weight in self.weight], dim=-1) + self.bias
+        # The features are [a, b, |a − b|] of one part after another.
+        sizes = [width for width in self.widths for _ in range(3)]
+        parts = features.split(sizes, dim=-1)
+        a = torch.cat(parts[0::3], dim=-1)  # (…, D)
+        b = torch.cat(parts[1::3], dim=-1)  # (…, D)
+        logits = [((a @ weight) * b).sum(-1) for weight in self.weight]
+        return torch.stack(logits, dim=-1) + self.bias
 
     def zero_init(self) -> None:
         nn.init.zeros_(self.weight)
@@ -173,15 +181,24 @@ class MlpHead(PairHead):
         _begin_at_one(self.linear2)
 
     def describe(self) -> str:
-        norm = [] if isinstance(self.norm, nn.Identity) else [type(self.norm).__name__]
-        hidden = f"{self.hidden.out_features} hidden units"
-        return " → ".join([*norm, hidden, type(self.activation).__name__, "linear2"])
+        steps = [
+            _name(self.norm),
+            f"{self.hidden.out_features} hidden units",
+            type(self.activation).__name__,
+            "linear2",
+        ]
+        return " → ".join(step for step in steps if step)
 
 
 def _begin_at_one(linear: nn.Linear) -> None:
     """Both logits 1 for every pair: equal, and with a ReLU on them still alive."""
     nn.init.zeros_(linear.weight)
     nn.init.ones_(linear.bias)
+
+
+def _name(module: nn.Module) -> str:
+    """A module in words; none for one that changes nothing."""
+    return "" if isinstance(module, nn.Identity) else type(module).__name__
 
 
 def _exact(weight: Tensor) -> Tensor:
@@ -192,9 +209,13 @@ def _exact(weight: Tensor) -> Tensor:
 def separable_of(head: nn.Module) -> SeparableForm | None:
     """`head.separable()`, but None where the class that says how the logits come apart is not the one whose
     `forward` is run: a subclass with a forward of its own must say so itself."""
-    of = (head, *type(head).__mro__)  # a head may be given a forward of its own as well
-    says, runs = (next((one for one in of if name in vars(one)), None) for name in ("separable", "forward"))
-    return head.separable() if isinstance(head, PairHead) and says is runs else None
+    if not isinstance(head, PairHead):
+        return None
+    # The instance comes first, since a head may be given a forward of its own as well.
+    owners = (head, *type(head).__mro__)
+    says_how = next(owner for owner in owners if "separable" in vars(owner))
+    runs = next(owner for owner in owners if "forward" in vars(owner))
+    return head.separable() if says_how is runs else None
 
 
 def head_score(logits: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A selected model on disk and back: weights, and the contract that goes with them (pooling, lengths, shapes).
+"""A selected model on disk and back: weights, and what goes with them (pooling, lengths, shapes).
 
 model/biencoder.json says what it is; model/biencoder.safetensors holds the projections and the head; model/encoder/
 the trained encoder and its tokenizer as transformers saves them. An encoder as downloaded is referred to by name and
@@ -39,7 +39,7 @@ class ModelSpec:
 
 def save_model(
     directory: Path,
-    contract: ModelSpec,
+    spec: ModelSpec,
     state: Mapping[str, Any],
     encoder: tuple[Any, Any] | None,
     encoder_files: Path | None = None,
@@ -48,27 +48,29 @@ def save_model(
     or with the files of one that another run has trained. Raises OSError."""
     from safetensors.torch import save_file
 
-    own = {name: value.contiguous() for name, value in state.items() if not name.startswith("encoder.")}
+    # The encoder's own weights are saved as transformers does, or not at all.
+    weights = {name: value.contiguous() for name, value in state.items() if not name.startswith("encoder.")}
     with whole_directory(directory) as partial:
-        save_file(own, partial / "biencoder.safetensors")
+        save_file(weights, partial / "biencoder.safetensors")
         if encoder is not None:
             with quiet_transformers():
                 for part in encoder:
                     part.save_pretrained(partial / "encoder")
         elif encoder_files is not None:
             shutil.copytree(encoder_files, partial / "encoder")
-        write_json(partial / "biencoder.json", asdict(contract))
+        write_json(partial / "biencoder.json", asdict(spec))
 
 
 def read_model_spec(directory: Path) -> ModelSpec:
-    """The contract in `directory`. Raises ConfigError where there is none, or not one of ours."""
+    """What the model in `directory` is. Raises ConfigError where there is none, or not one of ours."""
     path = directory / "biencoder.json"
-    found = read_json(path)
-    if found is None:
-        what = "cannot be read as JSON" if path.exists() else "no such file"
-        raise ConfigError(f"{path}: {what}; must be the model of a finished run (training.save_model=true)")
+    values = read_json(path)
+    if values is None:
+        problem = "cannot be read as JSON" if path.exists() else "no such file"
+        raise ConfigError(f"{path}: {problem}; must be the model of a finished run (training.save_model=true)")
     try:
-        return ModelSpec(**(found | {"architecture": Architecture(**found["architecture"])}))
+        architecture = Architecture(**values["architecture"])
+        return ModelSpec(**(values | {"architecture": architecture}))
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(
             f"{path}: not a contract that this version knows ({type(error).__name__}: {error}); "
@@ -76,7 +78,7 @@ def read_model_spec(directory: Path) -> ModelSpec:
         ) from error
 
 
-def restore_biencoder(directory: Path, contract: ModelSpec) -> BiEncoder:
+def restore_biencoder(directory: Path, spec: ModelSpec) -> BiEncoder:
     """The projections and the head with the selected weights, on the CPU, in eval mode, without the encoder.
 
     Raises ConfigError for weights that are missing, damaged or of another shape.
@@ -84,7 +86,7 @@ def restore_biencoder(directory: Path, contract: ModelSpec) -> BiEncoder:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    model = BiEncoder(contract.architecture)
+    model = BiEncoder(spec.architecture)
     path = directory / "biencoder.safetensors"
     try:
         model.load_state_dict(load_file(path))
@@ -94,20 +96,20 @@ def restore_biencoder(directory: Path, contract: ModelSpec) -> BiEncoder:
     return model.eval()
 
 
-def encoder_source(directory: Path, contract: ModelSpec, settings: ModelConfig, cache: Path) -> ModelSource:
+def encoder_source(directory: Path, spec: ModelSpec, settings: ModelConfig, cache: Path) -> ModelSource:
     """Where the encoder's files are: the run's own copy, or those of the frozen encoder, found again by its name.
 
     settings.name_or_path: where to look for a frozen encoder instead, as after its directory has moved. Raises
     ConfigError when what is found is not what the run was trained with.
     """
-    if contract.copied:
-        copy = directory / contract.encoder_directory
-        return ModelSource(contract.encoder_name, copy, fingerprint_directory(copy))
+    if spec.copied:
+        copy = directory / spec.encoder_directory
+        return ModelSource(spec.encoder_name, copy, fingerprint_directory(copy))
     source = find_model(settings, cache)
-    if source.fingerprint != contract.encoder_fingerprint:
+    if source.fingerprint != spec.encoder_fingerprint:
         raise ConfigError(
             f"model.name_or_path={settings.name_or_path or 'null'}: not the encoder that the run was trained with "
-            f"(fingerprint {source.fingerprint[:12]}, the run's is {contract.encoder_fingerprint[:12]}); "
+            f"(fingerprint {source.fingerprint[:12]}, the run's is {spec.encoder_fingerprint[:12]}); "
             "give the directory or name of the one that was, or train the run again"
         )
     return source
