@@ -20,11 +20,11 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 from biencoder_ablate.cli.launchers import failure_of, run_on_cluster
 from biencoder_ablate.cli.sweep_table import plan_text, progress_line, sweep_text, write_table
-from biencoder_ablate.config.compose import Command, to_config, without_hydra
+from biencoder_ablate.config.compose import Command, to_config, unresolved, without_hydra
 from biencoder_ablate.config.overrides import format_hydra_error
 from biencoder_ablate.config.schema import Config, ConfigError
 from biencoder_ablate.runs.directory import RunDirectory
@@ -284,7 +284,7 @@ def run_job(composed: DictConfig) -> float:
 
     hydra = HydraConfig.get()
     sweep = SweepDirectory(Path(hydra.sweep.dir))
-    overrides = list(map(str, OmegaConf.to_container(hydra.overrides.task, resolve=False)))
+    overrides = unresolved(hydra.overrides.task)
     parallel = not hydra.launcher._target_.endswith("BasicLauncher")
     config = to_config(composed)
     if parallel:  # a process of its own, whose launcher may have taken SIGTERM for itself
