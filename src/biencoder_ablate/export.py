@@ -10,19 +10,18 @@ H pooled width, R retrieval width.
 from __future__ import annotations
 
 import argparse
-import itertools
-import json
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from biencoder_ablate.config.schema import MEASURING_KEYS
+from biencoder_ablate.config.schema import MEASURING_KEYS, looks_like_path
 from biencoder_ablate.utils.command import run_command
 from biencoder_ablate.utils.console import format_error, format_number
+from biencoder_ablate.utils.files import read_json, whole_directory, write_json, write_text
 
 if TYPE_CHECKING:
     import torch
@@ -47,12 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _show(arguments: argparse.Namespace) -> None:
     out = Path(arguments.out).expanduser()
     difference = export(arguments.run_dir, out, arguments.overrides)
-    said = (
-        "not compared with sentence-transformers, which is not installed here"
-        if difference is None
-        else f"its embeddings by sentence-transformers differ from the run's by {difference:.1e} at most"
-    )
-    print(f"{out}: {said}\nread {out / 'README.md'} before you give it away: its licence is yours to choose")
+    if difference is None:
+        comparison = "not compared with sentence-transformers, which is not installed here"
+    else:
+        comparison = f"its embeddings by sentence-transformers differ from the run's by {difference:.1e} at most"
+    print(f"{out}: {comparison}\nread {out / 'README.md'} before you give it away: its licence is yours to choose")
     if arguments.push:
         print(f"pushed, as a private repository: {push(out, arguments.push)}")
 
@@ -80,7 +78,6 @@ def export(run_dir: str | Path, out: Path, overrides: Sequence[str] = ()) -> flo
     where that library is not installed. Raises ValueErrors, among them for an `out` that holds something else.
     """
     from biencoder_ablate.api import open_run
-    from biencoder_ablate.utils.files import whole_directory, write_text
 
     if out.exists() and not (out / "run" / "result.json").is_file() and (out.is_file() or any(out.iterdir())):
         raise ValueError(f"{out}: holds something else than an export; must be new, empty, or an earlier export")
@@ -97,70 +94,75 @@ def _write_modules(run: TrainedRun, out: Path) -> None:
     """The encoder's files as they are, and what sentence-transformers wants to know of pooling, linear1 and length."""
     from torch import nn
 
-    model, contract = run.biencoder().cpu(), run.contract
-    shape, separate = contract.architecture, contract.architecture.towers == "separate"
+    model, spec = run.biencoder().cpu(), run.contract
+    architecture = spec.architecture
+    separate = architecture.towers == "separate"
     encoder = "transformer" if separate else ""
     (out / encoder).mkdir(exist_ok=True)
     for file in run.source().directory.iterdir():
         if file.name.startswith(_ENCODER_FILES):
             shutil.copyfile(file, out / encoder / file.name)
-    length = {"max_seq_length": contract.max_tokens, "do_lower_case": False}
-    _write_json(out / encoder / "sentence_bert_config.json", length)
-    mean = contract.pooling == "mean"
+    length = {"max_seq_length": spec.max_tokens, "do_lower_case": False}
+    write_json(out / encoder / "sentence_bert_config.json", length)
+
+    # The pooler is a dense layer with tanh over the cls token.
+    mean = spec.pooling == "mean"
     pooling = {"pooling_mode_mean_tokens": mean, "pooling_mode_cls_token": not mean}
-    _write_json(out / "pooling" / "config.json", {"word_embedding_dimension": shape.pooled_dim} | pooling)
+    (out / "pooling").mkdir()
+    write_json(out / "pooling" / "config.json", {"word_embedding_dimension": architecture.pooled_dim} | pooling)
     kinds = {encoder: "Transformer", "pooling": "Pooling"}
-    if contract.pooling == "pooler":
+    if spec.pooling == "pooler":
         pooler = run.encoder().module.pooler.dense
         _write_dense(out / "pooler", pooler.weight, pooler.bias, "torch.nn.modules.activation.Tanh")
         kinds["pooler"] = "Dense"
+
+    # linear1, one for both routes or one for each; none where r is h.
     routes = {"query": [*kinds], "document": [*kinds]}
-    for route, projection in (("query", model.linear1), ("document", model.linear1_candidate or model.linear1)):
+    projections = {"query": model.linear1, "document": model.linear1_candidate or model.linear1}
+    for route, projection in projections.items():
         if isinstance(projection, nn.Linear):
             name, weight = f"{route}_linear1" if separate else "linear1", projection.weight.detach()
-            if shape.projection_init == "identity":
+            if architecture.projection_init == "identity":
                 weight = weight + weight.new_zeros(weight.shape).fill_diagonal_(1)  # h + linear1(h) as one matrix
             _write_dense(out / name, weight, projection.bias, "torch.nn.modules.linear.Identity")
             kinds[name] = "Dense"
             routes[route].append(name)
+
     types = {name: f"{_MODULES}.{kind}" for name, kind in kinds.items()}
     modules = [(name, types[name]) for name in routes["query"]]
     if separate:
         settings = {"default_route": "document", "allow_empty_key": True}
-        _write_json(out / "router_config.json", {"types": types, "structure": routes, "parameters": settings})
+        write_json(out / "router_config.json", {"types": types, "structure": routes, "parameters": settings})
         modules = [("", f"{_MODULES}.Router")]
-    if shape.similarity == "cosine":
+    if architecture.similarity == "cosine":
         (out / "normalize").mkdir()
         modules.append(("normalize", f"{_MODULES}.Normalize"))
-    _write_json(out / "modules.json", _listed(modules))
-    prompts = {"query": contract.point_prompt or "", "document": contract.candidate_prompt or ""}
-    settings = {"similarity_fn_name": shape.similarity, "prompts": prompts if any(prompts.values()) else {}}
-    _write_json(out / "config_sentence_transformers.json", settings)
+    write_json(out / "modules.json", _numbered(modules))
+    prompts = {"query": spec.point_prompt or "", "document": spec.candidate_prompt or ""}
+    settings = {"similarity_fn_name": architecture.similarity, "prompts": prompts if any(prompts.values()) else {}}
+    write_json(out / "config_sentence_transformers.json", settings)
 
 
-def _listed(modules: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+def _numbered(modules: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
     """Paths and classes as modules.json has them."""
-    return [
-        {"idx": number, "name": str(number), "path": path, "type": kind} for number, (path, kind) in enumerate(modules)
-    ]
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
+    entries = []
+    for number, (path, kind) in enumerate(modules):
+        entries.append({"idx": number, "name": str(number), "path": path, "type": kind})
+    return entries
 
 
 def _write_dense(path: Path, weight: torch.Tensor, bias: torch.Tensor, activation: str) -> None:
     from safetensors.torch import save_file
 
-    shape = {"in_features": weight.shape[1], "out_features": weight.shape[0], "bias": True}
-    _write_json(path / "config.json", shape | {"activation_function": activation})
-    tensors = {"linear.weight": weight, "linear.bias": bias}
-    save_file({name: of.detach().contiguous() for name, of in tensors.items()}, path / "model.safetensors")
+    path.mkdir(exist_ok=True)
+    sizes = {"in_features": weight.shape[1], "out_features": weight.shape[0], "bias": True}
+    write_json(path / "config.json", sizes | {"activation_function": activation})
+    tensors = {"linear.weight": weight.detach().contiguous(), "linear.bias": bias.detach().contiguous()}
+    save_file(tensors, path / "model.safetensors")
 
 
 def _write_run(run: TrainedRun, out: Path) -> None:
-    """OUT/run: the run's settings, figures, projections and head; the encoder is the one above."""
+    """OUT/run: the run's settings, metrics, projections and head; the encoder is the one above."""
     from omegaconf import OmegaConf
 
     model = out / "run" / "model"
@@ -168,26 +170,27 @@ def _write_run(run: TrainedRun, out: Path) -> None:
         directory.mkdir(parents=True)
     for name in ("result.json", "manifest.json", "model/biencoder.safetensors"):
         shutil.copyfile(run.path / name, out / "run" / name)
+
+    # Nothing of this machine's directories goes to others.
     config = OmegaConf.load(run.path / ".hydra" / "config.yaml")
     for key in ("data.path", "model.name_or_path", "model.finetuned"):
-        OmegaConf.update(config, key, _told(OmegaConf.select(config, key)))
+        OmegaConf.update(config, key, _public_name(OmegaConf.select(config, key)))
     OmegaConf.update(config, "logs_dir", "logs")
     OmegaConf.update(config, "cache_dir", None)
     OmegaConf.save(config, out / "run" / ".hydra" / "config.yaml")
-    where = "../../transformer" if (out / "transformer").is_dir() else "../.."
-    name = _told(run.contract.encoder_name)
-    contract = replace(run.contract, encoder_name=name, copied=True, encoder_directory=where)
-    _write_json(model / "biencoder.json", asdict(contract))
-    _write_json(out / "run" / "modules.json", _listed([("", "biencoder_ablate.cross_encoder.PairScore")]))
+
+    encoder = "../../transformer" if (out / "transformer").is_dir() else "../.."
+    name = _public_name(run.contract.encoder_name)
+    spec = replace(run.contract, encoder_name=name, copied=True, encoder_directory=encoder)
+    write_json(model / "biencoder.json", asdict(spec))
+    write_json(out / "run" / "modules.json", _numbered([("", "biencoder_ablate.cross_encoder.PairScore")]))
     # The score itself: its sigmoid would be 1.0 for many in float32.
     settings = {"model_type": "CrossEncoder", "activation_fn": "torch.nn.modules.linear.Identity"}
-    _write_json(out / "run" / "config_sentence_transformers.json", settings)
+    write_json(out / "run" / "config_sentence_transformers.json", settings)
 
 
-def _told(name: Any) -> Any:
+def _public_name(name: Any) -> Any:
     """A name or path as others may read it: of a path on this machine its last part."""
-    from biencoder_ablate.config.schema import looks_like_path
-
     return Path(name).name if name and looks_like_path(name) else name
 
 
@@ -215,65 +218,76 @@ def _difference(run: TrainedRun, out: Path) -> float | None:
 
 
 def model_card(run: TrainedRun, difference: float | None) -> str:
-    """README.md, from model_card.md: how it is used, its figures beside the clean ones, data, licence, command."""
+    """README.md, from model_card.md: how it is used, its metrics beside the clean ones, data, licence, command."""
     from omegaconf import OmegaConf
 
-    from biencoder_ablate.evaluation.baselines import TITLES
-    from biencoder_ablate.utils.files import read_json
-
-    manifest, contract, config, result = read_json(run.path / "manifest.json"), run.contract, run.trained, run.result
+    manifest, spec, config, result = read_json(run.path / "manifest.json"), run.contract, run.trained, run.result
     assert isinstance(manifest, dict)
-    baselines = {name: of for name, of in result.get("baselines", {}).items() if name in TITLES}
-    columns = ["points", "number", *map(TITLES.get, baselines), "embeddings alone", "with the head", "MRR", "nDCG@10"]
-    rows = []
-    for split, (kind, clean) in itertools.product(
-        [name for name in ("val", "test") if name in result], (("official", ""), ("clean", "_clean"))
-    ):
-        values = [of[split].get(f"top1{clean}") for of in baselines.values()]
-        values += [result[split][f"{key}{clean}"] for key in ("top1_stage1", "top1", "mrr", "ndcg@10")]
-        cells = [
-            f"{split} {kind}",
-            str(result[split][f"num_points{clean}"]),
-            *(format_number(of) or "–" for of in values),
-        ]
-        rows.append(f"| {' | '.join(cells)} |")
-    frozen = "fine-tuned by an earlier run, then frozen" if contract.copied else "frozen"
-    encoder, rerank, select = _told(contract.encoder_name), config.evaluation.rerank, config.evaluation.select
+    encoder, rerank, select = _public_name(spec.encoder_name), config.evaluation.rerank, config.evaluation.select
     leaks = result["test"]["num_points_clean"] < result["test"]["num_points"]
-    overrides = run.path / ".hydra" / "overrides.yaml"
-    asked = [str(override).partition("=") for override in (OmegaConf.load(overrides) if overrides.is_file() else [])]
-    return (
-        (Path(__file__).parent / "model_card.md")
-        .read_text("utf-8")
-        .format(
-            base_model=f"base_model: {encoder}\n" if "/" in encoder else "",
-            run=run,
-            config=config,
-            result=result,
-            manifest=manifest,
-            contract=contract,
-            encoder=encoder,
-            trained=frozen if config.training.freeze_encoder else "trained with the rest",
-            similarity={"cosine": "cosine", "euclidean": "Euclidean distance"}[contract.architecture.similarity],
-            equality="It was not compared with the run's own embeddings, for lack of sentence-transformers."
-            if difference is None
-            else f"Over the sample debates its embeddings differ from the run's own by {difference:.1e} at most.",
-            head={"none": "is not used", "all": "scores all candidates"}.get(
-                str(rerank), f"re-ranks the nearest {rerank}"
-            ),
-            columns=f"| {' | '.join(map(str, columns))} |\n{'|---' * len(columns)}|",
-            rows="\n".join(rows),
-            select="the last" if select == "last" else f"selected by val `{select}`",
-            leakage=" The others were seen in training or are asked twice: trust the clean figures." if leaks else "",
-            licence=LICENCES.get(config.data.name, "its licence is not known to this program"),
-            command=shlex.join(
-                ["python", "-m", "biencoder_ablate"]
-                + [f"{key}{sign}{_told(value)}" for key, sign, value in asked if key not in ("logs_dir", "cache_dir")]
-            ),
-            fingerprint=str(run.trained_on)[:16],
-            libraries=", ".join(f"{library} {version}" for library, version in manifest["libraries"].items()),
-        )
+
+    trained = "trained with the rest"
+    if config.training.freeze_encoder:
+        trained = "fine-tuned by an earlier run, then frozen" if spec.copied else "frozen"
+    if difference is None:
+        equality = "It was not compared with the run's own embeddings, for lack of sentence-transformers."
+    else:
+        equality = f"Over the sample debates its embeddings differ from the run's own by {difference:.1e} at most."
+    uses_of_head = {"none": "is not used", "all": "scores all candidates"}
+
+    command = ["python", "-m", "biencoder_ablate"]
+    overrides_file = run.path / ".hydra" / "overrides.yaml"
+    for override in OmegaConf.load(overrides_file) if overrides_file.is_file() else []:
+        key, sign, value = str(override).partition("=")
+        if key not in ("logs_dir", "cache_dir"):
+            command.append(f"{key}{sign}{_public_name(value)}")
+
+    columns, rows = _card_table(result)
+    template = (Path(__file__).parent / "model_card.md").read_text("utf-8")
+    return template.format(
+        base_model=f"base_model: {encoder}\n" if "/" in encoder else "",
+        run=run,
+        config=config,
+        result=result,
+        manifest=manifest,
+        contract=spec,
+        encoder=encoder,
+        trained=trained,
+        similarity={"cosine": "cosine", "euclidean": "Euclidean distance"}[spec.architecture.similarity],
+        equality=equality,
+        head=uses_of_head.get(str(rerank), f"re-ranks the nearest {rerank}"),
+        columns=columns,
+        rows=rows,
+        select="the last" if select == "last" else f"selected by val `{select}`",
+        leakage=" The others were seen in training or are asked twice: trust the clean figures." if leaks else "",
+        licence=LICENCES.get(config.data.name, "its licence is not known to this program"),
+        command=shlex.join(command),
+        fingerprint=str(run.trained_on)[:16],
+        libraries=", ".join(f"{library} {version}" for library, version in manifest["libraries"].items()),
     )
+
+
+def _card_table(result: Mapping[str, Any]) -> tuple[str, str]:
+    """The heading and the rows of the card's table: val and test, official and clean, beside the baselines."""
+    from biencoder_ablate.evaluation.baselines import TITLES
+
+    baselines = {name: metrics for name, metrics in result.get("baselines", {}).items() if name in TITLES}
+    titles = [TITLES[name] for name in baselines]
+    columns = ["points", "number", *titles, "embeddings alone", "with the head", "MRR", "nDCG@10"]
+    heading = f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|"
+
+    rows = []
+    for split in ("val", "test"):
+        if split not in result:
+            continue
+        metrics = result[split]
+        for kind, suffix in (("official", ""), ("clean", "_clean")):
+            values = [baseline[split].get(f"top1{suffix}") for baseline in baselines.values()]
+            values += [metrics[f"{key}{suffix}"] for key in ("top1_stage1", "top1", "mrr", "ndcg@10")]
+            numbers = [format_number(value) or "–" for value in values]
+            cells = [f"{split} {kind}", str(metrics[f"num_points{suffix}"]), *numbers]
+            rows.append(f"| {' | '.join(cells)} |")
+    return heading, "\n".join(rows)
 
 
 def push(directory: Path, repo: str, endpoint: str | None = None) -> str:

@@ -15,11 +15,12 @@ import pytest
 from support.helpers import run_here, run_program
 
 from biencoder_ablate.cli.launchers import take_first_free
+from biencoder_ablate.cli.sweep import sweep_directory
 from biencoder_ablate.cli.sweep_table import sweep_text
 from biencoder_ablate.runs.__main__ import main as list_runs
 from biencoder_ablate.runs.directory import RunDirectory, locked
 from biencoder_ablate.runs.records import write_metrics
-from biencoder_ablate.runs.status import RunStatus, SweepDirectory, objective, run_status, sweep_directory
+from biencoder_ablate.runs.status import RunStatus, SweepDirectory, objective, run_status
 from biencoder_ablate.utils.console import format_number, show_seconds, text_table
 
 SMALL = ["training.freeze_encoder=true", "training.epochs=2", "model.max_tokens=16", "data.limit=3"]

@@ -459,6 +459,23 @@ def test_each_job_of_a_sweep_is_composed_as_hydra_composes_it(overrides):
             assert repr(ours) == repr(to_config(untyped, checked=False))
 
 
+def test_what_follows_a_swept_key_follows_it_in_each_job():
+    """`${seed}` is the seed of the job, not the one that the config has without the sweep."""
+    overrides = ["-m", "seed=3,4", "data.split_seed=${seed}", "sweep_name=s${seed}", "model.name_or_path='/enc${seed}'"]
+    with compose_command(parse_arguments(overrides)) as command:
+        assert command.jobs()[0][:2] == ["seed=3", "data.split_seed=${seed}"]
+        configs = command.configs(command.jobs(), checked=False)
+    names = [(config.data.split_seed, config.sweep_name, config.model.name_or_path) for config in configs]
+    assert names == [(3, "s3", "/enc3"), (4, "s4", "/enc4")]
+
+
+@pytest.mark.parametrize("override", ["seed=range(0,0)", "head=glob(nothing*)"])
+def test_a_sweep_over_no_value_is_refused(override):
+    with compose_command(parse_arguments(["-m", override])) as command, pytest.raises(ConfigError) as refused:
+        command.jobs()
+    assert str(refused.value) == f"{override}: has no values"
+
+
 def to_config_unchecked(overrides):
     with compose_command(parse_arguments(overrides)) as command:
         return to_config(command.base, checked=False)

@@ -1,8 +1,9 @@
-"""Submits a sweep's jobs to Slurm through submitit's launcher, and waits for each whatever becomes of the others.
+"""Where a sweep's jobs run: what became of each, a Slurm cluster, and a GPU for each on a machine with several.
 
-Hydra's launcher waits for its jobs in their order and gives up at the first that was killed; submitit asks
-only sacct whether one was, at growing intervals. Here squeue tells: a job is over when it has left the queue,
-so that one which was put back (a time limit, a preemption) is still to come.
+On Slurm, submitit's launcher submits the jobs, and each is waited for whatever becomes of the others. Hydra's launcher
+would wait for its jobs in their order and give up at the first that was killed; submitit asks only sacct whether one
+was, at growing intervals. Here squeue is asked: a job is over when it has left the queue, so that one which was put
+back (a time limit, a preemption) is still to come.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,22 @@ POLL_SECONDS = (2.0, 30.0)
 """Between two looks at the queue: at first, and after a while."""
 FILE_SECONDS = 20.0
 """How long a job's result may take to appear on a shared file system once the job has left the queue."""
+
+
+def failure_of(returned: Any) -> Exception | None:
+    """Why a job that Hydra ran failed, or None. Asked for the value of a failed job, Hydra prints lines of its own."""
+    from hydra.core.utils import JobStatus
+
+    if returned.status == JobStatus.FAILED:
+        with contextlib.redirect_stderr(io.StringIO()):
+            try:
+                returned.return_value  # noqa: B018
+            except Exception as error:
+                return error
+    return None
+
+
+# --- Slurm ---
 
 
 def run_on_cluster(
@@ -50,13 +67,14 @@ def _submit(launcher: Any, overrides: Sequence[Sequence[str]]) -> list[Any]:
     from hydra.core.singleton import Singleton
     from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 
-    common = BaseQueueConf.__dataclass_fields__
     settings = {key: value for key, value in launcher.params.items() if key not in ("submitit_folder", "_target_")}
     executor = submitit.AutoExecutor(
         folder=launcher.params["submitit_folder"],
         cluster="slurm",
         slurm_max_num_timeout=settings.pop("max_num_timeout"),
     )
+    # submitit takes what all clusters know by its name, and what is Slurm's own with that prefix.
+    common = BaseQueueConf.__dataclass_fields__
     executor.update_parameters(**{key if key in common else f"slurm_{key}": value for key, value in settings.items()})
     rows = [
         (list(job), "hydra.sweep.dir", number, f"job_id_for_{number}", Singleton.get_state())
@@ -78,10 +96,11 @@ def _wait_for(jobs: Sequence[Any], ended: Callable[[int, str | None], None]) -> 
             if queued is None or job.job_id in queued:
                 gone_since.pop(number, None)
                 continue
+            # Its result may appear later than it leaves the queue.
             since = gone_since.setdefault(number, time.monotonic())
             if not job.paths.result_pickle.exists() and time.monotonic() - since < FILE_SECONDS:
                 continue
-            errors[number] = _what_went_wrong(job)
+            errors[number] = _job_error(job)
             del left[number]
             ended(number, errors[number])
     return errors
@@ -91,20 +110,21 @@ def _queued() -> set[str] | None:
     """This user's jobs in the queue, one of an array as 12_3; None where Slurm does not answer."""
     command = ["squeue", "--noheader", "--array", "--format=%i", f"--user={os.getuid()}"]
     try:
-        asked = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.SubprocessError):
         return None
-    return set(asked.stdout.split()) if asked.returncode == 0 else None
+    return set(answer.stdout.split()) if answer.returncode == 0 else None
 
 
-def _what_went_wrong(job: Any) -> str | None:
+def _job_error(job: Any) -> str | None:
     """Why a job that is over did not do its work, or None."""
     if not job.paths.result_pickle.exists():
         return f"Slurm job {job.job_id} {_state(job.job_id)}; see {job.paths.stderr}"
     try:
         outcome = job.result()
     except Exception as error:  # submitit hands on whatever the job raised outside our own code
-        return f"Slurm job {job.job_id}: {str(error).strip().splitlines()[-1]}; see {job.paths.stderr}"
+        last_line = str(error).strip().splitlines()[-1]
+        return f"Slurm job {job.job_id}: {last_line}; see {job.paths.stderr}"
     failure = failure_of(outcome)
     return None if failure is None else str(failure)
 
@@ -114,39 +134,30 @@ def _state(job_id: str) -> str:
     command = ["sacct", "--noheader", "--allocations", "--parsable2"]
     command += ["--format=JobID,State,ExitCode", f"--jobs={job_id}"]
     try:
-        asked = subprocess.run(command, capture_output=True, text=True, timeout=60)
-        rows: Mapping[str, list[str]] = {row.split("|")[0]: row.split("|")[1:] for row in asked.stdout.splitlines()}
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        rows = {row.split("|")[0]: row.split("|")[1:] for row in answer.stdout.splitlines()}
         state, code = rows[job_id]
     except (OSError, subprocess.SubprocessError, KeyError, ValueError):
         return "ended without a result (cancelled, killed, or out of memory)"
-    return f"ended without a result ({state.split(' by ')[0].lower()}, exit code {code})"
+    reason = state.split(" by ")[0].lower()  # CANCELLED by 1000
+    return f"ended without a result ({reason}, exit code {code})"
 
 
-def failure_of(returned: Any) -> Exception | None:
-    """Why a job that Hydra ran failed. Asked for the value of such a job, Hydra prints lines of its own."""
-    from hydra.core.utils import JobStatus
-
-    if returned.status == JobStatus.FAILED:
-        with contextlib.redirect_stderr(io.StringIO()):
-            try:
-                returned.return_value  # noqa: B018
-            except Exception as error:
-                return error
-    return None
+# --- GPUs ---
 
 
 @contextlib.contextmanager
-def acquire_gpu(directory: Path, asked: str, parallel: bool) -> Iterator[str]:
-    """The device a job should use: what was asked, or, of several GPUs, one that no other job of the sweep has."""
-    count = 0
-    if parallel and asked in ("auto", "cuda"):
+def acquire_gpu(directory: Path, device: str, parallel: bool) -> Iterator[str]:
+    """The device a job should use: the one it names, or, of several GPUs, one that no other job of the sweep has."""
+    num_gpus = 0
+    if parallel and device in ("auto", "cuda"):
         import torch
 
-        count = torch.cuda.device_count()
-    if count < 2:
-        yield asked
+        num_gpus = torch.cuda.device_count()
+    if num_gpus < 2:
+        yield device
         return
-    with take_first_free(directory, count) as number:
+    with take_first_free(directory, num_gpus) as number:
         yield f"cuda:{number}"
 
 

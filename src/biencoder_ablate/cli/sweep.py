@@ -20,17 +20,30 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 from biencoder_ablate.cli.launchers import failure_of, run_on_cluster
 from biencoder_ablate.cli.sweep_table import plan_text, progress_line, sweep_text, write_table
-from biencoder_ablate.config.compose import Command, to_config, without_hydra
+from biencoder_ablate.config.compose import Command, to_config, unresolved, without_hydra
 from biencoder_ablate.config.overrides import format_hydra_error
 from biencoder_ablate.config.schema import Config, ConfigError
 from biencoder_ablate.runs.directory import RunDirectory
-from biencoder_ablate.runs.status import RunStatus, SweepDirectory, objective, sweep_directory
+from biencoder_ablate.runs.identity import short_hash
+from biencoder_ablate.runs.status import RunStatus, SweepDirectory, objective
 from biencoder_ablate.utils.command import Terminated, raise_on_sigterm
 from biencoder_ablate.utils.console import format_error, terminal_width
+
+_NOT_IN_THE_NAME = (
+    "logs_dir=",
+    "rerun=",
+    "plan=",
+    "sweep_name=",
+    "cache_dir=",
+    "hydra",
+    "training.device=",
+    "tracker",
+)
+"""How overrides begin that choose no runs, and so have no part in a sweep's name."""
 
 
 def run_sweep(command: Command) -> int:
@@ -44,19 +57,50 @@ def run_sweep(command: Command) -> int:
     jobs = command.jobs()
     configs = command.configs(jobs)
     names = _names(configs)
-    directory = sweep_directory(configs[0].logs_dir, configs[0].sweep_name, command.overrides, jobs)
-    if configs[0].plan:
-        print(plan_text(directory.statuses(directory.list_jobs(jobs, names)), configs[0].training.epochs))
+    first = configs[0]
+    directory = sweep_directory(first.logs_dir, first.sweep_name, command.overrides, jobs)
+    if first.plan:
+        print(plan_text(directory.statuses(directory.list_jobs(jobs, names)), first.training.epochs))
         return 0
+
     directory.write(command.overrides, jobs, names)
-    sweep = _Sweep(command, directory, configs[0].rerun)
-    unique = dict(zip(reversed(names), reversed(jobs), strict=True))  # of two jobs that are one run, the first
-    done = len(unique) - len(sweep.left(names))
-    print(f"sweep {directory.path.name}: {len(unique)} runs, {done} finished, {len(unique) - done} to run\n")
+    sweep = _Sweep(command, directory, first.rerun)
+    num_runs, num_left = len(set(names)), len(sweep.left(names))
+    num_done = num_runs - num_left
+    print(f"sweep {directory.path.name}: {num_runs} runs, {num_done} finished, {num_left} to run\n")
     size = command.base.hydra.sweeper.max_batch_size or len(jobs)
     for start in range(0, len(jobs), size):
         sweep.run(jobs[start : start + size], names[start : start + size])
     return sweep.close()
+
+
+def sweep_directory(
+    logs_dir: str, name: str | None, overrides: Sequence[str], jobs: Sequence[Sequence[str]] = ()
+) -> SweepDirectory:
+    """The directory of a sweep: by its name, or by a hash of the overrides that choose its runs.
+
+    Before the hash, for the eye, stand its presets and what its jobs vary: heads_seed8_3fa9c1d2. A directory that an
+    earlier version named by the hash alone stays the sweep's.
+    """
+    sweeps = Path(logs_dir).expanduser() / "sweeps"
+    if name is not None:
+        return SweepDirectory(sweeps / name)
+    chosen = sorted(item for item in overrides if not item.startswith(_NOT_IN_THE_NAME))
+    digest = short_hash(chosen)
+    if (sweeps / digest).exists():
+        return SweepDirectory(sweeps / digest)
+
+    presets = [item.partition("=")[2] for item in chosen if item.startswith("experiment=") and "," not in item]
+    words = [preset for preset in presets if preset.isidentifier()]
+    values: dict[str, set[str]] = {}
+    for key, _, value in (override.partition("=") for job in jobs for override in job):
+        short_key = key.rpartition(".")[2].lstrip("+")
+        values.setdefault(short_key, set()).add(value)
+    words += [f"{key}{len(different)}" for key, different in values.items() if len(different) > 1]
+    if not jobs:
+        words.append("search")
+    label = "_".join(words)[:60]
+    return SweepDirectory(sweeps / f"{label}_{digest}".lstrip("_"))
 
 
 def _search(command: Command) -> int:
@@ -91,6 +135,7 @@ def _search(command: Command) -> int:
         )
     except Exception as error:  # whatever the plugin's own settings lead to
         raise ConfigError(f"{command.sweeper}: {format_hydra_error(error)}") from error
+
     if not command.base.hydra.verbose:
         logging.getLogger("optuna").setLevel(logging.WARNING)  # it says of each trial what the table says
     print(f"sweep {directory.path.name}: {command.sweeper} chooses the runs\n")
@@ -99,7 +144,8 @@ def _search(command: Command) -> int:
     except (ConfigError, OSError):
         raise
     except Exception as error:  # one of its jobs', or its own
-        print(f"error: {command.sweeper} stopped: {format_hydra_error(error) or type(error).__name__}", file=sys.stderr)
+        reason = format_hydra_error(error) or type(error).__name__
+        print(f"error: {command.sweeper} stopped: {reason}", file=sys.stderr)
         sweep.stopped = True
     return sweep.close(best=True)
 
@@ -111,8 +157,8 @@ def _names(configs: Sequence[Config]) -> list[str]:
     for key in ("logs_dir", "sweep_name", "rerun", "plan"):
         values = {getattr(config, key) for config in configs}
         if len(values) > 1:
-            shown = ",".join(map(str, sorted(values, key=str)))
-            raise ConfigError(f"{key}={shown}: cannot be swept; must be one value")
+            listed = ",".join(map(str, sorted(values, key=str)))
+            raise ConfigError(f"{key}={listed}: cannot be swept; must be one value")
     return [plan.name for plan in plan_runs(list(configs))]
 
 
@@ -125,16 +171,15 @@ class _FailedJob(JobReturn):
 
 
 class _Sweep:
-    """What this command has asked for so far, and what went wrong with it."""
+    """The runs of this command so far, and what went wrong with them."""
 
     def __init__(self, command: Command, directory: SweepDirectory, rerun: bool) -> None:
-        self.command = command
         self.directory = directory
         self.rerun = rerun
         self.stopped = False
         self.context = command.context()
-        self._asked: set[str] = set()
-        self._errors: dict[str, str] = {}
+        self._names: set[str] = set()
+        self._errors: dict[str, str] = {}  # by the run's name
         self._started = time.time()
         self._config = command.in_directory(directory.path)
         self._config_name = command.base.hydra.job.config_name
@@ -150,23 +195,25 @@ class _Sweep:
 
         Where a launcher gave all up for one job that was killed, the rest is launched again while that gets them on.
         """
-        started, reached = time.time(), -1
-        by_name = dict(zip(reversed(names), reversed(jobs), strict=True))
-        todo = {name: by_name[name] for name in self.left(names)}
-        self._asked |= set(names)
+        started, epochs_before = time.time(), 0
+        job_of = dict(zip(reversed(names), reversed(jobs), strict=True))  # of two jobs that are one run, the first
+        todo = {name: job_of[name] for name in self.left(names)}
+        self._names |= set(names)
         while todo:
             try:
                 self._launch(todo)
                 break
             except Exception as error:  # joblib's, say, when one worker was killed, as a rule for want of memory
-                why = f"the launcher stopped: {type(error).__name__}: {' '.join(str(error).split())}"
-            print(f"error: {why}", file=sys.stderr)
+                reason = f"the launcher stopped: {type(error).__name__}: {' '.join(str(error).split())}"
+            print(f"error: {reason}", file=sys.stderr)
+
             runs = {run.name: run for run in self.directory.statuses()}
-            before, reached = reached, sum(runs[name].epochs_done for name in runs)
+            epochs_done = sum(run.epochs_done for run in runs.values())
             left = {name: job for name, job in todo.items() if not _ended_since(started, runs[name])}
-            if reached <= max(before, 0) and len(left) == len(todo):
-                self._errors |= dict.fromkeys(left, why)
+            if epochs_done <= epochs_before and len(left) == len(todo):
+                self._errors |= dict.fromkeys(left, reason)  # nothing got on: another try would not either
                 break
+            epochs_before = epochs_done
             todo = left
             print(f"going on with the {len(todo)} runs that have not ended", flush=True)
         return [self._returned(name, job) for name, job in zip(names, jobs, strict=True)]
@@ -189,12 +236,13 @@ class _Sweep:
             print(finished_line(run, result) if result else f"{names[number]}: {error}")
             print(progress_line(self.directory), flush=True)
 
+        errors: list[str | None]
         if getattr(launcher, "_EXECUTOR", None) == "slurm":  # submitit's
-            outcomes = run_on_cluster(launcher, jobs, ended)
+            errors = run_on_cluster(launcher, jobs, ended)
         else:
             failures = [failure_of(returned) for returned in launcher.launch(jobs, initial_job_idx=0)]
-            outcomes = [None if failure is None else format_error(failure) for failure in failures]
-        self._errors |= {name: error for name, error in zip(names, outcomes, strict=True) if error is not None}
+            errors = [None if failure is None else format_error(failure) for failure in failures]
+        self._errors |= {name: error for name, error in zip(names, errors, strict=True) if error is not None}
 
     def _returned(self, name: str, job: list[str]) -> JobReturn:
         result = RunDirectory(self.directory.runs / name).read_finished()
@@ -208,14 +256,16 @@ class _Sweep:
         """Print and keep the table, after a search with its best run; returns the exit code."""
         runs = self.directory.statuses(errors=self._errors)
         write_table(self.directory.table, runs)
-        print(f"\n{sweep_text(runs, terminal_width())}\n{time.time() - self._started:.1f} s; {self.directory.path}")
-        found = [run for run in runs if run.status == "finished" and run.name in self._asked]
-        if best and found:
-            first = max(found, key=lambda run: objective(run.result))
+        seconds = time.time() - self._started
+        print(f"\n{sweep_text(runs, terminal_width())}\n{seconds:.1f} s; {self.directory.path}")
+
+        finished = [run for run in runs if run.status == "finished" and run.name in self._names]
+        if best and finished:
+            first = max(finished, key=lambda run: objective(run.result))
             print(f"best by clean top-1 on val: {objective(first.result):.4f}, {' '.join(first.overrides)}")
         print(f"next: biencoder-ablate report {shlex.quote(str(self.directory.path))} -o report")
         self.context.callbacks.on_multirun_end(config=self._config, config_name=self._config_name)
-        return 0 if len(found) == len(self._asked) and not self.stopped else 1
+        return 0 if len(finished) == len(self._names) and not self.stopped else 1
 
 
 def _ended_since(started: float, run: RunStatus) -> bool:
@@ -234,7 +284,7 @@ def run_job(composed: DictConfig) -> float:
 
     hydra = HydraConfig.get()
     sweep = SweepDirectory(Path(hydra.sweep.dir))
-    overrides = list(map(str, OmegaConf.to_container(hydra.overrides.task, resolve=False)))
+    overrides = unresolved(hydra.overrides.task)
     parallel = not hydra.launcher._target_.endswith("BasicLauncher")
     config = to_config(composed)
     if parallel:  # a process of its own, whose launcher may have taken SIGTERM for itself

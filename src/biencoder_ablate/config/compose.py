@@ -127,11 +127,8 @@ class Command:
         return OmegaConf.select(self.base, "hydra.job_logging.root.handlers") is not None
 
     def task_overrides(self) -> list[str]:
-        """The overrides that are not Hydra's own, as they were given.
-
-        Read from the config one by one, `${seed}` would be replaced by the seed of `base`, for all jobs of a sweep.
-        """
-        return list(map(str, OmegaConf.to_container(self.base.hydra.overrides.task, resolve=False)))
+        """The overrides that are not Hydra's own, as they were given."""
+        return unresolved(self.base.hydra.overrides.task)
 
     def jobs(self) -> list[list[str]]:
         """The overrides of every job: of a plain sweep all combinations, those of one key after another.
@@ -142,8 +139,7 @@ class Command:
         given = {override.get_key_element() for override in parsed}
 
         # hydra.sweeper.params, from a config file, hold for the keys that the command line leaves out.
-        preset = OmegaConf.to_container(self.base.hydra.sweeper.get("params") or OmegaConf.create(), resolve=False)
-        assert isinstance(preset, dict)
+        preset: Any = OmegaConf.to_container(self.base.hydra.sweeper.get("params") or OmegaConf.create(), resolve=False)
         added = [f"{key}={value}" for key, value in preset.items() if key not in given]
 
         # Of a key that is given twice the last counts, at the place of the first, as Hydra's own sweeper has it.
@@ -283,6 +279,15 @@ def _as_dataclass(schema: Any, values: dict[Any, Any]) -> Any:
         is_group = is_dataclass(item.default_factory)
         keywords[item.name] = _as_dataclass(item.default_factory, value) if is_group else value
     return schema(**keywords)
+
+
+def unresolved(overrides: Any) -> list[str]:
+    """The overrides in a composed config, with `${seed}` as it was given.
+
+    Taken out one by one it would be resolved: in a sweep with the seed that the config has without the sweep.
+    """
+    plain: Any = OmegaConf.to_container(overrides, resolve=False)
+    return [str(override) for override in plain]
 
 
 def without_hydra(composed: DictConfig) -> str:

@@ -12,45 +12,54 @@ from typing import Any
 import yaml
 
 from biencoder_ablate.runs.directory import RunBusy, RunDirectory, locked
-from biencoder_ablate.runs.status import STATUSES, RunStatus, SweepDirectory, directory_bytes, run_status
+from biencoder_ablate.runs.status import STATUSES, RunStatus, SweepDirectory, run_status
 from biencoder_ablate.utils.command import add_json_option, print_json, run_command
 from biencoder_ablate.utils.console import format_number, terminal_width, text_table
-from biencoder_ablate.utils.files import read_json
+from biencoder_ablate.utils.files import directory_bytes, read_json
 
 
 def list_runs(logs_dir: Path) -> list[RunStatus]:
     """Every run below logs_dir, by name."""
     folder = logs_dir / "runs"
-    found = sorted(folder.iterdir()) if folder.is_dir() else []
-    return [run_status(RunDirectory(path)) for path in found if path.is_dir() and not path.name.startswith(".")]
+    if not folder.is_dir():
+        return []
+    paths = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    return [run_status(RunDirectory(path)) for path in paths]
 
 
 def describe_runs(runs: Sequence[RunStatus], width: int | None = None) -> str:
     """One aligned line a run, or more where it would be wider than `width`; statuses where any is not finished."""
-    rows = [["run", "status", "data", "model", "epochs", "val", "test", "MB"]]
+    columns = ["run", "status", "data", "model", "epochs", "val", "test", "MB"]
+    rows = []
     for run in map(listed, runs):
-        figures = [format_number(run["val"]), format_number(run["test"]), format_number(run["bytes"] / 1e6, 1)]
-        rows.append([run["name"], run["status"], run["data"], run["model"], str(run["epochs"]), *figures])
-    if all(row[1] == "finished" for row in rows[1:]):
-        rows = [[row[0], *row[2:]] for row in rows]
-    return text_table(rows[0], rows[1:], left=rows[0].index("epochs"), width=width)
+        texts = [run[key] for key in ("name", "status", "data", "model")]
+        numbers = [format_number(run["val"]), format_number(run["test"]), format_number(run["bytes"] / 1e6, 1)]
+        rows.append([*texts, str(run["epochs"]), *numbers])
+    if all(run.status == "finished" for run in runs):
+        for row in (columns, *rows):
+            del row[1]
+    return text_table(columns, rows, left=columns.index("epochs"), width=width)
 
 
 def listed(run: RunStatus) -> dict[str, Any]:
     """A run as --json lists it: name, directory, status and why, data, model, epochs done, top-1, bytes on disk."""
     result = run.result if run.status == "finished" else {}
     data, model = _data_and_model(run.directory)
-    told: dict[str, Any] = {
+    entry: dict[str, Any] = {
         "name": run.name,
         "directory": str(run.directory.path),
         "status": run.status,
         "why": run.why,
+        "data": data,
+        "model": model,
+        "epochs": run.epochs_done,
+        "bytes": directory_bytes(run.directory.path),
     }
-    told |= {"data": data, "model": model, "epochs": run.epochs_done, "bytes": directory_bytes(run.directory.path)}
     for split in ("val", "test"):
-        for key in ("top1", "top1_clean"):
-            told[split + key.removeprefix("top1")] = result.get(split, {}).get(key)
-    return told
+        metrics = result.get(split, {})
+        entry[split] = metrics.get("top1")
+        entry[f"{split}_clean"] = metrics.get("top1_clean")
+    return entry
 
 
 def _data_and_model(run: RunDirectory) -> tuple[str, str]:
@@ -68,34 +77,35 @@ def describe_sweeps(logs_dir: Path) -> str:
     """One line a sweep: how many of its runs are finished, failed, or still to come."""
     lines = []
     for path in sorted((logs_dir / "sweeps").glob("*/runs.json")):
-        sweep = SweepDirectory(path.parent)
+        name = path.parent.name
         if read_json(path) is None:
-            lines.append(f"{path.parent.name}: runs.json cannot be read")
+            lines.append(f"{name}: runs.json cannot be read")
             continue
-        statuses = [run.status for run in sweep.statuses()]
-        counted = ", ".join(f"{statuses.count(status)} {status}" for status in STATUSES if status in statuses)
-        lines.append(f"{path.parent.name}: {_runs(len(statuses))}: {counted}")
+        statuses = [run.status for run in SweepDirectory(path.parent).statuses()]
+        counts = [f"{statuses.count(status)} {status}" for status in STATUSES if status in statuses]
+        lines.append(f"{name}: {_count_runs(len(statuses))}: {', '.join(counts)}")
     return "\n".join(lines)
 
 
-def _runs(number: int) -> str:
+def _count_runs(number: int) -> str:
     return f"{number} run{'s' * (number != 1)}"
 
 
 def prune(runs: Sequence[RunStatus], statuses: Sequence[str], yes: bool) -> str:
     """Delete the runs with these statuses, or say which would go. Raises ValueError where one is being worked in."""
     chosen = [run for run in runs if run.status in statuses]
-    size = sum(directory_bytes(run.directory.path) for run in chosen) / 1e6
+    num_bytes = sum(directory_bytes(run.directory.path) for run in chosen)
+    amount = f"{_count_runs(len(chosen))}, {num_bytes / 1e6:.1f} MB"
     if not yes:
         names = "".join(f"\n  {run.name} ({run.status})" for run in chosen)
-        return f"would delete {_runs(len(chosen))}, {size:.1f} MB; add --yes to do so{names}"
+        return f"would delete {amount}; add --yes to do so{names}"
     for run in chosen:
         try:
             with locked(run.directory.path):
                 shutil.rmtree(run.directory.path)
         except RunBusy as error:
             raise ValueError(str(error)) from error
-    return f"deleted {_runs(len(chosen))}, {size:.1f} MB"
+    return f"deleted {amount}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -123,8 +133,10 @@ def _show(arguments: argparse.Namespace) -> None:
     elif arguments.json:
         print_json([listed(run) for run in runs])
     else:
+        print(describe_runs(runs, terminal_width()))
         sweeps = describe_sweeps(arguments.logs_dir)
-        print(describe_runs(runs, terminal_width()) + (f"\n\nsweeps\n{sweeps}" if sweeps else ""))
+        if sweeps:
+            print(f"\nsweeps\n{sweeps}")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ class RunBusy(RuntimeError):
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """<logs_dir>/runs/NAME and the files in it (design §3)."""
+    """<logs_dir>/runs/NAME and the files in it."""
 
     path: Path
 
@@ -56,8 +56,9 @@ class RunDirectory:
 
     def read_finished(self) -> dict[str, Any] | None:
         """What result.json says of a run that has finished, or None."""
-        found = read_json(self.result)
-        return found if isinstance(found, dict) and found.get("status") == "finished" else None
+        content = read_json(self.result)
+        is_finished = isinstance(content, dict) and content.get("status") == "finished"
+        return content if is_finished else None
 
 
 @contextlib.contextmanager
@@ -68,32 +69,32 @@ def locked(path: Path) -> Iterator[None]:
     says who holds it, lie beside the directory, which `rerun=true` moves; both go with the lock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock, told = _lock_files(path)
+    lock, holder_file = _lock_files(path)
     held = FileLock(lock, timeout=_LOOKING_SECONDS, poll_interval=_LOOKING_SECONDS / 10)
     try:
         held.acquire()
     except Timeout:
-        raise RunBusy(f"{path}: {_told_by(told)} is working in this run; wait for it, or stop it") from None
+        raise RunBusy(f"{path}: {_read_holder(holder_file)} is working in this run; wait for it, or stop it") from None
     try:
-        told.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        holder_file.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
         yield
     finally:
         with contextlib.suppress(OSError):
-            told.unlink(missing_ok=True)
+            holder_file.unlink(missing_ok=True)
             lock.unlink()  # while it is held: whoever waits for it notices, and makes a new one
         held.release()
 
 
 def holder(path: Path) -> str | None:
     """Who works in the run directory `path` right now, or None."""
-    lock, told = _lock_files(path)
+    lock, holder_file = _lock_files(path)
     if not lock.exists():
         return None
     try:
         with FileLock(lock, timeout=_LOOKING_SECONDS / 4, poll_interval=_LOOKING_SECONDS / 20):
             return None
     except Timeout:
-        return _told_by(told)
+        return _read_holder(holder_file)
     except OSError:  # a disk that cannot be written to: nobody works there
         return None
 
@@ -102,9 +103,9 @@ def _lock_files(path: Path) -> tuple[Path, Path]:
     return path.with_name(f".{path.name}.lock"), path.with_name(f".{path.name}.holder")
 
 
-def _told_by(told: Path) -> str:
+def _read_holder(holder_file: Path) -> str:
     try:
-        return told.read_text("utf-8") or "another process"
+        return holder_file.read_text("utf-8") or "another process"
     except OSError:
         return "another process"
 
@@ -128,9 +129,9 @@ def forget_old(run: RunDirectory) -> None:
 def find_run(name: str | Path, sweeps: bool = False) -> Path:
     """The directory that a person means by `name`: a path, a run's bare name in logs/runs, or `latest`.
 
-    LOGS_DIR/latest and LOGS_DIR/NAME are understood as well, and with `sweeps` a sweep's name. `latest` is the newest
-    finished run, with `sweeps` the newest of runs and sweeps. What `biencoder_ablate.export` wrote stands for the run
-    in it. Where nothing is found the path comes back as it is, for the caller to refuse.
+    LOGS_DIR/latest and LOGS_DIR/NAME work as well, and with `sweeps` a sweep's name. `latest` is the newest finished
+    run, with `sweeps` the newest of runs and sweeps. What `biencoder_ablate.export` wrote stands for the run in it.
+    Where nothing is found the path comes back as it is, for the caller to refuse.
     """
     path = Path(name).expanduser()
     if (path / "modules.json").is_file() and (path / "run" / "result.json").is_file():
@@ -138,10 +139,17 @@ def find_run(name: str | Path, sweeps: bool = False) -> Path:
     logs = path.parent if path.parent.name else Path("logs")
     if path.exists() or not (logs / "runs").is_dir():
         return path
-    kinds = ("runs/*/result.json", *(["sweeps/*/runs.json"] if sweeps else []))
-    if path.name == "latest":
-        found = [file for kind in kinds for file in logs.glob(kind) if not file.parent.name.startswith(".")]
-        done = [file for file in found if file.name != "result.json" or RunDirectory(file.parent).read_finished()]
-        return max(done, key=lambda file: file.stat().st_mtime).parent if done else path
-    places = [logs / kind.partition("/")[0] / path.name for kind in kinds]
-    return next((place for place in places if place.is_dir()), path)
+
+    kinds = ["runs/*/result.json"]
+    if sweeps:
+        kinds.append("sweeps/*/runs.json")
+    if path.name != "latest":
+        places = [logs / kind.partition("/")[0] / path.name for kind in kinds]
+        return next((place for place in places if place.is_dir()), path)
+
+    done = []
+    for file in (file for kind in kinds for file in logs.glob(kind)):
+        is_hidden = file.parent.name.startswith(".")  # a run kept aside while rerun=true makes a new one
+        if not is_hidden and (file.name == "runs.json" or RunDirectory(file.parent).read_finished()):
+            done.append(file)
+    return max(done, key=lambda file: file.stat().st_mtime).parent if done else path

@@ -1,7 +1,7 @@
-"""A run is named by what determines its results, and by nothing else (design §3).
+"""A run is named by what determines its results, and by nothing else.
 
-Which settings those are, the schema's fields say themselves (config.py, names_run). Data and encoder are named by
-fingerprints over what was read.
+Which settings those are, the schema's fields say themselves (`names_run` in config/schema.py). Data and encoder are
+named by fingerprints over what was read.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ def identity(
     precision: str,
     finetuned: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Everything that determines a run's results; `precision` is what training.precision came to, and `finetuned` what
-    an encoder that another run has trained says of itself."""
+    """Everything that determines a run's results.
+
+    `precision` is what training.precision came to, and `finetuned` describes an encoder that another run has trained.
+    """
     named = _naming_settings(_without_idle_settings(config))
     named["data"] = data_fingerprint
     named["model"]["fingerprint"] = model_fingerprint
@@ -43,7 +45,11 @@ def _naming_settings(settings: Any) -> dict[str, Any]:
         value = getattr(settings, item.name)
         if is_dataclass(value):
             values[item.name] = _naming_settings(value)
-        elif item.metadata["names_run"] is True or (item.metadata["names_run"] and value != item.default):
+            continue
+        names_run = item.metadata["names_run"]
+        if names_run == "changed":
+            names_run = value != item.default
+        if names_run:
             values[item.name] = value
     return values
 
@@ -65,8 +71,10 @@ def run_name(config: Config, determined_by: dict[str, Any]) -> str:
 
 
 def name_without_seed(determined_by: Mapping[str, Any]) -> str:
-    """What all runs have in common that differ in their seed alone: a hash over the identity without it, and without
-    the weights that such a run started from."""
+    """One name for runs that differ in their seed alone: a hash over the identity without it.
+
+    Of an encoder that another run has trained, whose weights differ with the seed, the name of that run stands for it.
+    """
     rest = {key: value for key, value in determined_by.items() if key != "seed"}
     if "finetuned" in rest:
         rest["finetuned"] = rest["finetuned"]["run"]

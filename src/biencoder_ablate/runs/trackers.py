@@ -1,9 +1,9 @@
-"""Trackers: a run's figures in TensorBoard, Weights & Biases or MLflow too, beside its own files.
+"""Trackers: a run's metrics in TensorBoard, Weights & Biases or MLflow too, beside its own files.
 
 `tracker=tensorboard` or several, `tracker=[tensorboard,mlflow]`. What a tracker is given it is given after the epoch's
-checkpoint is on disk, the steps of that epoch together with its figures: an epoch that was cut short was never
+checkpoint is on disk, the steps of that epoch together with its metrics: an epoch that was cut short was never
 logged, so that a resumed run logs nothing twice. A step's number is how many optimizer steps have been done; an
-epoch's figures stand at the step it reached, those before training at 0. Imports no tracker's library before a run
+epoch's metrics stand at the step it reached, those before training at 0. Imports no tracker's library before a run
 starts that asks for it.
 """
 
@@ -53,14 +53,14 @@ class Tracker:
         """A run begins, or goes on."""
 
     def epoch(self, step: int, record: Values, steps: Steps) -> None:
-        """An epoch is finished at `step`: its figures, named as in metrics.jsonl, and those of its steps, in order.
+        """An epoch is finished at `step`: its metrics, named as in metrics.jsonl, and those of its steps, in order.
 
         `steps` holds (step, values): `step/loss`, `step/loss/PART` (means over the batch's pairs) and
         `step/rate/GROUP` (learning rates).
         """
 
     def finish(self, step: int, result: Values | None) -> None:
-        """The run has ended: the selected epoch's figures, or None for a run that failed or was interrupted."""
+        """The run has ended: the selected epoch's metrics, or None for a run that failed or was interrupted."""
 
 
 class Trackers:
@@ -77,7 +77,7 @@ class Trackers:
         self._each(lambda tracker: tracker.start(run))
 
     def epoch(self, step: int, record: Mapping[str, Any], steps: Steps) -> None:
-        """The epoch's checkpoint is on disk: hand on its figures and its steps'."""
+        """The epoch's checkpoint is on disk: hand on its metrics and those of its steps."""
         self._step = step
         self._each(lambda tracker: tracker.epoch(step, numbers(record), steps))
 
@@ -101,10 +101,10 @@ class Trackers:
                 call(tracker)
             except Exception as error:
                 del self._trackers[name]
-                why = " ".join(f"{type(error).__name__}: {error}".split())
+                reason = " ".join(f"{type(error).__name__}: {error}".split())
                 assert self._say is not None, "start comes first"
                 with contextlib.suppress(OSError):  # the disk with train.log on it may be full: the run will find out
-                    self._say(f"warning: tracker={name} failed and gets nothing more of this run ({why})")
+                    self._say(f"warning: tracker={name} failed and gets nothing more of this run ({reason})")
 
 
 def numbers(record: Mapping[str, Any]) -> dict[str, float]:
@@ -173,10 +173,10 @@ class Wandb(Tracker):
     def start(self, run: TrackedRun) -> None:
         import wandb
 
-        known = run.directory / "wandb" / "run_id"  # not the run's name: rerun=true makes another run of that name
-        identifier = known.read_text("utf-8") if run.resumed and known.exists() else uuid.uuid4().hex
-        known.parent.mkdir(exist_ok=True)
-        write_text(known, identifier)
+        id_file = run.directory / "wandb" / "run_id"  # not the run's name: rerun=true makes another run of that name
+        identifier = id_file.read_text("utf-8") if run.resumed and id_file.exists() else uuid.uuid4().hex
+        id_file.parent.mkdir(exist_ok=True)
+        write_text(id_file, identifier)
         self.run = wandb.init(
             project=self.project,
             entity=self.entity,
@@ -188,7 +188,7 @@ class Wandb(Tracker):
             allow_val_change=True,
             resume="allow",
             reinit="create_new",
-            # Its process would else keep up to 15 seconds of figures in memory, which a kill of this one loses.
+            # Its process would else keep up to 15 seconds of metrics in memory, which a kill of this one loses.
             settings=wandb.Settings(console="off", x_transaction_log_flush_interval=0.5),
         )
 
@@ -220,11 +220,11 @@ class Mlflow(Tracker):
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
 
-        own = f"sqlite:///{run.directory.resolve().parents[1] / 'mlflow.db'}"
-        self.client = MlflowClient(self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or own)
-        known = run.directory / "mlflow_run_id"
-        if run.resumed and known.exists():
-            self.run_id = known.read_text("utf-8")
+        default = f"sqlite:///{run.directory.resolve().parents[1] / 'mlflow.db'}"
+        self.client = MlflowClient(self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or default)
+        id_file = run.directory / "mlflow_run_id"
+        if run.resumed and id_file.exists():
+            self.run_id = id_file.read_text("utf-8")
             self.client.update_run(self.run_id, "RUNNING")
             return
         if self.client.get_experiment_by_name(self.experiment) is None:
@@ -233,7 +233,7 @@ class Mlflow(Tracker):
         experiment = self.client.get_experiment_by_name(self.experiment)
         assert experiment is not None
         self.run_id = self.client.create_run(experiment.experiment_id, run_name=run.name).info.run_id
-        write_text(known, self.run_id)
+        write_text(id_file, self.run_id)
         params = [Param(key, str(value)) for key, value in flatten(run.config).items()]
         self.client.log_batch(self.run_id, params=params[:100])
 
