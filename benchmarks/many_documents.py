@@ -81,9 +81,9 @@ def main() -> None:
     step("ranking, rerank=none", lambda: split_metrics(final_rankings(test, embeddings, score, "none")))
     step("ranking, rerank=10", lambda: split_metrics(final_rankings(test, embeddings, score, 10)))
     few = np.arange(asked.scored)
-    kept = np.isin(test.answers.row, few)
-    answers = replace(test.answers, **{name: value[kept] for name, value in vars(test.answers).items()})
-    some = replace(test, pair=test.pair[few], answers=answers, counts=test.counts[few], clean_differs=few[:0])
+    kept = np.isin(test.qrels.row, few)
+    qrels = replace(test.qrels, **{name: value[kept] for name, value in vars(test.qrels).items()})
+    some = replace(test, pair=test.pair[few], qrels=qrels, counts=test.counts[few], clean_differs=few[:0])
     step(
         f"ranking, rerank=all, {asked.scored} queries",
         lambda: split_metrics(final_rankings(some, embeddings, score, "all")),

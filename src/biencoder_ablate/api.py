@@ -38,7 +38,7 @@ from biencoder_ablate.encoder.texts import (
 from biencoder_ablate.evaluation.candidates import as_candidates
 from biencoder_ablate.evaluation.distances import Targets, check_finite, distances_to, first_k, make_targets
 from biencoder_ablate.evaluation.pair_scores import pair_scorer
-from biencoder_ablate.evaluation.ranking import FirstStage, rerank
+from biencoder_ablate.evaluation.ranking import TopK, rerank
 from biencoder_ablate.model.biencoder import BiEncoder
 from biencoder_ablate.model.saved import ModelSpec, encoder_source, read_model_spec, restore_biencoder
 from biencoder_ablate.runs.directory import find_run
@@ -179,7 +179,7 @@ class TrainedModel:
         with torch.no_grad():
             embeddings = self.biencoder.embed(torch.cat([h, index.h[kept].to(h)]))
         score = pair_scorer(self.biencoder, embeddings, self.encoder.reading.fast)
-        stage1 = FirstStage(torch.zeros(num, dtype=torch.int64), order, distance)
+        stage1 = TopK.unscored(order, distance, torch.zeros(num, dtype=torch.int64))
         found = rerank(stage1, depth, np.arange(num), as_candidates(number), score)
         best = [of[:, :k] for of in (found.order, found.distance, found.score, found.dead)]
         return SearchResults(best[0], np.sqrt(best[1]), np.where(np.isfinite(best[2]), best[2], np.nan), best[3])

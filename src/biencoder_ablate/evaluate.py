@@ -180,7 +180,7 @@ def write_trec(
     ]
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / f"{split.name}.run", "".join(lines))
-    right = prepared.answers
+    right = prepared.qrels
     answers = [
         f"{points[row]} 0 {names[candidate] if candidate >= 0 else f'absent{number}'} {grade}\n"
         for number, (row, candidate, grade) in enumerate(

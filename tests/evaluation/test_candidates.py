@@ -11,10 +11,9 @@ from biencoder_ablate.data.corpus import SPLITS, Pair, build_corpus
 from biencoder_ablate.data.text_table import build_table
 from biencoder_ablate.evaluation.candidates import (
     TASKS,
+    build_task,
     candidate_id,
     candidate_texts,
-    clean_exclusions,
-    official_exclusions,
     task_mask,
 )
 
@@ -81,6 +80,13 @@ def by_row(exclusions):
     return found
 
 
+def besides_official(task):
+    """What clean leaves out and official does not."""
+    official, clean = by_row(task.official), by_row(task.clean)
+    besides = {row: left_out - official[row] for row, left_out in clean.items()}
+    return {row: left_out for row, left_out in besides.items() if left_out}
+
+
 def test_candidate_order_is_theme_debate_con_first_number(split):
     assert [(p.theme, p.debate, p.stance, p.number, p.point, p.counter) for p in split.pairs] == ROWS
     assert len(candidate_texts(split)) == 14
@@ -89,8 +95,10 @@ def test_candidate_order_is_theme_debate_con_first_number(split):
 
 
 def test_exclusions_worked_by_hand(split):
-    assert by_row(official_exclusions(split)) == OFFICIAL
-    assert by_row(clean_exclusions(split)) == CLEAN_BESIDES
+    task = build_task(split)
+    assert by_row(task.official) == OFFICIAL
+    assert besides_official(task) == CLEAN_BESIDES
+    assert task.clean_differs.tolist() == [*CLEAN_BESIDES]
 
 
 @pytest.mark.parametrize(("row", "expected"), [(0, TASKS_OF_ROW_0), (5, TASKS_OF_ROW_5)])
@@ -124,8 +132,8 @@ def test_sets_and_totals_equal_the_reference(corpus):
         pairs, n = corpus.split(name), len(split)
         assert list(pairs) == reference.in_candidate_order(pairs)
         assert candidate_totals(split) == reference.candidate_totals(pairs)
-        official = by_row(official_exclusions(split))
-        besides = by_row(clean_exclusions(split))
+        prepared = build_task(split)
+        official, besides = by_row(prepared.official), besides_official(prepared)
         for row in range(n):
             out = official[row]
             found = _candidates(set(range(2 * n)) - out, n)

@@ -43,7 +43,7 @@ def as_rankings(rows):
         for task in TASKS
     }
     answers = Qrels(np.arange(len(rows)), np.arange(len(rows)), np.ones(len(rows)))
-    asked = SimpleNamespace(answers=answers, counts=np.array([row["clean_rank"] is not None for row in rows]))
+    asked = SimpleNamespace(qrels=answers, counts=np.array([row["clean_rank"] is not None for row in rows]))
     return SplitRankings(asked, under("stage1_rank", "rank"), under("clean_stage1_rank", "clean_rank"), tasks)
 
 

@@ -159,7 +159,7 @@ def chance_metrics(prepared: RetrievalTask) -> dict[str, float]:
             ranks.append(reciprocal[g, c])
         return {f"top1{suffix}": float(np.mean(right[rows] / counts[rows])), f"mrr{suffix}": float(np.mean(ranks))}
 
-    found = right / np.maximum(1, np.bincount(prepared.answers.row, minlength=num)) * np.minimum(1, 10 / official)
+    found = right / np.maximum(1, np.bincount(prepared.qrels.row, minlength=num)) * np.minimum(1, 10 / official)
     recall = {"recall@10": float(np.mean(found)) if num else float("nan")}
     return figures(every, official, "") | figures(np.flatnonzero(prepared.counts), clean, "_clean") | recall
 

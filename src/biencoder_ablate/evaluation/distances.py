@@ -9,146 +9,194 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
+from biencoder_ablate.utils.arrays import take_rows
+
 BLOCK = 512
-"""So many points at a time have their distances worked out, or fewer: at most FLOATS of them."""
+"""The most points whose distances are computed at a time."""
 FLOATS = 1 << 24
+"""The most distances computed at a time (64 MB)."""
 GROUP = 64
+"""How many columns `smallest` searches as one."""
 
 
 def block_size(num_candidates: int) -> int:
-    """How many points at a time are measured against so many candidates: memory does not grow with their number."""
-    return max(1, min(BLOCK, FLOATS // max(1, num_candidates)))
+    """How many points are compared with all candidates at a time, so that memory does not grow with either."""
+    num_points = FLOATS // max(1, num_candidates)
+    return max(1, min(BLOCK, num_points))
 
 
 @dataclass(frozen=True)
 class Targets:
-    """Embeddings to measure distances to: their mean (R,), and [x, 1, |x|²] (T, R + 2) of each x less the mean."""
+    """Embeddings prepared for `distances_to`: their mean (R,), and [x, 1, |x|²] (T, R + 2) of each x less the mean."""
 
-    centre: torch.Tensor
-    extended: torch.Tensor
+    centre: Tensor
+    extended: Tensor
 
 
-def make_targets(embeddings: torch.Tensor) -> Targets:
-    """Ready embeddings (T, R) to measure distances to."""
+def make_targets(embeddings: Tensor) -> Targets:
+    """Prepare embeddings (T, R) for `distances_to`."""
     centre = embeddings.mean(dim=0)
     x = embeddings - centre
     squares = x.square().sum(1, keepdim=True)
-    return Targets(centre, torch.cat([x, torch.ones_like(squares), squares], dim=1))
+    ones = torch.ones_like(squares)
+    extended = torch.cat([x, ones, squares], dim=1)
+    return Targets(centre, extended)
 
 
-def distances_to(points: torch.Tensor, targets: Targets) -> torch.Tensor:
+def distances_to(points: Tensor, targets: Targets) -> Tensor:
     """Squared Euclidean distances (b, T) of points (b, R) to the targets, float32.
 
-    As |a|² + |b|² − 2ab, all three in one matrix product, after moving the targets' mean to the origin:
-    embeddings of one encoder share a large common part, and leaving it in would cost the digits that order the
-    candidates. The square root is left out, since it would only merge distances that differ.
+    |a|² + |b|² − 2ab, all three terms in one matrix product, after the targets' mean has been moved to the origin:
+    embeddings of one encoder share a large common part, and keeping it would cost the digits that order the
+    candidates. The square root is left out, since rounding it would only merge distances that differ.
     """
     x = points - targets.centre
     squares = x.square().sum(1, keepdim=True)
-    extended = torch.cat([-2 * x, squares, torch.ones_like(squares)], dim=1)
-    return F.linear(extended, targets.extended).clamp_(min=0.0)
+    ones = torch.ones_like(squares)
+    extended = torch.cat([-2 * x, squares, ones], dim=1)  # (b, R + 2)
+    squared_distances = F.linear(extended, targets.extended)
+    return squared_distances.clamp_(min=0.0)  # rounding may leave less than nothing
 
 
-def check_finite(values: torch.Tensor) -> None:
-    """Raise ValueError unless distances or scores (a, b) are all numbers: nothing is smaller than NaN, so every true
-    counter would come first."""
-    # NaN spreads to both ends; a mask of all values would take several times as long.
-    if values.numel() and not bool(torch.stack(torch.aminmax(values)).isfinite().all()):
+def check_finite(values: Tensor) -> None:
+    """Raise ValueError unless all distances or scores are finite: nothing compares as smaller than NaN, so that every
+    right answer would come first."""
+    if not values.numel():
+        return
+    # The extremes are NaN where any value is; a mask over all values would take several times as long.
+    extremes = torch.stack(torch.aminmax(values))
+    if not bool(extremes.isfinite().all()):
         raise ValueError(
             "the model's embeddings or scores are not all finite numbers, so nothing can be ranked by them; "
             "training has diverged, or the weights are damaged"
         )
 
 
-def first_k(distances: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+def first_k(distances: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k nearest finite candidates (b, k) in order of distance, ties by candidate order, and their distances.
 
-    Rows with fewer end in −1 and inf. topk alone would leave ties to chance, so it only finds the k-th distance.
+    Rows with fewer end in −1 and inf. topk alone breaks ties arbitrarily, so it only finds the k-th distance.
     """
-    kth = torch.topk(distances, min(k, distances.shape[1]), dim=1, largest=False, sorted=False).values.amax(dim=1)
-    rows, columns = ((distances <= kth[:, None]) & distances.isfinite()).nonzero(as_tuple=True)
-    return first_k_of_lists(rows, columns, distances[rows, columns], len(distances), k)
+    num = min(k, distances.shape[1])
+    k_smallest = torch.topk(distances, num, dim=1, largest=False, sorted=False)
+    kth = k_smallest.values.amax(dim=1, keepdim=True)
+
+    near = (distances <= kth) & distances.isfinite()
+    rows, columns = near.nonzero(as_tuple=True)
+    values = distances[rows, columns]
+    return first_k_of_lists(rows, columns, values, len(distances), k)
 
 
 def first_k_of_lists(
-    rows: torch.Tensor, columns: torch.Tensor, values: torch.Tensor, num_rows: int, k: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """`first_k` of ragged lists: entries (row, column, value), in order of row, then column."""
+    rows: Tensor,
+    columns: Tensor,
+    values: Tensor,
+    num_rows: int,
+    k: int,
+) -> tuple[Tensor, Tensor]:
+    """`first_k` of ragged lists, given as entries (row, column, value) in order of row, then column."""
+    # Two stable sorts: by row, within a row by value, and equal values in order of their columns.
     by_value = torch.argsort(values, stable=True)
-    in_order = by_value[torch.argsort(rows[by_value], stable=True)]
-    columns, values = columns[in_order], values[in_order]
+    by_row = torch.argsort(rows[by_value], stable=True)
+    in_order = by_value[by_row]
+
+    # The place of each entry within its row; `rows` itself is in order already.
     counts = torch.bincount(rows, minlength=num_rows)
-    position = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
-    taken = position < k
-    order = torch.full((num_rows, k), -1, dtype=torch.int64, device=values.device)
-    nearest = torch.full((num_rows, k), torch.inf, dtype=values.dtype, device=values.device)
-    order[rows[taken], position[taken]] = columns[taken]
-    nearest[rows[taken], position[taken]] = values[taken]
+    starts = counts.cumsum(0) - counts
+    place = torch.arange(len(rows), device=rows.device) - starts[rows]
+
+    first = place < k
+    source = in_order[first]
+    target = rows[first], place[first]
+    order = columns.new_full((num_rows, k), -1)
+    nearest = values.new_full((num_rows, k), torch.inf)
+    order[target] = columns[source]
+    nearest[target] = values[source]
     return order, nearest
 
 
-def smallest(values: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The k smallest values (b, k) of each row of (b, C) in ascending order, and their columns: torch.topk, faster.
+def smallest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k smallest values (b, k) of each row of (b, C), ascending, and their columns: torch.topk, faster on a CPU.
 
-    The k smallest lie in the k groups of columns with the smallest minima, so that only those are searched. Which
-    of several equal values are taken is left to chance, as in topk.
+    Which of several equal values are taken is arbitrary, as in topk.
     """
     num_groups = values.shape[1] // GROUP
     if values.device.type != "cpu" or 4 * k > num_groups:
         return torch.topk(values, k, dim=1, largest=False)
-    minima = values[:, : num_groups * GROUP].unflatten(1, (num_groups, GROUP)).amin(2)
+
+    # The k smallest values lie in the k groups of columns with the smallest minima: only these are searched.
+    num_grouped = num_groups * GROUP
+    grouped = values[:, :num_grouped].unflatten(1, (num_groups, GROUP))
+    minima = grouped.amin(2)  # (b, num_groups)
     groups = torch.topk(minima, k, dim=1, largest=False, sorted=False).indices
-    columns = (groups[:, :, None] * GROUP + torch.arange(GROUP)).flatten(1)
-    rest = torch.arange(num_groups * GROUP, values.shape[1]).expand(len(values), -1)
+    starts = groups[:, :, None] * GROUP
+    columns = (starts + torch.arange(GROUP)).flatten(1)
+
+    # The columns that no group holds are searched in any case.
+    rest = torch.arange(num_grouped, values.shape[1])
+    rest = rest.expand(len(values), -1)
     columns = torch.cat([columns, rest], dim=1)
-    found, places = torch.topk(values.gather(1, columns), k, dim=1, largest=False)
-    return found, columns.gather(1, places)
+    searched = values.gather(1, columns)
+    k_smallest = torch.topk(searched, k, dim=1, largest=False)
+    return k_smallest.values, columns.gather(1, k_smallest.indices)
 
 
-def rank_of(scores: torch.Tensor, true: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
-    """How many candidates come before the true ones (e,): smaller scores (b, C), or equal and earlier.
+def rank_of(
+    scores: Tensor,
+    columns: Tensor,
+    rows: Tensor | None = None,
+) -> Tensor:
+    """How many candidates come before each right answer (e,): smaller scores (b, C), or equal and earlier.
 
-    rows (e,) are the rows of `scores` that the true ones are of; without, there is one a row.
+    `columns` (e,) are the right answers, and `rows` (e,) the rows of `scores` that they belong to; without `rows` there
+    is one a row.
     """
     if rows is not None:
-        parts = [rank_of(scores[some], its) for some, its in chunks(rows, true, len(scores))]
-        return torch.cat(parts) if parts else torch.zeros_like(true)
-    own = scores.gather(1, true[:, None])
-    before = (scores < own).sum(1)
-    not_after = (scores <= own).sum(1)
+        ranks = []
+        for chunk, right in chunks(rows, columns, len(scores)):
+            ranks.append(rank_of(scores[chunk], right))
+        return torch.cat(ranks)
+
+    right_score = scores.gather(1, columns[:, None])
+    before = (scores < right_score).sum(1)
+    not_after = (scores <= right_score).sum(1)
+
+    # Only where another candidate has the very same score do their places matter.
     tied = (not_after - before > 1).nonzero(as_tuple=True)[0]
     if len(tied):
-        earlier = torch.arange(scores.shape[1], device=scores.device)[None, :] < true[tied, None]
-        before[tied] += ((scores[tied] == own[tied]) & earlier).sum(1)
+        every_column = torch.arange(scores.shape[1], device=scores.device)
+        earlier = every_column < columns[tied, None]
+        equal = scores[tied] == right_score[tied]
+        before[tied] += (equal & earlier).sum(1)
     return before
 
 
-def chunks(rows: torch.Tensor, true: torch.Tensor, num_rows: int) -> list[tuple[torch.Tensor | slice, torch.Tensor]]:
-    """Right answers (e,) and their rows, as many at a time as there are rows; a slice where each row has one, since
-    what it takes is no copy."""
+def chunks(
+    rows: Tensor,
+    columns: Tensor,
+    num_rows: int,
+) -> list[tuple[Tensor | slice, Tensor]]:
+    """Right answers (e,) as (rows, columns), as many at a time as there are rows, so that what is taken of a matrix for
+    them is no larger than the matrix. Where each row has one right answer the rows are a slice, which takes no copy."""
     if torch.equal(rows, torch.arange(num_rows, device=rows.device)):
-        return [(slice(None), true)]
+        return [(slice(None), columns)]
     size = max(1, num_rows)
-    return list(zip(rows.split(size), true.split(size), strict=True))
+    return list(zip(rows.split(size), columns.split(size), strict=True))
 
 
-def ragged_arange(counts: np.ndarray) -> np.ndarray:
-    """0 … counts[0] − 1, then 0 … counts[1] − 1, and so on, in one array."""
-    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+def exclude(
+    distances: Tensor,
+    rows: np.ndarray,
+    excluded: tuple[np.ndarray, np.ndarray],
+) -> None:
+    """Set the distances (b, C) of excluded candidates to inf, in place.
 
-
-def take_rows(block: np.ndarray, entries: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Of (rows, candidates), sorted by row, those of the rows `block` (ascending, one may come again), as (positions in
-    the block, candidates)."""
-    rows, candidates = entries
-    low, high = np.searchsorted(rows, block), np.searchsorted(rows, block, side="right")
-    counts = high - low
-    return np.repeat(np.arange(len(block)), counts), candidates[ragged_arange(counts) + np.repeat(low, counts)]
-
-
-def exclude(scores: torch.Tensor, block: np.ndarray, excluded: tuple[np.ndarray, np.ndarray]) -> None:
-    """Set the excluded candidates of the rows `block` (ascending) to inf in scores (b, C), in place."""
-    position, candidates = take_rows(block, excluded)
-    scores[torch.from_numpy(position).to(scores.device), torch.from_numpy(candidates).to(scores.device)] = torch.inf
+    `rows` (b,), ascending, are those of the block; `excluded` are (rows, candidates), sorted by row.
+    """
+    position, candidates = take_rows(rows, excluded)
+    row = torch.as_tensor(position, device=distances.device)
+    column = torch.as_tensor(candidates, device=distances.device)
+    distances[row, column] = torch.inf

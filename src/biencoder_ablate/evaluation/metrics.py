@@ -21,7 +21,8 @@ def hits(rank: np.ndarray, k: int) -> np.ndarray:
     >>> hits(np.array([0, 2, 9, 10]), 10).tolist()
     [1.0, 1.0, 1.0, 0.0]
     """
-    return np.where(np.isnan(rank), np.nan, rank < k)
+    is_hit = rank < k
+    return np.where(np.isnan(rank), np.nan, is_hit)
 
 
 def reciprocal_rank(rank: np.ndarray) -> np.ndarray:
@@ -33,7 +34,11 @@ def reciprocal_rank(rank: np.ndarray) -> np.ndarray:
     return 1.0 / (rank + 1.0)
 
 
-def discounted_gain(rank: np.ndarray, k: int, grade: np.ndarray | float = 1.0) -> np.ndarray:
+def discounted_gain(
+    rank: np.ndarray,
+    k: int,
+    grade: np.ndarray | float = 1.0,
+) -> np.ndarray:
     """grade / log₂(rank + 2) within the first k, else 0: a term of DCG@k.
 
     Järvelin and Kekäläinen 2002, "Cumulated gain-based evaluation of IR techniques", with trec_eval's gain, which is
@@ -42,7 +47,8 @@ def discounted_gain(rank: np.ndarray, k: int, grade: np.ndarray | float = 1.0) -
     >>> discounted_gain(np.array([0, 2, 10]), 10).tolist()
     [1.0, 0.5, 0.0]
     """
-    return np.where(rank >= k, 0.0, grade / np.log2(rank + 2.0))
+    gain = grade / np.log2(rank + 2.0)
+    return np.where(rank >= k, 0.0, gain)
 
 
 def first_ranks(ranks: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -51,7 +57,10 @@ def first_ranks(ranks: np.ndarray, rows: np.ndarray) -> np.ndarray:
     >>> first_ranks(np.array([4, 1, 0]), np.array([0, 0, 1])).tolist()
     [1, 0]
     """
-    return np.minimum.reduceat(ranks, group_starts(rows)) if len(ranks) else ranks
+    if not len(ranks):
+        return ranks
+    starts = group_starts(rows)
+    return np.minimum.reduceat(ranks, starts)
 
 
 def top1(first: np.ndarray) -> float:
@@ -72,24 +81,38 @@ def mrr(first: np.ndarray) -> float:
     return _mean(reciprocal_rank(first))
 
 
-def recall(ranks: np.ndarray, k: int, rows: np.ndarray) -> float:
+def recall(
+    ranks: np.ndarray,
+    k: int,
+    rows: np.ndarray,
+) -> float:
     """Recall@k: the share of a query's right answers that are among the first k.
 
     >>> recall(np.array([0, 12, 3]), 10, np.array([0, 0, 1]))
     0.75
     """
-    return _mean(_sums(hits(ranks, k), rows) / _sizes(rows))
+    num_found = _sums(hits(ranks, k), rows)
+    return _mean(num_found / _sizes(rows))
 
 
-def ndcg(ranks: np.ndarray, k: int, rows: np.ndarray, grades: np.ndarray) -> float:
+def ndcg(
+    ranks: np.ndarray,
+    k: int,
+    rows: np.ndarray,
+    grades: np.ndarray,
+) -> float:
     """nDCG@k: the sum of `discounted_gain` over a query's right answers, divided by that of their best order.
 
     >>> round(ndcg(np.array([1, 0]), 10, np.array([0, 0]), np.array([3, 1])), 4)
     0.7967
     """
+    gains = discounted_gain(ranks, k, grades)
+
+    # In the best order a query's right answers come first, from the highest grade down.
     best_first = np.lexsort((-grades, rows))
-    ideal = discounted_gain(ragged_arange(_sizes(rows)), k, grades[best_first])
-    return _mean(_sums(discounted_gain(ranks, k, grades), rows) / _sums(ideal, rows))
+    ideal_ranks = ragged_arange(_sizes(rows))
+    ideal_gains = discounted_gain(ideal_ranks, k, grades[best_first])
+    return _mean(_sums(gains, rows) / _sums(ideal_gains, rows))
 
 
 def average_precision(ranks: np.ndarray, rows: np.ndarray) -> float:
@@ -101,20 +124,27 @@ def average_precision(ranks: np.ndarray, rows: np.ndarray) -> float:
     0.75
     """
     sizes = _sizes(rows)
-    in_order = ranks[np.lexsort((ranks, rows))]
-    precision = (ragged_arange(sizes) + 1.0) / (in_order + 1.0)
+    by_rank = np.lexsort((ranks, rows))
+    num_right = ragged_arange(sizes) + 1.0
+    num_seen = ranks[by_rank] + 1.0
+    precision = num_right / num_seen
     return _mean(_sums(precision, rows) / sizes)
 
 
 def _sizes(rows: np.ndarray) -> np.ndarray:
     """How many right answers each query has (N,)."""
-    return np.diff(group_starts(rows), append=len(rows))
+    starts = group_starts(rows)
+    return np.diff(starts, append=len(rows))
 
 
 def _sums(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Sums of entries (E,) by query (N,)."""
-    return np.add.reduceat(values, group_starts(rows)) if len(rows) else values
+    if not len(rows):
+        return values
+    return np.add.reduceat(values, group_starts(rows))
 
 
 def _mean(values: np.ndarray) -> float:
-    return float(np.mean(values)) if len(values) else float("nan")
+    if not len(values):
+        return np.nan
+    return float(np.mean(values))

@@ -89,12 +89,12 @@ def _with_never_found(
     prepared: RetrievalTask, sets: Sequence[CandidateSet], rankings: Sequence[Ranking]
 ) -> Sequence[Ranking]:
     """Rankings under the sets with the ranks of all right answers, also of those that are no candidates."""
-    found = prepared.answers.candidate >= 0
+    found = prepared.qrels.candidate >= 0
     if found.all():
         return rankings
     completed = []
     for asking, ranking in zip(sets, rankings, strict=True):
-        asked = found[np.isin(prepared.answers.row, asking.rows)]
+        asked = found[np.isin(prepared.qrels.row, asking.rows)]
         stage1, final = (np.full(len(asked), NEVER_FOUND) for _ in range(2))
         stage1[asked], final[asked] = ranking.stage1_rank, ranking.final_rank
         completed.append(replace(ranking, stage1_rank=stage1, final_rank=final))
@@ -104,7 +104,7 @@ def _with_never_found(
 def _merged(official: Ranking, again: Ranking, prepared: RetrievalTask) -> Ranking:
     """The clean ranking: the official one, but for the points ranked again because their clean candidates differ."""
     columns = {item.name: getattr(official, item.name).copy() for item in fields(Ranking)}
-    answers = np.isin(prepared.answers.row, prepared.clean_differs)
+    answers = np.isin(prepared.qrels.row, prepared.clean_differs)
     for name, column in columns.items():
         column[answers if name.endswith("_rank") else prepared.clean_differs] = getattr(again, name)
     return Ranking(**columns)
@@ -129,14 +129,14 @@ def split_metrics(rankings: SplitRankings) -> dict[str, Any]:
     values = _figures(rankings.official, rankings.clean, rankings.prepared)
     values["tasks"] = {}
     for task, found in rankings.tasks.items():
-        first = metrics.first_ranks(found.final_rank, rankings.prepared.answers.row)
+        first = metrics.first_ranks(found.final_rank, rankings.prepared.qrels.row)
         values["tasks"][task] = {"top1": metrics.top1(first), "mrr": metrics.mrr(first)}
     return values
 
 
 def _figures(official: Ranking, clean: Ranking, prepared: RetrievalTask) -> dict[str, Any]:
     """Figures from two rankings of a split's queries."""
-    answers, counts = prepared.answers, prepared.counts
+    answers, counts = prepared.qrels, prepared.counts
     rows, grades = answers.row, answers.grade
     first, first_stage1 = (metrics.first_ranks(of, rows) for of in (official.final_rank, official.stage1_rank))
     first_clean, first_stage1_clean = (
@@ -170,7 +170,7 @@ def point_records(rankings: SplitRankings) -> list[dict[str, Any]]:
     and what came first. Ranks are 1-based here, as people count. Where points are asked for all their right answers,
     `answers` lists these by candidate order: name, grade, stage-1 rank and final rank."""
     prepared, official, clean = rankings.prepared, rankings.official, rankings.clean
-    split, answers = prepared.split, prepared.answers
+    split, answers = prepared.split, prepared.qrels
     rankings_by_name = {"": official, "clean_": clean} | rankings.tasks
     stage1, final = (
         {

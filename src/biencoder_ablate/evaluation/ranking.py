@@ -1,21 +1,22 @@
-"""Ranks the candidates of points: stage 1 by distance, stage 2 by the head (design §2). No loop over pairs.
+"""Ranks the candidates of points: stage 1 by distance, stage 2 the first of them by the head. No loop over pairs.
 
 Training, `evaluate` and `retrieve` all rank by this: `stage1` and `rerank` to a depth, `rank_matrix` where every
 candidate has a score (evaluation.rerank=all, and baselines), and `rank` by either. Several candidate sets are ranked
 at once.
 
-N points, n of them asked, b of a block, e right answers of theirs (one each, or more), C candidates, D distinct texts
-among them, k candidates kept, M pairs.
+N points, n of them in a candidate set, b of a block, e right answers of theirs (one each, or more), C candidates, D
+distinct texts among them, k candidates kept, M pairs.
 Ranks are 0-based; −1 stands for "no candidate".
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from biencoder_ablate.evaluation.candidates import Candidates, CandidateSet
 from biencoder_ablate.evaluation.distances import (
@@ -26,16 +27,15 @@ from biencoder_ablate.evaluation.distances import (
     first_k,
     first_k_of_lists,
     make_targets,
-    ragged_arange,
     rank_of,
     smallest,
-    take_rows,
 )
 from biencoder_ablate.evaluation.pair_scores import PairScorer
 from biencoder_ablate.model.biencoder import Embeddings
+from biencoder_ablate.utils.arrays import concatenate_fields, ragged_take, take_rows
 
-PIECE = 262_144
-"""So many pairs at a time are scored where all are."""
+PAIRS_AT_ONCE = 262_144
+"""How many pairs are scored at a time where all are."""
 
 
 @dataclass(frozen=True)
@@ -52,18 +52,12 @@ class Ranking:
 
 
 @dataclass(frozen=True)
-class FirstStage:
-    """rank (e,) of the right answers by distance; the first k candidates (n, k) and their squared distances."""
-
-    rank: torch.Tensor
-    order: torch.Tensor
-    distance: torch.Tensor
-
-
-@dataclass(frozen=True)
 class TopK:
-    """The first k candidates of n points in their final order, each (n, k): which, squared distance, the score (−inf
-    where there is none) and whether the pair is dead; and the rank (e,) of the right answers by distance."""
+    """The first k candidates of n points, each (n, k): which, squared distance, the head's score (−inf where it scored
+    none) and whether the pair is dead; and the rank (e,) of the points' right answers by distance.
+
+    `stage1` gives them in order of distance, `rerank` in their final order.
+    """
 
     order: np.ndarray
     distance: np.ndarray
@@ -71,16 +65,50 @@ class TopK:
     dead: np.ndarray
     stage1_rank: np.ndarray
 
-    def ranking(self, asking: CandidateSet) -> Ranking:
-        """The ranking of the set's points, of whose lists at least two candidates should be kept."""
-        position, right = take_rows(asking.rows, asking.right)
-        hit, scored = self.order[position] == right[:, None], np.isfinite(self.score)
-        final_rank = np.where(hit.any(axis=1), hit.argmax(axis=1), self.stage1_rank)
+    @classmethod
+    def unscored(cls, order: Tensor, distance: Tensor, stage1_rank: Tensor) -> TopK:
+        """Candidates by distance alone."""
+        score = np.full(order.shape, -np.inf, dtype=np.float32)
+        dead = np.zeros(order.shape, dtype=bool)
+        return cls(
+            order.cpu().numpy(),
+            distance.cpu().numpy(),
+            score,
+            dead,
+            stage1_rank.cpu().numpy(),
+        )
+
+    def ranking(self, candidate_set: CandidateSet) -> Ranking:
+        """The ranking of the set's points; k must be 2 or more, or all candidates, for ties to be seen."""
+        position, right = take_rows(candidate_set.rows, candidate_set.right)
+        is_right = self.order[position] == right[:, None]  # (e, k)
+        is_kept = is_right.any(axis=1)
+        final_rank = np.where(is_kept, is_right.argmax(axis=1), self.stage1_rank)
+
+        # The second candidate ties with the first by score, or by distance where the head scored neither.
+        scored = np.isfinite(self.score)
         tied = np.zeros(len(self.order), dtype=bool)
         if self.order.shape[1] > 1:
-            by_score, by_distance = (values[:, 0] == values[:, 1] for values in (self.score, self.distance))
-            tied = (self.order[:, 1] >= 0) & np.where(scored[:, 1], by_score, by_distance)
-        return Ranking(self.stage1_rank, final_rank, self.order[:, 0], tied, scored.sum(1), self.dead.sum(1))
+            same_score = self.score[:, 0] == self.score[:, 1]
+            same_distance = self.distance[:, 0] == self.distance[:, 1]
+            has_second = self.order[:, 1] >= 0
+            tied = has_second & np.where(scored[:, 1], same_score, same_distance)
+
+        return Ranking(
+            self.stage1_rank,
+            final_rank,
+            first=self.order[:, 0],
+            tied=tied,
+            num_scored=scored.sum(1),
+            num_dead=self.dead.sum(1),
+        )
+
+
+def rerank_depth(depth: int | str, num_candidates: int) -> int:
+    """How many candidates evaluation.rerank has the head score: the number itself, `all` of them, or `none`."""
+    if isinstance(depth, int):
+        return depth
+    return {"all": num_candidates, "none": 0}[depth]
 
 
 def rank(
@@ -99,239 +127,405 @@ def rank(
     """
     if depth == "all":
         assert score is not None
-        return rank_matrix(sets, all_scores(embeddings, point, candidates, score), len(candidates))
-    num = depth if isinstance(depth, int) else 0
-    found = stage1(embeddings, point, candidates, sets, max(2, num))
-    return [
-        rerank(part, num, point[asking.rows], candidates, score).ranking(asking)
-        for part, asking in zip(found, sets, strict=True)
-    ]
+        score_rows = all_scores(embeddings, point, candidates, score)
+        return rank_matrix(sets, score_rows, len(candidates))
+
+    num = rerank_depth(depth, len(candidates))
+    kept = max(2, num)  # the second tells whether the first is tied
+    rankings = []
+    for candidate_set, nearest in zip(sets, stage1(embeddings, point, candidates, sets, kept), strict=True):
+        top_k = rerank(nearest, num, point[candidate_set.rows], candidates, score)
+        rankings.append(top_k.ranking(candidate_set))
+    return rankings
 
 
 def stage1(
-    embeddings: Embeddings, point: np.ndarray, candidates: Candidates, sets: Sequence[CandidateSet], k: int
-) -> list[FirstStage]:
-    """Rank candidates by distance, for each candidate set.
+    embeddings: Embeddings,
+    point: np.ndarray,
+    candidates: Candidates,
+    sets: Sequence[CandidateSet],
+    k: int,
+) -> list[TopK]:
+    """The nearest k candidates, for each candidate set.
 
-    Arguments as for `rank`. Distances are worked out once, for the rows of the first set, and between distinct
-    texts, so that equal texts tie exactly. Where a set admits all but a few candidates the work is done by text,
-    else by candidate. Raises ValueError when a distance is not a finite number.
+    Arguments as for `rank`. Distances are computed once, for the rows of the first set, and between distinct texts, so
+    that equal texts tie exactly. Where a set admits all but a few candidates the ranking is by text, else by candidate.
+    Raises ValueError when a distance is not finite.
     """
-    k, device = min(k, len(candidates)), embeddings.candidate.device
-    targets = make_targets(embeddings.candidate[torch.from_numpy(candidates.distinct).to(device)])
-    empty = torch.empty(0, dtype=torch.int64, device=device)
-    found = [[FirstStage(empty, empty.reshape(0, k), targets.extended.new_empty(0, k))] for _ in sets]
-    for block, asked in _blocks(sets, len(candidates)):
-        distances = distances_to(embeddings.point[torch.from_numpy(point[block]).to(device)], targets)
+    device = embeddings.candidate.device
+    k = min(k, len(candidates))
+    distinct = torch.as_tensor(candidates.distinct, device=device)
+    targets = make_targets(embeddings.candidate[distinct])
+    no_rank = distinct.new_empty(0)
+    nothing = TopK.unscored(distinct.new_empty(0, k), targets.extended.new_empty(0, k), no_rank)
+    blocks = [[nothing] for _ in sets]
+
+    for rows, members in _blocks(sets, len(candidates)):
+        points = torch.as_tensor(point[rows], device=device)
+        distances = distances_to(embeddings.point[points], targets)  # (b, D)
         check_finite(distances)
-        # Backwards, since ranking by text changes distances: all but the first set get copies.
-        for number, some in reversed(asked):
-            own = distances.index_select(0, torch.from_numpy(some).to(device)) if number else distances
-            rank = _rank_by_candidate if sets[number].admitted else _rank_by_text
-            found[number].append(rank(own, candidates, block[some], sets[number], k))
-    return [
-        FirstStage(*(torch.cat([getattr(part, item.name) for part in parts]) for item in fields(FirstStage)))
-        for parts in found
-    ]
+
+        # The first set has all rows of the block and takes `distances` itself. Ranking by text changes them, so that it
+        # comes last; the others get copies of their rows.
+        for number, positions in reversed(members):
+            of_set = distances
+            if number > 0:
+                of_set = distances[torch.as_tensor(positions, device=device)]
+            rank_block = _rank_by_candidate if sets[number].admitted else _rank_by_text
+            ranked = rank_block(of_set, candidates, rows[positions], sets[number], k)
+            blocks[number].append(TopK.unscored(*ranked))
+
+    return [concatenate_fields(parts) for parts in blocks]
 
 
 def _blocks(
-    sets: Sequence[CandidateSet], num_candidates: int
+    sets: Sequence[CandidateSet],
+    num_candidates: int,
 ) -> Iterator[tuple[np.ndarray, list[tuple[int, np.ndarray]]]]:
-    """The rows of the first set a block at a time, and which of them (positions in the block) each set asks."""
-    rows, size = sets[0].rows, block_size(num_candidates)
-    for start in range(0, len(rows), size):
-        block = rows[start : start + size]
-        asked = [np.flatnonzero(np.isin(block, asking.rows, assume_unique=True)) for asking in sets]
-        yield block, [(number, some) for number, some in enumerate(asked) if len(some)]
+    """The rows of the first set a block at a time; with each block the numbers of the sets that have any of its rows,
+    and the positions in the block of those rows."""
+    size = block_size(num_candidates)
+    every_row = sets[0].rows
+    for start in range(0, len(every_row), size):
+        block = every_row[start : start + size]
+        members = []
+        for number, candidate_set in enumerate(sets):
+            is_member = np.isin(block, candidate_set.rows, assume_unique=True)
+            if is_member.any():
+                members.append((number, np.flatnonzero(is_member)))
+        yield block, members
 
 
-def _allowed(asking: CandidateSet, rows: np.ndarray, num_candidates: int, device: torch.device) -> torch.Tensor:
+def _allowed(
+    candidate_set: CandidateSet,
+    rows: np.ndarray,
+    num_candidates: int,
+    device: torch.device,
+) -> Tensor:
     """Which candidates a set has for the points `rows`, (b, C) bool."""
-    mask = np.ones((len(rows), num_candidates), dtype=bool) if asking.admitted is None else asking.admitted(rows).copy()
-    mask[take_rows(rows, asking.excluded)] = False
-    return torch.from_numpy(mask).to(device)
+    if candidate_set.admitted is None:
+        mask = np.ones((len(rows), num_candidates), dtype=bool)
+    else:
+        mask = candidate_set.admitted(rows).copy()
+    mask[take_rows(rows, candidate_set.excluded)] = False
+    return torch.as_tensor(mask, device=device)
+
+
+def _right_answers(
+    candidate_set: CandidateSet,
+    rows: np.ndarray,
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """The right answers of the points `rows`: positions in `rows` and candidates, both (e,)."""
+    position, right = take_rows(rows, candidate_set.right)
+    return torch.as_tensor(position, device=device), torch.as_tensor(right, device=device)
 
 
 def _rank_by_candidate(
-    distances: torch.Tensor, candidates: Candidates, rows: np.ndarray, asking: CandidateSet, k: int
-) -> FirstStage:
-    """The plain way: distances (b, D) looked up for every candidate (b, C)."""
+    distances: Tensor,
+    candidates: Candidates,
+    rows: np.ndarray,
+    candidate_set: CandidateSet,
+    k: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The plain way, from distances to the distinct texts (b, D) looked up for every candidate (b, C): the first k and
+    their distances, both (b, k), and the ranks of the right answers (e,)."""
     device = distances.device
-    distances = distances.index_select(1, torch.from_numpy(candidates.place).to(device))
-    distances.masked_fill_(~_allowed(asking, rows, len(candidates), device), torch.inf)
-    position, right = (torch.from_numpy(of).to(device) for of in take_rows(rows, asking.right))
-    return FirstStage(rank_of(distances, right, position), *first_k(distances, k))
+    place = torch.as_tensor(candidates.place, device=device)
+    distances = distances.index_select(1, place)  # (b, C)
+    allowed = _allowed(candidate_set, rows, len(candidates), device)
+    distances.masked_fill_(~allowed, torch.inf)
+
+    position, right = _right_answers(candidate_set, rows, device)
+    right_rank = rank_of(distances, right, position)
+    order, nearest = first_k(distances, k)
+    return order, nearest, right_rank
 
 
 def _rank_by_text(
-    distances: torch.Tensor, candidates: Candidates, rows: np.ndarray, asking: CandidateSet, k: int
-) -> FirstStage:
-    """Ranks from distances to the distinct texts (b, D), which are changed, each counted as often as it is a candidate.
+    distances: Tensor,
+    candidates: Candidates,
+    rows: np.ndarray,
+    candidate_set: CandidateSet,
+    k: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same as `_rank_by_candidate`, faster where few candidates are excluded: distances (b, D), which are changed,
+    are ranked as they are, each text counting as often as it is a candidate.
 
-    Rows in which a tie decides are done again by candidate.
+    Rows in which a tie decides are ranked again by candidate.
     """
-    device, num_texts, num_candidates = distances.device, len(candidates.copies), len(candidates)
-    left_out = np.unique(np.ravel_multi_index(take_rows(rows, asking.excluded), (len(rows), num_candidates)))
-    position, candidate = np.divmod(left_out, num_candidates)
-    # How many candidates come before a right answer, and how many not after it. Sums of floats are exact below 2^24
-    # candidates, and several times faster than sums of bools.
-    copies = torch.from_numpy(candidates.copies).to(distances)
-    asked, right = take_rows(rows, asking.right)
-    of_row, of_text = (torch.from_numpy(of).to(device) for of in (asked, candidates.place[right]))
-    own = distances[of_row, of_text]
-    compared = torch.empty_like(distances)
-    counted = []
-    for some, its in chunks(of_row, own, len(rows)):
-        these = distances[some]
-        out = compared[: len(these)]
-        counted.append([torch.mv(sign(these, its[:, None], out=out), copies) for sign in (torch.lt, torch.le)])
-    before, not_after = (torch.cat(list(of)) for of in zip(*counted, strict=True))
-    # What is left out, beside each right answer of its point.
-    beside, gone = (torch.from_numpy(of).to(device) for of in take_rows(asked, (position, candidates.place[candidate])))
-    own_of, distance_of = own[beside], distances[of_row[beside], gone]
-    before.index_add_(0, beside, (distance_of < own_of).to(before), alpha=-1)
-    not_after.index_add_(0, beside, (distance_of <= own_of).to(before), alpha=-1)
-    # The nearest texts of which a candidate is left, then their candidates without those left out.
-    codes, times = np.unique(position * num_texts + candidates.place[candidate], return_counts=True)
-    gone = codes[times == candidates.copies[codes % num_texts]]
-    distances.view(-1)[torch.from_numpy(gone).to(device)] = torch.inf
-    nearest, places = smallest(distances, min(k + 1, num_texts))
-    values, place = nearest[:, :k].cpu().numpy(), places[:, :k].cpu().numpy()
-    row, column = np.nonzero(np.isfinite(values))
-    text = place[row, column]
-    counts = candidates.copies[text]
-    members = candidates.members[np.repeat(candidates.first[text], counts) + ragged_arange(counts)]
-    codes, values = np.repeat(row, counts) * num_candidates + members, np.repeat(values[row, column], counts)
-    kept = ~np.isin(codes, left_out)
-    codes, values = codes[kept], values[kept]
-    in_order = np.argsort(codes)
-    entries = [torch.from_numpy(of[in_order]) for of in (codes // num_candidates, codes % num_candidates, values)]
-    order, distance = first_k_of_lists(entries[0], entries[1], entries[2], len(rows), k)
-    ranked = FirstStage(before.long(), order.to(device), distance.to(device))
+    device = distances.device
+    num_texts = distances.shape[1]
+
+    # What is excluded, each pair of row and candidate once.
+    excluded = np.ravel_multi_index(take_rows(rows, candidate_set.excluded), (len(rows), len(candidates)))
+    excluded = np.unique(excluded)
+    excluded_row, excluded_candidate = np.divmod(excluded, len(candidates))
+    excluded_text = candidates.place[excluded_candidate]
+
+    position, right = take_rows(rows, candidate_set.right)
+    right_row = torch.as_tensor(position, device=device)
+    right_text = torch.as_tensor(candidates.place[right], device=device)
+    before, not_after = _count_candidates(distances, right_row, right_text, candidates)
+
+    # Both counts have the excluded in them: beside each right answer, the excluded of its row.
+    beside, text = take_rows(position, (excluded_row, excluded_text))
+    beside = torch.as_tensor(beside, device=device)
+    text = torch.as_tensor(text, device=device)
+    right_distance = distances[right_row, right_text][beside]
+    excluded_distance = distances[right_row[beside], text]
+    nearer = excluded_distance < right_distance
+    as_near = excluded_distance <= right_distance
+    before.index_add_(0, beside, nearer.to(before), alpha=-1)
+    not_after.index_add_(0, beside, as_near.to(before), alpha=-1)
+
+    # A text has no place in the list where all its copies are excluded.
+    pairs, num_excluded = np.unique(excluded_row * num_texts + excluded_text, return_counts=True)
+    is_gone = num_excluded == candidates.copies[pairs % num_texts]
+    gone = torch.as_tensor(pairs[is_gone], device=device)
+    distances.view(-1)[gone] = torch.inf
+
+    # The nearest texts, one more than wanted: it tells whether a tie decides who is the last.
+    nearest, texts = smallest(distances, min(k + 1, num_texts))
+    order, distance = _candidates_of_texts(nearest[:, :k], texts[:, :k], candidates, excluded, k)
+
     undecided = torch.zeros(len(rows), dtype=torch.bool, device=device)
-    undecided[of_row[~(not_after - before == 1)]] = True
+    is_alone = not_after - before == 1
+    undecided[right_row[~is_alone]] = True
     if nearest.shape[1] > k:
-        undecided |= (nearest[:, k] == nearest[:, k - 1]) & nearest[:, k].isfinite()
+        last, next_one = nearest[:, k - 1], nearest[:, k]
+        undecided |= (next_one == last) & next_one.isfinite()
+
+    right_rank = before.long()
+    order, distance = order.to(device), distance.to(device)
     again = undecided.nonzero()[:, 0]
     if len(again):
-        redone = _rank_by_candidate(distances[again], candidates, rows[again.cpu().numpy()], asking, k)
-        ranked.rank[undecided[of_row]] = redone.rank
-        ranked.order[again], ranked.distance[again] = redone.order, redone.distance
-    return ranked
+        of_again = undecided[right_row]
+        order[again], distance[again], right_rank[of_again] = _rank_by_candidate(
+            distances[again],
+            candidates,
+            rows[again.cpu().numpy()],
+            candidate_set,
+            k,
+        )
+    return order, distance, right_rank
 
 
-def rerank(found: FirstStage, depth: int, point: np.ndarray, candidates: Candidates, score: PairScorer | None) -> TopK:
-    """Re-order the first `depth` candidates of n points by their scores, equal ones keeping stage-1 order; 0 leaves
-    all as they are.
+def _count_candidates(
+    distances: Tensor,
+    rows: Tensor,
+    texts: Tensor,
+    candidates: Candidates,
+) -> tuple[Tensor, Tensor]:
+    """How many candidates are nearer than each of the texts (e,) of given rows, and how many are as near or nearer."""
+    # Sums of floats are exact below 2^24 candidates, and several times faster than sums of bools.
+    copies = torch.as_tensor(candidates.copies).to(distances)
+    compared = torch.empty_like(distances)
+    threshold = distances[rows, texts]
+
+    nearer, as_near = [], []
+    for chunk, limit in chunks(rows, threshold, len(distances)):
+        values = distances[chunk]
+        out = compared[: len(values)]
+        nearer.append(torch.mv(torch.lt(values, limit[:, None], out=out), copies))
+        as_near.append(torch.mv(torch.le(values, limit[:, None], out=out), copies))
+    return torch.cat(nearer), torch.cat(as_near)
+
+
+def _candidates_of_texts(
+    distances: Tensor,
+    texts: Tensor,
+    candidates: Candidates,
+    excluded: np.ndarray,
+    k: int,
+) -> tuple[Tensor, Tensor]:
+    """The first k candidates (b, k) and their distances, from the nearest texts (b, k).
+
+    `excluded` are the numbers row · C + candidate, ascending, of what has no place in the lists.
+    """
+    num_candidates = len(candidates)
+    values = distances.cpu().numpy()
+    is_there = np.isfinite(values)
+    row = np.nonzero(is_there)[0]
+    value = values[is_there]
+    text = texts.cpu().numpy()[is_there]
+
+    # Each text gives way to all candidates that have it.
+    copies = candidates.copies[text]
+    members = ragged_take(candidates.members, candidates.first[text], copies)
+    codes = np.repeat(row, copies) * num_candidates + members
+    value = np.repeat(value, copies)
+
+    in_order = np.argsort(codes)
+    in_order = in_order[~np.isin(codes[in_order], excluded)]
+    row, candidate = np.divmod(codes[in_order], num_candidates)
+    return first_k_of_lists(
+        torch.from_numpy(row),
+        torch.from_numpy(candidate),
+        torch.from_numpy(value[in_order]),
+        len(values),
+        k,
+    )
+
+
+def rerank(
+    nearest: TopK,
+    depth: int,
+    point: np.ndarray,
+    candidates: Candidates,
+    score: PairScorer | None,
+) -> TopK:
+    """Re-order the first `depth` candidates of n points by their scores, equal ones keeping stage-1 order; with depth 0
+    all stay as they are.
 
     point (n,) are the points' text indices. Each distinct pair of texts is scored once, so that equal texts get
-    exactly equal scores. Raises ValueError when a score is not a finite number.
+    exactly equal scores. Raises ValueError when a score is not finite.
     """
-    order, distance = found.order.cpu().numpy(), found.distance.cpu().numpy()
-    scores, dead = np.full(order.shape, -np.inf, dtype=np.float32), np.zeros(order.shape, dtype=bool)
-    rows, columns = np.nonzero(order[:, :depth] >= 0)
+    scores, dead = nearest.score.copy(), nearest.dead.copy()
+    rows, columns = np.nonzero(nearest.order[:, :depth] >= 0)
     if len(rows):
         assert score is not None
         num_texts = int(candidates.distinct[-1]) + 1
-        pairs = point[rows] * num_texts + candidates.text[order[rows, columns]]
-        distinct, back = np.unique(pairs, return_inverse=True)
-        values, flags = score(*map(torch.from_numpy, np.divmod(distinct, num_texts)))
+        text = candidates.text[nearest.order[rows, columns]]
+        pairs, back = np.unique(point[rows] * num_texts + text, return_inverse=True)
+        points, texts = np.divmod(pairs, num_texts)
+
+        values, is_dead = score(torch.from_numpy(points), torch.from_numpy(texts))  # (M,)
         check_finite(values)
-        scores[rows, columns], dead[rows, columns] = (of.cpu().numpy()[back.reshape(-1)] for of in (values, flags))
+        back = back.reshape(-1)
+        scores[rows, columns] = values.cpu().numpy()[back]
+        dead[rows, columns] = is_dead.cpu().numpy()[back]
+
     by_score = np.argsort(-scores, axis=1, kind="stable")
-    order, distance, scores, dead = (np.take_along_axis(of, by_score, axis=1) for of in (order, distance, scores, dead))
-    return TopK(order, distance, scores, dead, found.rank.cpu().numpy())
+    columns_to_sort = (nearest.order, nearest.distance, scores, dead)
+    in_order = [np.take_along_axis(values, by_score, axis=1) for values in columns_to_sort]
+    return TopK(*in_order, nearest.stage1_rank)
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Of b points to all C candidates, each (b, C): distance (smaller is nearer), and what the head says.
+    """Of b points to all C candidates, each (b, C): distance (smaller is nearer), and the head's score and whether the
+    pair is dead. Without scores the ranking by distance is final."""
 
-    Without scores the ranking by distance is final.
-    """
-
-    distance: torch.Tensor
-    score: torch.Tensor | None = None
-    dead: torch.Tensor | None = None
+    distance: Tensor
+    score: Tensor | None = None
+    dead: Tensor | None = None
 
 
 ScoreRows = Callable[[np.ndarray], Scores]
 """Rows (b,), ascending → their scores."""
 
 
-def all_scores(embeddings: Embeddings, point: np.ndarray, candidates: Candidates, score: PairScorer) -> ScoreRows:
+def all_scores(
+    embeddings: Embeddings,
+    point: np.ndarray,
+    candidates: Candidates,
+    score: PairScorer,
+) -> ScoreRows:
     """Distance and head score of every candidate; each distinct pair of a block's texts is scored once.
 
-    Memory: some 40 bytes for each pair of a block's points and the C candidates, and 32 for PIECE more; nothing grows
-    with N × C.
+    Memory: some 40 bytes for each pair of a block's points and the C candidates, and 32 for each of PAIRS_AT_ONCE;
+    nothing grows with N × C.
     """
     device = embeddings.candidate.device
-    distinct, places = (torch.from_numpy(of).to(device) for of in (candidates.distinct, candidates.place))
+    distinct = torch.as_tensor(candidates.distinct, device=device)
+    place = torch.as_tensor(candidates.place, device=device)
     targets = make_targets(embeddings.candidate[distinct])
+    num_texts = len(distinct)
 
     def score_rows(rows: np.ndarray) -> Scores:
-        points = torch.from_numpy(point[rows]).to(device)
+        points = torch.as_tensor(point[rows], device=device)
         texts, back = torch.unique(points, return_inverse=True)
-        scored = [
-            score(some.repeat_interleave(len(distinct)), distinct.repeat(len(some)))
-            for some in texts.split(max(1, PIECE // len(distinct)))
-        ]
-        scores, dead = (torch.cat(parts).view(len(texts), -1) for parts in zip(*scored, strict=True))
-        each = (distances_to(embeddings.point[points], targets), scores[back], dead[back])
-        return Scores(*(values.index_select(1, places) for values in each))
+
+        scores, dead = [], []
+        for chunk in texts.split(max(1, PAIRS_AT_ONCE // num_texts)):
+            each_with_all = chunk.repeat_interleave(num_texts), distinct.repeat(len(chunk))
+            values, is_dead = score(*each_with_all)
+            scores.append(values.view(len(chunk), num_texts))
+            dead.append(is_dead.view(len(chunk), num_texts))
+
+        # From distinct texts to the block's points and to candidates: (b, D), then (b, C).
+        by_text = (
+            distances_to(embeddings.point[points], targets),
+            torch.cat(scores)[back],
+            torch.cat(dead)[back],
+        )
+        return Scores(*(values.index_select(1, place) for values in by_text))
 
     return score_rows
 
 
-def rank_matrix(sets: Sequence[CandidateSet], score_rows: ScoreRows, num_candidates: int) -> list[Ranking]:
+def rank_matrix(
+    sets: Sequence[CandidateSet],
+    score_rows: ScoreRows,
+    num_candidates: int,
+) -> list[Ranking]:
     """Rank where all C candidates have scores, for each candidate set: by score, then by distance, then in order.
 
-    Scores are asked for once, a block of the first set's rows at a time. Raises ValueError when one that there is
-    is not a finite number.
+    `score_rows` is called once for each block of the first set's rows. Raises ValueError when a distance or a score is
+    not finite.
     """
-    nothing = np.empty(0, dtype=np.int64)
-    found = [[Ranking(nothing, nothing, nothing, nothing.astype(bool), nothing, nothing)] for _ in sets]
-    for block, asked in _blocks(sets, num_candidates):
-        scores = score_rows(block)
-        for values in (scores.distance, scores.score):
-            if values is not None:
-                check_finite(values)
-        for number, some in asked:
-            own = torch.from_numpy(some).to(scores.distance.device)
-            found[number].append(_rank_rows(scores, own, block[some], sets[number]))
-    return [
-        Ranking(*(np.concatenate([getattr(part, item.name) for part in parts]) for item in fields(Ranking)))
-        for parts in found
-    ]
+    no_row = np.empty(0, dtype=np.int64)
+    nothing = Ranking(no_row, no_row, no_row, no_row.astype(bool), no_row, no_row)
+    blocks = [[nothing] for _ in sets]
+
+    for rows, members in _blocks(sets, num_candidates):
+        scores = score_rows(rows)
+        check_finite(scores.distance)
+        if scores.score is not None:
+            check_finite(scores.score)
+        for number, positions in members:
+            ranking = _rank_rows(scores, positions, rows[positions], sets[number])
+            blocks[number].append(ranking)
+
+    return [concatenate_fields(parts) for parts in blocks]
 
 
-def _rank_rows(scores: Scores, some: torch.Tensor, rows: np.ndarray, asking: CandidateSet) -> Ranking:
-    """The ranking of the points `rows`, whose scores are those at `some`."""
-    distance = scores.distance[some]
-    allowed = _allowed(asking, rows, distance.shape[1], distance.device)
+def _rank_rows(
+    scores: Scores,
+    positions: np.ndarray,
+    rows: np.ndarray,
+    candidate_set: CandidateSet,
+) -> Ranking:
+    """The ranking of the points `rows`, whose scores stand at `positions` of the block."""
+    device = scores.distance.device
+    member = torch.as_tensor(positions, device=device)
+    distance = scores.distance[member]  # (b, C)
+    allowed = _allowed(candidate_set, rows, distance.shape[1], device)
     distance.masked_fill_(~allowed, torch.inf)
-    of_row, right = (torch.from_numpy(of).to(some.device) for of in take_rows(rows, asking.right))
-    stage1_rank = final_rank = rank_of(distance, right, of_row)
-    best, num_scored = allowed, torch.zeros(len(rows), dtype=torch.int64, device=some.device)
-    num_dead = num_scored
+    position, right = _right_answers(candidate_set, rows, device)
+
+    stage1_rank = final_rank = rank_of(distance, right, position)
+    best = allowed
+    num_scored = num_dead = torch.zeros(len(rows), dtype=torch.int64, device=device)
+
     if scores.score is not None:
-        score = scores.score[some].masked_fill_(~allowed, -torch.inf)
-        final = []
-        for its_rows, its in chunks(of_row, right, len(rows)):
-            own = score[its_rows].gather(1, its[:, None])
+        score = scores.score[member].masked_fill_(~allowed, -torch.inf)
+        final_ranks = []
+        for chunk, columns in chunks(position, right, len(rows)):
+            chunk_score = score[chunk]
+            right_score = chunk_score.gather(1, columns[:, None])
+            num_higher = (chunk_score > right_score).sum(1)
             # Among equal scores stage-1 order decides: the same count as in stage 1, over fewer candidates.
-            nearer = rank_of(distance[its_rows].masked_fill(score[its_rows] != own, torch.inf), its)
-            final.append((score[its_rows] > own).sum(1) + nearer)
-        final_rank = torch.cat(final)
-        best, num_scored = score == score.amax(1, keepdim=True), allowed.sum(1)
+            among_equal = distance[chunk].masked_fill(chunk_score != right_score, torch.inf)
+            final_ranks.append(num_higher + rank_of(among_equal, columns))
+        final_rank = torch.cat(final_ranks)
+        best = score == score.amax(1, keepdim=True)
+        num_scored = allowed.sum(1)
         if scores.dead is not None:
-            num_dead = (scores.dead[some] & allowed).sum(1)
+            num_dead = (scores.dead[member] & allowed).sum(1)
+
+    # The first is the nearest of those with the best score, which are all candidates where there are no scores.
     distance.masked_fill_(~best, torch.inf)
-    first = distance == distance.amin(1, keepdim=True)
-    tied = (best if scores.score is not None else first).sum(1) > 1
-    # argmax of a mask: torch promises the first of equal values to no one, numpy does.
-    columns = (stage1_rank, final_rank, first, tied, num_scored, num_dead)
-    arrays = [column.cpu().numpy() for column in columns]
-    arrays[2] = arrays[2].argmax(axis=1)
-    return Ranking(*arrays)
+    is_first = distance == distance.amin(1, keepdim=True)
+    is_tied = is_first if scores.score is None else best
+
+    # argmax of a mask: torch does not promise which of several equal values it finds, numpy finds the first.
+    return Ranking(
+        stage1_rank.cpu().numpy(),
+        final_rank.cpu().numpy(),
+        first=is_first.cpu().numpy().argmax(axis=1),
+        tied=(is_tied.sum(1) > 1).cpu().numpy(),
+        num_scored=num_scored.cpu().numpy(),
+        num_dead=num_dead.cpu().numpy(),
+    )
