@@ -18,10 +18,10 @@ from biencoder_ablate.evaluation.distances import (
     exclude,
     first_k,
     make_targets,
-    ragged_arange,
     smallest,
 )
 from biencoder_ablate.model.biencoder import Embeddings
+from biencoder_ablate.utils.arrays import ragged_arange
 from biencoder_ablate.utils.seeding import generator
 
 
