@@ -30,7 +30,12 @@ MEASURED_SECONDS = 5.0
 """After so long an encoding says how long it will take."""
 
 
-def features_path(cache: Path, source: ModelSource, settings: EncodeSettings, texts: Sequence[str]) -> Path:
+def features_path(
+    cache: Path,
+    source: ModelSource,
+    settings: EncodeSettings,
+    texts: Sequence[str],
+) -> Path:
     """The file in the cache directory that holds the pooled outputs of these texts by this encoder."""
     determined_by: list[object] = [
         source.fingerprint,

@@ -84,7 +84,11 @@ def can_pack(encoder: Any) -> bool:
     return encoder.config.model_type == "bert" and not encoder.config.is_decoder
 
 
-def pack(tokens: Tokens, rows: np.ndarray, device: torch.device) -> Packed:
+def pack(
+    tokens: Tokens,
+    rows: np.ndarray,
+    device: torch.device,
+) -> Packed:
     """The texts `rows` (B,), at least one, end to end."""
     lengths = tokens.lengths[rows]
     starts = np.cumsum(lengths) - lengths  # (B,)
@@ -134,7 +138,11 @@ def _means(x: Tensor, lengths: Tensor) -> Tensor:
     return torch.segment_reduce(x, "mean", lengths=lengths, axis=0, unsafe=True)
 
 
-def _embed(embeddings: Any, batch: Packed, generator: torch.Generator | None) -> Tensor:
+def _embed(
+    embeddings: Any,
+    batch: Packed,
+    generator: torch.Generator | None,
+) -> Tensor:
     """Sum of word, position and token-type embeddings, normalised (N, H)."""
     # Every token is of type 0, so that its embedding can be added to the positions' once.
     position_table = embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0]
@@ -243,7 +251,8 @@ def _project(
 ) -> tuple[Tensor, ...]:
     """Queries, keys or values of tokens, as many as there are weights end to end, each (N, A, D), in one product."""
     heads = (attention.num_attention_heads, attention.attention_head_size)
-    return F.linear(x, weight, bias).view(len(x), -1, *heads).unbind(1)
+    projected = F.linear(x, weight, bias)  # (N, …)
+    return projected.view(len(x), -1, *heads).unbind(1)
 
 
 def finish_layer(
@@ -258,7 +267,8 @@ def finish_layer(
     projected = F.linear(attended, weights.attended, weights.attended_bias)
     x = output.LayerNorm(_drop(output.dropout, projected, generator) + x)
 
-    wide = layer.intermediate.intermediate_act_fn(F.linear(x, weights.widen, weights.widen_bias))  # (N, I)
+    activation = layer.intermediate.intermediate_act_fn
+    wide = activation(F.linear(x, weights.widen, weights.widen_bias))  # (N, I)
     output = layer.output
     narrow = F.linear(wide, weights.narrow, weights.narrow_bias)
     return output.LayerNorm(_drop(output.dropout, narrow, generator) + x)
@@ -382,22 +392,24 @@ def _attend_padded(call: Any, inputs: AttentionInputs) -> Tensor:
     """Texts padded for this call alone, those of similar length together, masked where they are padded."""
     device = inputs.query.device
     groups = groups_of(inputs.lengths)
-    num_keys = [int(inputs.lengths[group].sum()) for group in groups]
-    num_queries = [int(inputs.query_lengths[group].sum()) for group in groups]
+    lengths = [inputs.lengths[group] for group in groups]
+    query_lengths = [inputs.query_lengths[group] for group in groups]
+    num_keys = [int(each.sum()) for each in lengths]
+    num_queries = [int(each.sum()) for each in query_lengths]
     queries = inputs.query.split(num_queries)
     keys = inputs.key.split(num_keys)
     values = inputs.value.split(num_keys)
 
     outputs = []
-    for group, query, key, value in zip(groups, queries, keys, values, strict=True):
-        is_key = _is_token(inputs.lengths[group])  # (B, L)
-        is_query = _is_token(inputs.query_lengths[group])  # (B, 1), or as is_key
+    for number, query in enumerate(queries):
+        is_key = _is_token(lengths[number])  # (B, L)
+        is_query = _is_token(query_lengths[number])  # (B, 1), or as is_key
         key_places = to_device(np.flatnonzero(is_key), device)
         query_places = to_device(np.flatnonzero(is_query), device)
         attended = call(
             _padded(query, query_places, is_query.shape),
-            _padded(key, key_places, is_key.shape),
-            _padded(value, key_places, is_key.shape),
+            _padded(keys[number], key_places, is_key.shape),
+            _padded(values[number], key_places, is_key.shape),
             attn_mask=to_device(is_key[:, None, None], device),  # (B, 1, 1, L)
         )
         flat = attended.transpose(1, 2).flatten(0, 1)  # (B · L, A, D)

@@ -180,7 +180,11 @@ class TextEncoder:
         return int(self.tokens([text]).full_lengths[0])
 
 
-def open_encoder(source: ModelSource, settings: EncodeSettings, dropout: float | None = None) -> TextEncoder:
+def open_encoder(
+    source: ModelSource,
+    settings: EncodeSettings,
+    dropout: float | None = None,
+) -> TextEncoder:
     """The encoder in `source`, loaded and moved to its device. Raises ConfigError."""
     module = load_encoder(source.directory, settings.pooling, settings.max_tokens, dropout)
     tokenizer = load_tokenizer(source.directory, settings.max_tokens)

@@ -39,7 +39,11 @@ class TwoThreads:
             return map(without_gradients, items)
         return self._pool.map(without_gradients, items)
 
-    def both_with_gradients(self, first: Callable[[], Tensor], second: Callable[[], Tensor]) -> Tensor:
+    def both_with_gradients(
+        self,
+        first: Callable[[], Tensor],
+        second: Callable[[], Tensor],
+    ) -> Tensor:
         """The outputs (b, H) of two jobs, one below the other. A backward pass runs in both threads as well, and
         adds to the gradients of whatever the jobs made their outputs from."""
         if self._pool is None:

@@ -10,6 +10,7 @@ from typing import IO, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from biencoder_ablate.data.text_table import fingerprint_texts
 from biencoder_ablate.utils.cache import entry_path, load_or_make
@@ -41,7 +42,11 @@ def tokenize(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> Tokens:
     rows: list[list[int]] = []
     if texts:
         encoding = tokenizer(
-            list(texts), truncation=False, return_attention_mask=False, return_token_type_ids=False, verbose=False
+            list(texts),
+            truncation=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
         )
         rows = encoding["input_ids"]
     full_lengths = np.array([len(row) for row in rows], dtype=np.int64)
@@ -51,16 +56,22 @@ def tokenize(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> Tokens:
     num_last = is_special[::-1].index(0) if 0 in is_special else 0
     for number, row in enumerate(rows):
         if len(row) > max_tokens:
-            rows[number] = row[: max_tokens - num_last] + row[len(row) - num_last :]
+            last = row[len(row) - num_last :]
+            rows[number] = row[: max_tokens - num_last] + last
 
     lengths = np.minimum(full_lengths, max_tokens)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    ids = np.fromiter(itertools.chain.from_iterable(rows), dtype=np.int32, count=int(offsets[-1]))
+    flat = itertools.chain.from_iterable(rows)
+    ids = np.fromiter(flat, dtype=np.int32, count=int(offsets[-1]))
     return Tokens(ids, offsets, full_lengths, tokenizer.pad_token_id)
 
 
 def cached_tokens(
-    tokenizer: Any, tokenizer_fingerprint: str, texts: Sequence[str], max_tokens: int, directory: Path
+    tokenizer: Any,
+    tokenizer_fingerprint: str,
+    texts: Sequence[str],
+    max_tokens: int,
+    directory: Path,
 ) -> Tokens:
     """`tokenize`, kept in the cache `directory` under what determines it.
 
@@ -69,7 +80,8 @@ def cached_tokens(
 
     def read(path: Path) -> Tokens:
         with np.load(path) as saved:
-            tokens = Tokens(saved["ids"], saved["offsets"], saved["full_lengths"], int(saved["pad_id"]))
+            pad_id = int(saved["pad_id"])
+            tokens = Tokens(saved["ids"], saved["offsets"], saved["full_lengths"], pad_id)
         if len(tokens) != len(texts) or len(tokens.ids) != tokens.offsets[-1]:
             raise ValueError(f"holds {len(tokens)} texts, not {len(texts)}")
         return tokens
@@ -77,23 +89,26 @@ def cached_tokens(
     def write(tokens: Tokens, file: IO[bytes]) -> None:
         np.savez(file, **vars(tokens))
 
-    path = entry_path(directory, "tokens", ".npz", 1, tokenizer_fingerprint, fingerprint_texts(texts), max_tokens)
+    determined_by = (1, tokenizer_fingerprint, fingerprint_texts(texts), max_tokens)
+    path = entry_path(directory, "tokens", ".npz", *determined_by)
     return load_or_make(path, read, lambda: tokenize(tokenizer, texts, max_tokens), write)
 
 
-def pad(tokens: Tokens, rows: np.ndarray, device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
+def pad(tokens: Tokens, rows: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor | None]:
     """Token ids (B, L) of the texts `rows` padded to the longest, and their mask, None where nothing is padded."""
     lengths = tokens.lengths[rows][:, None]  # (B, 1)
     columns = np.arange(lengths.max())[None, :]  # (1, L)
     is_token = columns < lengths  # (B, L)
     # Past its end a text reads its last token again, which padding then replaces.
-    positions = tokens.offsets[rows][:, None] + np.minimum(columns, lengths - 1)
+    places = np.minimum(columns, lengths - 1)
+    positions = tokens.offsets[rows][:, None] + places
     ids = np.where(is_token, tokens.ids[positions], tokens.pad_id).astype(np.int64)
-    mask = None if is_token.all() else to_device(is_token.astype(np.int64), device)
-    return to_device(ids, device), mask
+    if is_token.all():
+        return to_device(ids, device), None
+    return to_device(ids, device), to_device(is_token.astype(np.int64), device)
 
 
-def to_device(values: np.ndarray, device: torch.device) -> torch.Tensor:
+def to_device(values: np.ndarray, device: torch.device) -> Tensor:
     """An array on a device. The host does not wait for a copy to CUDA, which needs pinned memory for that."""
     tensor = torch.from_numpy(values)
     if device.type == "cuda":

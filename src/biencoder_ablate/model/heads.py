@@ -122,8 +122,9 @@ class LinearHead(PairHead):
 
         # W (g · x̂ + c) + b = (W · g) x̂ + (W c + b): the norm's gain g and shift c go into the weight and the bias.
         if type(norm) is nn.LayerNorm and norm.bias is not None:
-            bias = _exact(linear2.bias) + _exact(linear2.weight) @ _exact(norm.bias)
-            weight = _exact(linear2.weight) * _exact(norm.weight)
+            shift = _exact(linear2.weight) @ _exact(norm.bias)  # (2,)
+            bias = _exact(linear2.bias) + shift
+            weight = _exact(linear2.weight) * _exact(norm.weight)  # (2, F)
             return SeparableForm(weight, bias, centred=True, eps=norm.eps, finish=self.activation)
         if type(norm) is nn.RMSNorm and norm.weight is not None and norm.eps is not None:
             weight = _exact(linear2.weight) * _exact(norm.weight)
@@ -167,7 +168,13 @@ class BilinearHead(PairHead):
 class MlpHead(PairHead):
     """norm → hidden layer of `hidden` units → activation → linear2."""
 
-    def __init__(self, widths: Sequence[int], hidden: int = 256, norm: str = "none", activation: str = "gelu") -> None:
+    def __init__(
+        self,
+        widths: Sequence[int],
+        hidden: int = 256,
+        norm: str = "none",
+        activation: str = "gelu",
+    ) -> None:
         super().__init__(widths)
         self.norm = NORMS[norm](self.num_features)
         self.hidden = nn.Linear(self.num_features, hidden)
