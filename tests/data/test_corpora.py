@@ -524,3 +524,9 @@ def test_a_damaged_table_is_refused_by_file_and_line(name, content, said, tmp_pa
         assert words in message
     if said[0].startswith("line") or "column" in said[0]:
         assert str(path) in message
+
+
+def test_what_a_table_leaves_out_is_a_note_of_the_corpus(tmp_path):
+    (tmp_path / "a.csv").write_text("point,counter,split\na,b,train\n,,\nc,d,val\ne,f,test")
+    notes = read("pairs", tmp_path / "a.csv").notes
+    assert "1 blank row is left out" in notes[0] and "no line end" in notes[1]
