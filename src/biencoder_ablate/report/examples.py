@@ -5,6 +5,7 @@ N test points that count, R runs of an arm (its seeds times its settings).
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,6 @@ from biencoder_ablate.config.schema import cache_directory
 from biencoder_ablate.data.readers import load_corpus
 from biencoder_ablate.data.text_cache import SplitTexts, cache_texts, cached_texts
 from biencoder_ablate.report.analysis import Analysis
-from biencoder_ablate.report.comparisons import every_pair
 from biencoder_ablate.report.read import Protocol, Run
 from biencoder_ablate.report.statistics import FloatArray
 from biencoder_ablate.report.study import Arms, Study
@@ -60,7 +60,7 @@ def side_by_side(analysis: Analysis) -> list[SideBySide]:
     if analysis.verdict is None:
         return []
     arms, best = analysis.main, analysis.verdict.best
-    pairs = [tuple(name for name, _ in contrast.weights) for contrast in every_pair(arms.names)]
+    pairs = list(itertools.combinations(arms.names, 2))
     if len(pairs) > MOST_PAIRS:
         pairs = [pair for pair in pairs if best in pair][:MOST_PAIRS]
     compared = [_side_by_side(analysis.primary, arms, a, b) for a, b in pairs]

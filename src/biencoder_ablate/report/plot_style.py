@@ -255,11 +255,9 @@ def epoch_axis(axes: Axes, epochs: Sequence[int], room: float = 0.25) -> None:
     start = max(first, 0)
     locator = MaxNLocator(integer=True, nbins=8, steps=[1, 2, 5, 10])
     ticks = [round(tick) for tick in locator.tick_values(start, max(last, 0)) if start <= tick <= last]
-    labels = [f"{tick}" for tick in ticks]
     if first == -1:
         ticks = [-1, *(tick for tick in ticks if tick + 1 >= 0.11 * (last + 1))]
-        labels = ["start", *(f"{tick}" for tick in ticks[1:])]
-    axes.set_xticks(ticks, labels)
+    axes.set_xticks(ticks, ["start" if tick == -1 else f"{tick}" for tick in ticks])
 
 
 def seeds_text(arms: Arms) -> str:

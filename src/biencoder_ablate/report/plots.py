@@ -33,23 +33,23 @@ MOST_PANELS = 12
 MOST_SQUEEZED = 2  # times the range of the seeds' values that a baseline may lie beyond it and still be drawn
 SHORT_NAME, LONG_NAME = 18, 44  # characters
 SPLITS = ("train", "val", "test")
-_PRIMARY = {
-    "color": "black",
-    "linewidth": 2.2,
-    "marker": "o",
-    "markersize": 5.5,
-}
-_BESIDE = {
-    "color": GREY,
-    "linewidth": 0.9,
-    "marker": "o",
-    "markersize": 3.0,
-}
-_BASELINE = {
-    "color": GREY,
-    "linewidth": 1.1,
-    "linestyle": ":",
-}
+_PRIMARY = dict(
+    color="black",
+    linewidth=2.2,
+    marker="o",
+    markersize=5.5,
+)
+_BESIDE = dict(
+    color=GREY,
+    linewidth=0.9,
+    marker="o",
+    markersize=3.0,
+)
+_BASELINE = dict(
+    color=GREY,
+    linewidth=1.1,
+    linestyle=":",
+)
 
 
 def draw(analysis: Analysis, others: Sequence[Baseline] = ()) -> list[Plot]:
@@ -64,15 +64,15 @@ def draw(analysis: Analysis, others: Sequence[Baseline] = ()) -> list[Plot]:
     plots = []
     with style.applied():
         for make, most in (
-            (_learning_curves, MOST_LINES),
+            (partial(_learning_curves, lines=lines), MOST_LINES),
             (_differences, num_arms),
-            (_dots, MOST_ROWS),
+            (partial(_dots, lines=lines), MOST_ROWS),
             (_dead_pairs, MOST_LINES),
             (_tasks, MOST_LINES),
         ):
             names = arms.names[:most]
             first_arms = replace(arms, names=names, cells={name: arms.cells[name] for name in names})
-            for plot in make(analysis, first_arms, lines):
+            for plot in make(analysis, first_arms):
                 if most < num_arms:
                     note = f" Shown are the first {most} of {num_arms}; the tables have all."
                     plot = replace(plot, caption=plot.caption + note)
@@ -179,11 +179,7 @@ def _baseline_lines(
         draw_line(baseline.figures[analysis.key()], **_BASELINE, label=baseline.label)
 
 
-def _dead_pairs(
-    analysis: Analysis,
-    arms: Arms,
-    lines: Sequence[Baseline],
-) -> list[Plot]:
+def _dead_pairs(analysis: Analysis, arms: Arms) -> list[Plot]:
     """The share of pairs with both logits at zero, over epochs; nothing where there are none."""
     curves, never = {}, []
     for name in arms.names:
@@ -216,19 +212,14 @@ def _dead_pairs(
 # --- comparisons ---
 
 
-def _differences(
-    analysis: Analysis,
-    arms: Arms,
-    lines: Sequence[Baseline],
-) -> list[Plot]:
+def _differences(analysis: Analysis, arms: Arms) -> list[Plot]:
     """Every comparison with its interval and p, by the protocol that decides and the other beside it.
 
     First the parts and every pair, which stand beside the answers as far as there is room; then further questions, then
     each setting.
     """
-    answering = (Kind.EFFECTS, Kind.PARTS, Kind.PAIRS)
-    families = analysis.of(*answering)
-    further = analysis.of(*(kind for kind in Kind if kind not in (*answering, Kind.SETTING)))
+    families = analysis.of(Kind.EFFECTS, Kind.PARTS, Kind.PAIRS)
+    further = analysis.of(Kind.EFFECTS_BEFORE, Kind.VARIANTS, Kind.INTERACTION, Kind.AXIS)
     rows_so_far = np.cumsum([len(family.primary) for family in families])
     num_beside = max(1, int(np.sum(rows_so_far <= MOST_BESIDE)))
 
@@ -286,11 +277,11 @@ def forest_page(
     lowest.locator_params(axis="x", nbins=5 if narrow else 8)
 
     keys = [
-        ("told apart from 0", _PRIMARY | {"markerfacecolor": "black"}),
-        ("not told apart", _PRIMARY | {"markerfacecolor": "white"}),
+        ("told apart from 0", _PRIMARY | dict(markerfacecolor="black")),
+        ("not told apart", _PRIMARY | dict(markerfacecolor="white")),
     ]
     if any(family.beside for family in families):
-        keys.append((f"{primary.other} figure", _BESIDE | {"markerfacecolor": "white"}))
+        keys.append((f"{primary.other} figure", _BESIDE | dict(markerfacecolor="white")))
     style.key_legend(figure, keys)
     return figure
 
@@ -306,10 +297,10 @@ def _forest_panel(panel: Axes, family: Family, narrow: bool) -> None:
         name = result.contrast.name.replace(f"{family.subject}=", "")
         names.append(name.replace(" − ", "\n− ", 1) if len(name) > longest else name)
 
-    from_the_left: dict[str, Any] = {
-        "transform": panel.get_yaxis_transform(),
-        "va": "center",
-    }
+    from_the_left: dict[str, Any] = dict(
+        transform=panel.get_yaxis_transform(),
+        va="center",
+    )
     for k, result in enumerate(family.primary):
         if family.beside:
             _whisker(panel, family.beside[k], k + 0.26, _BESIDE)
@@ -360,10 +351,10 @@ def _whisker(
     interval = result.interval
     if not np.isfinite(interval.estimate):
         return
-    line: dict[str, Any] = {"color": look["color"], "linewidth": look["linewidth"]}
+    line: dict[str, Any] = dict(color=look["color"], linewidth=look["linewidth"])
     ends = [y, y]
     if look is _PRIMARY and np.isfinite(result.family_low):
-        panel.plot([result.family_low, result.family_high], ends, **line | {"linewidth": 0.7})
+        panel.plot([result.family_low, result.family_high], ends, **line | dict(linewidth=0.7))
     panel.plot([interval.low, interval.high], ends, **line, solid_capstyle="butt")
     fill = look["color"] if result.is_significant() else "white"
     panel.plot([interval.estimate], [y], **look, markerfacecolor=fill)
@@ -451,22 +442,22 @@ def _dots_page(
         panel.tick_params(labelbottom=k >= len(settings) - num_columns)  # nothing stands below
     figure.supxlabel(f"{analysis.measure}, mean over points", fontsize=8.5)
 
-    dot = {
-        "color": "black",
-        "marker": "o",
-        "markersize": 3.6,
-        "linestyle": "",
-    }
-    bar = {
-        "marker": "|",
-        "markersize": 10,
-        "markeredgewidth": 1.6,
-    }
+    dot = dict(
+        color="black",
+        marker="o",
+        markersize=3.6,
+        linestyle="",
+    )
+    bar = dict(
+        marker="|",
+        markersize=10,
+        markeredgewidth=1.6,
+    )
     one_seed = f"{analysis.primary}, one seed" if analysis.study.trained_here else "one seed"
     keys: list[tuple[str, dict[str, Any]]] = [
         (one_seed, dot),
         ("mean", dot | bar),
-        ("its 95% interval", {"color": "black", "alpha": 0.28, "linewidth": 6}),
+        ("its 95% interval", dict(color="black", alpha=0.28, linewidth=6)),
     ]
     keys += [(baseline.label, _BASELINE) for baseline in lines]
     style.key_legend(figure, keys)
@@ -507,11 +498,7 @@ def _dot_row(
 # --- candidate sets ---
 
 
-def _tasks(
-    analysis: Analysis,
-    arms: Arms,
-    lines: Sequence[Baseline],
-) -> list[Plot]:
+def _tasks(analysis: Analysis, arms: Arms) -> list[Plot]:
     """Test top-1 on the eight candidate sets, where they were measured."""
     if not analysis.study.has_tasks:
         return []

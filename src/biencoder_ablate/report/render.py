@@ -33,12 +33,11 @@ Block = tuple[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """`key` names it in links; one for the page alone is too long for anything else."""
+    """A part of the report under its own heading. `key` names it in links."""
 
     key: str
     title: str
     blocks: Sequence[Block]
-    page_only: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,58 +75,56 @@ def study_report(
     study = analysis.study
     several = len(analysis.main.settings) > 1
     groups = tables.groups_table(analysis, others)
-    configurations = _plot_blocks(plots, "seeds")
+    headline = sentences.headline(analysis, others)
+    sections: list[Section] = []
+    seen = {headline}
+
+    def add(key: str, title: str, *blocks: Block) -> None:
+        if blocks:
+            sections.append(Section(key, title, _without_repeats(blocks, seen)))
+
+    add("differences", "Differences", *_comparisons(analysis, plots))
     if several:
-        configurations = [
-            ("table", tables.overview_table(analysis)),
-            ("table", groups),
-            *configurations,
-        ]
-
-    leakage = find_leakage(analysis)
-    leaks: list[Block] = []
-    if leakage and any(shift.clean != shift.official for shift in leakage.shifts):
-        leaks = [
-            ("paragraph", [leakage.sentence]),
-            ("table", tables.leakage_table(leakage)),
-        ]
-    epochs = selection(analysis)
-    picked: list[Block] = []
-    if epochs is not None:
-        picked = [
-            ("paragraph", [sentences.selected(epochs)]),
-            ("table", tables.selection_table(analysis, epochs)),
-        ]
-    tasks: list[Block] = []
-    if study.has_tasks:
-        tasks = [*_plot_blocks(plots, "tasks"), ("table", tables.tasks_table(analysis.main))]
-
+        overview = tables.overview_table(analysis)
+        add("configurations", "Configurations", ("table", overview), ("table", groups), *_plot_blocks(plots, "seeds"))
+    else:  # the configurations' table stands beside the answers
+        add("configurations", "Seed by seed", *_plot_blocks(plots, "seeds"))
     learning = _plot_blocks(plots, "learning_curves", "learning_curves_by_setting", "dead_pairs")
-    reproduce: list[Block] = []
     if study.trained_here:
         learning.append(("table", tables.costs_table(study)))
-        reproduce = [
+    add("learning", "Learning", *learning)
+
+    # Checks of the verdict: another rule of picking the epoch, texts shared between splits, other candidates.
+    epochs = selection(analysis)
+    if epochs is not None:
+        add(
+            "selection",
+            "Which epoch",
+            ("paragraph", [sentences.selected(epochs)]),
+            ("table", tables.selection_table(analysis, epochs)),
+        )
+    leakage = find_leakage(analysis)
+    if leakage and any(shift.clean != shift.official for shift in leakage.shifts):
+        add(
+            "leakage",
+            "Leakage",
+            ("paragraph", [leakage.sentence]),
+            ("table", tables.leakage_table(leakage)),
+        )
+    if study.has_tasks:
+        add("tasks", "The eight tasks", *_plot_blocks(plots, "tasks"), ("table", tables.tasks_table(analysis.main)))
+
+    if pairs:
+        add("debates", "Debate by debate", ("debates", _debates(analysis, pairs, prefix)))
+    add("declared", "Declared beforehand", ("list", declared(analysis)))
+    if study.trained_here:
+        add(
+            "reproduce",
+            "Settings, versions, commands",
             ("table", tables.constants_table(study)),
             ("table", tables.versions_table(study)),
             ("table", tables.runs_table(study)),
-        ]
-
-    headline = sentences.headline(analysis, others)
-    seen = {headline}
-    sections = []
-    for key, title, blocks in (
-        ("differences", "Differences", _comparisons(analysis, plots)),
-        ("configurations", "Configurations" if several else "Seed by seed", configurations),
-        ("learning", "Learning", learning),
-        ("selection", "Which epoch", picked),
-        ("leakage", "Leakage", leaks),
-        ("tasks", "The eight tasks", tasks),
-        ("debates", "Debate by debate", _debates(analysis, pairs, prefix)),
-        ("declared", "Declared beforehand", [("list", declared(analysis))]),
-        ("reproduce", "Settings, versions, commands", reproduce),
-    ):
-        if blocks:
-            sections.append(Section(key, title, _without_repeats(blocks, seen), page_only=key == "debates"))
+        )
     return StudyReport(
         analysis=analysis,
         headline=headline,
@@ -171,14 +168,16 @@ def _comparisons(analysis: Analysis, plots: Sequence[Plot]) -> list[Block]:
     return blocks
 
 
-def _debates(analysis: Analysis, pairs: Sequence[SideBySide], prefix: str) -> list[Block]:
+def _debates(
+    analysis: Analysis,
+    pairs: Sequence[SideBySide],
+    prefix: str,
+) -> list[tuple[SideBySide, tables.Table]]:
     """The pairs of arms with their tables, beginning with the first one that the best arm is in."""
-    if not pairs:
-        return []
     best = analysis.verdict.best if analysis.verdict else None
     first = next((pair for pair in pairs if best in (pair.a, pair.b)), None)
     ordered = sorted(pairs, key=lambda pair: pair is not first)
-    return [("debates", [(pair, tables.debates_table(pair, f"{prefix}debates{k}")) for k, pair in enumerate(ordered)])]
+    return [(pair, tables.debates_table(pair, f"{prefix}debates{k}")) for k, pair in enumerate(ordered)]
 
 
 def declared(analysis: Analysis) -> list[str]:
@@ -262,24 +261,13 @@ def latex(analysis: Analysis, headline: str) -> str:
 
     Narrower than the page's table: with one or two axes it fits the text of an article, or nearly.
     """
-    rows = []
-    for cell in analysis.study.cells:
-        row = [level.label for level in cell.levels]
-        row.append(str(len(cell.runs)))
-        for protocol in analysis.protocols:
-            summary = analysis.summaries[cell.name][protocol]
-            mean = tables.format_value(summary.mean, tables.METRIC)
-            deviation = tables.format_value(summary.standard_deviation, tables.METRIC)
-            row.append(mean if deviation == tables.NOTHING else f"{mean} ± {deviation}")
-            if protocol is analysis.primary:
-                row.append(tables.interval_text(summary.low, summary.high))
-        rows.append(row)
     comment = " ".join(f"{analysis.study.name}: {headline}".split())
     return render_template(
         "table.tex.j2",
         comment=Markup(comment),  # which needs no escaping, on one line
         analysis=analysis,
-        rows=rows,
+        metric=tables.METRIC,
+        nothing=tables.NOTHING,
     )
 
 
@@ -309,6 +297,7 @@ def render_template(name: str, **values: Any) -> str:
     environment.filters |= {
         "base64": lambda content: base64.b64encode(content).decode(),
         "format_value": tables.format_value,
+        "interval_text": tables.interval_text,
         "cell": markdown_cell,
         "shortened": shortened,
     }

@@ -78,13 +78,17 @@ def answers(analysis: Analysis) -> list[Answer]:
 
 def _effect_answers(analysis: Analysis, family: Family) -> list[Answer]:
     """A line for each factor and interaction; those interactions that are not significant share one."""
-    lines, quiet = [], []
+    # One interaction that is not significant, as of two factors, keeps its line; several would bury the factors.
+    quiet = [result for result in family.primary if "×" in result.contrast.name and not result.is_significant()]
+    if len(quiet) < 2:
+        quiet = []
+
+    lines = []
     for result in family.primary:
+        if result in quiet:
+            continue
         factors = result.contrast.name.split(" × ")
         significant = result.is_significant()
-        if len(factors) > 1 and not significant:
-            quiet.append(result)
-
         status = _status(family, result)
         words = VERDICTS[status]
         size = _size(analysis, result.estimate)
@@ -95,6 +99,8 @@ def _effect_answers(analysis: Analysis, family: Family) -> list[Answer]:
             so_far = "" if significant else " so far"
             lines.append(Answer(factors[0], status, words, f"it {verb} {size}{so_far}{certainty}"))
             continue
+
+        # An interaction is what the factors bring together, beyond what each brings by itself.
         direction = "more" if higher else "less"
         if significant:
             words = f"{direction} than their sum"
@@ -102,15 +108,14 @@ def _effect_answers(analysis: Analysis, family: Family) -> list[Answer]:
         detail = f"{size} {direction} than the sum of {effects}{certainty}"
         lines.append(Answer(f"{' and '.join(factors)} together", status, words, detail))
 
-    # One quiet interaction, as of two factors, keeps its line; several would bury the factors.
-    if len(quiet) < 2:
-        return lines
-    lines = [line for line, result in zip(lines, family.primary, strict=True) if result not in quiet]
-    largest = max(quiet, key=lambda result: abs(result.estimate))
-    status = _status(family, largest)
-    size = _size(analysis, largest.estimate)
-    detail = f"of {len(quiet)} the largest so far is {largest.contrast.name}: {size}{_certainty(analysis, largest)}"
-    return [*lines, Answer("Interactions", status, VERDICTS[status], detail)]
+    if quiet:
+        largest = max(quiet, key=lambda result: abs(result.estimate))
+        status = _status(family, largest)
+        size = _size(analysis, largest.estimate)
+        certainty = _certainty(analysis, largest)
+        detail = f"of {len(quiet)} the largest so far is {largest.contrast.name}: {size}{certainty}"
+        lines.append(Answer("Interactions", status, VERDICTS[status], detail))
+    return lines
 
 
 def _baseline_answer(analysis: Analysis, family: Family, result: ContrastResult) -> Answer:

@@ -148,7 +148,7 @@ def groups_table(analysis: Analysis, others: Sequence[Baseline]) -> Table:
     elif not names:
         names = ["configuration"]
         by_cell = [[cell.name] for cell in study.cells]
-    rows: list[Row] = [
+    rows = [
         (*labels, *_metrics(analysis, [cell], analysis.summaries[cell.name], others))
         for cell, labels in zip(study.cells, by_cell, strict=True)
     ]
@@ -159,7 +159,7 @@ def arms_table(analysis: Analysis, others: Sequence[Baseline]) -> Table:
     """One row a level of what the verdict is about, averaged over settings; then the baselines."""
     arms = analysis.main
     by_protocol = {protocol: [summarise(group) for group in arms.groups(protocol)] for protocol in analysis.protocols}
-    rows: list[Row] = []
+    rows = []
     for k, name in enumerate(arms.names):
         summaries = {protocol: by_arm[k] for protocol, by_arm in by_protocol.items()}
         rows.append((name, *_metrics(analysis, arms.cells[name], summaries, others)))
@@ -173,25 +173,20 @@ def _metrics(
     others: Sequence[Baseline],
 ) -> Row:
     """What the columns of `_with_baselines` have of some cells, averaged."""
-    metric = analysis.metric
-    primary, *second = analysis.protocols
+    primary, metric = analysis.primary, analysis.metric
     runs = [run for cell in cells for run in cell.runs.values()]
-    summary = summaries[primary]
-    row: list[Value] = [
-        summary.num_seeds,
-        diagnostics.mean(diagnostics.stage1(run, primary, metric) for run in runs),
-        summary.mean,
-        summary.standard_deviation,
-        interval_text(summary.low, summary.high),
-    ]
-    for protocol in second:
-        row.append(diagnostics.mean(diagnostics.stage1(run, protocol, metric) for run in runs))
-        row.append(summaries[protocol].mean)
+    row: list[Value] = [summaries[primary].num_seeds]
+    for protocol in analysis.protocols:
+        summary = summaries[protocol]
+        before = diagnostics.mean(diagnostics.stage1(run, protocol, metric) for run in runs)
+        row += [before, summary.mean]
+        if protocol is primary:
+            row += [summary.standard_deviation, interval_text(summary.low, summary.high)]
     row.append(diagnostics.mean(run.test.get("recall@10") for run in runs))
     row.append(diagnostics.mean(run.result.get("best_epoch") for run in runs))
 
     remarks = [diagnostics.inactive_head(cells, primary, metric)]
-    higher = diagnostics.below(summary.mean, analysis.key(), others)
+    higher = diagnostics.below(summaries[primary].mean, analysis.key(), others)
     if higher:
         remarks.append(f"below {', '.join(other.label for other in higher)}")
     return (*row, "; ".join(filter(None, remarks)))
@@ -207,29 +202,29 @@ def _with_baselines(
     """The table of rows that begin with `names`, baselines below them, without the columns that all leave empty."""
     primary, *second = analysis.protocols
     trained_here = analysis.study.trained_here
-    columns = [
-        *(Column(name) for name in names),
-        Column("seeds", 0),
-        Column(f"{primary}, before", 3),
-        Column(f"{primary}, after" if trained_here else analysis.measure, 3),
-        Column("sd", 3),
-        Column("95% interval"),
-    ]
-    for protocol in second:
-        columns += [Column(f"{protocol}, before", 3), Column(f"{protocol}, after", 3)]
+    columns = [*map(Column, names), Column("seeds", 0)]
+    for protocol in analysis.protocols:
+        after = f"{protocol}, after" if trained_here else analysis.measure
+        columns += [Column(f"{protocol}, before", 3), Column(after, 3)]
+        if protocol is primary:
+            columns += [Column("sd", 3), Column("95% interval")]
     columns += [
         Column("recall@10", 3),
         Column("epoch", 1),
         Column("remarks", warning=True),
     ]
 
+    # A baseline needs no seeds: it has neither a number of them nor what is over them.
     all_rows = list(rows)
     for other in others:
-        row: list[Value] = [other.label, *[""] * (len(names) - 1)]
-        row += [None, None, other.figures.get(analysis.key()), None, NOTHING]
-        for protocol in second:
+        row: list[Value] = [other.label, *[""] * (len(names) - 1), None]
+        for protocol in analysis.protocols:
             row += [None, other.figures.get(analysis.key(protocol))]
+            if protocol is primary:
+                row += [None, NOTHING]
         all_rows.append((*row, other.figures.get("recall@10"), None, ""))
+
+    # Columns that every row leaves empty, such as the metric before the head of external runs, are left out.
     filled = [k for k in range(len(columns)) if any(row[k] not in (None, "") for row in all_rows)]
 
     num_settings = len(analysis.main.settings)
@@ -267,7 +262,7 @@ def overview_table(analysis: Analysis) -> Table | None:
     if len(arms.settings) < 2:
         return None
     verdicts = {family.subject: family.verdict for family in analysis.of(Kind.SETTING)}
-    rows: list[Row] = []
+    rows = []
     for k, setting in enumerate(arms.settings):
         cells = {name: arms.cells[name][k].name for name in arms.names}
         means = {name: analysis.summaries[cell][analysis.primary].mean for name, cell in cells.items()}
@@ -291,7 +286,7 @@ def _with_dots(means: Mapping[str, float], verdict: Verdict | None) -> list[str]
 
 def tasks_table(arms: Arms) -> Table:
     """Test top-1 on the eight candidate sets, mean over seeds."""
-    rows: list[Row] = []
+    rows = []
     for name in arms.names:
         by_task = [task_values(arms.cells[name], task).tolist() for task in TASKS]
         rows.append((name, *map(diagnostics.mean, by_task)))
@@ -344,7 +339,7 @@ def family_table(family: Family, primary: Protocol, key: str) -> Table:
             Column("95% interval"),
             Column("Holm p", p=True),
         ]
-    rows: list[Row] = []
+    rows = []
     for k, result in enumerate(family.primary):
         row: list[Value] = [
             result.contrast.name,
@@ -365,7 +360,7 @@ def family_table(family: Family, primary: Protocol, key: str) -> Table:
 
 def power_table(family: Family) -> Table:
     """What the family could have found, how many seeds would decide, and what one more seed will do."""
-    rows: list[Row] = []
+    rows = []
     for result in family.primary:
         power = result.power
         if not math.isfinite(power.detectable):
@@ -429,7 +424,7 @@ def leakage_table(leakage: Leakage) -> Table:
         Column("Holm p", p=True),
         Column("change places"),
     ]
-    rows: list[Row] = []
+    rows = []
     for shift in leakage.shifts:
         rows.append(
             (
@@ -464,9 +459,9 @@ def costs_table(study: Study) -> Table:
             parts = [record.get(f"{part}_seconds") or 0.0 for record in run.metrics for part in ("train", "eval")]
             seconds.append(sum(parts))
         rows.append((cell.name, weights.pop() if len(weights) == 1 else None, diagnostics.mean(seconds)))
-    if all(num_weights is None for _, num_weights, _ in rows):  # of versions before 0.4.0
+    if all(row[1] is None for row in rows):  # of versions before 0.4.0
         del columns[1]
-        rows = [(name, mean_seconds) for name, _, mean_seconds in rows]
+        rows = [(row[0], row[2]) for row in rows]
     caption = (
         "What a configuration costs. Seconds: all epochs of a run with measuring after each, mean over seeds; without "
         "reading and encoding the corpus, which the first run does for all."
@@ -488,7 +483,7 @@ def runs_table(study: Study) -> Table:
         Column("command", code=True),
         Column("run", code=True),
     ]
-    rows: list[Row] = []
+    rows = []
     for cell in study.cells:
         labels = [level.label for level in cell.levels]
         for seed, run in cell.runs.items():
@@ -513,7 +508,7 @@ def runs_table(study: Study) -> Table:
 def missing_table(runs: Sequence[Run], studies: Sequence[Study], sweeps: Sequence[Sweep] = ()) -> Table:
     """What is not there: sweeps to go on with, runs that did not finish, seeds that some configurations lack."""
     finished = {run.name for run in runs if run.status == FINISHED}
-    rows: list[Row] = []
+    rows = []
     for sweep in sweeps:
         num_runs = len(sweep.names)
         num_finished = len(finished.intersection(sweep.names))

@@ -25,6 +25,12 @@ from biencoder_ablate.utils.files import read_json, whole_file
 from biencoder_ablate.version import __version__
 
 LOOKS = "looks.json"  # study → numbers of seeds that reports in this place have seen
+SUMMARY_COLUMNS = {
+    "mean": "mean",
+    "sd": "standard_deviation",
+    "low": "low",
+    "high": "high",
+}
 MOST_NAMED = 5  # runs in the message that none has finished
 MOST_BROKEN = 10  # runs on the screen that ended badly
 
@@ -152,10 +158,8 @@ def groups_csv(analyses: Sequence[Analysis]) -> str:
             row["seeds"] = " ".join(map(str, cell.runs))
             for protocol in Protocol:
                 summary = analysis.summaries[cell.name].get(protocol)
-                row[f"{protocol}_mean"] = summary.mean if summary else None
-                row[f"{protocol}_sd"] = summary.standard_deviation if summary else None
-                row[f"{protocol}_low"] = summary.low if summary else None
-                row[f"{protocol}_high"] = summary.high if summary else None
+                for name, field in SUMMARY_COLUMNS.items():
+                    row[f"{protocol}_{name}"] = getattr(summary, field, None)  # of a protocol without points, None
             rows.append(row)
     return csv_text(rows)
 
@@ -212,7 +216,7 @@ def comparisons_csv(analyses: Sequence[Analysis]) -> str:
                         "p_holm": result.p_holm,
                         "p_crossed_holm": result.p_crossed_holm,
                         "p_debates_holm": result.p_debates,
-                        "is_significant": result.is_significant(),
+                        "told_apart": result.is_significant(),
                         "notes": "; ".join(result.notes),
                     }
                 )
