@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from biencoder_ablate.evaluation.baselines import FLOOR, TITLES, better
+from biencoder_ablate.evaluation.baselines import FLOOR, TITLES, baselines_above
 from biencoder_ablate.runs.status import RunStatus, SweepDirectory, _epochs, directory_bytes
 from biencoder_ablate.utils.console import format_number, show_seconds, terminal_width, text_table
 from biencoder_ablate.utils.files import write_text
@@ -65,7 +65,7 @@ def _figures(run: RunStatus, marked: bool = False) -> list[str]:
 
 
 def _mark(result: Mapping[str, Any], split: str, key: str, value: float | None) -> str:
-    return "!" if better(result.get("baselines", {}), split, key, value) else " "
+    return "!" if baselines_above(result.get("baselines", {}), split, key, value) else " "
 
 
 def _means(runs: Sequence[RunStatus], leaks: bool, width: int | None) -> str:
@@ -107,7 +107,9 @@ def _known(results: Sequence[Mapping[str, Any]], key: str) -> list[float]:
 def _below(results: Sequence[Mapping[str, Any]], leaks: bool) -> list[str]:
     """In words: how many runs are below each baseline on test, by clean figures where there are any."""
     key = "top1_clean" if leaks else "top1"
-    lost = [better(result.get("baselines", {}), "test", key, result.get("test", {}).get(key)) for result in results]
+    lost = [
+        baselines_above(result.get("baselines", {}), "test", key, result.get("test", {}).get(key)) for result in results
+    ]
     told = []
     for name in FLOOR:
         num = sum(name in names for names in lost)

@@ -14,7 +14,7 @@ from biencoder_ablate.config import Config, DataConfig
 from biencoder_ablate.config.schema import cache_directory
 from biencoder_ablate.data.corpus import Corpus
 from biencoder_ablate.data.readers import load_corpus
-from biencoder_ablate.evaluation.baselines import TITLES, baselines_of_run
+from biencoder_ablate.evaluation.baselines import TITLES, baselines_above, baselines_of_run
 from biencoder_ablate.report.analysis import Analysis, Kind
 from biencoder_ablate.report.comparisons import MOST_NAMED, quoted
 from biencoder_ablate.report.read import Metric, Protocol, Run
@@ -101,8 +101,8 @@ def _unchanged(test: Mapping[str, Any]) -> bool:
 
 def below(figure: float | None, key: str, others: Sequence[Baseline]) -> list[Baseline]:
     """The baselines that are higher than a figure."""
-    higher = [(other, other.figures.get(key)) for other in others]
-    return [other for other, value in higher if value is not None and figure is not None and figure < value]
+    by_place = {place: {"test": other.figures} for place, other in enumerate(others)}
+    return [others[place] for place in baselines_above(by_place, "test", key, figure, among=by_place)]
 
 
 @dataclass(frozen=True)

@@ -270,8 +270,7 @@ def _baselines(
         data, splits = plan.data, plan.data.splits
         known |= corpus_baselines(cache, data.fingerprint, data.index.texts, splits)
         if hidden is not None:
-            found = hidden
-            known |= pretrained_baseline(cache, plan.determined_by, lambda: found, splits)
+            known |= pretrained_baseline(cache, plan.determined_by, hidden, splits)
     return known, hidden if reached.next_epoch <= 0 else None
 
 

@@ -13,7 +13,7 @@ import torch
 from biencoder_ablate.config.schema import Config, head_name
 from biencoder_ablate.data.corpus import SPLITS, Corpus, pair_keys
 from biencoder_ablate.encoder.device import describe_device
-from biencoder_ablate.evaluation.baselines import MEASURED, TITLES, better
+from biencoder_ablate.evaluation.baselines import MEASURED, TITLES, baselines_above
 from biencoder_ablate.runs.directory import RunDirectory
 from biencoder_ablate.runs.records import Record
 from biencoder_ablate.training.loop import epoch_rows
@@ -164,7 +164,7 @@ def figures_table(result: Mapping[str, Any]) -> str:
     for split, key in places:
         figures, clean = result[split], key.removeprefix("top1")
         own = [
-            (value, bool(better(result["baselines"], split, key, value)))
+            (value, bool(baselines_above(result["baselines"], split, key, value)))
             for value in (figures["top1_stage1" + clean], figures[key])
         ]
         others = [(baseline[split].get(key), False) for baseline in result["baselines"].values()]
@@ -215,7 +215,7 @@ def warnings(result: dict[str, Any], records: Sequence[Record]) -> list[str]:
         below = []
         for split, key in itertools.product(MEASURED, ("top1", "top1_clean")):
             value = result[split][key]
-            if name in better(result["baselines"], split, key, value):
+            if name in baselines_above(result["baselines"], split, key, value):
                 shown = f"{split} {value:.4f} ({result['baselines'][name][split][key]:.4f})"
                 below += [shown] if key == "top1" else [f"clean {shown}"] if shown not in below else []
         if below:
