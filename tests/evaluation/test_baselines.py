@@ -17,6 +17,7 @@ from biencoder_ablate.data.text_table import build_table
 from biencoder_ablate.evaluation.baselines import baselines_of_run, chance_metrics, corpus_baselines
 from biencoder_ablate.evaluation.candidates import build_task
 from biencoder_ablate.evaluation.lexical import bm25_similarities, count_words, tfidf_similarities
+from biencoder_ablate.utils.cache import seal
 
 THREE = ["Cats purr.", "cats and DOGS", "dogs bark, dogs bite"]
 
@@ -173,7 +174,10 @@ def test_baselines_are_worked_out_once_for_a_corpus_and_anew_for_a_part_of_it(tm
     (path,) = tmp_path.rglob("*.json")
     assert json.loads(path.read_text("utf-8")) == found
     path.write_text('{"chance": "as kept"}', encoding="utf-8")
+    seal(path)
     assert kept(corpus) == {"chance": "as kept"}
+    path.write_text('{"chance": "changed"}', encoding="utf-8")
+    assert kept(corpus) == found, "what is not as it was written is measured anew"
     leaking = replace(corpus, train=(*corpus.train, replace(corpus.val[0], split="train")))
     for part in (limit_debates(corpus, 1), leaking, make_disjoint(replace(leaking, val=corpus.val[1:]))):
         assert set(kept(part)) == {"bm25", "tfidf", "chance"}

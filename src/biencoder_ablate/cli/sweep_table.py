@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from biencoder_ablate.evaluation.baselines import FLOOR, TITLES, better
+from biencoder_ablate.evaluation.baselines import FLOOR, TITLES, baselines_above
 from biencoder_ablate.runs.status import RunStatus, SweepDirectory
 from biencoder_ablate.utils.console import format_number, show_seconds, terminal_width, text_table
 from biencoder_ablate.utils.files import directory_bytes, write_text
@@ -78,7 +78,7 @@ def _metrics(run: RunStatus, marked: bool = False) -> list[str]:
 
 
 def _mark(result: Result, split: str, key: str, value: float | None) -> str:
-    return "!" if better(result.get("baselines", {}), split, key, value) else " "
+    return "!" if baselines_above(result.get("baselines", {}), split, key, value) else " "
 
 
 def _means(runs: Sequence[RunStatus], leaks: bool, width: int | None) -> str:
@@ -131,7 +131,9 @@ def _test_values(results: Sequence[Result], key: str) -> list[float]:
 
 def _warning(results: Sequence[Result], key: str) -> str:
     """How many runs are below each baseline on test; nothing where none is."""
-    above = [better(result.get("baselines", {}), "test", key, result.get("test", {}).get(key)) for result in results]
+    above = [
+        baselines_above(result.get("baselines", {}), "test", key, result.get("test", {}).get(key)) for result in results
+    ]
     counts = []
     for name in FLOOR:
         num_below = sum(name in names for names in above)

@@ -1,4 +1,7 @@
-"""Measures a split by every protocol of design §2: rankings first, then figures and records of its points from them.
+"""Measures a split under every protocol: rankings first, then metrics and records of its points from them.
+
+`official` ranks the candidates as published. *clean* leaves out candidates equal to the point or to a right answer, and
+counts only points none of whose texts came in an earlier split, each distinct one once.
 
 N points, T texts, H pooled width.
 """
@@ -7,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +25,7 @@ from biencoder_ablate.model.biencoder import Embeddings
 
 RECALL_AT = (1, 10, 100)
 EPOCH_DEPTH = 10
-"""Depth of stage 2 in an epoch's figures where evaluation.rerank is `all`; only the final figures score all."""
+"""Depth of stage 2 in an epoch's metrics where evaluation.rerank is `all`; only the final ones score all."""
 STUDY_DEPTH = 10
 NEVER_FOUND = 10**9
 """The rank of a right answer that is no candidate, as where a judged document is missing: far behind all others."""
@@ -32,119 +35,145 @@ NEVER_FOUND = 10**9
 class SplitRankings:
     """A split's rankings under official, clean and, at the end, the tasks that it has."""
 
-    prepared: RetrievalTask
+    task: RetrievalTask
     official: Ranking
     clean: Ranking
     tasks: dict[str, Ranking]
 
 
 def measure_split(
-    prepared: RetrievalTask, embeddings: Embeddings, score: PairScorer | None, rerank: int | str
+    task: RetrievalTask,
+    embeddings: Embeddings,
+    score: PairScorer | None,
+    rerank: int | str,
 ) -> dict[str, Any]:
-    """An epoch's figures of a split, official and clean, and with them num_scored and num_dead, counts of pairs.
+    """An epoch's metrics of a split, official and clean, and with them num_scored and num_dead, counts of pairs.
 
     Arguments and errors as for `final_rankings`, but `all` goes to EPOCH_DEPTH only.
     """
     depth = EPOCH_DEPTH if rerank == "all" else rerank
-    sets = prepared.sets()
-    official, again = _with_never_found(
-        prepared, sets, rank(embeddings, prepared.point, prepared.candidates, sets, score, depth)
-    )
-    counts = {"num_scored": int(official.num_scored.sum()), "num_dead": int(official.num_dead.sum())}
-    return _figures(official, _merged(official, again, prepared), prepared) | counts
+    sets = task.sets()
+    rankings = rank(embeddings, task.point, task.candidates, sets, score, depth)
+    official, clean = _complete(task, sets, rankings)
+    values = _metrics(task, official, clean)
+    values["num_scored"] = int(official.num_scored.sum())
+    values["num_dead"] = int(official.num_dead.sum())
+    return values
 
 
 def final_rankings(
-    prepared: RetrievalTask, embeddings: Embeddings, score: PairScorer | None, rerank: int | str
+    task: RetrievalTask,
+    embeddings: Embeddings,
+    score: PairScorer | None,
+    rerank: int | str,
 ) -> SplitRankings:
     """Rank a split under every candidate set as `evaluation.rerank` says: to a depth, `none`, or `all`.
 
     `embeddings` are of all T texts, and `score` scores pairs of them (None with `none`). Raises ValueError
     when a distance or a score is not a finite number.
     """
-    sets = prepared.sets(_masked(prepared))
-    return _split_rankings(prepared, rank(embeddings, prepared.point, prepared.candidates, sets, score, rerank))
+    sets = _final_sets(task)
+    rankings = rank(embeddings, task.point, task.candidates, sets, score, rerank)
+    return _split_rankings(task, sets, rankings)
 
 
-def rankings_by_score(prepared: RetrievalTask, score_rows: ScoreRows) -> SplitRankings:
+def rankings_by_score(task: RetrievalTask, score_rows: ScoreRows) -> SplitRankings:
     """Rank a split where every candidate of every point has a score, as of a baseline."""
-    sets = prepared.sets(_masked(prepared))
-    return _split_rankings(prepared, rank_matrix(sets, score_rows, len(prepared.candidates)))
+    sets = _final_sets(task)
+    rankings = rank_matrix(sets, score_rows, len(task.candidates))
+    return _split_rankings(task, sets, rankings)
 
 
-def _masked(prepared: RetrievalTask) -> list[str]:
-    """The split's tasks but epa, which is official by definition."""
-    return [task for task in prepared.tasks if task != "epa"]
+def _final_sets(task: RetrievalTask) -> list[CandidateSet]:
+    """Official, clean, and the split's tasks but the last, epa, which is official by definition."""
+    return task.sets(task.tasks[:-1])
 
 
-def _split_rankings(prepared: RetrievalTask, rankings: Sequence[Ranking]) -> SplitRankings:
-    """From rankings under `prepared.sets(_masked(prepared))`."""
-    official, again, *others = _with_never_found(prepared, prepared.sets(_masked(prepared)), rankings)
-    by_task = dict(zip(_masked(prepared), others, strict=True))
-    tasks = {task: by_task.get(task, official) for task in prepared.tasks}
-    return SplitRankings(prepared, official, _merged(official, again, prepared), tasks)
+def _split_rankings(
+    task: RetrievalTask,
+    sets: Sequence[CandidateSet],
+    rankings: Sequence[Ranking],
+) -> SplitRankings:
+    """From rankings under `_final_sets`."""
+    official, clean, *others = _complete(task, sets, rankings)
+    by_task = zip(task.tasks, [*others, official], strict=False)  # documents have no tasks
+    return SplitRankings(task, official, clean, dict(by_task))
 
 
-def _with_never_found(
-    prepared: RetrievalTask, sets: Sequence[CandidateSet], rankings: Sequence[Ranking]
-) -> Sequence[Ranking]:
-    """Rankings under the sets with the ranks of all right answers, also of those that are no candidates."""
-    found = prepared.qrels.candidate >= 0
-    if found.all():
-        return rankings
-    completed = []
-    for asking, ranking in zip(sets, rankings, strict=True):
-        asked = found[np.isin(prepared.qrels.row, asking.rows)]
-        stage1, final = (np.full(len(asked), NEVER_FOUND) for _ in range(2))
-        stage1[asked], final[asked] = ranking.stage1_rank, ranking.final_rank
-        completed.append(replace(ranking, stage1_rank=stage1, final_rank=final))
-    return completed
+def _complete(
+    task: RetrievalTask,
+    sets: Sequence[CandidateSet],
+    rankings: Sequence[Ranking],
+) -> list[Ranking]:
+    """Rankings under the sets, the second completed to all points, and all with the ranks of all right answers, also of
+    those that are no candidates."""
+    complete = []
+    is_candidate = task.qrels.candidate >= 0
+    for candidate_set, ranking in zip(sets, rankings, strict=True):
+        of_set = np.isin(task.qrels.row, candidate_set.rows)
+        found = is_candidate[of_set]
+        stage1_rank = np.full(len(found), NEVER_FOUND)
+        stage1_rank[found] = ranking.stage1_rank
+        final_rank = np.full(len(found), NEVER_FOUND)
+        final_rank[found] = ranking.final_rank
+        complete.append(replace(ranking, stage1_rank=stage1_rank, final_rank=final_rank))
+
+    # The clean ranking is the official one, but for the points whose clean candidates are others.
+    official, differing, *others = complete
+    answers_differ = np.isin(task.qrels.row, task.clean_differs)
+    columns = {}
+    for name, column in vars(official).items():
+        columns[name] = column.copy()
+        differs = answers_differ if name.endswith("_rank") else task.clean_differs
+        columns[name][differs] = getattr(differing, name)
+    return [official, Ranking(**columns), *others]
 
 
-def _merged(official: Ranking, again: Ranking, prepared: RetrievalTask) -> Ranking:
-    """The clean ranking: the official one, but for the points ranked again because their clean candidates differ."""
-    columns = {item.name: getattr(official, item.name).copy() for item in fields(Ranking)}
-    answers = np.isin(prepared.qrels.row, prepared.clean_differs)
-    for name, column in columns.items():
-        column[answers if name.endswith("_rank") else prepared.clean_differs] = getattr(again, name)
-    return Ranking(**columns)
-
-
-def rank_as_study(prepared: RetrievalTask, embeddings: Embeddings, score: PairScorer) -> Ranking:
+def rank_as_study(task: RetrievalTask, embeddings: Embeddings, score: PairScorer) -> Ranking:
     """What the source study's scripts ranked: all counters and points, the point itself included, k = 10, only
     the first ceil(N/16) points."""
+    rows = np.arange(math.ceil(len(task) / 16))
     nothing = np.empty(0, dtype=np.int64)
-    asked = CandidateSet(np.arange(math.ceil(len(prepared) / 16)), (nothing, nothing), prepared.reachable)
-    return rank(embeddings, prepared.point, prepared.candidates, [asked], score, STUDY_DEPTH)[0]
+    candidate_set = CandidateSet(rows, excluded=(nothing, nothing), right=task.reachable)
+    (ranking,) = rank(embeddings, task.point, task.candidates, [candidate_set], score, STUDY_DEPTH)
+    return ranking
 
 
-def study_top1(prepared: RetrievalTask, embeddings: Embeddings, score: PairScorer) -> float:
+def study_top1(task: RetrievalTask, embeddings: Embeddings, score: PairScorer) -> float:
     """top-1 of `rank_as_study`: to read the source study's logs beside ours, not to publish."""
-    ranks = rank_as_study(prepared, embeddings, score).final_rank
-    return metrics.top1(metrics.first_ranks(ranks, prepared.reachable[0][: len(ranks)]))
+    ranks = rank_as_study(task, embeddings, score).final_rank
+    rows = task.reachable[0][: len(ranks)]
+    return metrics.top1(metrics.first_ranks(ranks, rows))
 
 
 def split_metrics(rankings: SplitRankings) -> dict[str, Any]:
-    """All figures of a split; top-1 and MRR of the tasks under "tasks"."""
-    values = _figures(rankings.official, rankings.clean, rankings.prepared)
+    """All metrics of a split; top-1 and MRR of the tasks under "tasks"."""
+    task = rankings.task
+    values = _metrics(task, rankings.official, rankings.clean)
     values["tasks"] = {}
-    for task, found in rankings.tasks.items():
-        first = metrics.first_ranks(found.final_rank, rankings.prepared.qrels.row)
-        values["tasks"][task] = {"top1": metrics.top1(first), "mrr": metrics.mrr(first)}
+    for name, ranking in rankings.tasks.items():
+        first = metrics.first_ranks(ranking.final_rank, task.qrels.row)
+        values["tasks"][name] = {"top1": metrics.top1(first), "mrr": metrics.mrr(first)}
     return values
 
 
-def _figures(official: Ranking, clean: Ranking, prepared: RetrievalTask) -> dict[str, Any]:
-    """Figures from two rankings of a split's queries."""
-    answers, counts = prepared.qrels, prepared.counts
-    rows, grades = answers.row, answers.grade
-    first, first_stage1 = (metrics.first_ranks(of, rows) for of in (official.final_rank, official.stage1_rank))
-    first_clean, first_stage1_clean = (
-        metrics.first_ranks(of, rows)[counts] for of in (clean.final_rank, clean.stage1_rank)
-    )
-    of_clean = counts[rows]
-    ranks_clean, rows_clean = clean.final_rank[of_clean], rows[of_clean]
-    scored = int(official.num_scored.sum())
+def _metrics(
+    task: RetrievalTask,
+    official: Ranking,
+    clean: Ranking,
+) -> dict[str, Any]:
+    """The metrics of two rankings of all points, of which clean counts some."""
+    rows, grades = task.qrels.row, task.qrels.grade
+    first = metrics.first_ranks(official.final_rank, rows)
+    first_stage1 = metrics.first_ranks(official.stage1_rank, rows)
+
+    in_clean = task.counts[rows]
+    clean_rows, clean_ranks = rows[in_clean], clean.final_rank[in_clean]
+    first_clean = metrics.first_ranks(clean_ranks, clean_rows)
+    first_stage1_clean = metrics.first_ranks(clean.stage1_rank[in_clean], clean_rows)
+
+    num_scored = int(official.num_scored.sum())
+    num_dead = int(official.num_dead.sum())
     return {
         "top1": metrics.top1(first),
         "top1_clean": metrics.top1(first_clean),
@@ -154,14 +183,14 @@ def _figures(official: Ranking, clean: Ranking, prepared: RetrievalTask) -> dict
         "mrr_clean": metrics.mrr(first_clean),
         "mrr_stage1": metrics.mrr(first_stage1),
         "ndcg@10": metrics.ndcg(official.final_rank, 10, rows, grades),
-        "ndcg@10_clean": metrics.ndcg(ranks_clean, 10, rows_clean, grades[of_clean]),
+        "ndcg@10_clean": metrics.ndcg(clean_ranks, 10, clean_rows, grades[in_clean]),
         "map": metrics.average_precision(official.final_rank, rows),
-        "map_clean": metrics.average_precision(ranks_clean, rows_clean),
+        "map_clean": metrics.average_precision(clean_ranks, clean_rows),
         **{f"recall@{k}": metrics.recall(official.stage1_rank, k, rows) for k in RECALL_AT},
-        "tied_first": float(official.tied.mean()) if len(official.tied) else float("nan"),
-        "dead_pairs": int(official.num_dead.sum()) / scored if scored else 0.0,
+        "tied_first": float(official.tied.mean()) if len(official.tied) else math.nan,
+        "dead_pairs": num_dead / num_scored if num_scored else 0.0,
         "num_points": len(first),
-        "num_points_clean": int(counts.sum()),
+        "num_points_clean": int(task.counts.sum()),
     }
 
 
@@ -169,20 +198,21 @@ def point_records(rankings: SplitRankings) -> list[dict[str, Any]]:
     """One record per point, as written to rankings.jsonl: where its first right answer came under each candidate set,
     and what came first. Ranks are 1-based here, as people count. Where points are asked for all their right answers,
     `answers` lists these by candidate order: name, grade, stage-1 rank and final rank."""
-    prepared, official, clean = rankings.prepared, rankings.official, rankings.clean
-    split, answers = prepared.split, prepared.qrels
-    rankings_by_name = {"": official, "clean_": clean} | rankings.tasks
-    stage1, final = (
-        {
-            name: (metrics.first_ranks(getattr(found, stage), answers.row) + 1).tolist()
-            for name, found in rankings_by_name.items()
-        }
-        for stage in ("stage1_rank", "final_rank")
-    )
-    bounds = np.searchsorted(answers.row, np.arange(len(prepared) + 1))
+    task, official = rankings.task, rankings.official
+    split, qrels = task.split, task.qrels
+
+    # By candidate set, the ranks of each point's first right answer, from 1.
+    by_set = {"": official, "clean_": rankings.clean, **rankings.tasks}
+    stage1, final = {}, {}
+    for name, ranking in by_set.items():
+        stage1[name] = (metrics.first_ranks(ranking.stage1_rank, qrels.row) + 1).tolist()
+        final[name] = (metrics.first_ranks(ranking.final_rank, qrels.row) + 1).tolist()
+
+    bounds = np.searchsorted(qrels.row, np.arange(len(task) + 1))
     records = []
-    for row, pair in enumerate(split.pairs[first] for first in prepared.pair.tolist()):
-        counts = bool(prepared.counts[row])
+    for row, place in enumerate(task.pair.tolist()):
+        pair = split.pairs[place]
+        in_clean = bool(task.counts[row])
         record = {
             "id": pair.id,
             "split": split.name,
@@ -191,33 +221,32 @@ def point_records(rankings: SplitRankings) -> list[dict[str, Any]]:
             "stance": pair.stance,
             "stage1_rank": stage1[""][row],
             "rank": final[""][row],
-            "clean_stage1_rank": stage1["clean_"][row] if counts else None,
-            "clean_rank": final["clean_"][row] if counts else None,
-            "stage1_ranks": {task: stage1[task][row] for task in rankings.tasks},
-            "ranks": {task: final[task][row] for task in rankings.tasks},
+            "clean_stage1_rank": stage1["clean_"][row] if in_clean else None,
+            "clean_rank": final["clean_"][row] if in_clean else None,
+            "stage1_ranks": {name: stage1[name][row] for name in rankings.tasks},
+            "ranks": {name: final[name][row] for name in rankings.tasks},
             "tied": bool(official.tied[row]),
             "num_scored": int(official.num_scored[row]),
             "num_dead": int(official.num_dead[row]),
-            "first": prepared.name_of(int(official.first[row])),
+            "first": task.name_of(int(official.first[row])),
         }
         if not split.asks_pairs:
-            record["answers"] = [
-                [
-                    prepared.name_of(int(answers.candidate[at])) if answers.candidate[at] >= 0 else None,
-                    int(answers.grade[at]),
-                    int(official.stage1_rank[at]) + 1,
-                    int(official.final_rank[at]) + 1,
-                ]
-                for at in range(bounds[row], bounds[row + 1])
-            ]
+            record["answers"] = []
+            for entry in range(bounds[row], bounds[row + 1]):
+                candidate = int(qrels.candidate[entry])
+                name = task.name_of(candidate) if candidate >= 0 else None
+                stage1_rank = int(official.stage1_rank[entry]) + 1
+                final_rank = int(official.final_rank[entry]) + 1
+                record["answers"].append([name, int(qrels.grade[entry]), stage1_rank, final_rank])
         records.append(record)
     return records
 
 
 def leave_out_seen(split: SplitArrays, seen: frozenset[str]) -> SplitArrays:
-    """The split with pairs out of its clean figures when a text of theirs has a key in `seen`.
+    """The split with pairs out of its clean metrics when a text of theirs has a key in `seen`.
 
     For a corpus that the model was not trained on: what it has seen is not only the corpus's own earlier splits.
     """
-    unseen = np.array([not {*map(text_key, own_texts(pair))} & seen for pair in split.pairs], dtype=bool)
+    keys_of_pairs = ({text_key(text) for text in own_texts(pair)} for pair in split.pairs)
+    unseen = np.array([keys.isdisjoint(seen) for keys in keys_of_pairs], dtype=bool)
     return replace(split, clean=split.clean & unseen, leaked=split.leaked | ~unseen)

@@ -18,7 +18,7 @@ from biencoder_ablate.config import Config, DataConfig
 from biencoder_ablate.config.schema import cache_directory
 from biencoder_ablate.data.corpus import Corpus
 from biencoder_ablate.data.readers import load_corpus
-from biencoder_ablate.evaluation.baselines import TITLES, baselines_of_run
+from biencoder_ablate.evaluation.baselines import TITLES, baselines_above, baselines_of_run
 from biencoder_ablate.report.analysis import Analysis, Kind
 from biencoder_ablate.report.comparisons import MOST_NAMED, quoted
 from biencoder_ablate.report.read import Metric, Protocol, Run
@@ -134,18 +134,11 @@ def _is_unchanged(test: Mapping[str, Any]) -> bool:
     return True
 
 
-def below(
-    figure: float | None,
-    key: str,
-    others: Sequence[Baseline],
-) -> list[Baseline]:
+def below(figure: float | None, key: str, others: Sequence[Baseline]) -> list[Baseline]:
     """The baselines whose metric `key` is higher than a value; none where the value is not known."""
-    higher = []
-    for other in others:
-        value = other.figures.get(key)
-        if value is not None and figure is not None and value > figure:
-            higher.append(other)
-    return higher
+    by_place = {place: {"test": other.figures} for place, other in enumerate(others)}
+    places = baselines_above(by_place, "test", key, figure, among=by_place)
+    return [others[place] for place in places]
 
 
 # --- other rules of picking the epoch ---

@@ -303,8 +303,7 @@ def _baselines(
             cache_texts(cache, data.fingerprint, data.corpus)
         known |= corpus_baselines(cache, data.fingerprint, data.index.texts, data.splits)
         if hidden is not None:
-            h = hidden
-            known |= pretrained_baseline(cache, plan.determined_by, lambda: h, data.splits)
+            known |= pretrained_baseline(cache, plan.determined_by, hidden, data.splits)
     return known, hidden if begins else None
 
 

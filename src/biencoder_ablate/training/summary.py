@@ -12,7 +12,7 @@ import torch
 from biencoder_ablate.config.schema import Config, head_name
 from biencoder_ablate.data.corpus import SPLITS, Corpus, pair_keys
 from biencoder_ablate.encoder.device import describe_device
-from biencoder_ablate.evaluation.baselines import MEASURED, TITLES, better
+from biencoder_ablate.evaluation.baselines import MEASURED, TITLES, baselines_above
 from biencoder_ablate.runs.directory import RunDirectory
 from biencoder_ablate.runs.records import Record
 from biencoder_ablate.training.loop import epoch_rows
@@ -186,7 +186,7 @@ def figures_table(result: Mapping[str, Any]) -> str:
         header.append(f"{split} clean " if suffix else f"{split} ")
         column = []
         for value in (metrics["top1_stage1" + suffix], metrics[key]):
-            mark = "!" if better(baselines, split, key, value) else " "
+            mark = "!" if baselines_above(baselines, split, key, value) else " "
             column.append((format_number(value) or "–") + mark)
         for baseline in baselines.values():
             column.append((format_number(baseline[split].get(key)) or "–") + " ")
@@ -248,7 +248,7 @@ def warnings(result: dict[str, Any], records: Sequence[Record]) -> list[str]:
         below: list[str] = []
         for split, key in _COLUMNS:
             value = result[split][key]
-            if name in better(baselines, split, key, value):
+            if name in baselines_above(baselines, split, key, value):
                 shown = f"{split} {value:.4f} ({baselines[name][split][key]:.4f})"
                 if key == "top1":
                     below.append(shown)
