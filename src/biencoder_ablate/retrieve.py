@@ -188,12 +188,12 @@ def open_search(
     Texts are equal when they are so after folding case, space and punctuation; the first spelling stands for all.
     """
     content = None if candidates is None else _read("--candidates", Path(candidates))
-    from biencoder_ablate.api import open_run, use
+    from biencoder_ablate.api import open_run
     from biencoder_ablate.data.corpus import SPLITS
     from biencoder_ablate.utils.console import RunLog, progress_bar
 
     run = open_run(run_dir, overrides)
-    model = use(run)
+    model = run.load_model()
     if candidates is None or content is None:
         from biencoder_ablate.data.index import build_table
         from biencoder_ablate.data.readers import load_corpus
