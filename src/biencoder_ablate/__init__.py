@@ -21,6 +21,6 @@ def load(run_dir: str | Path, overrides: Sequence[str] = ()) -> TrainedModel:
     `overrides` are those of `biencoder_ablate.evaluate`, as "evaluation.rerank=all" or "training.device=cpu".
     Nothing that is loaded is executed. Raises ConfigError, a ValueError, for what cannot be used.
     """
-    from biencoder_ablate.api import open_run, use  # torch comes with it
+    from biencoder_ablate.api import open_run  # torch comes with it
 
-    return use(open_run(run_dir, overrides))
+    return open_run(run_dir, overrides).load_model()

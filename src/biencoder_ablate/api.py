@@ -1,7 +1,8 @@
 """A trained model in use: embeddings of texts, scores of pairs, the best of a corpus. `biencoder_ablate.load` gives it.
 
-What is loaded is never executed: weights are safetensors, what goes with them is JSON, a run's settings are YAML read
-as plain values, and a head of one's own comes from an installed package alone.
+`open_run` finds a finished run, and `TrainedRun.load_model` makes a `TrainedModel` of it. What is loaded is never
+executed: weights are safetensors, what goes with them is JSON, a run's settings are YAML read as plain values, and a
+head of one's own comes from an installed package alone.
 
 B points or pairs, C candidates, D distinct strings among them, H pooled width, R retrieval width, k kept.
 """
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import OmegaConf
+from torch import Tensor
 
 from biencoder_ablate.config import Config, ConfigError, DataConfig
 from biencoder_ablate.config.compose import compose_command, parse_arguments, to_config
@@ -38,15 +40,16 @@ from biencoder_ablate.encoder.texts import (
 from biencoder_ablate.evaluation.candidates import as_candidates
 from biencoder_ablate.evaluation.distances import Targets, check_finite, distances_to, first_k, make_targets
 from biencoder_ablate.evaluation.pair_scores import pair_scorer
-from biencoder_ablate.evaluation.ranking import TopK, rerank
+from biencoder_ablate.evaluation.ranking import TopK, rerank, rerank_depth
 from biencoder_ablate.model.biencoder import BiEncoder
 from biencoder_ablate.model.saved import ModelSpec, encoder_source, read_model_spec, restore_biencoder
 from biencoder_ablate.runs.directory import find_run
+from biencoder_ablate.utils.arrays import concatenate_fields
 from biencoder_ablate.utils.console import RunLog
 from biencoder_ablate.utils.files import read_json
 
 BLOCK_FLOATS = 16_000_000
-"""So many distances at a time (64 MB)."""
+"""How many distances are computed at a time (64 MB)."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +70,12 @@ class SearchResults:
 @dataclass(frozen=True)
 class SearchIndex:
     """A corpus ready to be searched: its D distinct strings, where each of the C candidates lies among them (C,), a
-    hash of what makes each the text it is (D,), h (D, H), and what distances are measured to (D, R)."""
+    hash of each one's text key (D,), h (D, H), and what distances are measured to (D, R)."""
 
     texts: Sequence[str]
     place: np.ndarray
     keys: np.ndarray
-    h: torch.Tensor
+    h: Tensor
     targets: Targets
 
     def __len__(self) -> int:
@@ -80,8 +83,10 @@ class SearchIndex:
 
     def equal_to(self, text: str) -> np.ndarray:
         """Which of the distinct strings (D,) are equal to a text, after folding case, space and punctuation."""
-        own, equal = text_key(text), self.keys == key_hash(text)
-        equal[equal] = [text_key(self.texts[place]) == own for place in np.flatnonzero(equal).tolist()]
+        key = text_key(text)
+        equal = self.keys == key_hash(text)
+        # Equal hashes are almost always equal keys.
+        equal[equal] = [text_key(self.texts[place]) == key for place in np.flatnonzero(equal)]
         return equal
 
 
@@ -98,16 +103,17 @@ class TrainedModel:
     biencoder: BiEncoder
     rerank: int | str = 10
 
+    @torch.no_grad()
     def encode_points(self, texts: str | Sequence[str]) -> np.ndarray:
         """r (B, R) float32 of texts that ask; of unit length where the run's similarity is cosine."""
-        with torch.no_grad():
-            return self.biencoder.as_points(self.pooled_points(texts)).cpu().numpy()
+        return self.biencoder.as_points(self.pooled_points(texts)).cpu().numpy()
 
+    @torch.no_grad()
     def encode_candidates(self, texts: str | Sequence[str]) -> np.ndarray:
         """r (B, R) float32 of texts that are ranked. With towers=shared the same as `encode_points`."""
-        with torch.no_grad():
-            return self.biencoder.as_candidates(self.pooled_candidates(texts)).cpu().numpy()
+        return self.biencoder.as_candidates(self.pooled_candidates(texts)).cpu().numpy()
 
+    @torch.no_grad()
     def score(self, points: str | Sequence[str], candidates: str | Sequence[str]) -> np.ndarray:
         """What stage 2 ranks by (B,) float32, pair by pair; a single point is scored with every candidate.
 
@@ -116,88 +122,105 @@ class TrainedModel:
         asking, ranked = _as_list(points), _as_list(candidates)
         if len(asking) not in (1, len(ranked)):
             raise ValueError(f"{len(asking)} points with {len(ranked)} candidates: must be as many, or one point")
-        with torch.no_grad():
-            h = torch.cat([self.pooled_points(asking), self.pooled_candidates(ranked)])
-            embeddings = self.biencoder.embed(h)
-        row = torch.arange(len(ranked))
-        score = pair_scorer(self.biencoder, embeddings, self.encoder.reading.fast)
-        return score(row if len(asking) > 1 else torch.zeros_like(row), row + len(asking))[0].cpu().numpy()
+        h = torch.cat([self.pooled_points(asking), self.pooled_candidates(ranked)])
+        score = pair_scorer(self.biencoder, self.biencoder.embed(h), self.encoder.reading.fast)
+
+        rows = torch.arange(len(ranked))
+        point_rows = rows if len(asking) > 1 else torch.zeros_like(rows)
+        scores, _ = score(point_rows, rows + len(asking))
+        return scores.cpu().numpy()
 
     def index(self, corpus: Sequence[str], advance: Advance | None = None) -> SearchIndex:
         """A corpus encoded once, for many calls of `retrieve`; `advance` is told how many more texts are done."""
-        return self.index_of(corpus, self.pooled_candidates(list(dict.fromkeys(corpus)), advance))
+        distinct, _ = _distinct(corpus)
+        return self.index_of(corpus, self.pooled_candidates(distinct, advance))
 
-    def index_of(self, corpus: Sequence[str], h: torch.Tensor) -> SearchIndex:
+    @torch.no_grad()
+    def index_of(self, corpus: Sequence[str], h: Tensor) -> SearchIndex:
         """The same from pooled outputs h (D, H) of the distinct strings, in order of first use."""
-        distinct = {text: number for number, text in enumerate(dict.fromkeys(corpus))}
-        place = np.array([distinct[text] for text in corpus], dtype=np.int64)
-        with torch.no_grad():
-            targets = make_targets(self.biencoder.as_candidates(h))
-        return SearchIndex(
-            list(distinct), place, np.array([key_hash(text) for text in distinct], dtype=np.int64), h, targets
-        )
+        distinct, place = _distinct(corpus)
+        keys = np.array([key_hash(text) for text in distinct], dtype=np.int64)
+        targets = make_targets(self.biencoder.as_candidates(h))
+        return SearchIndex(distinct, place, keys, h, targets)
 
-    def retrieve(self, points: str | Sequence[str], corpus: Sequence[str] | SearchIndex, k: int = 10) -> SearchResults:
+    def retrieve(
+        self,
+        points: str | Sequence[str],
+        corpus: Sequence[str] | SearchIndex,
+        k: int = 10,
+    ) -> SearchResults:
         """The best k of a corpus for each point, ranked as evaluation ranks: by distance, then the first `rerank` by
         the head; equal ones in the corpus's order.
 
         A text never answers itself: candidates equal to the point, after folding case, space and punctuation, are
         left out. Raises ValueError for an empty corpus, and where distances or scores are not finite.
         """
-        index, asking = corpus if isinstance(corpus, SearchIndex) else self.index(corpus), _as_list(points)
+        index = corpus if isinstance(corpus, SearchIndex) else self.index(corpus)
         if not len(index) or k < 1:
             raise ValueError(f"k={k}, {len(index)} candidates: both must be 1 or more")
-        depth = {"all": len(index), "none": 0}.get(str(self.rerank), self.rerank)
-        assert isinstance(depth, int)
+
+        asking = _as_list(points)
         h = self.pooled_points(asking)
-        rows = max(1, BLOCK_FLOATS // len(index))
+        size = max(1, BLOCK_FLOATS // len(index))
         blocks = [
-            self._retrieve(asking[start : start + rows], h[start : start + rows], index, k, depth)
-            for start in range(0, len(asking), rows)
+            self._retrieve_block(asking[start : start + size], h[start : start + size], index, k)
+            for start in range(0, len(asking), size)
         ]
         if not blocks:
-            return SearchResults(*(np.zeros((0, k), dtype) for dtype in (np.int64, np.float32, np.float32, bool)))
-        return SearchResults(*(np.concatenate([getattr(block, name) for block in blocks]) for name in vars(blocks[0])))
+            nothing = np.zeros((0, k), np.float32)
+            return SearchResults(nothing.astype(np.int64), nothing, nothing, nothing.astype(bool))
+        return concatenate_fields(blocks)
 
-    def _retrieve(
-        self, points: Sequence[str], h: torch.Tensor, index: SearchIndex, k: int, depth: int
+    @torch.no_grad()
+    def _retrieve_block(
+        self,
+        points: Sequence[str],
+        h: Tensor,
+        index: SearchIndex,
+        k: int,
     ) -> SearchResults:
-        num, device = len(points), h.device
-        place = torch.from_numpy(index.place).to(device)
-        with torch.no_grad():
-            distances = distances_to(self.biencoder.as_points(h), index.targets)
+        place = torch.from_numpy(index.place).to(h.device)
+        distances = distances_to(self.biencoder.as_points(h), index.targets)  # (b, D)
         check_finite(distances)
         for row, text in enumerate(points):
-            distances[row, torch.from_numpy(index.equal_to(text)).to(device)] = torch.inf
+            distances[row, torch.from_numpy(index.equal_to(text)).to(h.device)] = torch.inf
         if len(index) > len(index.texts):
-            distances = distances.index_select(1, place)
+            distances = distances.index_select(1, place)  # (b, C)
+        depth = rerank_depth(self.rerank, len(index))
         order, distance = first_k(distances, min(len(index), max(k, depth)))
-        # Only what stage 2 will score is embedded: the points, then these texts.
-        kept, back = torch.unique(place[order[:, :depth].clamp_min(0)], return_inverse=True)
-        number = np.zeros(len(index), dtype=np.int64)
-        number[order[:, :depth].clamp_min(0).cpu().numpy()] = num + back.cpu().numpy()
-        with torch.no_grad():
-            embeddings = self.biencoder.embed(torch.cat([h, index.h[kept].to(h)]))
+
+        # Only what stage 2 scores is embedded: the b points, then the distinct texts of their first candidates.
+        scored = order[:, :depth].clamp_min(0)
+        texts, back = torch.unique(place[scored], return_inverse=True)
+        embeddings = self.biencoder.embed(torch.cat([h, index.h[texts].to(h)]))
+        embedded_as = np.zeros(len(index), dtype=np.int64)
+        embedded_as[scored.cpu().numpy()] = len(points) + back.cpu().numpy()
+
+        nearest = TopK.unscored(order, distance, stage1_rank=torch.zeros(len(points)))
         score = pair_scorer(self.biencoder, embeddings, self.encoder.reading.fast)
-        stage1 = TopK.unscored(order, distance, torch.zeros(num, dtype=torch.int64))
-        found = rerank(stage1, depth, np.arange(num), as_candidates(number), score)
-        best = [of[:, :k] for of in (found.order, found.distance, found.score, found.dead)]
-        return SearchResults(best[0], np.sqrt(best[1]), np.where(np.isfinite(best[2]), best[2], np.nan), best[3])
+        best = rerank(nearest, depth, np.arange(len(points)), as_candidates(embedded_as), score)
+        scores = best.score[:, :k]
+        return SearchResults(
+            best.order[:, :k],
+            np.sqrt(best.distance[:, :k]),
+            np.where(np.isfinite(scores), scores, np.nan),
+            best.dead[:, :k],
+        )
 
-    def pooled_points(self, texts: str | Sequence[str]) -> torch.Tensor:
+    def pooled_points(self, texts: str | Sequence[str]) -> Tensor:
         """Pooled outputs h (B, H) of texts that ask, on the model's device, each distinct string encoded once."""
-        return self._hidden(self.encoder.reading.as_points(_as_list(texts)))
+        return self._pooled(self.encoder.reading.as_points(_as_list(texts)))
 
-    def pooled_candidates(self, texts: str | Sequence[str], advance: Advance | None = None) -> torch.Tensor:
+    def pooled_candidates(self, texts: str | Sequence[str], advance: Advance | None = None) -> Tensor:
         """The same of texts that are ranked."""
-        return self._hidden(self.encoder.reading.as_candidates(_as_list(texts)), advance)
+        return self._pooled(self.encoder.reading.as_candidates(_as_list(texts)), advance)
 
-    def _hidden(self, wanted: Sequence[str], advance: Advance | None = None) -> torch.Tensor:
-        distinct = {text: number for number, text in enumerate(dict.fromkeys(wanted))}
+    def _pooled(self, strings: Sequence[str], advance: Advance | None = None) -> Tensor:
+        distinct, place = _distinct(strings)
         if not distinct:
             return torch.zeros(0, self.biencoder.architecture.pooled_dim, device=self.encoder.reading.device)
-        h = self.encoder(list(distinct), advance)
-        return h.index_select(0, torch.tensor([distinct[text] for text in wanted]).to(h.device))
+        h = self.encoder(distinct, advance)
+        return h.index_select(0, torch.from_numpy(place).to(h.device))
 
     def fingerprint(self) -> str:
         """sha256 over what determines an embedding, for what is kept of a corpus."""
@@ -211,27 +234,32 @@ def _as_list(texts: str | Sequence[str]) -> list[str]:
     return [texts] if isinstance(texts, str) else list(texts)
 
 
+def _distinct(texts: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """The distinct strings in order of first use, and where each text (B,) lies among them."""
+    number_of: dict[str, int] = {}
+    place = [number_of.setdefault(text, len(number_of)) for text in texts]
+    return list(number_of), np.array(place, dtype=np.int64)
+
+
 def key_hash(text: str) -> int:
-    """64 bits of what makes a text the text it is: equal where `text_key` is, and else almost never."""
+    """64 bits of a text's key: equal where `text_key` is, and else almost never."""
     key = text_key(text).encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big", signed=True)
-
-
-def use(run: TrainedRun) -> TrainedModel:
-    """The model of an opened run. Raises ConfigError."""
-    return TrainedModel(run.name, run.encoder(), run.biencoder(), run.config.evaluation.rerank)
+    digest = hashlib.blake2b(key, digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A finished run: how it was trained, how it is to be used now, and what it says of itself."""
+    """A finished run: how it was trained, how it is to be used now, its result.json, and the contract of its weights.
+
+    `trained_on` is the fingerprint of the corpus that it was trained on.
+    """
 
     path: Path
     trained: Config
     config: Config
     result: Mapping[str, Any]
     trained_on: str | None
-    """Fingerprint of the corpus that the run was trained on."""
     contract: ModelSpec
 
     @property
@@ -242,15 +270,14 @@ class TrainedRun:
     @property
     def reading(self) -> EncodeSettings:
         """How the encoder reads texts now."""
-        device = choose_device(self.config.training.device)
-        precision = choose_precision(self.config.training.precision, device)
-        reading = encode_settings(self.config, device, precision)
-        contract = self.contract
+        training = self.config.training
+        device = choose_device(training.device)
+        precision = choose_precision(training.precision, device)
         return replace(
-            reading,
-            pooling=contract.pooling,
-            point_prompt=contract.point_prompt,
-            candidate_prompt=contract.candidate_prompt,
+            encode_settings(self.config, device, precision),
+            pooling=self.contract.pooling,
+            point_prompt=self.contract.point_prompt,
+            candidate_prompt=self.contract.candidate_prompt,
         )
 
     def as_pretrained(self) -> TrainedRun:
@@ -265,24 +292,28 @@ class TrainedRun:
         """The run's encoder, ready for texts. Raises ConfigError as `source`."""
         return open_encoder(self.source(), self.reading)
 
-    def features(self, texts: Sequence[str], log: RunLog) -> torch.Tensor:
+    def features(self, texts: Sequence[str], log: RunLog) -> Tensor:
         """Pooled outputs h (B, H) of texts, prompts in them, kept in the cache. Raises ConfigError as `source`."""
         return features_of(self.source(), self.reading, texts, cache_directory(self.config), log)
 
-    def pooled(self, index: TextTable, log: RunLog) -> Hidden:
+    def pooled(self, table: TextTable, log: RunLog) -> Hidden:
         """h of a corpus's texts, kept likewise."""
-        roles = prompted_texts(index.texts, points_of(index), self.reading)
-        return roles.of(self.features(roles.strings, log))
+        prompted = prompted_texts(table.texts, points_of(table), self.reading)
+        return prompted.of(self.features(prompted.strings, log))
 
     def biencoder(self) -> BiEncoder:
         """The trained projections and head, on the device, in eval mode."""
         return restore_biencoder(self.path / "model", self.contract).to(self.reading.device)
 
+    def load_model(self) -> TrainedModel:
+        """The run's model, ready for texts. Raises ConfigError as `source`."""
+        return TrainedModel(self.name, self.encoder(), self.biencoder(), self.config.evaluation.rerank)
+
 
 def open_run(run_dir: str | Path, overrides: Sequence[str]) -> TrainedRun:
     """The finished run that `run_dir` names (`find_run`), its config changed by the overrides. Raises ConfigError."""
     path = find_run(run_dir)
-    result, manifest = read_json(path / "result.json"), read_json(path / "manifest.json")
+    result = read_json(path / "result.json")
     if not isinstance(result, dict):
         raise ConfigError(
             f"{run_dir}: no result.json there; must be the directory of a finished run, logs/runs/NAME, "
@@ -293,38 +324,45 @@ def open_run(run_dir: str | Path, overrides: Sequence[str]) -> TrainedRun:
             f"{run_dir}: this run has not finished (status {result.get('status')}); the command that "
             "started it goes on with it"
         )
-    how = path / ".hydra" / "config.yaml"
-    if not how.is_file():
-        raise ConfigError(f"{how}: no such file; it says how the run was trained")
-    if not (path / "model").is_dir():
-        raise ConfigError(
-            f"{path / 'model'}: no such directory; train the run again with training.save_model=true rerun=true"
-        )
-    composed = OmegaConf.load(how)
-    trained = to_config(composed, checked=False)  # type: ignore[arg-type]
-    # Composing what overrides there are takes Hydra a fifth of a second.
-    config = to_config(_overridden(composed, overrides), checked=False) if overrides else trained
+    config_file = path / ".hydra" / "config.yaml"
+    if not config_file.is_file():
+        raise ConfigError(f"{config_file}: no such file; it says how the run was trained")
+    model = path / "model"
+    if not model.is_dir():
+        raise ConfigError(f"{model}: no such directory; train the run again with training.save_model=true rerun=true")
+
+    composed = OmegaConf.load(config_file)
+    trained = config = to_config(composed, checked=False)  # type: ignore[arg-type]
+    if overrides:  # composing them takes Hydra a fifth of a second
+        config = to_config(_overridden(composed, overrides), checked=False)
     check(config)
-    trained_on = (manifest or {}).get("determined_by", {}).get("data")
-    return TrainedRun(path, trained, config, result, trained_on, read_model_spec(path / "model"))
+    manifest = read_json(path / "manifest.json") or {}
+    trained_on = manifest.get("determined_by", {}).get("data")
+    return TrainedRun(path, trained, config, result, trained_on, read_model_spec(model))
 
 
 def _overridden(composed: Any, overrides: Sequence[str]) -> Any:
     """A run's composed config with changes. Hydra reads the overrides; only keys of MEASURING_KEYS are taken."""
-    leaves = [key for key, _ in schema_keys()]
-    keys = [override.split("=", 1)[0].lstrip("+") for override in overrides]
+    keys = set()
     with compose_command(parse_arguments(list(overrides))) as command:
-        for key, override in zip(keys, overrides, strict=True):
-            if key not in MEASURING_KEYS and f"{key.split('.')[0]}.*" not in MEASURING_KEYS:
+        for override in overrides:
+            key = override.split("=", 1)[0].lstrip("+")
+            group = key.split(".")[0]
+            keys.add(key)
+            if key not in MEASURING_KEYS and f"{group}.*" not in MEASURING_KEYS:
                 raise ConfigError(
-                    f"{override}: a finished run is measured, not trained anew; only {', '.join(MEASURING_KEYS)} can be given"
+                    f"{override}: a finished run is measured, not trained anew; only {', '.join(MEASURING_KEYS)} "
+                    "can be given"
                 )
         new = command.base
-    if "data" in keys:  # another corpus: nothing of how the run's own was read holds for it
+
+    # Another corpus: nothing of how the run's own was read holds for it.
+    is_other_corpus = "data" in keys
+    if is_other_corpus:
         composed = OmegaConf.merge(composed, {"data": OmegaConf.structured(DataConfig)})
-        keys += [key for key in leaves if key.startswith("data.")]
+
     changed = OmegaConf.create({})
-    for key in leaves:
-        if key in keys:
+    for key, _ in schema_keys():
+        if key in keys or (is_other_corpus and key.startswith("data.")):
             OmegaConf.update(changed, key, OmegaConf.select(new, key), force_add=True)
     return OmegaConf.merge(composed, changed)

@@ -202,7 +202,6 @@ def _difference(run: TrainedRun, out: Path) -> float | None:
         return None
     from sentence_transformers import SentenceTransformer
 
-    from biencoder_ablate.api import use
     from biencoder_ablate.config.schema import DataConfig
     from biencoder_ablate.data.readers import read_sample
     from biencoder_ablate.utils.console import quiet_transformers
@@ -210,7 +209,7 @@ def _difference(run: TrainedRun, out: Path) -> float | None:
     pairs = read_sample(DataConfig()).test
     with quiet_transformers():
         theirs = SentenceTransformer(str(out), device=str(run.reading.device), local_files_only=True)
-    ours = use(run)
+    ours = run.load_model()
     texts = [[pair.point for pair in pairs], [pair.counter for pair in pairs]]
     queries = theirs.encode_query(texts[0]) - ours.encode_points(texts[0])
     documents = theirs.encode_document(texts[1]) - ours.encode_candidates(texts[1])

@@ -200,10 +200,10 @@ def open_search(
         return _search_corpus(run_dir, overrides)
     path = Path(candidates)
     content = _read("--candidates", path)
-    from biencoder_ablate.api import open_run, use
+    from biencoder_ablate.api import open_run
 
     run = open_run(run_dir, overrides)
-    model = use(run)
+    model = run.load_model()
 
     # Named by all that determines it: how the file is read, what it holds, and the model.
     source = f"{path.suffix} {columns} {hashlib.sha256(content).hexdigest()}"
@@ -220,12 +220,12 @@ def open_search(
 
 def _search_corpus(run_dir: str | Path, overrides: Sequence[str]) -> Search:
     """A run's model over its own corpus, whose texts have their features in the cache."""
-    from biencoder_ablate.api import open_run, use
+    from biencoder_ablate.api import open_run
     from biencoder_ablate.data.readers import load_corpus
     from biencoder_ablate.data.text_table import build_table
 
     run = open_run(run_dir, overrides)
-    model = use(run)
+    model = run.load_model()
     corpus = load_corpus(run.config.data)
     if corpus.documents:
         places = distinct_texts((document.id, document.text) for document in corpus.documents)
