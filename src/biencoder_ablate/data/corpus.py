@@ -6,6 +6,7 @@ Imports nothing but the standard library.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 from collections import Counter
@@ -47,7 +48,7 @@ class Pair:
 
     @property
     def order(self) -> tuple[str, str, int, str, int]:
-        """Candidate order (design §2): theme, debate, stance with con first, number."""
+        """Candidate order: theme, debate, stance with con first, number."""
         return (self.theme, self.debate, _STANCE_ORDER.get(self.stance, 2), self.stance, self.number)
 
 
@@ -95,11 +96,13 @@ class Corpus:
         parts = [self.published_fingerprint, _fingerprint(used)]
         if self.documents:
             parts.append(_digest([document.id, document.text] for document in self.documents))
-        elif not self.asks_pairs and any(
-            len(pair_keys(self.split(name), self.keys)) < 2 * len(self.split(name)) for name in SPLITS
-        ):
+        elif not self.asks_pairs and any(self._repeats_a_text(name) for name in SPLITS):
             parts.append("points")  # until 0.2.0 the same pairs were asked one by one, which led to other figures
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+    def _repeats_a_text(self, split: str) -> bool:
+        pairs = self.split(split)
+        return len(pair_keys(pairs, self.keys)) < 2 * len(pairs)
 
     def named_texts(self, split: str) -> Iterator[tuple[str, str]]:
         """(name, text) of a split's candidates and points: documents by their ids, the others as …#point, …#counter."""
@@ -134,22 +137,23 @@ def build_corpus(
     """
     ordered = sorted(pairs, key=lambda pair: pair.order)
     splits = {split: tuple(pair for pair in ordered if pair.split == split) for split in SPLITS}
-    for split, found in splits.items():
-        if not found and split not in may_lack:
+    for split, in_split in splits.items():
+        if not in_split and split not in may_lack:
             raise DataError(f"data={name}: no complete pair in split {split}; train, val and test need one each")
+
     documents = tuple(documents)
-    texts = dict.fromkeys(text for pair in ordered for text in (pair.point, pair.counter))
-    keys = {text: text_key(text) for text in (*texts, *(document.text for document in documents))}
-    published = {split: pair_keys(found, keys) for split, found in splits.items()}
+    texts = [text for pair in ordered for text in (pair.point, pair.counter)]
+    texts += [document.text for document in documents]
+    keys = {text: text_key(text) for text in dict.fromkeys(texts)}
     return Corpus(
         name,
         splits["train"],
         splits["val"],
         splits["test"],
-        published=published,
+        published={split: pair_keys(in_split, keys) for split, in_split in splits.items()},
         keys=keys,
         incomplete=dict(incomplete or {}),
-        published_fingerprint=_fingerprint(pair for found in splits.values() for pair in found),
+        published_fingerprint=_fingerprint(pair for in_split in splits.values() for pair in in_split),
         documents=documents,
         asks_pairs=asks_pairs,
     )
@@ -171,12 +175,13 @@ def make_disjoint(corpus: Corpus) -> Corpus:
     Where a point is asked for all its counters, all its pairs go: what is left would be wrong answers to it.
     """
 
-    def asked(pair: Pair) -> Pair | str:
+    def unit(pair: Pair) -> Pair | str:
+        """What goes as a whole: a pair, or a point with all its counters."""
         return pair if corpus.asks_pairs else query_of(pair, corpus.keys)
 
     def without(pairs: tuple[Pair, ...], later: frozenset[str]) -> tuple[Pair, ...]:
-        gone = {asked(pair) for pair in pairs if pair_keys([pair], corpus.keys) & later}
-        return tuple(pair for pair in pairs if asked(pair) not in gone)
+        leaked = {unit(pair) for pair in pairs if pair_keys([pair], corpus.keys) & later}
+        return tuple(pair for pair in pairs if unit(pair) not in leaked)
 
     train = without(corpus.train, corpus.published["val"] | corpus.published["test"])
     val = without(corpus.val, corpus.published["test"])
@@ -194,22 +199,23 @@ def limit_debates(corpus: Corpus, limit: int) -> Corpus:
     """Keep the first `limit` debates of each split: for a trial."""
 
     def first(pairs: tuple[Pair, ...]) -> tuple[Pair, ...]:
-        debates = list(dict.fromkeys((pair.theme, pair.debate) for pair in pairs))
-        kept = set(debates[:limit])
+        debates = dict.fromkeys((pair.theme, pair.debate) for pair in pairs)
+        kept = set(itertools.islice(debates, limit))
         return tuple(pair for pair in pairs if (pair.theme, pair.debate) in kept)
 
     note = f"data.limit: only the first {limit} debates of each split, a trial"
-    return replace(
-        corpus, train=first(corpus.train), val=first(corpus.val), test=first(corpus.test), notes=(*corpus.notes, note)
-    )
+    train, val, test = first(corpus.train), first(corpus.val), first(corpus.test)
+    return replace(corpus, train=train, val=val, test=test, notes=(*corpus.notes, note))
 
 
 def _fingerprint(pairs: Iterable[Pair]) -> str:
-    return _digest(
-        [pair.split, pair.theme, pair.debate, pair.stance, pair.number, pair.point, pair.counter]
-        + ([] if (pair.grade, pair.query, pair.document) == (1, "", "") else [pair.grade, pair.query, pair.document])
-        for pair in pairs
-    )
+    rows = []
+    for pair in pairs:
+        row = [pair.split, pair.theme, pair.debate, pair.stance, pair.number, pair.point, pair.counter]
+        # What pairs did not have at first counts where it is not the default, so that older corpora keep their name.
+        newer = [pair.grade, pair.query, pair.document]
+        rows.append(row if newer == [1, "", ""] else row + newer)
+    return _digest(rows)
 
 
 def _digest(rows: Iterable[list]) -> str:

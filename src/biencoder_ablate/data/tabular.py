@@ -20,8 +20,10 @@ SUFFIXES = (".csv", ".tsv", ".jsonl")
 MAX_CELL_CHARACTERS = 2**24
 """Longer cells are refused: a quotation mark that nothing closes would otherwise swallow the rest of the file."""
 
-Row = tuple[int, list[str]]
-"""The line of the file on which a row begins, and its cells."""
+Cells = list[tuple[int, list[str]]]
+"""For each row the line of the file on which it begins, and its cells."""
+Rows = list[tuple[int, dict[str, Any]]]
+"""The same with each cell under its column."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Table:
     """
 
     columns: dict[str, str]
-    rows: list[tuple[int, dict[str, Any]]]
+    rows: Rows
     notes: tuple[str, ...]
 
 
@@ -52,9 +54,11 @@ def read_table(where: str, suffix: str, content: bytes, required: Sequence[str] 
 
     notes = []
     if num_blank:
-        notes.append(f"{where}: {num_blank} blank row{'s are' if num_blank > 1 else ' is'} left out")
+        verb = "row is" if num_blank == 1 else "rows are"
+        notes.append(f"{where}: {num_blank} blank {verb} left out")
     if columns.pop("", None) is not None:
         notes.append(f"{where}: a column without a name is left out")
+    # A text that was cut short looks like any other; only the missing line end gives it away.
     if rows and not text.endswith(("\n", "\r")):
         notes.append(f"{where}: the last line has no line end; if the file was cut short, its last text is as well")
     return Table(columns, rows, tuple(notes))
@@ -81,28 +85,33 @@ def cell_text(where: str, column: str, value: object) -> str:
 
 def list_columns(columns: Sequence[str]) -> str:
     """Columns' names for a message, which a file without a header could make long."""
-    names = [printable(name if len(name) <= 40 else f"{name[:39]}…") for name in columns]
-    more = [f"{len(names) - 20} more"] if len(names) > 20 else []
-    return ", ".join(names[:20] + more) or "none"
+    names = []
+    for name in columns[:20]:
+        short = name if len(name) <= 40 else f"{name[:39]}…"
+        names.append(printable(short))
+    if len(columns) > 20:
+        names.append(f"{len(columns) - 20} more")
+    return ", ".join(names) or "none"
 
 
-def _parse_delimited(
-    where: str, suffix: str, text: str, required: Sequence[str]
-) -> tuple[dict[str, str], list[tuple[int, dict[str, Any]]], int]:
+def _parse_delimited(where: str, suffix: str, text: str, required: Sequence[str]) -> tuple[dict[str, str], Rows, int]:
     """Columns, rows and the number of blank rows of a csv or tsv."""
-    rows = _split_quoted(where, text, ",") if suffix == ".csv" else _split_tabs(where, text)
+    if suffix == ".csv":
+        separators, rows = "commas", _split_quoted(where, text, ",")
+    else:
+        separators, rows = "tabs", _split_tabs(where, text)
     filled = [(line, cells) for line, cells in rows if any(cell.strip() for cell in cells)]
-    header = filled[0][1] if filled else []
+    num_blank = len(rows) - len(filled)
 
-    columns = {name.strip().casefold(): name.strip() for name in header}
+    header = filled[0][1] if filled else []
+    names = [name.strip().casefold() for name in header]
     for column in required:
-        if column not in columns:
+        if column not in names:
             hint = " (is the separator ;? save with commas)" if len(header) == 1 and ";" in header[0] else ""
             raise DataError(f"{where}: no column {column}; found {list_columns(header)}{hint}")
-    names = [name.strip().casefold() for name in header]
     _check_names(where, names, "columns")
+    columns = {name: spelling.strip() for name, spelling in zip(names, header, strict=True)}
 
-    separators = "commas" if suffix == ".csv" else "tabs"
     values = []
     for line, cells in filled[1:]:
         if len(cells) > len(names):
@@ -115,14 +124,14 @@ def _parse_delimited(
         row = dict(zip(names, cells, strict=True))
         row.pop("", None)
         values.append((line, row))
-    return columns, values, len(rows) - len(filled)
+    return columns, values, num_blank
 
 
-def _split_quoted(where: str, text: str, separator: str) -> list[Row]:
+def _split_quoted(where: str, text: str, separator: str) -> Cells:
     """Rows whose cells may be quoted, to hold separators and line ends. Raises DataError for quotes that do not fit."""
     # The strict reader refuses what follows a closing quotation mark, and a quotation mark that nothing closes.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    rows: list[Row] = []
+    rows: Cells = []
     usual_limit = csv.field_size_limit(MAX_CELL_CHARACTERS)
     line = 1
     try:
@@ -137,7 +146,7 @@ def _split_quoted(where: str, text: str, separator: str) -> list[Row]:
     return rows
 
 
-def _split_tabs(where: str, text: str) -> list[Row]:
+def _split_tabs(where: str, text: str) -> Cells:
     """Rows of a tsv, which most programs write without quoting, and some with.
 
     Where each line by itself has all its cells, a quoted text of several lines is in truth several rows, of which one
@@ -148,19 +157,21 @@ def _split_tabs(where: str, text: str) -> list[Row]:
     try:
         quoted = _split_quoted(where, text, "\t")
     except DataError:
-        # Not the quoting of a csv. Only a file that quotes whole cells and ends inside its last line was cut short.
-        is_quoting = any(len(cell) > 1 and cell[0] == cell[-1] == '"' for _, row in plain for cell in row)
-        if is_quoting and plain[-1][1][-1].startswith('"') and not text.endswith(("\n", "\r")):
+        # Not the quoting of a csv. Only a file that quotes whole cells and ends inside its last one was cut short.
+        quotes_cells = any(_is_quoted(cell) for _, cells in plain for cell in cells)
+        if quotes_cells and plain[-1][1][-1].startswith('"') and not text.endswith(("\n", "\r")):
             raise
         return plain
     widths = {len(cells) for _, cells in plain if any(cells)}
-    runs_together = len(widths) == 1 and len(quoted) < len(plain)
-    return plain if runs_together else quoted
+    rows_run_together = len(widths) == 1 and len(quoted) < len(plain)
+    return plain if rows_run_together else quoted
 
 
-def _parse_json_lines(
-    where: str, text: str, required: Sequence[str]
-) -> tuple[dict[str, str], list[tuple[int, dict[str, Any]]], int]:
+def _is_quoted(cell: str) -> bool:
+    return len(cell) > 1 and cell.startswith('"') and cell.endswith('"')
+
+
+def _parse_json_lines(where: str, text: str, required: Sequence[str]) -> tuple[dict[str, str], Rows, int]:
     """Columns in order of first appearance, rows and the number of blank lines of a file of JSON objects."""
     lines = text.removesuffix("\n").split("\n") if text else []
     columns: dict[str, str] = {}
@@ -169,13 +180,14 @@ def _parse_json_lines(
         if not line.strip():
             continue
         here = f"{where}, line {number}"
-        row = parse_json(here, line)
-        if not isinstance(row, dict):
+        content = parse_json(here, line)
+        if not isinstance(content, dict):
             raise DataError(f"{here}: must be a JSON object with {' and '.join(required) or 'named texts'}")
-        names = [name.strip().casefold() for name in row]
+        names = [key.strip().casefold() for key in content]
         _check_names(here, names, "keys")
-        columns |= {name: columns.get(name, key.strip()) for name, key in zip(names, row, strict=True)}
-        rows.append((number, dict(zip(names, row.values(), strict=True))))
+        for name, key in zip(names, content, strict=True):
+            columns.setdefault(name, key.strip())
+        rows.append((number, dict(zip(names, content.values(), strict=True))))
     return columns, rows, len(lines) - len(rows)
 
 

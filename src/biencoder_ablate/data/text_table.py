@@ -79,14 +79,18 @@ def answers_of(split: SplitArrays) -> tuple[np.ndarray, np.ndarray]:
     in the split: in training none of them is ever a negative. (The ArguAna protocols still ask one pair for its own
     counter.)
     """
-    pairs = np.unique(np.stack([split.point_key, split.counter_key], axis=1)[split.grade > 0], axis=0)
-    points, firsts, nums = np.unique(pairs[:, 0], return_index=True, return_counts=True)
-    answered = np.flatnonzero(np.isin(split.point_key, points))
-    place = np.searchsorted(points, split.point_key[answered])
+    is_right = split.grade > 0
+    key_pairs = np.stack([split.point_key, split.counter_key], axis=1)[is_right]
+    key_pairs = np.unique(key_pairs, axis=0)  # sorted by point, then by counter
+
+    # Each row that has answers gets the run of pairs that begin with its point: its place plus 0, 1, …
+    points, firsts, nums = np.unique(key_pairs[:, 0], return_index=True, return_counts=True)
+    rows = np.flatnonzero(np.isin(split.point_key, points))
+    place = np.searchsorted(points, split.point_key[rows])
     nums = nums[place]
     starts = np.cumsum(nums) - nums
     within = np.arange(nums.sum()) - np.repeat(starts, nums)
-    return np.repeat(answered, nums), pairs[np.repeat(firsts[place], nums) + within, 1]
+    return np.repeat(rows, nums), key_pairs[np.repeat(firsts[place], nums) + within, 1]
 
 
 def clean_queries(split: SplitArrays) -> np.ndarray:
@@ -97,27 +101,26 @@ def clean_queries(split: SplitArrays) -> np.ndarray:
     """
     if split.asks_pairs:
         return split.clean
-    right = split.grade > 0
-    queries, first = np.unique(split.query[right], return_index=True)
+    is_right = split.grade > 0
+    queries, first_rows = np.unique(split.query[is_right], return_index=True)  # both (Q,)
+    _, first_queries = np.unique(split.point_key[is_right][first_rows], return_index=True)
     counts = np.zeros(len(queries), dtype=bool)
-    counts[np.unique(split.point_key[right][first], return_index=True)[1]] = True
-    return counts & ~np.isin(queries, split.query[right & split.leaked])
+    counts[first_queries] = True
+    return counts & ~np.isin(queries, split.query[is_right & split.leaked])
 
 
 def build_table(corpus: Corpus) -> TextTable:
     """Number the texts, keys, themes, debates, stances and queries of a corpus."""
-    number_of: dict[str, int] = {}
-    for name in SPLITS:
-        for pair in corpus.split(name):
-            for text in (pair.point, pair.counter):
-                number_of.setdefault(text, len(number_of))
-    for document in corpus.documents:
-        number_of.setdefault(document.text, len(number_of))
+    texts = [text for name in SPLITS for pair in corpus.split(name) for text in (pair.point, pair.counter)]
+    texts += [document.text for document in corpus.documents]
+    number_of = {text: number for number, text in enumerate(dict.fromkeys(texts))}
     keys = _number([corpus.keys[text] for text in number_of])
+
     documents = None
     if corpus.documents:
         rows = np.array([number_of[document.text] for document in corpus.documents], dtype=np.int64)
         documents = Documents(tuple(document.id for document in corpus.documents), rows, keys[rows])
+
     earlier: frozenset[str] = frozenset()
     splits = {}
     for name in SPLITS:
@@ -137,22 +140,26 @@ def _split_arrays(
     pairs = corpus.split(name)
     point = np.array([number_of[pair.point] for pair in pairs], dtype=np.int64)
     counter = np.array([number_of[pair.counter] for pair in pairs], dtype=np.int64)
-    asked: set[tuple[int, int]] = set()
-    clean, leaked = np.zeros(len(pairs), dtype=bool), np.zeros(len(pairs), dtype=bool)
+    point_key, counter_key = keys[point], keys[counter]
+
+    # A pair is clean where it is the first of its two texts, and no text of its own came in an earlier split.
+    leaked = np.zeros(len(pairs), dtype=bool)
+    clean = np.zeros(len(pairs), dtype=bool)
+    seen: set[tuple[int, int]] = set()
     for row, pair in enumerate(pairs):
-        both = (int(keys[point[row]]), int(keys[counter[row]]))
         leaked[row] = bool(pair_keys([pair], corpus.keys) & earlier)
         if pair.grade > 0:
-            clean[row] = both not in asked and not leaked[row]
-            asked.add(both)
+            both = (int(point_key[row]), int(counter_key[row]))
+            clean[row] = both not in seen and not leaked[row]
+            seen.add(both)
     queries = list(range(len(pairs))) if corpus.asks_pairs else [query_of(pair, corpus.keys) for pair in pairs]
     return SplitArrays(
         name,
         pairs,
         point,
         counter,
-        keys[point],
-        keys[counter],
+        point_key,
+        counter_key,
         theme=_number([pair.theme for pair in pairs]),
         debate=_number([(pair.theme, pair.debate) for pair in pairs]),
         stance=_number([pair.stance for pair in pairs]),
@@ -171,6 +178,6 @@ def _number(values: list) -> np.ndarray:
     return np.array([numbers[value] for value in values], dtype=np.int64)
 
 
-def points_of(index: TextTable) -> np.ndarray:
+def points_of(table: TextTable) -> np.ndarray:
     """Text indices of the points of all splits."""
-    return np.concatenate([split.point for split in index.splits.values()])
+    return np.concatenate([split.point for split in table.splits.values()])
