@@ -42,7 +42,11 @@ def cached_texts(cache: Path, fingerprint: str) -> SplitTexts | None:
     return load_entry(_entry(cache, fingerprint), read)
 
 
-def cache_texts(cache: Path, fingerprint: str, corpus: Corpus) -> SplitTexts:
+def cache_texts(
+    cache: Path,
+    fingerprint: str,
+    corpus: Corpus,
+) -> SplitTexts:
     """The texts of a corpus, which are then kept, unless they are many or the cache cannot be written to."""
     # Documents are shared by all debates, so that only the points tell which debates are one.
     kinds = ("point",) if corpus.documents else ("point", "counter")
@@ -52,7 +56,12 @@ def cache_texts(cache: Path, fingerprint: str, corpus: Corpus) -> SplitTexts:
     texts = SplitTexts(dict(corpus.named_texts("test")), cluster_of=joined_debates(held))
 
     if sum(map(len, texts.by_name.values())) <= MOST_CHARACTERS:
-        content = json.dumps({"by_name": texts.by_name, "cluster_of": texts.cluster_of})
+        content = json.dumps(
+            {
+                "by_name": texts.by_name,
+                "cluster_of": texts.cluster_of,
+            }
+        )
         with contextlib.suppress(OSError):
             save_entry(_entry(cache, fingerprint), lambda file: file.write(content.encode()))
     return texts
@@ -76,6 +85,7 @@ def joined_debates(held: Iterable[tuple[str, str]]) -> dict[str, str]:
             debate = parent[debate]
         return debate
 
+    # A text joins its holders' clusters under the earlier of their roots.
     for debate, text in held:
         parent.setdefault(debate, debate)
         place.setdefault(debate, len(place))

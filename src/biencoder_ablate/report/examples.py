@@ -116,6 +116,8 @@ def _examples(
         debate = points.debates[row]
         if debate in examples:
             continue
+
+        # What the losing arm puts first most often where it is wrong.
         wrong = [run.outcomes for run in losers if not run.outcomes.correct[Protocol.OFFICIAL][row]]
         instead, num_runs = None, 0
         if wrong:
@@ -142,6 +144,7 @@ def load_texts(study: Study) -> SplitTexts:
     if cached is not None:
         return cached
 
+    # Runs may have read the same corpus from several places: the first that still holds it will do.
     problem = "no run has a readable .hydra/config.yaml"
     tried = []
     for run in study.runs:

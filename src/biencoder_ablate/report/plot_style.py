@@ -150,6 +150,7 @@ def fitted(title: str, width: float) -> str:
 
 def styles(names: Sequence[str]) -> dict[str, Style]:
     """A colour, dashes and marker for each name: a head of the 2×2 design has its own, others those that are left."""
+    # A place in the lists below; those of the 2×2's heads are theirs, also where one of them is not shown.
     places = {name: HEADS.index(name) for name in names if name in HEADS}
     free = (place for place in itertools.count() if place not in places.values())
     places |= {name: next(free) for name in names if name not in places}
@@ -181,6 +182,7 @@ def curves(cells: Sequence[Cell], key: str) -> tuple[list[int], FloatArray]:
             by_cell.append({record["epoch"]: record[key] for record in records if record.get(key) is not None})
         by_seed.append(by_cell)
 
+    # Runs that stopped early end the curve for all.
     known = [set(by_epoch) for by_cell in by_seed for by_epoch in by_cell]
     epochs = sorted(set.intersection(*known)) if known else []
     means = [[np.mean([by_epoch[epoch] for by_epoch in by_cell]) for epoch in epochs] for by_cell in by_seed]
@@ -194,6 +196,7 @@ def plot_all_curves(
 ) -> None:
     """A curve for each name, their last intervals side by side beyond the last epoch of all."""
     epochs = [epoch for shown, _ in curves.values() for epoch in shown]
+    # In epochs: intervals stand a little more than their own width apart.
     step = 0.016 * max(1, max(epochs, default=0) - min(epochs, default=0))
     shift = 0.0
     for k, (name, (shown, values)) in enumerate(curves.items()):
@@ -252,6 +255,8 @@ def epoch_axis(axes: Axes, epochs: Sequence[int], room: float = 0.25) -> None:
         return
     first, last = min(epochs), max(epochs)
     axes.set_xlim(first - 0.25, last + max(room, 0.25))
+
+    # −1 is before training: a word in place of a number, with room for it.
     start = max(first, 0)
     locator = MaxNLocator(integer=True, nbins=8, steps=[1, 2, 5, 10])
     ticks = [round(tick) for tick in locator.tick_values(start, max(last, 0)) if start <= tick <= last]

@@ -129,6 +129,7 @@ def _curves_page(
 
     A narrow page has val above test, and leaves train out, which is no answer.
     """
+    # One setting alone has its panels below one another on a narrow page.
     narrow = width == style.NARROW
     single = len(rows) == 1
     splits = SPLITS[1:] if narrow else SPLITS
@@ -190,7 +191,7 @@ def _dead_pairs(analysis: Analysis, arms: Arms) -> list[Plot]:
             never.append(name)
     if not curves:
         return []
-    looks = style.styles(arms.names)
+    looks = style.styles(arms.names)  # of all arms, so that each looks as in the other plots
 
     def page(width: float) -> Figure:
         figure, axes = style.new_figure(2.6, 1, 1, width)
@@ -218,6 +219,7 @@ def _differences(analysis: Analysis, arms: Arms) -> list[Plot]:
     First the parts and every pair, which stand beside the answers as far as there is room; then further questions, then
     each setting.
     """
+    # Whole families beside the answers, at least one, as many as have room.
     families = analysis.of(Kind.EFFECTS, Kind.PARTS, Kind.PAIRS)
     further = analysis.of(Kind.EFFECTS_BEFORE, Kind.VARIANTS, Kind.INTERACTION, Kind.AXIS)
     rows_so_far = np.cumsum([len(family.primary) for family in families])
@@ -259,6 +261,7 @@ def forest_page(
 ) -> Figure:
     """One panel a family, one row a comparison; on a narrow page its name above it."""
     narrow = width == style.NARROW
+    # In inches: 0.42 for a family's title, margins once.
     row_height = 0.4 if narrow else 0.25
     heights = [row_height * max(1, len(family.primary)) for family in families]
     margins = 1.35 if narrow else 0.75
@@ -276,6 +279,7 @@ def forest_page(
     lowest.set_xlabel(f"difference in {measure}, mean over points")
     lowest.locator_params(axis="x", nbins=5 if narrow else 8)
 
+    # The mark beside is explained only where there is one.
     keys = [
         ("told apart from 0", _PRIMARY | dict(markerfacecolor="black")),
         ("not told apart", _PRIMARY | dict(markerfacecolor="white")),
@@ -301,6 +305,7 @@ def _forest_panel(panel: Axes, family: Family, narrow: bool) -> None:
         transform=panel.get_yaxis_transform(),
         va="center",
     )
+    # One row a comparison; p at the right edge, and on a narrow page the name above it at the left.
     for k, result in enumerate(family.primary):
         if family.beside:
             _whisker(panel, family.beside[k], k + 0.26, _BESIDE)
@@ -411,6 +416,8 @@ def _dots_page(
     above = narrow and max(map(len, names)) > SHORT_NAME  # names above their rows leave room for the plot
     num_columns = 1 if narrow else min(3, len(settings))
     num_panel_rows = -(-len(settings) // num_columns)
+
+    # In inches: a title and a margin for each row of panels, the axis's label once.
     row_height = 0.5 if above else 0.3
     figure, axes = style.new_figure(
         num_panel_rows * (0.55 + row_height * num_rows) + 0.65,
@@ -442,6 +449,7 @@ def _dots_page(
         panel.tick_params(labelbottom=k >= len(settings) - num_columns)  # nothing stands below
     figure.supxlabel(f"{analysis.measure}, mean over points", fontsize=8.5)
 
+    # In black: the marks mean the same for every arm.
     dot = dict(
         color="black",
         marker="o",
@@ -454,7 +462,7 @@ def _dots_page(
         markeredgewidth=1.6,
     )
     one_seed = f"{analysis.primary}, one seed" if analysis.study.trained_here else "one seed"
-    keys: list[tuple[str, dict[str, Any]]] = [
+    keys = [
         (one_seed, dot),
         ("mean", dot | bar),
         ("its 95% interval", dict(color="black", alpha=0.28, linewidth=6)),
@@ -509,6 +517,7 @@ def _tasks(analysis: Analysis, arms: Arms) -> list[Plot]:
     def page(width: float) -> Figure:
         figure, axes = style.new_figure(3.0, 1, 1, width)
         panel = axes[0, 0]
+        # An arm's marks stand side by side with the others' above a task's name.
         for offset, name in zip(offsets, arms.names, strict=True):
             color = looks[name].color
             positions = np.arange(len(TASKS)) + offset

@@ -77,6 +77,8 @@ def study_report(
     groups = tables.groups_table(analysis, others)
     headline = sentences.headline(analysis, others)
     sections: list[Section] = []
+
+    # A sentence that one section has said is left out of the later ones.
     seen = {headline}
 
     def add(key: str, title: str, *blocks: Block) -> None:
@@ -141,10 +143,8 @@ def study_report(
 
 def _plot_blocks(plots: Sequence[Plot], *names: str) -> list[Block]:
     """The plots of these names, or of these names and a page number."""
-    blocks: list[Block] = []
-    for name in names:
-        blocks += [("plot", plot) for plot in plots if re.fullmatch(rf"{name}(_\d+)?", plot.name)]
-    return blocks
+    pattern = rf"({'|'.join(names)})(_\d+)?"
+    return [("plot", plot) for plot in plots if re.fullmatch(pattern, plot.name)]
 
 
 def _comparisons(analysis: Analysis, plots: Sequence[Plot]) -> list[Block]:
@@ -154,6 +154,8 @@ def _comparisons(analysis: Analysis, plots: Sequence[Plot]) -> list[Block]:
     if findings:
         blocks.append(("list" if len(findings) > 1 else "paragraph", findings))
     blocks += _plot_blocks(plots, "forest_more")
+
+    # Families of single settings go below the others, under a heading of their own.
     by_setting = _plot_blocks(plots, "forest_by_setting")
     for k, family in enumerate(analysis.families):
         place = by_setting if family.kind is Kind.SETTING else blocks
@@ -182,6 +184,7 @@ def _debates(
 
 def declared(analysis: Analysis) -> list[str]:
     """What was fixed before any metric was seen: templates/declared.txt.j2 says it alike for every sweep."""
+    # Runs may follow several rules of picking the epoch; the last epoch is no maximum, and comes at the end.
     selects = {(run.identity.get("evaluation") or {}).get("select", "top1") for run in analysis.study.runs}
     names = {
         "top1": "best official val top-1",
@@ -261,10 +264,11 @@ def latex(analysis: Analysis, headline: str) -> str:
 
     Narrower than the page's table: with one or two axes it fits the text of an article, or nearly.
     """
+    # A comment ends with its line, and needs no escaping.
     comment = " ".join(f"{analysis.study.name}: {headline}".split())
     return render_template(
         "table.tex.j2",
-        comment=Markup(comment),  # which needs no escaping, on one line
+        comment=Markup(comment),
         analysis=analysis,
         metric=tables.METRIC,
         nothing=tables.NOTHING,
@@ -315,6 +319,8 @@ def shortened(table: tables.Table) -> tuple[tables.Table, int]:
     num_left = len(table.rows) - len(rows)
     if table.key == "missing-runs":
         return replace(table, rows=rows), num_left
+
+    # Of finished runs, only how to make them again.
     kept = [k for k, column in enumerate(table.columns) if column.name in ("run", "command")]
     short = replace(
         table,
@@ -338,6 +344,8 @@ def markdown_cell(value: tables.Value, column: tables.Column) -> Markup:
     text = _one_line(tables.format_value(value, column))
     if not column.code or not text:
         return Markup(markdown_text(text))
+
+    # A run of backticks within the code must be shorter than those around it, and may not touch them.
     longest = max(map(len, re.findall("`+", text)), default=0)
     ticks = "`" * (longest + 1)
     space = " " if longest else ""

@@ -10,7 +10,13 @@ from dataclasses import dataclass
 
 from biencoder_ablate.report import diagnostics
 from biencoder_ablate.report.analysis import Analysis, Family, Kind
-from biencoder_ablate.report.comparisons import MOST_NAMED, ContrastResult, Verdict, quoted, verdict
+from biencoder_ablate.report.comparisons import (
+    MOST_NAMED,
+    ContrastResult,
+    Verdict,
+    quoted,
+    verdict,
+)
 from biencoder_ablate.report.diagnostics import Baseline, Selection
 from biencoder_ablate.report.read import FINISHED, WITHOUT, Metric, Run
 from biencoder_ablate.report.statistics import ALPHA
@@ -58,7 +64,10 @@ def answers(analysis: Analysis) -> list[Answer]:
 
     best = pairs.verdict.best
     rival = quoted(best)
-    words = VERDICTS | {"costs": f"loses to {rival}", "untold": f"cannot be told from {rival}"}
+    words = VERDICTS | {
+        "costs": f"loses to {rival}",
+        "untold": f"cannot be told from {rival}",
+    }
     lines = []
     for result in pairs.primary:
         weights = dict(result.contrast.weights)
@@ -71,8 +80,15 @@ def answers(analysis: Analysis) -> list[Answer]:
         lead = sign * result.estimate
         direction = "ahead of" if lead > 0 else "behind"
         status = "costs" if result.is_significant() else _status(pairs, result)
-        detail = f"{_size(analysis, lead)} {direction} {rival}{_certainty(analysis, result, sign)}"
-        lines.append(Answer(other, status, words[status], detail))
+        certainty = _certainty(analysis, result, sign)
+        lines.append(
+            Answer(
+                part=other,
+                status=status,
+                words=words[status],
+                detail=f"{_size(analysis, lead)} {direction} {rival}{certainty}",
+            )
+        )
     return lines[:MOST_LISTED]
 
 
@@ -97,7 +113,14 @@ def _effect_answers(analysis: Analysis, family: Family) -> list[Answer]:
         if len(factors) == 1:
             verb = "brings" if higher else "costs"
             so_far = "" if significant else " so far"
-            lines.append(Answer(factors[0], status, words, f"it {verb} {size}{so_far}{certainty}"))
+            lines.append(
+                Answer(
+                    part=factors[0],
+                    status=status,
+                    words=words,
+                    detail=f"it {verb} {size}{so_far}{certainty}",
+                )
+            )
             continue
 
         # An interaction is what the factors bring together, beyond what each brings by itself.
@@ -105,20 +128,39 @@ def _effect_answers(analysis: Analysis, family: Family) -> list[Answer]:
         if significant:
             words = f"{direction} than their sum"
         effects = "their effects" if len(factors) == 2 else "their effects and lesser interactions"
-        detail = f"{size} {direction} than the sum of {effects}{certainty}"
-        lines.append(Answer(f"{' and '.join(factors)} together", status, words, detail))
+        lines.append(
+            Answer(
+                part=f"{' and '.join(factors)} together",
+                status=status,
+                words=words,
+                detail=f"{size} {direction} than the sum of {effects}{certainty}",
+            )
+        )
 
     if quiet:
-        largest = max(quiet, key=lambda result: abs(result.estimate))
+        largest = max(
+            quiet,
+            key=lambda result: abs(result.estimate),
+        )
         status = _status(family, largest)
         size = _size(analysis, largest.estimate)
         certainty = _certainty(analysis, largest)
-        detail = f"of {len(quiet)} the largest so far is {largest.contrast.name}: {size}{certainty}"
-        lines.append(Answer("Interactions", status, VERDICTS[status], detail))
+        lines.append(
+            Answer(
+                part="Interactions",
+                status=status,
+                words=VERDICTS[status],
+                detail=f"of {len(quiet)} the largest so far is {largest.contrast.name}: {size}{certainty}",
+            )
+        )
     return lines
 
 
-def _baseline_answer(analysis: Analysis, family: Family, result: ContrastResult) -> Answer:
+def _baseline_answer(
+    analysis: Analysis,
+    family: Family,
+    result: ContrastResult,
+) -> Answer:
     """A system beside the baseline; or a part of a recipe, which was taken out."""
     status = _status(family, result)
     part = result.contrast.name.removeprefix(f"{WITHOUT}=")
@@ -127,7 +169,11 @@ def _baseline_answer(analysis: Analysis, family: Family, result: ContrastResult)
     reference = "without it"
     if family.subject == WITHOUT:
         # A part earns its place where the metric falls without it.
-        status = {"earns": "costs", "costs": "earns"}.get(status, status)
+        opposite = {
+            "earns": "costs",
+            "costs": "earns",
+        }
+        status = opposite.get(status, status)
     else:
         baseline = quoted(family.baseline)
         reference = f"than {baseline}"
@@ -136,8 +182,14 @@ def _baseline_answer(analysis: Analysis, family: Family, result: ContrastResult)
             "costs": f"below {baseline}",
             "untold": f"cannot be told from {baseline}",
         }
-    detail = f"{_size(analysis, result.estimate)} {direction} {reference}{_certainty(analysis, result)}"
-    return Answer(part, status, words[status], detail)
+    size = _size(analysis, result.estimate)
+    certainty = _certainty(analysis, result)
+    return Answer(
+        part=part,
+        status=status,
+        words=words[status],
+        detail=f"{size} {direction} {reference}{certainty}",
+    )
 
 
 def _status(family: Family, result: ContrastResult) -> str:
@@ -167,7 +219,11 @@ def _size(analysis: Analysis, difference: float) -> str:
     return f"{100 * size:.1f} points in 100 ({about} of {total})"
 
 
-def _certainty(analysis: Analysis, result: ContrastResult, sign: float = 1.0) -> str:
+def _certainty(
+    analysis: Analysis,
+    result: ContrastResult,
+    sign: float = 1.0,
+) -> str:
     """How sure `sign` times a difference is, as a sentence goes on: the family's interval and Holm's p.
 
     The interval holds for all comparisons of the family at once, as the verdict does. It is in points in 100 if it is
@@ -180,6 +236,8 @@ def _certainty(analysis: Analysis, result: ContrastResult, sign: float = 1.0) ->
     for end in sorted((sign * result.family_low, sign * result.family_high)):
         text = f"{100 * end:+.1f}" if is_top1 else f"{end:+.3f}"
         ends.append(text.replace("-", MINUS) if end else text[1:])  # 0 itself has no sign
+
+    # Of a single comparison the two intervals are one.
     at_once = " for all at once" if result.num_tests > 1 else ""
     return f", 95% interval{at_once} {ends[0]} to {ends[1]}; Holm p {p_text(result.p_family)}"
 
@@ -208,12 +266,14 @@ def headline(analysis: Analysis, others: Sequence[Baseline]) -> str:
             return f"No head brings anything over its own stage 1. {sentence}"
         best = max(active, key=means.__getitem__)
         if len(active) > 1:
+            # With the p-values of the whole family: leaving arms out must not make the others more significant.
             groups = [group for group in pairs.arms.groups(analysis.primary) if group.name in active]
             among = [result for result in pairs.primary if dict(result.contrast.weights).keys() <= set(active)]
-            sentence += f"Of those that do something: {_continued(verdict(groups, among))}"  # p of the whole family
+            sentence += f"Of those that do something: {_continued(verdict(groups, among))}"
         else:
             sentence += f"Only {quoted(best)} does something ({means[best]:.3f})."
 
+    # Who needs no training and is higher belongs to the verdict.
     higher = diagnostics.below(means[best], analysis.key(), others)
     if higher:
         *named, last = [f"{other.label} ({other.figures[analysis.key()]:.3f})" for other in higher]
@@ -233,6 +293,8 @@ def selected(selection: Selection) -> str:
             swapped[a, b] = max(map(abs, leads))
     if not swapped:
         return "Whichever rule picks the epoch, the order is the same."
+
+    # Many pairs are counted rather than named.
     named = "; ".join(quoted(*pair) for pair in swapped)
     if len(swapped) > MOST_NAMED:
         named = f"{len(swapped)} of the {len(pairs)} pairs"
@@ -251,6 +313,8 @@ def findings(analysis: Analysis) -> list[str]:
         left_out = f"{_listed(arms.left_out)}."
         if len(left_out) > MOST_CHARACTERS:
             left_out = f"{len(arms.left_out)} settings, in which not every {pairs.subject} has finished runs."
+
+        # What the verdict goes over, and which settings it had to leave out.
         if len(arms.settings) > 1:
             sentences.append(_averaged(analysis.study, arms))
             if arms.left_out:
@@ -328,6 +392,7 @@ def about(study: Study, family: Family) -> list[str]:
     if family.kind is not Kind.SETTING and len(family.arms.settings) > 1:
         sentences.append(_averaged(study, family.arms))
 
+    # Notes with the comparisons that they are on; one on all names none.
     notes: dict[str, list[str]] = defaultdict(list)  # note → comparisons
     by_debates: dict[str, float] = {}  # comparison → p over debates, where there is one seed
     for result in family.primary:
@@ -365,6 +430,7 @@ def _setting_verdicts(analysis: Analysis) -> list[str]:
         short = len(family.subject) < MOST_CHARACTERS // 2
         settings_by_answer[answer].append(family.subject if short else "one setting")
 
+    # Only where settings disagree must each answer say where it holds.
     clauses = []
     for answer, settings in settings_by_answer.items():
         num_settings = len(settings)

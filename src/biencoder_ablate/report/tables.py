@@ -80,6 +80,8 @@ def format_value(value: Value, column: Column) -> str:
         return p_text(float(value))
     if column.digits is None or isinstance(value, str | int):
         return str(value)
+
+    # What rounds to 0 has no sign, and a minus is as wide as a plus.
     sign = "+" if column.signed else ""
     text = f"{value:{sign}.{column.digits}f}"
     if float(text) == 0:
@@ -185,6 +187,7 @@ def _metrics(
     row.append(diagnostics.mean(run.test.get("recall@10") for run in runs))
     row.append(diagnostics.mean(run.result.get("best_epoch") for run in runs))
 
+    # What keeps a reader from believing too much.
     remarks = [diagnostics.inactive_head(cells, primary, metric)]
     higher = diagnostics.below(summaries[primary].mean, analysis.key(), others)
     if higher:
@@ -227,10 +230,11 @@ def _with_baselines(
     # Columns that every row leaves empty, such as the metric before the head of external runs, are left out.
     filled = [k for k in range(len(columns)) if any(row[k] not in (None, "") for row in all_rows)]
 
+    # The arms' table stands first where there are several settings, and says what the metrics are.
     num_settings = len(analysis.main.settings)
     over = f" and over {num_settings} settings" if key == "arms" and num_settings > 1 else ""
     if key == "groups" and num_settings > 1:
-        caption = "The same figures, configuration by configuration."  # the arms' table has said what they are
+        caption = "The same figures, configuration by configuration."
     elif trained_here:
         counts = ", ".join(
             [f"{analysis.num_points[primary]} {primary} points"]
@@ -278,9 +282,7 @@ def overview_table(analysis: Analysis) -> Table | None:
 
 def _with_dots(means: Mapping[str, float], verdict: Verdict | None) -> list[str]:
     """Means with a dot at those that may be the best."""
-    best: Sequence[str] = ()
-    if verdict is not None and verdict.status != "too_few_seeds":
-        best = verdict.not_told_apart
+    best = () if verdict is None or verdict.status == "too_few_seeds" else verdict.not_told_apart
     return [f"{'• ' if name in best else ''}{mean:.3f}" for name, mean in means.items()]
 
 
@@ -307,6 +309,7 @@ def debates_table(pair: SideBySide, key: str) -> Table:
         Column(pair.b, 2),
         Column("difference", 2, signed=True),
     ]
+    # Ties count for neither.
     leads = [a - b for _, _, a, b in pair.debates]
     num_ahead = sum(lead > 0 for lead in leads)
     num_behind = sum(lead < 0 for lead in leads)
@@ -396,6 +399,7 @@ def power_table(family: Family) -> Table:
 
 def selection_table(analysis: Analysis, selection: Selection) -> Table:
     """What each rule of picking the epoch makes of the arms, and of the effects of the parts below them."""
+    # One column a rule of picking the epoch.
     columns = [Column("figure")]
     for rule in selection.means:
         declared = ", declared" if rule == selection.declared else ""
@@ -489,24 +493,27 @@ def runs_table(study: Study) -> Table:
         for seed, run in cell.runs.items():
             result = run.result
             selected = result.get("selected") or {}
-            row = (
-                seed,
-                result["best_epoch"],
-                result["val"].get("top1"),
-                run.test.get("top1"),
-                run.test.get("top1_clean"),
-                selected.get("dead_pairs"),
-                result["seconds"] / 60,
-                command(run),
-                run.name,
+            rows.append(
+                (
+                    *labels,
+                    seed,
+                    result["best_epoch"],
+                    result["val"].get("top1"),
+                    run.test.get("top1"),
+                    run.test.get("top1_clean"),
+                    selected.get("dead_pairs"),
+                    result["seconds"] / 60,
+                    command(run),
+                    run.name,
+                )
             )
-            rows.append((*labels, *row))
     caption = "Every finished run at its val-selected epoch, and the command that makes it again."
     return Table("runs", caption, columns, rows)
 
 
 def missing_table(runs: Sequence[Run], studies: Sequence[Study], sweeps: Sequence[Sweep] = ()) -> Table:
     """What is not there: sweeps to go on with, runs that did not finish, seeds that some configurations lack."""
+    # First what one command finishes, then single runs, then what only a look at all of them shows.
     finished = {run.name for run in runs if run.status == FINISHED}
     rows = []
     for sweep in sweeps:
@@ -554,6 +561,7 @@ def versions_table(study: Study) -> Table:
         "precision": "precision",
         "threads": "num_threads",
     }
+    # Libraries by their own names, whichever a run lists.
     by_run = []
     for run in study.runs:
         versions = {name: run.manifest.get(key) for name, key in keys.items()}

@@ -67,6 +67,7 @@ def write_report(
         analysis = replace(analysis, earlier=tuple(earlier))
         others = baselines(study)
 
+        # Several corpora share a page and a directory: ids begin with a number, plots have a folder each.
         prefix, folder = "", "figures"
         if len(studies) > 1:
             words = re.sub("[^a-z0-9]+", "-", study.name.lower())
@@ -75,6 +76,7 @@ def write_report(
         pairs = side_by_side(analysis)
         reports.append(study_report(analysis, others, plots, pairs, texts, prefix, folder))
 
+    # Everything is worked out before the first file is written.
     analyses = [report.analysis for report in reports]
     missing = missing_section(collection, reports)
     files: dict[str, str | bytes] = {
@@ -134,6 +136,7 @@ def _summary(reports: Sequence[StudyReport], collection: Collection) -> list[str
             lines.append(report.analysis.added_after_a_look)
     lines += [sentences.tally(collection.runs), *collection.notes]
 
+    # Runs that go on or have not begun are counted above, and are no trouble.
     broken = [run for run in collection.runs if run.status not in (FINISHED, "running", "not started")]
     for run in broken[:MOST_BROKEN]:
         lines.append(f"  {run.name}: {run.status}, {run.why}")
@@ -147,6 +150,7 @@ def _summary(reports: Sequence[StudyReport], collection: Collection) -> list[str
 
 def groups_csv(analyses: Sequence[Analysis]) -> str:
     """table.csv: a row a configuration, unrounded, all studies below one another."""
+    # Studies may differ in their axes: each row has all of them.
     axes = dict.fromkeys(axis.name for analysis in analyses for axis in analysis.study.axes)
     rows = []
     for analysis in analyses:
@@ -220,6 +224,7 @@ def comparisons_csv(analyses: Sequence[Analysis]) -> str:
                         "notes": "; ".join(result.notes),
                     }
                 )
+    # Without a comparison, the heading stands alone.
     heading = [
         "corpus",
         "family",
