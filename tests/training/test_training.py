@@ -306,8 +306,8 @@ def test_the_last_batch_may_be_smaller(tmp_path):
     config = make_config(tmp_path, training={"batch_size": 5})
     parts, optimizer = build(config)
     seen = []
-    counted = parts.context.texts.hidden
-    parts.context.texts.hidden = lambda rows: seen.append(len(rows)) or counted(rows)
+    counted = parts.context.texts.pooled
+    parts.context.texts.pooled = lambda rows: seen.append(len(rows)) or counted(rows)
     step = train_epoch(parts.context, optimizer, 0, 0, embed(parts.context)).step
     assert step == 3 and len(seen) == 3
     # Nothing learned yet: three steps at rate 0 give the plain means over pairs, whatever the batches.

@@ -36,7 +36,12 @@ class RunState:
 
     @property
     def next_epoch(self) -> int:
-        return self.records[-1]["epoch"] + 1 if self.records else -1
+        return len(self.records) - 1
+
+    @property
+    def epochs_since_best(self) -> int:
+        """Epochs in a row that have not been better than the selected one."""
+        return 0 if self.best_epoch is None else self.next_epoch - 1 - self.best_epoch
 
 
 def trained_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -32,8 +32,7 @@ from biencoder_ablate.evaluation.pair_scores import pair_scorer
 from biencoder_ablate.evaluation.protocols import final_rankings, point_records, split_metrics
 from biencoder_ablate.model.biencoder import Embeddings
 from biencoder_ablate.model.saved import ModelSpec, save_model
-from biencoder_ablate.runs import directory as run_files
-from biencoder_ablate.runs.directory import RunDirectory
+from biencoder_ablate.runs.directory import RunBusy, RunDirectory, forget_old, locked, start_over
 from biencoder_ablate.runs.records import Record, build_manifest, epoch_line, select_epoch, write_metrics
 from biencoder_ablate.runs.trackers import TrackedRun, Trackers
 from biencoder_ablate.training import summary
@@ -48,7 +47,7 @@ from biencoder_ablate.training.checkpoint import (
     trained_state,
 )
 from biencoder_ablate.training.loop import (
-    TrainingContext,
+    StepRecords,
     check_trained,
     embed,
     make_optimizer,
@@ -96,9 +95,9 @@ def run_experiment(config: Config, composed: str, overrides: list[str], quiet: b
         if not world.is_main:
             with memory_explained(plan):
                 return RunOutcome(run, _train(plan, run, RunLog(None, quiet), world, trackers))
-        with run_files.locked(run.path):
+        with locked(run.path):
             if config.rerun:
-                run_files.start_over(run)
+                start_over(run)
             log = _open_run(plan, run, composed, overrides, quiet)
             try:
                 with memory_explained(plan):
@@ -114,7 +113,7 @@ def run_experiment(config: Config, composed: str, overrides: list[str], quiet: b
             finally:
                 # Of a run that has finished its trackers have been told already.
                 trackers.finish(None)
-            run_files.forget_old(run)
+            forget_old(run)
         return RunOutcome(run, result)
 
 
@@ -134,7 +133,8 @@ def memory_explained(plan: RunPlan) -> Iterator[None]:
 
 def _what_to_lower(plan: RunPlan, device: torch.device) -> str:
     """The message of OutOfMemory: where it was out, what a step asks for at most, which key to lower and to what."""
-    config, training = plan.config, plan.config.training
+    config = plan.config
+    training = config.training
     if device.type == "cuda":
         memory = torch.cuda.get_device_properties(device).total_memory
     else:
@@ -148,11 +148,12 @@ def _what_to_lower(plan: RunPlan, device: torch.device) -> str:
         num_weights = (plan.source.directory / "model.safetensors").stat().st_size / 4
         of_weights = 16 * num_weights
         num_tokens = (2 + config.negatives.per_pair) * config.model.max_tokens
-        of_a_pair = num_tokens * training_bytes(SimpleNamespace(**shape), plan.precision)
+        of_a_token = training_bytes(SimpleNamespace(**shape), plan.precision)
+        of_a_pair = num_tokens * of_a_token
         needed = of_weights + training.batch_size * of_a_pair
         message += (
             f"; a step of {training.batch_size} pairs asks for up to {needed / 1e9:.3g} GB, "
-            f"{of_a_pair / num_tokens / 1e3:.0f} kB a token"
+            f"{of_a_token / 1e3:.0f} kB a token"
         )
         if training.micro_batch is None:
             return f"{message}; add training.micro_batch=auto: the same run then goes on after its last finished epoch"
@@ -167,9 +168,9 @@ def _what_to_lower(plan: RunPlan, device: torch.device) -> str:
 def _drop_leftovers(run: RunDirectory) -> None:
     """A run that was killed after its result was written still has its checkpoint, and what rerun=true kept aside."""
     if run.checkpoint.exists() or run.aside.exists():
-        with contextlib.suppress(run_files.RunBusy), run_files.locked(run.path):
+        with contextlib.suppress(RunBusy), locked(run.path):
             remove_checkpoint(run.checkpoint)
-            run_files.forget_old(run)
+            forget_old(run)
 
 
 def _note_failure(run: RunDirectory, log: RunLog, error: Exception) -> None:
@@ -207,7 +208,8 @@ def _train(plan: RunPlan, run: RunDirectory, log: RunLog, world: World, trackers
     world.broadcast(None)  # rank 0 has locked and opened the directory
     components = build_components(plan, log, world)
     log.say(summary.before_training(components, plan))
-    context, training = components.context, plan.config.training
+    context = components.context
+    training = plan.config.training
     optimizer = make_optimizer(context.model, plan.config) if training.epochs > 0 else None
 
     # Go on from the last finished epoch, if there is one.
@@ -225,7 +227,7 @@ def _train(plan: RunPlan, run: RunDirectory, log: RunLog, world: World, trackers
     show_clean = _clean_differs(plan)
     log.say(epoch_line(None, show_clean))
 
-    def commit(embeddings: Embeddings, epoch: int, trained: Record, steps: list[tuple[int, Record]]) -> None:
+    def commit(embeddings: Embeddings, epoch: int, trained: Record, steps: StepRecords) -> None:
         """An epoch is finished once its checkpoint is on disk; the metrics files and trackers follow from it."""
         started = time.perf_counter()
         measured = world.broadcast(measure_all(context, embeddings) if world.is_main else None)
@@ -260,7 +262,8 @@ def _train(plan: RunPlan, run: RunDirectory, log: RunLog, world: World, trackers
         embeddings = embed(context, pretrained if plan.finetuned is None else None)
         if state.next_epoch < 0:
             commit(embeddings, -1, {}, [])
-        while state.next_epoch < training.epochs and not _out_of_patience(state, training.patience):
+        patience = training.epochs if training.patience is None else training.patience
+        while state.next_epoch < training.epochs and state.epochs_since_best < patience:
             assert optimizer is not None
             epoch = state.next_epoch
             trained = train_epoch(context, optimizer, epoch, state.step, embeddings)
@@ -270,7 +273,7 @@ def _train(plan: RunPlan, run: RunDirectory, log: RunLog, world: World, trackers
             commit(embeddings, epoch, trained.record, trained.steps)
     world.broadcast(None)  # rank 0 has written the best weights
 
-    if state.best_epoch is not None and state.best_epoch != state.next_epoch - 1:
+    if state.epochs_since_best:
         load_best(run.checkpoint, state, context.model)
         embeddings = embed(context)
     world.broadcast(None)  # every process has read the best weights before rank 0 drops the checkpoint
@@ -307,12 +310,6 @@ def _baselines(
     return known, hidden if begins else None
 
 
-def _out_of_patience(state: RunState, patience: int | None) -> bool:
-    if patience is None or state.best_epoch is None:
-        return False
-    return state.next_epoch - 1 - state.best_epoch >= patience
-
-
 # --- the result ---
 
 
@@ -327,28 +324,40 @@ def _finish(
     seconds: float,
 ) -> dict[str, Any]:
     """Measure the selected epoch in full, write rankings, model and result, and drop the checkpoint."""
-    context, encoder = components.context, components.encoder
-    metrics = write_rankings(run, context, embeddings)
+    config = plan.config
+    context = components.context
+    encoder = components.encoder
+
+    # Val and test under every candidate set.
+    score = pair_scorer(context.model, embeddings, config.training.fast)
+    metrics = {}
+    lines = []
+    for name in MEASURED:
+        rankings = final_rankings(context.splits[name], embeddings, score, config.evaluation.rerank)
+        metrics[name] = split_metrics(rankings)
+        for record in point_records(rankings):
+            lines.append(json.dumps(record, ensure_ascii=False) + "\n")
+    write_text(run.path / "rankings.jsonl", "".join(lines))
+
+    # Records begin with that of epoch −1.
     best = -1 if state.best_epoch is None else state.best_epoch
-    by_epoch = {record["epoch"]: record for record in state.records}
     result = {
         "status": "finished",
         "name": run.name,
         "best_epoch": best,
-        "selected": by_epoch[best],
+        "selected": state.records[best + 1],
         "final": state.records[-1],
-        "initial": by_epoch[-1],
-        "val": metrics["val"],
-        "test": metrics["test"],
+        "initial": state.records[0],
+        **metrics,
         "baselines": in_order(baselines),
         "trained_weights": sum(value.numel() for value in context.model.parameters()),
         "seconds": seconds,
     }
-    if plan.config.training.save_model:
+    if config.training.save_model:
         # The encoder is saved where this run has trained it, copied where another one has, and else only named.
         trained = None if encoder is None else (encoder.module, encoder.tokenizer)
         copied = plan.finetuned.source.directory if plan.finetuned is not None and encoder is None else None
-        model = plan.config.model
+        model = config.model
         spec = ModelSpec(
             encoder_name=plan.pretrained.name,
             encoder_fingerprint=plan.pretrained.fingerprint,
@@ -362,22 +371,8 @@ def _finish(
         save_model(run.model, spec, trained_state(context.model), trained, copied)
     else:
         shutil.rmtree(run.model, ignore_errors=True)
-    log.say(summary.last_lines(run, result, plan.config, state.records))
+    log.say(summary.last_lines(run, result, config, state.records))
     # The result comes last: with it the run has finished.
     write_json(run.result, result)
     remove_checkpoint(run.checkpoint)
     return result
-
-
-def write_rankings(run: RunDirectory, context: TrainingContext, embeddings: Embeddings) -> dict[str, Any]:
-    """Rank val and test under every candidate set, write rankings.jsonl, and return the metrics by split."""
-    config = context.config
-    score = pair_scorer(context.model, embeddings, config.training.fast)
-    lines, metrics = [], {}
-    for name in MEASURED:
-        rankings = final_rankings(context.splits[name], embeddings, score, config.evaluation.rerank)
-        metrics[name] = split_metrics(rankings)
-        for record in point_records(rankings):
-            lines.append(json.dumps(record, ensure_ascii=False) + "\n")
-    write_text(run.path / "rankings.jsonl", "".join(lines))
-    return metrics

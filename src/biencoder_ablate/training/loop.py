@@ -10,7 +10,7 @@ import operator
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -67,8 +67,7 @@ class TrainingContext:
     """How the texts are given to the encoder, where a point is given otherwise than a candidate."""
 
 
-@dataclass(frozen=True)
-class Pairs:
+class Pairs(NamedTuple):
     """Pairs of a step: their rows (B,) in the training split, and as text indices their points and counters (B,) and
     negatives (B, K)."""
 
@@ -78,13 +77,8 @@ class Pairs:
     negative: np.ndarray
 
     def map(self, select: Callable[[np.ndarray], np.ndarray]) -> Pairs:
-        """The same of some of the pairs: `select` takes their part of each array."""
-        return Pairs(
-            select(self.rows),
-            select(self.point),
-            select(self.counter),
-            select(self.negative),
-        )
+        """Some of the pairs: `select` takes their part of each array."""
+        return Pairs(*map(select, self))
 
 
 # --- before the first step ---
@@ -123,11 +117,17 @@ def make_optimizer(model: BiEncoder, config: Config) -> torch.optim.Optimizer:
         groups[part, decay]["params"].append(parameter)
     used = [group for group in groups.values() if group["params"]]
 
-    optimizer = torch.optim.AdamW if training.optimizer == "adamw" else torch.optim.Adam
-    return optimizer(used, fused=training.fast)
+    if training.optimizer == "adamw":
+        return torch.optim.AdamW(used, fused=training.fast)
+    return torch.optim.Adam(used, fused=training.fast)
 
 
-def epoch_rows(train: SplitArrays, training: TrainingConfig, seed: int, epoch: int) -> np.ndarray:
+def epoch_rows(
+    train: SplitArrays,
+    training: TrainingConfig,
+    seed: int,
+    epoch: int,
+) -> np.ndarray:
     """Rows of the pairs that an epoch uses, ascending, the same number in every epoch.
 
     Right answers, each distinct pair once or as often as it comes (training.distinct_pairs), or one pair of each
@@ -154,13 +154,17 @@ def rate_factor(step: int, num_warmup: int, num_steps: int, schedule: str) -> fl
         return (step + 1) / num_warmup
     if schedule == "constant":
         return 1.0
-    done = (step - num_warmup) / max(1, num_steps - num_warmup)
+    num_decay = max(1, num_steps - num_warmup)
+    done = (step - num_warmup) / num_decay
     if schedule == "linear":
         return 1.0 - done
     return 0.5 * (1.0 + math.cos(math.pi * done))
 
 
 # --- an epoch ---
+
+StepRecords = list[tuple[int, Record]]
+"""Optimizer steps, counted from 1, and the metrics of each."""
 
 
 @dataclass(frozen=True)
@@ -169,16 +173,17 @@ class EpochResult:
 
     record: Record
     step: int
-    steps: list[tuple[int, Record]]
+    steps: StepRecords
 
 
 def train_epoch(
     context: TrainingContext, optimizer: torch.optim.Optimizer, epoch: int, step: int, before: Embeddings
 ) -> EpochResult:
-    """One pass over the training pairs. `before` are the embeddings before the epoch, from which hard negatives are
-    mined. Raises TrainingDiverged on a loss that is not finite."""
-    config, training = context.config, context.config.training
+    """One pass over the training pairs, after `step` optimizer steps; hard negatives are mined from the embeddings
+    `before` it. Raises TrainingDiverged on a loss that is not finite."""
     started = time.perf_counter()
+    config = context.config
+    training = config.training
 
     # Negatives are drawn for all pairs of the split, so that a pair's do not depend on which others an epoch uses.
     train = context.splits["train"].split
@@ -191,59 +196,65 @@ def train_epoch(
     # The order of the pairs and the masks of dropout come from streams of this epoch.
     rows = epoch_rows(train, training, config.seed, epoch)
     num_pairs = len(rows)
-    order = rows[generator(config.seed, "shuffle", epoch).permutation(num_pairs)]
+    shuffled = generator(config.seed, "shuffle", epoch).permutation(num_pairs)
+    batches = np.split(rows[shuffled], range(training.batch_size, num_pairs, training.batch_size))
     torch.manual_seed(derive_seed(config.seed, "dropout", epoch, context.world.rank))
-    num_steps = math.ceil(num_pairs / training.batch_size) * training.epochs
+    num_steps = len(batches) * training.epochs
     num_warmup = round(training.warmup_ratio * num_steps)
 
-    names = ("loss", *(f"loss/{part}" for part in context.loss.parts))
-    loss_sums = torch.zeros(len(names), dtype=torch.float64)
-    work = torch.zeros(2, dtype=torch.float64)  # tokens, operations
-    steps: list[tuple[int, Record]] = []
+    # Sums over the pairs of the epoch, and over the forward passes of this process.
+    totals = dict.fromkeys(["loss", *(f"loss/{part}" for part in context.loss.parts)], 0.0)
+    num_tokens, num_flops = 0, 0.0
+    steps: StepRecords = []
 
     def log_step(step: int, batch_size: int, losses: AsyncCopy, rates: Record) -> None:
         """Add up a step's loss sums and keep its means; `step` counts from 1."""
-        sums = losses.get().double()
-        if not bool(torch.isfinite(sums[0])):
-            shown = ", ".join(f"{name} {value:.4g}" for name, value in zip(names, sums.tolist(), strict=True))
+        sums = dict(zip(totals, losses.get().tolist(), strict=True))
+        if not math.isfinite(sums["loss"]):
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in sums.items())
             where = f"epoch {epoch}, step {step - 1}"
             raise TrainingDiverged(f"the loss is not finite at {where} ({shown}); {_WHAT_TO_TRY}")
-        loss_sums.add_(sums)
-        means = dict(zip(names, (sums / batch_size).tolist(), strict=True))
-        bar.set_postfix(loss=f"{means['loss']:.4f}", refresh=False)
-        steps.append((step, {f"step/{name}": value for name, value in means.items()} | rates))
+        record: Record = {}
+        for name, value in sums.items():
+            totals[name] += value
+            record[f"step/{name}"] = value / batch_size
+        bar.set_postfix(loss=f"{record['step/loss']:.4f}", refresh=False)
+        steps.append((step, record | rates))
 
     context.model.train()
     # Losses are read one step late, so that a GPU computes while the next batch is made ready.
     pending: tuple[int, int, AsyncCopy, Record] | None = None
     with progress_bar(f"epoch {epoch}", num_pairs, "pair", context.quiet) as bar:
-        for batch in np.split(order, range(training.batch_size, num_pairs, training.batch_size)):
+        for batch in batches:
             factor = rate_factor(step, num_warmup, num_steps, training.schedule)
-            losses, (num_tokens, flops) = train_step(context, optimizer, pairs.map(operator.itemgetter(batch)), factor)
+            chosen = pairs.map(operator.itemgetter(batch))
+            losses, (step_tokens, step_flops) = train_step(context, optimizer, chosen, factor)
             step += 1
-            work += torch.tensor([num_tokens, flops], dtype=torch.float64)
+            num_tokens += step_tokens
+            num_flops += step_flops
             if pending is not None:
                 log_step(*pending)
             rates = {f"step/rate/{group['part']}": group["lr"] for group in optimizer.param_groups}
             pending = (step, len(batch), AsyncCopy(losses), rates)
-            if context.device.type == "cpu" and num_tokens and step % HAND_BACK_STEPS == 0:
+            if context.device.type == "cpu" and step_tokens and step % HAND_BACK_STEPS == 0:
                 release_memory()
             bar.update(len(batch))
         assert pending is not None
         log_step(*pending)
 
     seconds = time.perf_counter() - started
-    record: Record = dict(zip(names, (loss_sums / num_pairs).tolist(), strict=True))
+    record: Record = {name: total / num_pairs for name, total in totals.items()}
     record["hard_share"] = ratio
     record["num_hard"] = int(hard[rows].sum())
     record["train_seconds"] = seconds
     record["pairs_per_second"] = num_pairs / seconds
-    num_tokens, flops = context.world.sum(work).tolist()
-    if num_tokens:
-        record["tokens_per_second"] = num_tokens / seconds
-    if flops and context.peak_flops is not None:
+    work = context.world.sum(torch.tensor([num_tokens, num_flops], dtype=torch.float64))
+    all_tokens, all_flops = work.tolist()
+    if all_tokens:
+        record["tokens_per_second"] = all_tokens / seconds
+    if all_flops and context.peak_flops is not None:
         peak = context.peak_flops * context.world.size
-        record["flop_utilisation"] = TRAINING_FACTOR * flops / seconds / peak
+        record["flop_utilisation"] = TRAINING_FACTOR * all_flops / seconds / peak
     return EpochResult(record, step, steps)
 
 
@@ -251,7 +262,10 @@ def train_epoch(
 
 
 def train_step(
-    context: TrainingContext, optimizer: torch.optim.Optimizer, pairs: Pairs, rate: float = 1.0
+    context: TrainingContext,
+    optimizer: torch.optim.Optimizer,
+    pairs: Pairs,
+    rate: float = 1.0,
 ) -> tuple[torch.Tensor, tuple[int, float]]:
     """One optimizer step on B pairs, learning rates times `rate`. Returns loss sums and this process's work.
 
@@ -259,13 +273,15 @@ def train_step(
     their forward pass. With several processes each takes its shard of the pairs; gradients and sums are those of all
     of them.
     """
-    model, texts, prompted = context.model, context.texts, context.prompted
+    model = context.model
+    texts = context.texts
+    prompted = context.prompted
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * rate
 
     # Points, counters and negatives of this process's pairs lie end to end.
     shard = pairs.map(context.world.shard)
-    rows = np.concatenate([shard.point, shard.counter, shard.negative.T.reshape(-1)])
+    rows = np.concatenate([shard.point, shard.counter, *shard.negative.T])
     # With prompts a point is read twice: as what asks, and as what other points may be paired with.
     if prompted is not None:
         assert prompted.as_point is not None
@@ -297,20 +313,29 @@ def train_step(
         torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
     optimizer.step()
 
-    sums = torch.stack([losses[name].detach().float() for name in ("total", *context.loss.parts)])
+    logged = ("total", *context.loss.parts)
+    sums = torch.stack([losses[name].detach().float() for name in logged])
     return context.world.sum(sums), texts.flops(rows)
 
 
-def _make_batch(context: TrainingContext, pairs: Pairs, shard: Pairs, h: torch.Tensor) -> Batch:
+def _make_batch(
+    context: TrainingContext,
+    pairs: Pairs,
+    shard: Pairs,
+    h: torch.Tensor,
+) -> Batch:
     """What the loss needs of this process's `shard` of the pairs.
 
     Their points, counters and negatives lie end to end in h, with prompts after the points as what asks.
     """
-    model, pool, world = context.model, context.pool, context.world
+    model = context.model
+    pool = context.pool
+    world = context.world
     num_pairs, num_negatives = shard.negative.shape
     h_asking = None
     if context.prompted is not None:
-        h_asking, h = h[:num_pairs], h[num_pairs:]
+        h_asking = h[:num_pairs]
+        h = h[num_pairs:]
     h = h.unflatten(0, (2 + num_negatives, num_pairs))  # (2 + K, B, H)
     candidate = model.as_candidates(h)  # (2 + K, B, R)
     # As a point a text is embedded like a candidate, unless it has a tower or a prompt of its own.
@@ -319,7 +344,7 @@ def _make_batch(context: TrainingContext, pairs: Pairs, shard: Pairs, h: torch.T
         point = model.as_points(h[0] if h_asking is None else h_asking)
 
     def gather(values: torch.Tensor) -> torch.Tensor:
-        sizes = [len(world.shard(pairs.rows, rank)) for rank in range(world.size)]
+        sizes = [len(rows) for rows in world.shards(pairs.rows)]
         return world.gather(values, sizes)
 
     def excluded(kind: str) -> torch.Tensor:
@@ -330,8 +355,8 @@ def _make_batch(context: TrainingContext, pairs: Pairs, shard: Pairs, h: torch.T
             positions = pool.point[pairs.rows]
         else:
             positions = pool.positions_of(pairs.negative)
-        shards = [world.shard(positions, rank).reshape(-1) for rank in range(world.size)]
-        mask = pool.are_excluded(shard.rows, np.concatenate(shards))
+        gathered = np.concatenate(world.shards(positions), axis=None)
+        mask = pool.are_excluded(shard.rows, gathered)
         return to_device(mask, context.device)
 
     points = Embeddings(h[0], point, candidate[0], h_asking)
@@ -372,8 +397,8 @@ def embed(context: TrainingContext, hidden: Hidden | None = None) -> Embeddings:
     with torch.no_grad():
         context.model.eval()
         if hidden is None:
-            total = len(context.index.texts if prompted is None else prompted.strings)
-            with progress_bar("encoding", total, "text", context.quiet) as bar:
+            strings = context.index.texts if prompted is None else prompted.strings
+            with progress_bar("encoding", len(strings), "text", context.quiet) as bar:
                 h = context.texts.all_pooled(bar.update)
             hidden = (h, None) if prompted is None else prompted.of(h)
         return context.model.embed(*hidden)

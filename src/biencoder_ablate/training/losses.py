@@ -99,6 +99,7 @@ class StudyLoss(Loss):
         counter = batch.other.candidate[0]  # (B, R)
         negatives = batch.other.candidate[1:]  # (N, B, R)
         num_negatives = len(negatives)
+        # A triplet for each negative of a pair.
         triplet = F.triplet_margin_loss(
             batch.point.point.expand_as(negatives),
             counter.expand_as(negatives),
@@ -108,6 +109,7 @@ class StudyLoss(Loss):
         )
         triplet = triplet / num_negatives
 
+        # Two classes of the head: right answer or not.
         positive_logits = batch.logits[0]  # (B, 2)
         negative_logits = batch.logits[1:].flatten(0, 1)  # (N · B, 2)
         class_1 = torch.ones(len(positive_logits), dtype=torch.int64, device=positive_logits.device)
@@ -152,7 +154,7 @@ class ContrastiveLoss(Loss):
         if "negatives" in self.in_batch:
             rows = rows[:, :1]
         others = [batch.similarities_to_all(kind) for kind in self.in_batch]
-        rows = torch.cat([rows, *others], dim=1)
+        rows = torch.cat([rows, *others], dim=1)  # (B, 1 + all rivals)
         retrieval = _cross_entropy_of_first(rows / self.temperature)
 
         # A head of no weight is measured for the log and has no gradient.

@@ -47,7 +47,8 @@ class NegativePool:
     @property
     def excluded(self) -> tuple[np.ndarray, np.ndarray]:
         """`answers` in the pool as (rows, positions), sorted by row."""
-        rows, columns = np.nonzero((self.answers >= 0) & (self.answers < self.size))
+        in_pool = (self.answers >= 0) & (self.answers < self.size)
+        rows, columns = np.nonzero(in_pool)
         return rows, self.answers[rows, columns]
 
     def positions_of(self, texts: np.ndarray) -> np.ndarray:
@@ -57,7 +58,8 @@ class NegativePool:
 
     def are_excluded(self, rows: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Which of the pool's `positions` (C,) must not be negatives of the pairs `rows` (B,): (B, C) bool."""
-        return (self.answers[rows][:, :, None] == positions).any(axis=1)
+        answers = self.answers[rows]  # (B, A)
+        return (answers[:, :, None] == positions).any(axis=1)
 
 
 def build_pool(train: SplitArrays) -> NegativePool:
@@ -65,36 +67,44 @@ def build_pool(train: SplitArrays) -> NegativePool:
 
     Raises DataError when a point has no possible negative.
     """
-    texts = np.stack([train.point, train.counter], axis=1).reshape(-1)  # (2N,), in order of use
-    keys = np.stack([train.point_key, train.counter_key], axis=1).reshape(-1)
+    num_pairs = len(train)
+    # Points and counters (2N,) in order of use.
+    texts = np.ravel([train.point, train.counter], order="F")
+    keys = np.ravel([train.point_key, train.counter_key], order="F")
+    size = len(np.unique(keys))
     # Documents come first, so that points that are none of them stand behind the end of the pool.
-    if train.documents is not None:
-        texts = np.concatenate([train.documents.text, texts])
-        keys = np.concatenate([train.documents.key, keys])
+    documents = train.documents
+    if documents is not None:
+        texts = np.concatenate([documents.text, texts])
+        keys = np.concatenate([documents.key, keys])
+        size = len(np.unique(documents.key))
 
     # Each distinct key has a position, in order of first use; its first spelling stands for all.
     distinct, first = np.unique(keys, return_index=True)
     order = np.argsort(first)
-    position_of = np.argsort(order)
-    size = len(distinct) if train.documents is None else len(np.unique(train.documents.key))
     text = texts[first[order[:size]]]
+    position_of = np.argsort(order)
     point = position_of[np.searchsorted(distinct, train.point_key)]
     counter = position_of[np.searchsorted(distinct, train.counter_key)]
 
-    # What a pair must not get: its point and every right answer of its point's text, each once.
-    rows, answer_keys = answers_of(train)
-    rows = np.concatenate([np.arange(len(train)), rows])
-    positions = np.concatenate([point, position_of[np.searchsorted(distinct, answer_keys)]])
-    rows, positions = np.unique(np.stack([rows, positions]), axis=1)
+    # What a pair must not get: its point and every right answer of its point's text, each once, by row.
+    answered, answer_keys = answers_of(train)
+    answer = position_of[np.searchsorted(distinct, answer_keys)]
+    rows = np.concatenate([np.arange(num_pairs), answered])
+    positions = np.concatenate([point, answer])
+    rows, positions = np.unique([rows, positions], axis=1)
 
-    num_in_pool = np.bincount(rows[positions < size], minlength=len(train))
-    if num_in_pool.max(initial=-1) >= size:
+    num_excluded = np.bincount(rows[positions < size], minlength=num_pairs)
+    if num_excluded.max(initial=-1) >= size:
+        impossible = train.pairs[num_excluded.argmax()]
         raise DataError(
-            f"train pair {train.pairs[int(num_in_pool.argmax())].id} has no possible negative: every text of the "
-            "training split is its point or one of its counters"
+            f"train pair {impossible.id} has no possible negative: every text of the training split is its point or "
+            "one of its counters"
         )
-    counts = np.bincount(rows, minlength=len(train))
-    answers = np.full((len(train), counts.max(initial=0)), -1, dtype=np.int64)
+    # Lists of several lengths as a matrix, −1 where a row has ended.
+    counts = np.bincount(rows, minlength=num_pairs)
+    width = counts.max(initial=0)
+    answers = np.full((num_pairs, width), -1)
     answers[rows, ragged_arange(counts)] = positions
     return NegativePool(text, point, counter, answers)
 
@@ -103,7 +113,7 @@ def hard_ratio(schedule: str, epoch: int, ratio: float, start: float | None) -> 
     """Probability that a negative of `epoch` (from 0) is hard: `ratio` (constant), or min(1, start + epoch·ratio)."""
     if schedule == "constant":
         return ratio
-    assert schedule == "curriculum" and start is not None
+    assert start is not None
     return min(1.0, start + epoch * ratio)
 
 
@@ -138,22 +148,28 @@ def draw_negatives(
     rows = np.flatnonzero(hard.any(axis=1))
     if len(rows):
         wanted = hard[rows]  # (n, P)
-        num_wanted = int(wanted.sum(axis=1).max())
-        nearest = mine_nearest(pool, rows, embeddings, train, skip + (depth or num_wanted), relative_margin)
+        num_of_rows = wanted.sum(axis=1)
+        num_wanted = int(num_of_rows.max())
+        k = skip + (depth or num_wanted)
+        nearest = mine_nearest(pool, rows, embeddings, train, k, relative_margin)
         nearest = nearest[:, skip:]
         if depth is not None:
             # Random keys shuffle every row; places without a text go last.
             keys = np.where(nearest >= 0, random.random(nearest.shape), 2.0)
-            nearest = np.take_along_axis(nearest, np.argsort(keys, axis=1), axis=1)
+            order = np.argsort(keys, axis=1)
+            nearest = np.take_along_axis(nearest, order, axis=1)
         # A small pool has fewer texts than are wanted.
-        missing = max(0, num_wanted - nearest.shape[1])
+        width = nearest.shape[1]
+        missing = max(0, num_wanted - width)
         nearest = np.pad(nearest, ((0, 0), (0, missing)), constant_values=-1)
 
         # The first hard place of a row takes its first mined text, and so on; where none is left a uniform one stays.
-        turn = np.maximum(wanted.cumsum(axis=1) - 1, 0)
+        turn = wanted.cumsum(axis=1) - 1
+        turn = np.maximum(turn, 0)
         mined = np.take_along_axis(nearest, turn, axis=1)  # (n, P)
         hard[rows] = wanted & (mined >= 0)
-        chosen[rows] = np.where(hard[rows], mined, chosen[rows])
+        uniform = chosen[rows]
+        chosen[rows] = np.where(hard[rows], mined, uniform)
 
     if per_pair > 1:
         _redraw(pool, random, chosen, ~hard, distinct=True)
@@ -161,7 +177,11 @@ def draw_negatives(
 
 
 def _redraw(
-    pool: NegativePool, random: np.random.Generator, chosen: np.ndarray, free: np.ndarray, distinct: bool
+    pool: NegativePool,
+    random: np.random.Generator,
+    chosen: np.ndarray,
+    free: np.ndarray,
+    distinct: bool,
 ) -> None:
     """Draw those of `chosen` (N, P) that are `free` again, in place, until none is excluded.
 
@@ -170,20 +190,24 @@ def _redraw(
     per_pair = chosen.shape[1]
     num_excluded = np.bincount(pool.excluded[0], minlength=len(chosen))
     can_differ = pool.size - num_excluded >= per_pair  # (N,)
-    earlier = np.tril(np.ones((per_pair, per_pair), dtype=bool), -1)
+    earlier = np.tri(per_pair, k=-1, dtype=bool)  # [p, q]: q comes before p
 
     pending = np.arange(len(chosen))
     while len(pending):
-        drawn = chosen[pending]  # (n, P)
-        wrong = (pool.answers[pending][:, None, :] == drawn[:, :, None]).any(axis=2)
+        drawn = chosen[pending][:, :, None]  # (n, P, 1)
+        is_free = free[pending]  # (n, P)
+        answers = pool.answers[pending]  # (n, A)
+        wrong = (drawn == answers[:, None, :]).any(axis=2)
         if distinct:
             # Of two equal free ones the later is drawn again; beside a mined one, the free one is.
-            same = drawn[:, :, None] == drawn[:, None, :]  # (n, P, P)
-            gives_way = earlier | ~free[pending][:, None, :]
-            wrong |= (same & gives_way).any(axis=2) & can_differ[pending][:, None]
-        wrong &= free[pending]
+            same = drawn == drawn.transpose(0, 2, 1)  # (n, P, P)
+            gives_way = earlier | ~is_free[:, None, :]
+            repeated = (same & gives_way).any(axis=2)
+            wrong |= repeated & can_differ[pending, None]
+        wrong &= is_free
         rows, columns = np.nonzero(wrong)
-        chosen[pending[rows], columns] = random.integers(pool.size, size=len(rows))
+        rows = pending[rows]
+        chosen[rows, columns] = random.integers(pool.size, size=len(rows))
         pending = pending[wrong.any(axis=1)]
 
 
@@ -198,30 +222,33 @@ def mine_nearest(
     """Pool positions (n, k) of the nearest allowed texts to the points of `rows` (n,), ascending; nearest first, ties
     to the lower position; −1 where there are fewer."""
     device = embeddings.point.device
-    targets = make_targets(embeddings.candidate[torch.from_numpy(pool.text).to(device)])
+    texts = embeddings.candidate[to_device(pool.text, device)]  # (M, R)
+    targets = make_targets(texts)
     excluded = pool.excluded
     k = min(k, pool.size)
-    nearest = []
     size = block_size(pool.size)
+    nearest = []
     for start in range(0, len(rows), size):
         block = rows[start : start + size]
-        points = embeddings.point[torch.from_numpy(train.point[block]).to(device)]
+        points = embeddings.point[to_device(train.point[block], device)]  # (b, R)
         distances = distances_to(points, targets)  # (b, M)
         exclude(distances, block, excluded)
         if relative_margin is not None:
-            counters = embeddings.candidate[torch.from_numpy(train.counter[block]).to(device)]
+            counters = embeddings.candidate[to_device(train.counter[block], device)]
             cosine = (points * counters).sum(1, keepdim=True)
             limit = cosine - relative_margin * cosine.abs()
             # A margin is of unit vectors, whose squared distance |a − b|² is 2 − 2 cos.
-            distances[1 - distances / 2 > limit] = torch.inf
+            cosines = 1 - distances / 2
+            distances[cosines > limit] = torch.inf
 
         # One more than k shows whether the last of them has an equal outside.
         values, columns = smallest(distances, min(k + 1, pool.size))
         positions = torch.where(values.isfinite(), columns, -1)[:, :k]
         # No search of torch's promises which of equal values it returns: rows with a tie are searched again, slowly.
-        equal = (values[:, 1:] == values[:, :-1]) & values[:, 1:].isfinite()
-        tied = equal.any(dim=1).nonzero()[:, 0]
-        if len(tied):
-            positions[tied] = first_k(distances[tied], k)[0]
+        later = values[:, 1:]
+        equal = (later == values[:, :-1]) & later.isfinite()
+        tied = equal.any(dim=1)
+        if tied.any():
+            positions[tied], _ = first_k(distances[tied], k)
         nearest.append(positions.cpu().numpy())
     return np.concatenate(nearest)

@@ -70,15 +70,14 @@ _last_read: dict[str, PreparedData] = {}
 
 def read_data(settings: DataConfig) -> PreparedData:
     """Load a corpus and work out what follows from it, or return what was read last. Raises DataError."""
-    # A file that has changed since is read again.
-    stamp: tuple[int, ...] = ()
+    key = repr(settings)
     if settings.path is not None:
         path = Path(settings.path).expanduser()
+        # A file that has changed since is read again.
         if path.exists():
             status = path.stat()
-            stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+            key += f" {status.st_mtime_ns} {status.st_size} {status.st_ino}"
 
-    key = f"{settings} {stamp}"
     if key not in _last_read:
         corpus = load_corpus(settings)
         index = build_table(corpus)
@@ -122,7 +121,7 @@ def make_plan(config: Config) -> RunPlan:
 
 
 def plan_runs(configs: Sequence[Config]) -> list[RunPlan]:
-    """The plans of many configs, reading each corpus and each model's files once."""
+    """The plans of many configs, as make_plan's, reading each corpus and each model's files once."""
     corpora: dict[str, PreparedData] = {}
     sources: dict[tuple[str | None, str | None], ModelSource] = {}
     plans = []
@@ -133,27 +132,25 @@ def plan_runs(configs: Sequence[Config]) -> list[RunPlan]:
         model = (config.model.name_or_path, config.model.revision)
         if model not in sources:
             sources[model] = find_model(config.model, cache_directory(config))
-        plans.append(_plan(config, corpora[corpus], sources[model]))
+        data, source = corpora[corpus], sources[model]
+        if config.training.epochs and not data.corpus.train:
+            raise ConfigError(
+                f"training.epochs={config.training.epochs}: data={data.corpus.name} has no training split here; must "
+                "be 0 (only evaluate)"
+            )
+
+        # A name or key that is not there is refused before anything is written. A head waits for the encoder's width.
+        loss = make_loss(config)
+        registry.check("heads", "head", config.head.name, keywords(config.head), num_leading=1)
+
+        device = choose_device(config.training.device, world_from_environment().local_rank)
+        precision = choose_precision(config.training.precision, device)
+        finetuned = find_finetuned(config, source)
+        from_run = None if finetuned is None else finetuned.identity(config.seed)
+        determined_by = identity(config, data.fingerprint, source.fingerprint, precision, from_run)
+        name = run_name(config, determined_by)
+        plans.append(RunPlan(config, data, source, loss, device, precision, determined_by, name, finetuned))
     return plans
-
-
-def _plan(config: Config, data: PreparedData, source: ModelSource) -> RunPlan:
-    if config.training.epochs and not data.corpus.train:
-        raise ConfigError(
-            f"training.epochs={config.training.epochs}: data={data.corpus.name} has no training split here; must be 0 "
-            "(only evaluate)"
-        )
-    # A name or key that is not there is refused before anything is written. The head waits for the encoder's width.
-    loss = make_loss(config)
-    registry.check("heads", "head", config.head.name, keywords(config.head), num_leading=1)
-
-    device = choose_device(config.training.device, world_from_environment().local_rank)
-    precision = choose_precision(config.training.precision, device)
-    finetuned = find_finetuned(config, source)
-    from_run = None if finetuned is None else finetuned.identity(config.seed)
-    determined_by = identity(config, data.fingerprint, source.fingerprint, precision, from_run)
-    name = run_name(config, determined_by)
-    return RunPlan(config, data, source, loss, device, precision, determined_by, name, finetuned)
 
 
 def make_loss(config: Config) -> Loss:
@@ -194,7 +191,8 @@ class Components:
 
 def build_components(plan: RunPlan, log: RunLog, world: World) -> Components:
     """Tokens, encoder or cached features, splits, negatives and model of a run."""
-    config, index = plan.config, plan.data.index
+    config = plan.config
+    index = plan.data.index
     cache = cache_directory(config)
     settings = encode_settings(config, plan.device, plan.precision)
     prompted = prompted_texts(index.texts, points_of(index), settings)

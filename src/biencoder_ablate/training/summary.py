@@ -30,7 +30,12 @@ _BELOW = {
     "chance": ("chance", "a random order would rank these points better: something is wrong with this model"),
 }
 """What each baseline is called in a warning, and what it means to be below it."""
-_COLUMNS = (("val", "top1"), ("val", "top1_clean"), ("test", "top1"), ("test", "top1_clean"))
+_COLUMNS = (
+    ("val", "top1"),
+    ("val", "top1_clean"),
+    ("test", "top1"),
+    ("test", "top1_clean"),
+)
 """Split and metric of the columns of figures_table."""
 
 
@@ -39,8 +44,10 @@ _COLUMNS = (("val", "top1"), ("val", "top1_clean"), ("test", "top1"), ("test", "
 
 def first_lines(plan: RunPlan, run: RunDirectory) -> str:
     """What will happen, a line each: data, model, head, negatives, loss, training, device, place."""
-    config, training = plan.config, plan.config.training
-    model, negatives = plan.config.model, plan.config.negatives
+    config = plan.config
+    training = config.training
+    model = config.model
+    negatives = config.negatives
     lines = [f"biencoder-ablate {__version__}: {run.name}"]
     lines += [f"data       {line}" for line in _data_lines(config, plan.data.corpus)]
 
@@ -61,14 +68,18 @@ def first_lines(plan: RunPlan, run: RunDirectory) -> str:
                 "may be among those it learned from"
             )
 
-    width = "of the encoder" if model.retrieval_dim is None else model.retrieval_dim
+    # Without a retrieval_dim there is no projection.
+    width = model.retrieval_dim or "of the encoder"
     lines.append(f"retrieval  {model.towers} towers, width {width}, {model.similarity}, {model.projection_init} start")
-    several = f"{negatives.per_pair} a pair; " if negatives.per_pair > 1 else ""
     hard = describe_hard_ratio(negatives.schedule, config.neg_ratio, negatives.start)
+    several = ""
+    if negatives.per_pair > 1:
+        several = f"{negatives.per_pair} a pair; "
     lines.append(f"negatives  {several}hard negatives: {hard}")
 
     if training.epochs:
-        num_pairs = len(epoch_rows(plan.data.index.splits["train"], training, config.seed, 0))
+        train = plan.data.index.splits["train"]
+        num_pairs = len(epoch_rows(train, training, config.seed, epoch=0))
         num_steps = math.ceil(num_pairs / training.batch_size)
         lines.append(
             f"training   loss {config.loss.name}, {training.epochs} epochs of {num_steps} batches of "
@@ -91,9 +102,13 @@ def describe_hard_ratio(schedule: str, ratio: float, start: float | None) -> str
 
 def _data_lines(config: Config, corpus: Corpus) -> list[str]:
     """What the corpus holds, the texts that its splits share, and whether its figures mean anything."""
-    sizes = ", ".join(f"{len(corpus.split(name))} {name}" for name in SPLITS)
-    num_debates = len({(pair.theme, pair.debate) for name in SPLITS for pair in corpus.split(name)})
-    line = f"{corpus.name}: {sizes} pairs of {num_debates} "
+    sizes: list[str] = []
+    debates: set[tuple[str, str]] = set()
+    for name in SPLITS:
+        pairs = corpus.split(name)
+        sizes.append(f"{len(pairs)} {name}")
+        debates.update((pair.theme, pair.debate) for pair in pairs)
+    line = f"{corpus.name}: {', '.join(sizes)} pairs of {len(debates)} "
     if corpus.documents:
         line += f"queries, {len(corpus.documents)} documents"
     else:
@@ -122,11 +137,12 @@ def _data_lines(config: Config, corpus: Corpus) -> list[str]:
 
 def before_training(components: Components, plan: RunPlan) -> str:
     """What is known once the model is built: the head, trained weights, cut texts, and the disk a run needs."""
-    model, tokens = components.context.model, components.tokens
+    model = components.context.model
+    tokens = components.tokens
     num_weights = sum(value.numel() for value in model.parameters())
-    # A head of another package may say nothing of itself.
-    head = model.head.describe() if hasattr(model.head, "describe") else type(model.head).__name__
-    sizes = f"{3 * sum(model.architecture.feature_widths)} features a pair, {num_weights:,} trained weights"
+    head = model.head.describe()
+    num_features = model.head.num_features
+    sizes = f"{num_features} features a pair, {num_weights:,} trained weights"
     if tokens is not None:
         cut = (tokens.full_lengths > tokens.lengths).mean()
         sizes += f", {100 * cut:.1f}% of texts cut"
@@ -136,21 +152,25 @@ def before_training(components: Components, plan: RunPlan) -> str:
     training_bytes = 2 * 4 * 4 * num_weights
     final_bytes = 4 * num_weights
     if plan.finetuned is not None and components.encoder is None:
-        final_bytes += sum(file.stat().st_size for file in plan.finetuned.source.directory.iterdir())
-    return "\n".join(
-        [
-            f"head       {head_name(plan.config.head)}: {head} over {plan.config.fusion.name} features",
-            f"sizes      {sizes}",
-            f"disk       up to {training_bytes / _MEGABYTE + 2:.0f} MB while training, "
-            f"{final_bytes / _MEGABYTE + 2:.0f} MB when done",
-        ]
+        files = plan.finetuned.source.directory.iterdir()
+        final_bytes += sum(file.stat().st_size for file in files)
+    return (
+        f"head       {head_name(plan.config.head)}: {head} over {plan.config.fusion.name} features\n"
+        f"sizes      {sizes}\n"
+        f"disk       up to {training_bytes / _MEGABYTE + 2:.0f} MB while training, "
+        f"{final_bytes / _MEGABYTE + 2:.0f} MB when done"
     )
 
 
 # --- after training ---
 
 
-def last_lines(run: RunDirectory, result: dict[str, Any], config: Config, records: Sequence[Record]) -> str:
+def last_lines(
+    run: RunDirectory,
+    result: dict[str, Any],
+    config: Config,
+    records: Sequence[Record],
+) -> str:
     """The selected epoch's metrics beside those of no training, what they mean, what looks wrong, what to type next."""
     best = result["best_epoch"]
     if best < 0:
@@ -158,7 +178,8 @@ def last_lines(run: RunDirectory, result: dict[str, Any], config: Config, record
     elif config.evaluation.select == "last":
         selected = f"selected epoch {best}, the last"
     else:
-        metric = {"top1": "top-1", "top1_clean": "clean top-1", "mrr": "MRR"}[config.evaluation.select]
+        metrics = {"top1": "top-1", "top1_clean": "clean top-1", "mrr": "MRR"}
+        metric = metrics[config.evaluation.select]
         selected = f"selected epoch {best}, by val {metric}"
     lines = [selected, figures_table(result)]
     lines += [f"warning: {warning}" for warning in warnings(result, records)]
@@ -166,7 +187,8 @@ def last_lines(run: RunDirectory, result: dict[str, Any], config: Config, record
         lines.append(meaning(result))
     lines.append(f"done in {result['seconds']:.1f} s: {run.path}")
 
-    lines.append(f'next       biencoder-ablate retrieve {shlex.quote(str(run.path))} "an argument"')
+    path = shlex.quote(str(run.path))
+    lines.append(f'next       biencoder-ablate retrieve {path} "an argument"')
     command = "python -m biencoder_ablate" if config.data.name == "sample" else "the same command with"
     lines.append(f"           {command} -m head=none,layernorm,relu,layernorm_relu seed=0,1,2")
     return "\n".join(lines)
@@ -178,53 +200,73 @@ def figures_table(result: Mapping[str, Any]) -> str:
     Clean metrics have columns where any differs from the official one.
     """
     baselines = result["baselines"]
-    titles = [TITLES[name] for name in baselines]
-    header = [""]
-    columns = []
+    names = [
+        "",
+        "by distance, this run",
+        "after the head, this run",
+        *(TITLES[name] for name in baselines),
+        "points",
+    ]
+    columns = [names]
     for split, key in _COLUMNS:
-        metrics, suffix = result[split], key.removeprefix("top1")
-        header.append(f"{split} clean " if suffix else f"{split} ")
-        column = []
+        metrics = result[split]
+        suffix = key.removeprefix("top1")
+        title = f"{split} clean " if suffix else f"{split} "
+        column = [title]
         for value in (metrics["top1_stage1" + suffix], metrics[key]):
             mark = "!" if baselines_above(baselines, split, key, value) else " "
-            column.append((format_number(value) or "–") + mark)
-        for baseline in baselines.values():
-            column.append((format_number(baseline[split].get(key)) or "–") + " ")
+            column.append(_number(value) + mark)
+        # A place is left for the mark in every column.
+        column += [_number(baseline[split].get(key)) + " " for baseline in baselines.values()]
         column.append(f"{metrics['num_points' + suffix]} ")
         columns.append(column)
-    if columns[0] == columns[1] and columns[2] == columns[3]:
-        del columns[3], columns[1], header[4], header[2]
-    names = ["by distance, this run", "after the head, this run", *titles, "points"]
-    return text_table(header, list(zip(names, *columns, strict=True)))
+
+    # Without duplicates and leaks the clean metrics are the official ones.
+    _, val, val_clean, test, test_clean = columns
+    if val[1:] == val_clean[1:] and test[1:] == test_clean[1:]:
+        columns.remove(val_clean)
+        columns.remove(test_clean)
+    header, *rows = zip(*columns, strict=True)
+    return text_table(header, rows)
+
+
+def _number(value: object) -> str:
+    return format_number(value) or "–"
 
 
 def meaning(result: dict[str, Any]) -> str:
     """One sentence: what training has changed on clean test points, in points of the split."""
-    test, num = result["test"], result["test"]["num_points_clean"]
+    test = result["test"]
+    num = test["num_points_clean"]
     before = result["baselines"]["pretrained"]["test"]["top1_clean"]
     after = test["top1_clean"]
     if not num or before is None or math.isnan(before):
         return "no test point counts in clean figures: every one was seen in an earlier split"
 
+    # Shares of the clean points as numbers of points.
     by_training = round((after - before) * num)
     by_head = round((after - test["top1_stage1_clean"]) * num)
     points = "test points" if num == test["num_points"] else "clean test points"
     training = f"{_more_or_fewer(by_training)} than" if by_training else "as many as"
     head = _more_or_fewer(by_head) if by_head else "no more and no fewer"
     return (
-        f"learned: {round(after * num)} of {num} {points} find their counter first, {training} without training; "
-        f"the head finds {head} than distance alone"
+        f"learned: {round(after * num)} of {num} {points} find their counter first, "
+        f"{training} without training; the head finds {head} than distance alone"
     )
 
 
 def _more_or_fewer(change: int) -> str:
-    return f"{abs(change)} {'more' if change > 0 else 'fewer'}"
+    word = "more" if change > 0 else "fewer"
+    return f"{abs(change)} {word}"
 
 
-def warnings(result: dict[str, Any], records: Sequence[Record]) -> list[str]:
+def warnings(
+    result: dict[str, Any],
+    records: Sequence[Record],
+) -> list[str]:
     """What looks wrong with a finished run, each with what to try."""
     messages = []
-    val, baselines = result["val"], result["baselines"]
+    val = result["val"]
     if val["dead_pairs"] >= 0.5:
         messages.append(
             f"the head says nothing of {100 * val['dead_pairs']:.0f}% of val pairs: a ReLU has left both logits at 0, "
@@ -237,30 +279,34 @@ def warnings(result: dict[str, Any], records: Sequence[Record]) -> list[str]:
             f"for {100 * val['tied_first']:.0f}% of val points several candidates tie for the first place: texts are "
             "embedded alike; try a lower training.learning_rate"
         )
-    trained = [record["val/top1"] for record in records]
-    if len(trained) > 2 and len(set(trained)) == 1:
+    # A curve of two points may be level by chance.
+    curve = [record["val/top1"] for record in records]
+    if len(curve) > 2 and len(set(curve)) == 1:
         messages.append(
             "val top-1 has not moved in any epoch; try a higher training.head_learning_rate, or more epochs"
         )
 
     # One warning a baseline, with every figure that is below it; a clean one only where it says something else.
+    baselines = result["baselines"]
     for name, (title, remedy) in _BELOW.items():
         below: list[str] = []
         for split, key in _COLUMNS:
             value = result[split][key]
             if name in baselines_above(baselines, split, key, value):
-                shown = f"{split} {value:.4f} ({baselines[name][split][key]:.4f})"
+                baseline = baselines[name][split][key]
+                shown = f"{split} {value:.4f} ({baseline:.4f})"
                 if key == "top1":
                     below.append(shown)
                 elif shown not in below:
                     below.append(f"clean {shown}")
         if below:
-            messages.append(f"top-1 is below {title}, in brackets: {', '.join(below)}; {remedy}")
+            shown = ", ".join(below)
+            messages.append(f"top-1 is below {title}, in brackets: {shown}; {remedy}")
     return messages
 
 
 def finished_line(run: RunDirectory, result: dict[str, Any]) -> str:
     """A finished run in one line."""
-    val = format_number(result["val"]["top1"]) or "–"
-    test = format_number(result["test"]["top1"]) or "–"
+    val = _number(result["val"]["top1"])
+    test = _number(result["test"]["top1"])
     return f"{run.name}: epoch {result['best_epoch']}, val top-1 {val}, test top-1 {test}: finished"

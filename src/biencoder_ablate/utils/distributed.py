@@ -33,10 +33,13 @@ class World:
     def is_main(self) -> bool:
         return self.rank == 0
 
-    def shard(self, rows: np.ndarray, rank: int | None = None) -> np.ndarray:
-        """A process's shard of the rows, by default this process's: every size-th, starting at its rank."""
-        start = self.rank if rank is None else rank
-        return rows[start :: self.size]
+    def shard(self, rows: np.ndarray) -> np.ndarray:
+        """This process's shard of the rows: every size-th, starting at its rank."""
+        return rows[self.rank :: self.size]
+
+    def shards(self, rows: np.ndarray) -> list[np.ndarray]:
+        """The shards of all processes, in order of rank."""
+        return [rows[rank :: self.size] for rank in range(self.size)]
 
     def gather(self, values: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
         """The rows (size of a process, R) of all processes end to end; gradients flow back to the process of a row.
