@@ -12,6 +12,7 @@ import torch
 
 from biencoder_ablate.data.corpus import DataError
 from biencoder_ablate.data.text_table import SplitArrays, answers_of
+from biencoder_ablate.encoder.tokens import to_device
 from biencoder_ablate.evaluation.distances import (
     block_size,
     distances_to,
