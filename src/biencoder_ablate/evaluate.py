@@ -12,29 +12,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import numpy as np
+
 from biencoder_ablate.config.schema import MEASURING_KEYS
+from biencoder_ablate.data.readers import load_corpus
+from biencoder_ablate.data.text_table import build_table
+from biencoder_ablate.evaluation.baselines import MEASURED, SIMILARITIES, encoder_metrics, lexical_metrics
+from biencoder_ablate.evaluation.candidates import TASKS, build_task
 from biencoder_ablate.runs.directory import find_run
+from biencoder_ablate.runs.identity import short_hash
 from biencoder_ablate.utils.command import add_json_option, print_json, run_command
-from biencoder_ablate.utils.console import format_number, text_table
+from biencoder_ablate.utils.console import RunLog, format_number, text_table
+from biencoder_ablate.utils.files import write_json, write_text
 
 if TYPE_CHECKING:
     from biencoder_ablate.api import TrainedRun
     from biencoder_ablate.data.corpus import Corpus
     from biencoder_ablate.data.text_table import TextTable
-    from biencoder_ablate.encoder.texts import Hidden
     from biencoder_ablate.evaluation.candidates import RetrievalTask
     from biencoder_ablate.evaluation.pair_scores import PairScorer
     from biencoder_ablate.model.biencoder import Embeddings
-    from biencoder_ablate.utils.console import RunLog
 
-MEASURED = ("val", "test")
 TREC_DEPTH = 1000
-TITLES = {
-    "tfidf_cosine": "TF-IDF cosine",
-    "bm25": "BM25",
-    "pretrained_euclidean": "pretrained, Euclidean",
-    "pretrained_cosine": "pretrained, cosine",
-}
 COLUMNS = {
     "top-1": "top1",
     "clean": "top1_clean",
@@ -47,17 +46,25 @@ COLUMNS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, keep RUN_DIR/evaluations/NAME.json, print tables or JSON; returns the exit code."""
-    return run_command(_parser(), argv, _show)
+    return run_command(_parser(), argv, _evaluate_and_print)
 
 
-def _show(arguments: argparse.Namespace) -> None:
+def _evaluate_and_print(arguments: argparse.Namespace) -> None:
     run_dir = find_run(arguments.run_dir)
-    report = evaluate(run_dir, arguments.overrides, arguments.baselines, arguments.trec, quiet=arguments.json)
+    report = evaluate(
+        run_dir,
+        arguments.overrides,
+        arguments.baselines,
+        arguments.trec,
+        quiet=arguments.json,
+    )
     path = keep(run_dir, report)
     if arguments.json:
         print_json(report)
         return
-    print(f"{describe(report)}\nkept in {path}")
+
+    print(describe(report))
+    print(f"kept in {path}")
     if arguments.trec:
         print(f"TREC runs and qrels in {arguments.trec}")
 
@@ -98,49 +105,51 @@ def evaluate(
 
     `trec`: a directory to write runs and qrels of the official candidates to, as `write_trec` does.
 
-    Returns `own` (the run's figures), `measured` and, where asked, `baselines`, each with figures by split as in
+    Returns `own` (the run's metrics), `measured` and, where asked, `baselines`, each with metrics by split as in
     result.json; `notes` says what a reader must know to compare them.
     """
     import torch
 
     from biencoder_ablate.api import open_run
-    from biencoder_ablate.data.readers import load_corpus
-    from biencoder_ablate.data.text_table import build_table
     from biencoder_ablate.evaluation.pair_scores import pair_scorer
     from biencoder_ablate.evaluation.protocols import final_rankings, split_metrics, study_top1
-    from biencoder_ablate.utils.console import RunLog
-    from biencoder_ablate.utils.files import replace_nonfinite
 
     run = open_run(run_dir, overrides)
     if not os.access(run.path, os.W_OK):
         raise PermissionError(f"{run_dir}: cannot be written to, and evaluations/ belongs there; copy the run first")
-    log, asked = RunLog(None, quiet), run.config.evaluation
+    log = RunLog(None, quiet)
+    settings = run.config.evaluation
     corpus = load_corpus(run.config.data)
-    index = build_table(corpus)
-    splits, notes = _splits(run, corpus, index)
+    table = build_table(corpus)
+    tasks, notes = _build_tasks(run, corpus, table)
+
+    seconds = {}
     started = time.perf_counter()
-    h, h_asking = run.pooled(index, log)
-    seconds = {"encoding": time.perf_counter() - started}
+    pooled = run.pooled(table, log)
+    seconds["encoding"] = time.perf_counter() - started
+
     started = time.perf_counter()
     model = run.biencoder()
     with torch.no_grad():
-        embeddings = model.embed(h, h_asking)
+        embeddings = model.embed(*pooled)
     score = pair_scorer(model, embeddings, run.config.training.fast)
     measured = {}
-    for name, prepared in splits.items():
-        measured[name] = split_metrics(final_rankings(prepared, embeddings, score, asked.rerank))
-        if asked.source:
-            measured[name]["source/top1"] = study_top1(prepared, embeddings, score)
+    for split, task in tasks.items():
+        rankings = final_rankings(task, embeddings, score, settings.rerank)
+        measured[split] = split_metrics(rankings)
+        if settings.source:
+            measured[split]["source/top1"] = study_top1(task, embeddings, score)
         if trec is not None:
-            write_trec(Path(trec).expanduser(), prepared, embeddings, score, asked.rerank, run.name)
+            write_trec(Path(trec).expanduser(), task, embeddings, score, settings.rerank, run.name)
     seconds["ranking"] = time.perf_counter() - started
+
     report: dict[str, Any] = {
         "run": run.name,
         "best_epoch": run.result["best_epoch"],
         "overrides": list(overrides),
-        "evaluation": vars(asked) | {"max_tokens": run.config.model.max_tokens},
+        "evaluation": vars(settings) | {"max_tokens": run.config.model.max_tokens},
         "data": {"name": corpus.name, "fingerprint": corpus.fingerprint},
-        "device": str(h.device),
+        "device": str(embeddings.h.device),
         "precision": run.reading.precision,
         "notes": notes,
         "own": {"rerank": run.trained.evaluation.rerank, **{name: run.result[name] for name in MEASURED}},
@@ -148,106 +157,97 @@ def evaluate(
     }
     if baselines:
         started = time.perf_counter()
-        report["baselines"] = _baselines(run, index, splits, (h, h_asking), notes, log)
+        report["baselines"] = lexical_metrics(table.texts, tasks)
+        try:
+            if run.contract.copied:  # the run's encoder is not the one it started from
+                pooled = run.as_pretrained().pooled(table, log)
+            h, h_asking = pooled
+            report["baselines"] |= encoder_metrics(h, tasks, h_asking)
+        except (ValueError, OSError) as error:
+            notes.append(f"no figures of the pretrained encoder: {error}")
         seconds["baselines"] = time.perf_counter() - started
     return replace_nonfinite(report | {"seconds": seconds})
 
 
 def write_trec(
-    out: Path, prepared: RetrievalTask, embeddings: Embeddings, score: PairScorer, depth: int | str, tag: str
+    out: Path,
+    task: RetrievalTask,
+    embeddings: Embeddings,
+    score: PairScorer,
+    depth: int | str,
+    tag: str,
 ) -> None:
-    """Write OUT/SPLIT.run and OUT/SPLIT.qrels: the official candidates of each point, ranked as the figures are.
+    """Write OUT/SPLIT.run and OUT/SPLIT.qrels: the official candidates of each point, ranked as the metrics rank them.
 
     A file's score is minus the rank: distances of stage 1 and scores of stage 2 lie on no common scale. What ranks
     beyond TREC_DEPTH is left out; a right answer that is no candidate is called absent. Blanks and percent signs of
     names are percent-encoded. Raises OSError.
     """
-    from biencoder_ablate.evaluation.ranking import rerank, stage1
-    from biencoder_ablate.utils.files import write_text
+    from biencoder_ablate.evaluation.ranking import rerank, rerank_depth, stage1
 
-    candidates, asked, split = prepared.candidates, prepared.sets()[0], prepared.split
-    num = {"all": len(candidates), "none": 0}.get(str(depth), depth)
-    assert isinstance(num, int)
-    (found,) = stage1(embeddings, prepared.point, candidates, [asked], max(num, TREC_DEPTH))
-    order = rerank(found, num, prepared.point, candidates, score).order[:, :TREC_DEPTH]
-    names = [trec_name(prepared.name_of(candidate)) for candidate in range(len(candidates))]
-    points = [trec_name(pair.query or pair.id) for pair in (split.pairs[row] for row in prepared.pair.tolist())]
-    lines = [
-        f"{points[row]} Q0 {names[candidate]} {rank} {-rank} {tag}\n"
-        for row, candidates_of in enumerate(order.tolist())
-        for rank, candidate in enumerate(candidates_of, start=1)
-        if candidate >= 0
-    ]
+    candidates, split = task.candidates, task.split
+    num_reranked = rerank_depth(depth, len(candidates))
+    official = task.sets()[:1]
+    (nearest,) = stage1(embeddings, task.point, candidates, official, max(num_reranked, TREC_DEPTH))
+    top_k = rerank(nearest, num_reranked, task.point, candidates, score)
+
+    names = [trec_name(task.name_of(candidate)) for candidate in range(len(candidates))]
+    pairs = [split.pairs[row] for row in task.pair.tolist()]
+    points = [trec_name(pair.query or pair.id) for pair in pairs]
+    lines = []
+    for point, ranked in zip(points, top_k.order[:, :TREC_DEPTH].tolist(), strict=True):
+        for rank, candidate in enumerate(ranked, start=1):
+            if candidate >= 0:
+                lines.append(f"{point} Q0 {names[candidate]} {rank} {-rank} {tag}\n")
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / f"{split.name}.run", "".join(lines))
-    right = prepared.qrels
-    answers = [
-        f"{points[row]} 0 {names[candidate] if candidate >= 0 else f'absent{number}'} {grade}\n"
-        for number, (row, candidate, grade) in enumerate(
-            zip(right.row.tolist(), right.candidate.tolist(), right.grade.tolist(), strict=True)
-        )
-    ]
-    write_text(out / f"{split.name}.qrels", "".join(answers))
+
+    lines = []
+    qrels = np.stack([task.qrels.row, task.qrels.candidate, task.qrels.grade], axis=1)
+    for number, (row, candidate, grade) in enumerate(qrels.tolist()):
+        name = names[candidate] if candidate >= 0 else f"absent{number}"
+        lines.append(f"{points[row]} 0 {name} {grade}\n")
+    write_text(out / f"{split.name}.qrels", "".join(lines))
 
 
 def trec_name(name: str) -> str:
     """A name without blanks, which TREC's files are cut at; no two names become one."""
-    return re.sub(r"[\s%]", lambda found: quote(found[0]), name)
+    return re.sub(r"[\s%]", lambda match: quote(match[0]), name)
 
 
-def _splits(run: TrainedRun, corpus: Corpus, index: TextTable) -> tuple[dict[str, RetrievalTask], list[str]]:
+def _build_tasks(
+    run: TrainedRun,
+    corpus: Corpus,
+    table: TextTable,
+) -> tuple[dict[str, RetrievalTask], list[str]]:
     """Val and test with their candidates, and what must be said of them.
 
-    On another corpus than the run's, clean figures also leave out what the model has seen: for val the training
+    On another corpus than the run's, clean metrics also leave out what the model has seen: for val the training
     split that the run had, for test its val as well.
     """
-    from biencoder_ablate.data.readers import load_corpus
-    from biencoder_ablate.evaluation.candidates import build_task
     from biencoder_ablate.evaluation.protocols import leave_out_seen
 
     notes = list(corpus.notes)
-    arrays = {name: index.splits[name] for name in MEASURED if len(index.splits[name])}
-    if corpus.fingerprint == run.trained_on:
-        return {name: build_task(split) for name, split in arrays.items()}, notes
-    notes.append("not the corpus, or not the part of it, that the run's own figures are of")
-    try:
-        published = load_corpus(run.trained.data).published
-    except (ValueError, OSError) as error:
-        notes.append(f"clean figures do not leave out texts that the run was trained on: its corpus is gone ({error})")
-    else:
-        seen = {"val": published["train"], "test": published["train"] | published["val"]}
-        arrays = {name: leave_out_seen(split, seen[name]) for name, split in arrays.items()}
-    return {name: build_task(split) for name, split in arrays.items()}, notes
-
-
-def _baselines(
-    run: TrainedRun,
-    index: TextTable,
-    splits: Mapping[str, RetrievalTask],
-    hidden: Hidden,
-    notes: list[str],
-    log: RunLog,
-) -> dict[str, Any]:
-    """Figures that need no training. Without the pretrained encoder its rows are missing, and `notes` says why."""
-    from biencoder_ablate.evaluation.baselines import encoder_metrics, lexical_metrics
-
-    found = lexical_metrics(index.texts, splits)
-    try:
-        h, h_asking = run.as_pretrained().pooled(index, log) if run.contract.copied else hidden
-    except (ValueError, OSError) as error:
-        notes.append(f"no figures of the pretrained encoder: {error}")
-        return found
-    return found | encoder_metrics(h, splits, h_asking)
+    splits = {name: table.splits[name] for name in MEASURED if len(table.splits[name])}
+    if corpus.fingerprint != run.trained_on:
+        notes.append("not the corpus, or not the part of it, that the run's own figures are of")
+        try:
+            published = load_corpus(run.trained.data).published
+        except (ValueError, OSError) as error:
+            notes.append(
+                f"clean figures do not leave out texts that the run was trained on: its corpus is gone ({error})"
+            )
+        else:
+            seen = {"val": published["train"], "test": published["train"] | published["val"]}
+            splits = {name: leave_out_seen(split, seen[name]) for name, split in splits.items()}
+    return {name: build_task(split) for name, split in splits.items()}, notes
 
 
 def keep(run_dir: str | Path, report: Mapping[str, Any]) -> Path:
     """Write the report to RUN_DIR/evaluations/, whole, named by what was measured; the same again replaces it."""
-    from biencoder_ablate.runs.identity import short_hash
-    from biencoder_ablate.utils.files import write_json
-
-    measured = {key: report[key] for key in ("evaluation", "data", "precision")}
+    determined_by = short_hash({key: report[key] for key in ("evaluation", "data", "precision")})
     rows = "_baselines" if "baselines" in report else ""
-    name = f"{report['data']['name']}_rerank{report['evaluation']['rerank']}{rows}_{short_hash(measured)}.json"
+    name = f"{report['data']['name']}_rerank{report['evaluation']['rerank']}{rows}_{determined_by}.json"
     path = Path(run_dir).expanduser() / "evaluations" / name
     path.parent.mkdir(exist_ok=True)
     write_json(path, report)
@@ -257,47 +257,52 @@ def keep(run_dir: str | Path, report: Mapping[str, Any]) -> Path:
 def describe(report: Mapping[str, Any]) -> str:
     """A report as tables for a person, one a split."""
     epoch = report["best_epoch"]
-    chosen = f"selected epoch {epoch}" if epoch >= 0 else "not trained"
-    lines = [
-        f"{report['run']}, {chosen}, on {report['data']['name']}, {report['device']}, {report['precision']}",
-        *(f"note: {note}" for note in report["notes"]),
-    ]
-    if report.get("baselines", {}).keys() & {"pretrained_cosine"}:
+    selected = f"selected epoch {epoch}" if epoch >= 0 else "not trained"
+    lines = [f"{report['run']}, {selected}, on {report['data']['name']}, {report['device']}, {report['precision']}"]
+    lines += [f"note: {note}" for note in report["notes"]]
+    baselines = report.get("baselines", {})
+    if "pretrained_cosine" in baselines:
         lines.append("pretrained: the encoder as downloaded, without linear1 and head")
+
     for split, measured in report["measured"].items():
         rows = [
             (f"this run, rerank={report['own']['rerank']}", report["own"][split]),
             (f"measured, rerank={report['evaluation']['rerank']}", measured),
         ]
-        rows += [(TITLES[name], figures[split]) for name, figures in report.get("baselines", {}).items()]
-        lines += ["", figures_table(split, rows)]
+        rows += [(SIMILARITIES[name], by_split[split]) for name, by_split in baselines.items()]
+        lines += ["", metrics_table(split, rows)]
         if "source/top1" in measured:
             lines.append(
                 f"source/{split}/top1 {measured['source/top1']:.4f}: to read the source study's logs beside "
                 "ours, not to publish"
             )
-    lines.append(
-        "\nsd, st, ep: same debate, same theme, everything; oc, c, oa, a: opposing counters,\n"
-        "counters, opposing arguments, arguments; epa is official"
-    )
-    took = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report["seconds"].items())
-    return "\n".join([*lines, "", took])
 
-
-def figures_table(split: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
-    """Figures of one split, a line a row: (name, figures as `protocols.split_metrics` gives them)."""
-    from biencoder_ablate.evaluation.candidates import TASKS
-
-    sizes = {(figures["num_points"], figures["num_points_clean"]) for _, figures in rows}
-    over = " or ".join(f"{points} points, {clean} of them clean" for points, clean in sorted(sizes, reverse=True))
-    main = [[name, *(format_number(figures.get(key)) or "–" for key in COLUMNS.values())] for name, figures in rows]
-    shown = f"{split}: {over}\n{text_table(['', *COLUMNS], main)}"
-    kept = [task for task in TASKS if any(task in figures["tasks"] for _, figures in rows)]
-    tasks = [
-        [name, *(format_number(figures["tasks"].get(task, {}).get("top1"), 3) or "–" for task in kept)]
-        for name, figures in rows
+    lines += [
+        "",
+        "sd, st, ep: same debate, same theme, everything; oc, c, oa, a: opposing counters,",
+        "counters, opposing arguments, arguments; epa is official",
+        "",
+        ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report["seconds"].items()),
     ]
-    return f"{shown}\n\n{text_table(['top-1 among', *kept], tasks)}" if kept else shown
+    return "\n".join(lines)
+
+
+def metrics_table(split: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    """Metrics of one split, a line a row: (name, metrics as `protocols.split_metrics` gives them)."""
+    sizes = {(metrics["num_points"], metrics["num_points_clean"]) for _, metrics in rows}
+    over = " or ".join(f"{points} points, {clean} of them clean" for points, clean in sorted(sizes, reverse=True))
+    main_rows, task_rows = [], []
+    tasks = [name for name in TASKS if any(name in metrics["tasks"] for _, metrics in rows)]
+    for title, metrics in rows:
+        values = [format_number(metrics.get(key)) or "–" for key in COLUMNS.values()]
+        main_rows.append([title, *values])
+        by_task = [metrics["tasks"].get(name, {}).get("top1") for name in tasks]
+        task_rows.append([title, *(format_number(value, 3) or "–" for value in by_task)])
+
+    text = f"{split}: {over}\n" + text_table(["", *COLUMNS], main_rows)
+    if tasks:
+        text += "\n\n" + text_table(["top-1 among", *tasks], task_rows)
+    return text
 
 
 if __name__ == "__main__":

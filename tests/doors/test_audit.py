@@ -14,15 +14,13 @@ from support.helpers import make_pairs, only_error, run_module, run_python, writ
 from support.reference import published_and_used
 
 from biencoder_ablate import audit as command
-from biencoder_ablate.audit import audit_corpus, candidate_totals, describe, near_duplicates
+from biencoder_ablate.audit import audit_corpus, describe, near_duplicates
 from biencoder_ablate.data.corpus import SPLITS, Pair, build_corpus
 from biencoder_ablate.data.text_table import build_table
 
 
 def audited(corpus, **lengths):
-    index = build_table(corpus)
-    totals = {name: candidate_totals(split) for name, split in index.splits.items()}
-    return audit_corpus(corpus, index, totals, **lengths)
+    return audit_corpus(corpus, build_table(corpus), **lengths)
 
 
 def words(first, last):

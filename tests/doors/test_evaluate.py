@@ -20,7 +20,7 @@ from biencoder_ablate.config.schema import Config, cache_directory
 from biencoder_ablate.data.corpus import SPLITS, Pair
 from biencoder_ablate.data.text_table import build_table
 from biencoder_ablate.encoder.tiny import make_tiny
-from biencoder_ablate.evaluate import figures_table
+from biencoder_ablate.evaluate import metrics_table
 from biencoder_ablate.evaluation.baselines import lexical_metrics
 from biencoder_ablate.evaluation.candidates import build_task
 from biencoder_ablate.evaluation.lexical import bm25_similarities, count_words, tfidf_similarities
@@ -292,7 +292,7 @@ def test_a_table_without_clean_points_has_no_figure_for_them():
         "recall@10": 1.0,
         "tasks": {task: {"top1": 0.75} for task in reference.TASKS},
     }
-    table = figures_table("val", [("a row", figures)]).splitlines()
+    table = metrics_table("val", [("a row", figures)]).splitlines()
     assert table[0] == "val: 3 points, 0 of them clean"
     assert table[2].split() == ["a", "row", "0.5000", "–", "–", "0.2500", "0.1250", "1.0000"]
     assert table[-1].split() == ["a", "row", *["0.750"] * 8]

@@ -10,7 +10,7 @@ Shapes: T texts, P points, C candidates, V distinct words, E entries (one per te
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,23 +23,31 @@ _WORD = re.compile(r"\w+")
 
 def count_words(texts: Sequence[str]) -> csr_array:
     """How often each word occurs in each text, (T, V). Count once, then measure as many ways as needed."""
+    assert not isinstance(texts, str), "a list of texts, not one text"
+    return count_terms(_WORD.findall(text.lower()) for text in texts)
+
+
+def count_terms(terms_by_text: Iterable[Iterable[str]]) -> csr_array:
+    """How often each of V distinct terms is listed for each of T texts, (T, V) float64."""
     from scipy.sparse import csr_array
 
-    assert not isinstance(texts, str), "a list of texts, not one text"
-    numbers: dict[str, int] = {}
-    words: list[int] = []
+    number_of: dict[str, int] = {}
+    columns: list[int] = []
     starts = [0]
-    for text in texts:
-        words += [numbers.setdefault(word, len(numbers)) for word in _WORD.findall(text.lower())]
-        starts.append(len(words))
-    every, ones = np.array(words, dtype=np.int64), np.ones(len(words))
-    counts = csr_array((ones, every, np.array(starts)), shape=(len(texts), len(numbers)))
+    for terms in terms_by_text:
+        columns += [number_of.setdefault(term, len(number_of)) for term in terms]
+        starts.append(len(columns))
+    entries = (np.ones(len(columns)), np.array(columns, dtype=np.int64), np.array(starts))
+    counts = csr_array(entries, shape=(len(starts) - 1, len(number_of)))
     counts.sum_duplicates()
     return counts
 
 
 def tfidf_similarities(
-    counts: csr_array, points: Sequence[int], candidates: Sequence[int], statistics: Sequence[int]
+    counts: csr_array,
+    points: Sequence[int],
+    candidates: Sequence[int],
+    statistics: Sequence[int],
 ) -> np.ndarray:
     """Cosine between TF-IDF vectors of points and candidates, (P, C) float32 in [0, 1].
 
@@ -55,7 +63,8 @@ def tfidf_similarities(
     idf_V = np.log((1 + len(statistics)) / (1 + df_V)) + 1
     weights = _with_data(counts, counts.data * idf_V[counts.indices])
     length_T = np.sqrt(weights.power(2) @ np.ones(weights.shape[1]))
-    weights.data /= np.repeat(length_T, np.diff(counts.indptr))  # a text without words has no entry to divide
+    length_E = np.repeat(length_T, np.diff(counts.indptr))
+    weights.data /= length_E  # a text without words has no entry to divide
     return _sum_over_words(weights, points, weights, candidates)
 
 
@@ -84,10 +93,15 @@ def bm25_similarities(
     length_T = counts.sum(axis=1)
     # Texts of statistics may all be without words, and candidates elsewhere have some: any length is average.
     average = length_T[statistics].mean()
-    relative_T = length_T / average if average > 0 else np.ones(len(length_T))
+    relative_T = np.ones(len(length_T))
+    if average > 0:
+        relative_T = length_T / average
     relative_E = np.repeat(relative_T, np.diff(counts.indptr))
-    saturated = _with_data(counts, counts.data / (counts.data + k1 * (1 - b + b * relative_E)))
-    return _sum_over_words(_with_data(counts, counts.data * idf_V[counts.indices]), points, saturated, candidates)
+
+    query_weights = _with_data(counts, counts.data * idf_V[counts.indices])
+    half_saturated_E = k1 * (1 - b + b * relative_E)
+    saturated = _with_data(counts, counts.data / (counts.data + half_saturated_E))
+    return _sum_over_words(query_weights, points, saturated, candidates)
 
 
 def _document_frequencies(counts: csr_array, statistics: Sequence[int]) -> np.ndarray:
@@ -102,7 +116,11 @@ def _with_data(counts: csr_array, data_E: np.ndarray) -> csr_array:
 
 
 def _sum_over_words(
-    point_weights: csr_array, points: Sequence[int], candidate_weights: csr_array, candidates: Sequence[int]
+    point_weights: csr_array,
+    points: Sequence[int],
+    candidate_weights: csr_array,
+    candidates: Sequence[int],
 ) -> np.ndarray:
     """Sums over words of a point's weight times a candidate's, (P, C) float32; summed in float64."""
-    return (point_weights[points] @ candidate_weights[candidates].T).toarray().astype(np.float32)
+    sums = point_weights[points] @ candidate_weights[candidates].T
+    return sums.toarray().astype(np.float32)
