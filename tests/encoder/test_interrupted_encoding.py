@@ -102,6 +102,30 @@ def test_features_of_another_shape_are_not_believed(number, source, tmp_path, ca
     assert "is damaged (ValueError: holds float32 (" in capsys.readouterr().err
 
 
+SHARED = """
+import numpy as np, torch
+from support.encoders import CPU, make_encoder, make_tokens
+from biencoder_ablate.encoder.texts import EncodedTexts, packed_encoder
+from biencoder_ablate.utils.distributed import World, process_group, world_from_environment
+torch.set_num_threads(1)
+world, encoder, tokens = world_from_environment(), make_encoder("mean"), make_tokens([5, 9, 3, 7])
+def texts(world):
+    return EncodedTexts(encoder, packed_encoder(encoder, "mean"), tokens, CPU, "fp32", 20, 20, None, world)
+with process_group(world, CPU):
+    for rows in ([2], [3, 0], [1, 3, 0], [0, 1, 2, 3]):
+        shared, alone = (texts(each).eval_pooled(np.array(rows)) for each in (world, World()))
+        torch.testing.assert_close(shared, alone)
+"""
+
+
+def test_several_processes_encode_what_one_does_even_fewer_texts_than_they_are(tmp_path):
+    """The last part of an encoding may be one text."""
+    (tmp_path / "shared.py").write_text(SHARED)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3", tmp_path / "shared.py"]
+    ended = run_python(launcher, tmp_path, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -109,6 +133,7 @@ sys.path.insert(0, sys.argv[3])
 from support import interrupted_encoding as test
 from biencoder_ablate.encoder import texts
 from biencoder_ablate.encoder import features as encoding
+from biencoder_ablate.encoder.pretrained import ModelSource
 texts.EVAL_TOKEN_BUDGET["cpu"], encoding.GROUPS_PER_PART = 100, 5
 save = encoding.save_features
 def save_then_die(path, features):
@@ -116,7 +141,7 @@ def save_then_die(path, features):
     if path.name == "00001.npy":
         os.kill(os.getpid(), signal.SIGKILL)
 encoding.save_features = save_then_die
-test.encode(test.ModelSource("tiny", Path(sys.argv[1]), "tiny"), Path(sys.argv[2]))
+test.encode(ModelSource("tiny", Path(sys.argv[1]), "tiny"), Path(sys.argv[2]))
 """
 
 
