@@ -168,8 +168,8 @@ def test_figures_in_the_tables_are_those_of_the_runs(report, logs):
     groups = list(csv.DictReader((report / "table.csv").open(encoding="utf-8")))
     assert [group["head"] for group in groups] == list(HEADS)
     for group in groups:
-        own = [float(row["clean test"]) for row in rows if row["head"] == group["head"]]
-        assert float(group["clean_mean"]) == pytest.approx(sum(own) / 2)
+        values = [float(row["clean test"]) for row in rows if row["head"] == group["head"]]
+        assert float(group["clean_mean"]) == pytest.approx(sum(values) / 2)
         assert (group["num_seeds"], group["seeds"]) == ("2", "0 1")
     comparisons = list(csv.DictReader((report / "comparisons.csv").open(encoding="utf-8")))
     assert len(comparisons) == 2 * (3 + 6)

@@ -1,4 +1,4 @@
-"""The figures: the same bytes every time, told apart without colour, and true to the runs."""
+"""The plots: the same bytes every time, told apart without colour, and true to the runs."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def analysis(tmp_path_factory) -> Analysis:
 
 
 @pytest.fixture(scope="module")
-def pictures(analysis):
+def drawn(analysis):
     return draw(analysis)
 
 
-def test_every_figure_is_drawn(pictures):
-    assert [found.name for found in pictures] == [
+def test_every_figure_is_drawn(drawn):
+    assert [plot.name for plot in drawn] == [
         "learning_curves",
         "learning_curves_by_setting",
         "forest",
@@ -70,18 +70,18 @@ def test_every_figure_is_drawn(pictures):
         "dead_pairs",
         "tasks",
     ]
-    for found in pictures:
-        assert found.png.startswith(b"\x89PNG\r\n\x1a\n")
-        root = ET.fromstring(found.svg)
+    for plot in drawn:
+        assert plot.png.startswith(b"\x89PNG\r\n\x1a\n")
+        root = ET.fromstring(plot.svg)
         assert root.tag.endswith("svg")
-        assert found.width == (634 if found.name == "forest" else 998)
-        assert float(root.attrib["height"].removesuffix("pt")) == pytest.approx(found.height * 0.75, abs=1)
-        assert ET.fromstring(found.narrow).attrib["width"] == "270pt", "360 pixels: a telephone's"
+        assert plot.width == (634 if plot.name == "forest" else 998)
+        assert float(root.attrib["height"].removesuffix("pt")) == pytest.approx(plot.height * 0.75, abs=1)
+        assert ET.fromstring(plot.narrow).attrib["width"] == "270pt", "360 pixels: a telephone's"
 
 
-def test_no_sentence_of_the_page_is_said_twice(analysis, pictures):
+def test_no_sentence_of_the_page_is_said_twice(analysis, drawn):
     """Here for its figures, whose captions are sentences too."""
-    parts = study_report(analysis, (), pictures, side_by_side(analysis), SplitTexts({}), "", "figures")
+    parts = study_report(analysis, (), drawn, side_by_side(analysis), SplitTexts({}), "", "figures")
     html = page([parts], missing_section(Collection(tuple(analysis.study.runs)), [parts]), "a command", "0")
     html = re.sub(r'<section id="debates">.*?</section>|<p class=sideways.*?</p>', "", html, flags=re.DOTALL)
     said = re.findall(r"<(?:li|p|figcaption)(?: [^>]*)?>(.*?)</(?:li|p|figcaption)>", html, re.DOTALL)
@@ -90,13 +90,13 @@ def test_no_sentence_of_the_page_is_said_twice(analysis, pictures):
     assert sorted(s for s, times in Counter(sentences).items() if times > 1) == []
 
 
-def test_figures_hold_no_date_version_or_link(pictures):
-    for found in pictures:
-        text = found.svg.decode()
+def test_figures_hold_no_date_version_or_link(drawn):
+    for plot in drawn:
+        text = plot.svg.decode()
         assert matplotlib.__version__ not in text
         assert not re.search(r"<dc:date>|20\d\d-\d\d-\d\dT", text)
         links = set(re.findall(r'(?:href|src)="([^#"][^"]*)"', text))
-        assert links == set(), found.name
+        assert links == set(), plot.name
 
 
 def test_drawing_leaves_matplotlib_s_settings_alone():
@@ -131,7 +131,7 @@ def test_the_epochs_begin_with_the_start(epochs, labels):
 def overlaps(figure) -> list[tuple[str, str]]:
     """Texts of a figure's legends that lie upon each other or beyond its edges."""
     figure.draw_without_rendering()
-    boxes = [(text.get_text(), text.get_window_extent()) for found in figure.legends for text in found.get_texts()]
+    boxes = [(text.get_text(), text.get_window_extent()) for key in figure.legends for text in key.get_texts()]
     wide, high = figure.bbox.width, figure.bbox.height
     beyond = [(name, "edge") for name, box in boxes if box.x0 < 0 or box.x1 > wide or box.y0 < 0 or box.y1 > high]
     return beyond + [(a, b) for (a, x), (b, y) in itertools.combinations(boxes, 2) if x.overlaps(y)]
@@ -165,11 +165,11 @@ def test_many_settings_are_all_drawn_on_as_many_figures_as_it_takes(tmp_path):
     means, points = {"none": 0.4, "layernorm": 0.45, "relu": 0.4}, made_up_points(2)  # of two heads: two factors
     write_study(tmp_path / "all", means, seeds=(0,), ratios=ratios, points=points)
     write_study(tmp_path / "last", means, seeds=(0,), ratios=ratios[12:], points=points)
-    found, last = ({shown.name: shown for shown in draw(analysis_of(tmp_path / place))} for place in ("all", "last"))
-    assert {"learning_curves_by_setting_1", "learning_curves_by_setting_2", "seeds_1"} <= set(found)
-    assert found["learning_curves_by_setting_3"].svg == last["learning_curves_by_setting"].svg
-    assert found["seeds_2"].svg == last["seeds"].svg
-    assert found["seeds_2"].title == "Seed by seed (2 of 2)"
+    every, last = ({plot.name: plot for plot in draw(analysis_of(tmp_path / place))} for place in ("all", "last"))
+    assert {"learning_curves_by_setting_1", "learning_curves_by_setting_2", "seeds_1"} <= set(every)
+    assert every["learning_curves_by_setting_3"].svg == last["learning_curves_by_setting"].svg
+    assert every["seeds_2"].svg == last["seeds"].svg
+    assert every["seeds_2"].title == "Seed by seed (2 of 2)"
 
 
 def test_lines_beyond_what_can_be_told_apart_are_left_out_and_that_is_said(tmp_path, monkeypatch):
@@ -181,9 +181,9 @@ def test_lines_beyond_what_can_be_told_apart_are_left_out_and_that_is_said(tmp_p
     write_study(tmp_path, {"none": 0.4}, seeds=(0,), ratios=(0.1, 0.2, 0.3, 0.4), points=made_up_points(2))
     analysis = analysis_of(tmp_path)
     assert len(analysis.main.names) == 4
-    for found in draw(analysis):
-        few = "Shown are the first 3 of 4; the tables have all." in found.caption
-        assert few == (found.name in ("learning_curves", "tasks")), found.name
+    for plot in draw(analysis):
+        few = "Shown are the first 3 of 4; the tables have all." in plot.caption
+        assert few == (plot.name in ("learning_curves", "tasks")), plot.name
     assert len(tasks_table(analysis.main).rows) == 4
 
 
@@ -192,9 +192,9 @@ def test_seeds_are_counted_where_they_differ(tmp_path):
     write_study(tmp_path, {"relu": 0.4}, seeds=range(5))
     analysis = analysis_of(tmp_path)
     assert seeds_text(analysis.main) == "3 to 5 seeds"
-    for found in draw(analysis):
-        if found.name != "forest":
-            assert "3 to 5 seeds" in found.caption, found.name
+    for plot in draw(analysis):
+        if plot.name != "forest":
+            assert "3 to 5 seeds" in plot.caption, plot.name
 
 
 def test_long_names_leave_room_for_the_plot(tmp_path):
@@ -268,10 +268,10 @@ def test_curves_stop_where_a_run_stopped_early(tmp_path):
     assert (epochs, values.shape) == ([-1, 0, 1], (2, 3))
 
 
-def test_heads_without_relu_have_no_dead_pairs_to_draw(tmp_path, pictures):
+def test_heads_without_relu_have_no_dead_pairs_to_draw(tmp_path, drawn):
     write_study(tmp_path, {"none": 0.4, "layernorm": 0.5}, seeds=range(2))
-    assert "dead_pairs" not in {found.name for found in draw(analysis_of(tmp_path))}
-    (dead,) = (found for found in pictures if found.name == "dead_pairs")
+    assert "dead_pairs" not in {plot.name for plot in draw(analysis_of(tmp_path))}
+    (dead,) = (plot for plot in drawn if plot.name == "dead_pairs")
     assert "Never any with: none, layernorm." in dead.caption
 
 
@@ -280,7 +280,7 @@ def test_one_run_alone_can_be_drawn_and_has_no_tasks_where_it_was_not_measured_o
     result = json.loads((run / "result.json").read_text("utf-8"))
     result["test"]["tasks"] = {}
     write_json(run / "result.json", result)
-    assert [found.name for found in draw(analysis_of(tmp_path))] == ["learning_curves", "seeds"]
+    assert [plot.name for plot in draw(analysis_of(tmp_path))] == ["learning_curves", "seeds"]
 
 
 @pytest.mark.parametrize("name", ["$x_1$ \\alpha", "$\\frac{$", "</text><script>", "头 🤯", "a\nb", "_private"])
@@ -289,9 +289,9 @@ def test_any_name_can_be_a_label(name, recwarn):
         figure, axes = new_figure(1.0, 1, 1)
         axes[0, 0].plot([0, 1], label=name)
         axes[0, 0].set_title(name)
-        (found,) = style.save_plots([lambda width: figure], "odd", name, name)
-    ET.fromstring(found.svg)
-    assert b"<script" not in found.svg
+        (plot,) = style.save_plots([lambda width: figure], "odd", name, name)
+    ET.fromstring(plot.svg)
+    assert b"<script" not in plot.svg
     assert [str(warning.message) for warning in recwarn] == []
 
 

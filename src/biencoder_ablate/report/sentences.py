@@ -320,8 +320,9 @@ def findings(analysis: Analysis) -> list[str]:
             if arms.left_out:
                 sentences.append(f"Not in that average: {left_out}")
         elif arms.left_out:
-            (setting,) = arms.settings
-            where = setting if len(setting) < MOST_CHARACTERS else "one setting"
+            (where,) = arms.settings
+            if len(where) >= MOST_CHARACTERS:
+                where = "one setting"
             sentences.append(f"The verdict is for {where} alone. Not in it: {left_out}")
         if pairs.verdict_beside is not None:
             sentences.append(f"By the {analysis.primary.other} figure: {_continued(pairs.verdict_beside)}")
@@ -427,8 +428,9 @@ def _setting_verdicts(analysis: Analysis) -> list[str]:
             answer = f"too few seeds to tell, {quoted(verdict.best)} highest"
         else:
             answer = f"no clear winner among {quoted(*verdict.not_told_apart)}"
-        short = len(family.subject) < MOST_CHARACTERS // 2
-        settings_by_answer[answer].append(family.subject if short else "one setting")
+        settings_by_answer[answer].append(
+            family.subject if len(family.subject) < MOST_CHARACTERS // 2 else "one setting"
+        )
 
     # Only where settings disagree must each answer say where it holds.
     clauses = []
