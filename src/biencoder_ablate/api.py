@@ -86,7 +86,7 @@ class SearchIndex:
         key = text_key(text)
         equal = self.keys == key_hash(text)
         # Equal hashes are almost always equal keys.
-        equal[equal] = [text_key(self.texts[place]) == key for place in np.flatnonzero(equal)]
+        equal[equal] = [text_key(self.texts[place]) == key for place in np.flatnonzero(equal).tolist()]
         return equal
 
 

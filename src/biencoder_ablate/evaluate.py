@@ -23,7 +23,7 @@ from biencoder_ablate.runs.directory import find_run
 from biencoder_ablate.runs.identity import short_hash
 from biencoder_ablate.utils.command import add_json_option, print_json, run_command
 from biencoder_ablate.utils.console import RunLog, format_number, text_table
-from biencoder_ablate.utils.files import write_json, write_text
+from biencoder_ablate.utils.files import replace_nonfinite, write_json, write_text
 
 if TYPE_CHECKING:
     from biencoder_ablate.api import TrainedRun

@@ -18,7 +18,7 @@ import numpy as np
 from biencoder_ablate.data.corpus import Corpus
 from biencoder_ablate.evaluation.lexical import bm25_similarities, count_words, tfidf_similarities
 from biencoder_ablate.utils.cache import load_entry, load_or_make
-from biencoder_ablate.utils.files import read_json, replace_nonfinite
+from biencoder_ablate.utils.files import replace_nonfinite
 
 if TYPE_CHECKING:
     import torch
@@ -78,7 +78,7 @@ def known_baselines(cache: Path, determined_by: Mapping[str, Any]) -> Baselines:
     """What the cache directory has of a run's baselines, by the identity in the run's manifest."""
     known: Baselines = {}
     for path in (_corpus_entry(cache, determined_by["data"]), _encoder_entry(cache, determined_by)):
-        known |= load_entry(path, read_json) or {}
+        known |= load_entry(path, _read) or {}
     return in_order(known)
 
 
@@ -146,7 +146,7 @@ def corpus_baselines(
             baselines["bm25"] = lexical["bm25"]
         return replace_nonfinite(baselines)
 
-    return load_or_make(_corpus_entry(cache, fingerprint), read_json, measure, _write)
+    return load_or_make(_corpus_entry(cache, fingerprint), _read, measure, _write)
 
 
 def pretrained_baseline(
@@ -162,7 +162,7 @@ def pretrained_baseline(
         tasks = {name: splits[name] for name in MEASURED}
         return replace_nonfinite({"pretrained": encoder_metrics(h, tasks, h_asking)["pretrained_cosine"]})
 
-    return load_or_make(_encoder_entry(cache, determined_by), read_json, measure, _write)
+    return load_or_make(_encoder_entry(cache, determined_by), _read, measure, _write)
 
 
 def _corpus_entry(cache: Path, fingerprint: str) -> Path:
@@ -174,6 +174,13 @@ def _encoder_entry(cache: Path, determined_by: Mapping[str, Any]) -> Path:
     reading = json.dumps([model, determined_by["training"]["precision"]], sort_keys=True)
     digest = hashlib.sha256(reading.encode()).hexdigest()[:16]
     return cache / _FOLDER / f"{determined_by['data'][:32]}_{digest}.json"
+
+
+def _read(path: Path) -> Baselines:
+    baselines = json.loads(path.read_text("utf-8"))
+    if not isinstance(baselines, dict):
+        raise ValueError("not a JSON object")
+    return baselines
 
 
 def _write(baselines: Baselines, file: IO[bytes]) -> None:

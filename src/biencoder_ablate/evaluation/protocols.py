@@ -234,10 +234,10 @@ def point_records(rankings: SplitRankings) -> list[dict[str, Any]]:
             record["answers"] = []
             for entry in range(bounds[row], bounds[row + 1]):
                 candidate = int(qrels.candidate[entry])
-                name = task.name_of(candidate) if candidate >= 0 else None
+                answer = task.name_of(candidate) if candidate >= 0 else None
                 stage1_rank = int(official.stage1_rank[entry]) + 1
                 final_rank = int(official.final_rank[entry]) + 1
-                record["answers"].append([name, int(qrels.grade[entry]), stage1_rank, final_rank])
+                record["answers"].append([answer, int(qrels.grade[entry]), stage1_rank, final_rank])
         records.append(record)
     return records
 

@@ -269,11 +269,11 @@ def _rank_by_text(
     before, not_after = _count_candidates(distances, right_row, right_text, candidates)
 
     # Both counts have the excluded in them: beside each right answer, the excluded of its row.
-    beside, text = take_rows(position, (excluded_row, excluded_text))
-    beside = torch.as_tensor(beside, device=device)
-    text = torch.as_tensor(text, device=device)
+    place_of_right, text = take_rows(position, (excluded_row, excluded_text))
+    beside = torch.as_tensor(place_of_right, device=device)
+    text_beside = torch.as_tensor(text, device=device)
     right_distance = distances[right_row, right_text][beside]
-    excluded_distance = distances[right_row[beside], text]
+    excluded_distance = distances[right_row[beside], text_beside]
     nearer = excluded_distance < right_distance
     as_near = excluded_distance <= right_distance
     before.index_add_(0, beside, nearer.to(before), alpha=-1)
@@ -398,8 +398,8 @@ def rerank(
 
     by_score = np.argsort(-scores, axis=1, kind="stable")
     columns_to_sort = (nearest.order, nearest.distance, scores, dead)
-    in_order = [np.take_along_axis(values, by_score, axis=1) for values in columns_to_sort]
-    return TopK(*in_order, nearest.stage1_rank)
+    order, distance, scores, dead = (np.take_along_axis(values, by_score, axis=1) for values in columns_to_sort)
+    return TopK(order, distance, scores, dead, nearest.stage1_rank)
 
 
 @dataclass(frozen=True)
