@@ -120,7 +120,7 @@ class TrainedModel:
             h = torch.cat([self.pooled_points(asking), self.pooled_candidates(ranked)])
             embeddings = self.biencoder.embed(h)
         row = torch.arange(len(ranked))
-        score = pair_scorer(self.biencoder, embeddings, self.encoder.reading.fast)
+        score = pair_scorer(self.biencoder, embeddings, self.encoder.settings.fast)
         return score(row if len(asking) > 1 else torch.zeros_like(row), row + len(asking))[0].cpu().numpy()
 
     def index(self, corpus: Sequence[str], advance: Advance | None = None) -> SearchIndex:
@@ -178,7 +178,7 @@ class TrainedModel:
         number[order[:, :depth].clamp_min(0).cpu().numpy()] = num + back.cpu().numpy()
         with torch.no_grad():
             embeddings = self.biencoder.embed(torch.cat([h, index.h[kept].to(h)]))
-        score = pair_scorer(self.biencoder, embeddings, self.encoder.reading.fast)
+        score = pair_scorer(self.biencoder, embeddings, self.encoder.settings.fast)
         stage1 = FirstStage(torch.zeros(num, dtype=torch.int64), order, distance)
         found = rerank(stage1, depth, np.arange(num), as_candidates(number), score)
         best = [of[:, :k] for of in (found.order, found.distance, found.score, found.dead)]
@@ -186,22 +186,22 @@ class TrainedModel:
 
     def pooled_points(self, texts: str | Sequence[str]) -> torch.Tensor:
         """Pooled outputs h (B, H) of texts that ask, on the model's device, each distinct string encoded once."""
-        return self._hidden(self.encoder.reading.as_points(_as_list(texts)))
+        return self._hidden(self.encoder.settings.as_points(_as_list(texts)))
 
     def pooled_candidates(self, texts: str | Sequence[str], advance: Advance | None = None) -> torch.Tensor:
         """The same of texts that are ranked."""
-        return self._hidden(self.encoder.reading.as_candidates(_as_list(texts)), advance)
+        return self._hidden(self.encoder.settings.as_candidates(_as_list(texts)), advance)
 
     def _hidden(self, wanted: Sequence[str], advance: Advance | None = None) -> torch.Tensor:
         distinct = {text: number for number, text in enumerate(dict.fromkeys(wanted))}
         if not distinct:
-            return torch.zeros(0, self.biencoder.architecture.pooled_dim, device=self.encoder.reading.device)
+            return torch.zeros(0, self.biencoder.architecture.pooled_dim, device=self.encoder.settings.device)
         h = self.encoder(list(distinct), advance)
         return h.index_select(0, torch.tensor([distinct[text] for text in wanted]).to(h.device))
 
     def fingerprint(self) -> str:
         """sha256 over what determines an embedding, for what is kept of a corpus."""
-        digest = hashlib.sha256(f"{self.encoder.source.fingerprint} {self.encoder.reading}".encode())
+        digest = hashlib.sha256(f"{self.encoder.source.fingerprint} {self.encoder.settings}".encode())
         for name, value in self.biencoder.state_dict().items():
             digest.update(name.encode() + value.cpu().numpy().tobytes())
         return digest.hexdigest()

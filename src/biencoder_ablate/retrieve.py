@@ -161,13 +161,13 @@ class Search:
                 )
             if not results:
                 raise ValueError(f"{self.named}: no candidate but the argument itself")
-            num_tokens = model.encoder.num_tokens(*model.encoder.reading.as_points([point]))
+            num_tokens = model.encoder.num_tokens(*model.encoder.settings.as_points([point]))
             found.append(
                 {
                     "run": model.name,
                     "argument": point,
                     "num_tokens": num_tokens,
-                    "num_tokens_read": min(num_tokens, model.encoder.reading.max_tokens),
+                    "num_tokens_read": min(num_tokens, model.encoder.settings.max_tokens),
                     "num_candidates": len(index) - int(np.sum(index.equal_to(point))),
                     "rerank": model.rerank,
                     "results": results,
@@ -209,7 +209,7 @@ def open_search(
     read_as = f"{Path(candidates).suffix} {columns} {hashlib.sha256(content).hexdigest()}"
     kept_as = hashlib.sha256(f"index-1 {read_as} {model.fingerprint()}".encode()).hexdigest()
     path = run.path / "index" / kept_as[:16]
-    kept = load_index(path, model.encoder.reading.device)
+    kept = load_index(path, model.encoder.settings.device)
     if kept is not None:
         return Search(model, *kept, str(candidates))
     places = distinct_texts(read_texts("--candidates", Path(candidates), content, columns))
