@@ -123,7 +123,7 @@ class TrainedModel:
         if len(asking) not in (1, len(ranked)):
             raise ValueError(f"{len(asking)} points with {len(ranked)} candidates: must be as many, or one point")
         h = torch.cat([self.pooled_points(asking), self.pooled_candidates(ranked)])
-        score = pair_scorer(self.biencoder, self.biencoder.embed(h), self.encoder.reading.fast)
+        score = pair_scorer(self.biencoder, self.biencoder.embed(h), self.encoder.settings.fast)
 
         rows = torch.arange(len(ranked))
         point_rows = rows if len(asking) > 1 else torch.zeros_like(rows)
@@ -197,7 +197,7 @@ class TrainedModel:
         embedded_as[scored.cpu().numpy()] = len(points) + back.cpu().numpy()
 
         nearest = TopK.unscored(order, distance, stage1_rank=torch.zeros(len(points)))
-        score = pair_scorer(self.biencoder, embeddings, self.encoder.reading.fast)
+        score = pair_scorer(self.biencoder, embeddings, self.encoder.settings.fast)
         best = rerank(nearest, depth, np.arange(len(points)), as_candidates(embedded_as), score)
         scores = best.score[:, :k]
         return SearchResults(
@@ -209,22 +209,22 @@ class TrainedModel:
 
     def pooled_points(self, texts: str | Sequence[str]) -> Tensor:
         """Pooled outputs h (B, H) of texts that ask, on the model's device, each distinct string encoded once."""
-        return self._pooled(self.encoder.reading.as_points(_as_list(texts)))
+        return self._pooled(self.encoder.settings.as_points(_as_list(texts)))
 
     def pooled_candidates(self, texts: str | Sequence[str], advance: Advance | None = None) -> Tensor:
         """The same of texts that are ranked."""
-        return self._pooled(self.encoder.reading.as_candidates(_as_list(texts)), advance)
+        return self._pooled(self.encoder.settings.as_candidates(_as_list(texts)), advance)
 
     def _pooled(self, strings: Sequence[str], advance: Advance | None = None) -> Tensor:
         distinct, place = _distinct(strings)
         if not distinct:
-            return torch.zeros(0, self.biencoder.architecture.pooled_dim, device=self.encoder.reading.device)
+            return torch.zeros(0, self.biencoder.architecture.pooled_dim, device=self.encoder.settings.device)
         h = self.encoder(distinct, advance)
         return h.index_select(0, torch.from_numpy(place).to(h.device))
 
     def fingerprint(self) -> str:
         """sha256 over what determines an embedding, for what is kept of a corpus."""
-        digest = hashlib.sha256(f"{self.encoder.source.fingerprint} {self.encoder.reading}".encode())
+        digest = hashlib.sha256(f"{self.encoder.source.fingerprint} {self.encoder.settings}".encode())
         for name, value in self.biencoder.state_dict().items():
             digest.update(name.encode() + value.cpu().numpy().tobytes())
         return digest.hexdigest()
@@ -268,7 +268,7 @@ class TrainedRun:
         return str(self.result.get("name") or self.path.resolve().name)
 
     @property
-    def reading(self) -> EncodeSettings:
+    def settings(self) -> EncodeSettings:
         """How the encoder reads texts now."""
         training = self.config.training
         device = choose_device(training.device)
@@ -290,20 +290,20 @@ class TrainedRun:
 
     def encoder(self) -> TextEncoder:
         """The run's encoder, ready for texts. Raises ConfigError as `source`."""
-        return open_encoder(self.source(), self.reading)
+        return open_encoder(self.source(), self.settings)
 
     def features(self, texts: Sequence[str], log: RunLog) -> Tensor:
         """Pooled outputs h (B, H) of texts, prompts in them, kept in the cache. Raises ConfigError as `source`."""
-        return features_of(self.source(), self.reading, texts, cache_directory(self.config), log)
+        return features_of(self.source(), self.settings, texts, cache_directory(self.config), log)
 
     def pooled(self, table: TextTable, log: RunLog) -> Hidden:
         """h of a corpus's texts, kept likewise."""
-        prompted = prompted_texts(table.texts, points_of(table), self.reading)
+        prompted = prompted_texts(table.texts, points_of(table), self.settings)
         return prompted.of(self.features(prompted.strings, log))
 
     def biencoder(self) -> BiEncoder:
         """The trained projections and head, on the device, in eval mode."""
-        return restore_biencoder(self.path / "model", self.contract).to(self.reading.device)
+        return restore_biencoder(self.path / "model", self.contract).to(self.settings.device)
 
     def load_model(self) -> TrainedModel:
         """The run's model, ready for texts. Raises ConfigError as `source`."""

@@ -150,7 +150,7 @@ def evaluate(
         "evaluation": vars(settings) | {"max_tokens": run.config.model.max_tokens},
         "data": {"name": corpus.name, "fingerprint": corpus.fingerprint},
         "device": str(embeddings.h.device),
-        "precision": run.reading.precision,
+        "precision": run.settings.precision,
         "notes": notes,
         "own": {"rerank": run.trained.evaluation.rerank, **{name: run.result[name] for name in MEASURED}},
         "measured": measured,

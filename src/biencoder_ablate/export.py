@@ -208,7 +208,7 @@ def _difference(run: TrainedRun, out: Path) -> float | None:
 
     pairs = read_sample(DataConfig()).test
     with quiet_transformers():
-        theirs = SentenceTransformer(str(out), device=str(run.reading.device), local_files_only=True)
+        theirs = SentenceTransformer(str(out), device=str(run.settings.device), local_files_only=True)
     ours = run.load_model()
     texts = [[pair.point for pair in pairs], [pair.counter for pair in pairs]]
     queries = theirs.encode_query(texts[0]) - ours.encode_points(texts[0])

@@ -143,7 +143,7 @@ class Search:
         A result has its text, where it is, its distance in retrieval space and, where stage 2 scored it, the score
         (`margin`), P(class 1) (where evaluation.score=head), and whether a ReLU has left the pair `dead`.
         """
-        settings = self.model.encoder.reading
+        settings = self.model.encoder.settings
         answers = self.model.retrieve(points, self.index, k)
         listed = []
         for row, point in enumerate(points):
@@ -208,7 +208,7 @@ def open_search(
     # Named by all that determines it: how the file is read, what it holds, and the model.
     source = f"{path.suffix} {columns} {hashlib.sha256(content).hexdigest()}"
     name = hashlib.sha256(f"index-1 {source} {model.fingerprint()}".encode()).hexdigest()[:16]
-    kept = load_index(run.path / "index" / name, model.encoder.reading.device)
+    kept = load_index(run.path / "index" / name, model.encoder.settings.device)
     if kept is not None:
         return Search(model, *kept, str(candidates))
     places = distinct_texts(read_texts("--candidates", path, content, columns))

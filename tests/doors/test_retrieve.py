@@ -199,7 +199,7 @@ def one_dimensional(**head):
 class Numbers:
     """Stands for an encoder: h of a text is the number that it says."""
 
-    reading = EncodeSettings("mean", 8, torch.device("cpu"))
+    settings = EncodeSettings("mean", 8, torch.device("cpu"))
 
     def __call__(self, texts, advance=None):
         return torch.tensor([[float(text)] for text in texts])

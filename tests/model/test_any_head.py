@@ -149,7 +149,7 @@ def shaken(model):
 class Looked:
     """In place of an encoder: looks a text's h up."""
 
-    reading = EncodeSettings("mean", 8, torch.device("cpu"))
+    settings = EncodeSettings("mean", 8, torch.device("cpu"))
 
     def __init__(self, h, number):
         self.h, self.number = h, number

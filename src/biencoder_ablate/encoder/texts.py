@@ -128,18 +128,18 @@ class TextEncoder:
     module: Any
     tokenizer: Any
     source: ModelSource
-    reading: EncodeSettings
+    settings: EncodeSettings
 
     def tokens(self, texts: Sequence[str], cache: Path | None = None) -> Tokens:
         """The texts as token ids, kept in `cache` where one is given."""
-        max_tokens = self.reading.max_tokens
+        max_tokens = self.settings.max_tokens
         if cache is None:
             return tokenize(self.tokenizer, texts, max_tokens)
         return cached_tokens(self.tokenizer, self.source.fingerprint, texts, max_tokens, cache)
 
     def over(self, tokens: Tokens, world: World | None = None) -> EncodedTexts:
         """The texts of these tokens, to be encoded by number."""
-        settings = self.reading
+        settings = self.settings
         kind = settings.device.type
         threads = None
         if settings.fast and can_pack(self.module):

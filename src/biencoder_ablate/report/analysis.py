@@ -172,11 +172,13 @@ class Analysis:
     @property
     def headline(self) -> str:
         """The verdict as a sentence, or why there is none; then how many queries another program's runs lack."""
-        sentences = [self._verdict_sentence()]
-        for cell in self.study.cells:
-            if cell.missing_queries:
-                sentences.append(f"{quoted(cell.name)}: {cell.missing_queries}.")
-        return " ".join(sentences)
+        return " ".join([self._verdict_sentence(), *self.missing_queries])
+
+    @property
+    def missing_queries(self) -> list[str]:
+        """A sentence for each configuration of another program that lacks queries, which count as 0."""
+        cells = [cell for cell in self.study.cells if cell.missing_queries]
+        return [f"{quoted(cell.name)}: {cell.missing_queries}." for cell in cells]
 
     def _verdict_sentence(self) -> str:
         if self.verdict is not None:

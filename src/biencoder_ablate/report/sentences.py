@@ -279,7 +279,7 @@ def headline(analysis: Analysis, others: Sequence[Baseline]) -> str:
         *named, last = [f"{other.label} ({other.figures[analysis.key()]:.3f})" for other in higher]
         listed = f"{', '.join(named)} and {last}, which need" if named else f"{last}, which needs"
         sentence += f" That is below {listed} no training."
-    return sentence
+    return " ".join([sentence, *analysis.missing_queries])
 
 
 def selected(selection: Selection) -> str:

@@ -188,7 +188,8 @@ def _metrics(
     row.append(diagnostics.mean(run.result.get("best_epoch") for run in runs))
 
     # What keeps a reader from believing too much.
-    remarks = [diagnostics.inactive_head(cells, primary, metric)]
+    remarks = [*dict.fromkeys(cell.missing_queries for cell in cells)]
+    remarks.append(diagnostics.inactive_head(cells, primary, metric))
     higher = diagnostics.below(summaries[primary].mean, analysis.key(), others)
     if higher:
         remarks.append(f"below {', '.join(other.label for other in higher)}")
