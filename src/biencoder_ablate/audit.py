@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ import numpy as np
 
 from biencoder_ablate.data.corpus import SPLITS, Corpus
 from biencoder_ablate.data.text_table import SplitArrays, TextTable, clean_queries
+from biencoder_ablate.data.words import split_words
 from biencoder_ablate.evaluation.candidates import build_task
 from biencoder_ablate.utils.command import add_json_option, print_json, run_command
 from biencoder_ablate.utils.console import text_table
@@ -100,7 +100,6 @@ SHINGLE_WORDS = 5
 JACCARD = (4, 5)
 """The least share of shingles in common, as a fraction so that counting stays exact."""
 SPLIT_PAIRS = (("train", "val"), ("train", "test"), ("val", "test"))
-_WORD = re.compile(r"\w+")
 _BLOCK = 512
 """Texts compared with all others at a time: what bounds the memory."""
 _THEME_WIDTH = 30
@@ -162,7 +161,7 @@ def audit_corpus(
     }
     strings = np.unique(index.keys, return_index=True)[1]  # of each distinct text the first that spells it
     near = near_duplicates([index.texts[row] for row in strings])
-    words = np.array([len(_WORD.findall(text)) for text in index.texts], dtype=np.int64)
+    words = np.array([len(split_words(text)) for text in index.texts], dtype=np.int64)
     splits: dict[str, Any] = {}
     for name in SPLITS:
         report = _sizes(corpus, index.splits[name], keys[name])
@@ -253,7 +252,7 @@ def near_duplicates(texts: Sequence[str]) -> np.ndarray:
     shingles: list[int] = []
     starts = [0]
     for text in texts:
-        words = _WORD.findall(text.casefold())
+        words = split_words(text.casefold())
         places = range(max(1, len(words) - SHINGLE_WORDS + 1)) if words else ()
         own = {" ".join(words[place : place + SHINGLE_WORDS]) for place in places}
         shingles += [numbers.setdefault(shingle, len(numbers)) for shingle in own]

@@ -1,6 +1,6 @@
 """TF-IDF and BM25 similarities.
 
-Words are the matches of \\w+ in the lower-cased text; nothing is stemmed and no stop words are left out.
+Words are those of `split_words` in the lower-cased text; nothing is stemmed and no stop words are left out.
 Both scores are sums over words of (the point's weight) x (the candidate's weight), a product of sparse matrices
 that adds up every candidate's words in the same order, so that candidates with the same words tie exactly.
 
@@ -9,16 +9,15 @@ Shapes: T texts, P points, C candidates, V distinct words, E entries (one per te
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from biencoder_ablate.data.words import split_words
+
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
-
-_WORD = re.compile(r"\w+")
 
 
 def count_words(texts: Sequence[str]) -> csr_array:
@@ -30,7 +29,7 @@ def count_words(texts: Sequence[str]) -> csr_array:
     words: list[int] = []
     starts = [0]
     for text in texts:
-        words += [numbers.setdefault(word, len(numbers)) for word in _WORD.findall(text.lower())]
+        words += [numbers.setdefault(word, len(numbers)) for word in split_words(text.lower())]
         starts.append(len(words))
     every, ones = np.array(words, dtype=np.int64), np.ones(len(words))
     counts = csr_array((ones, every, np.array(starts)), shape=(len(texts), len(numbers)))
