@@ -94,7 +94,11 @@ def fold(text: str) -> str:
 def fold_letter(letter: str) -> str:
     """Where nothing is known of its neighbours: white space for most punctuation, nothing for what is not seen."""
     category, name = unicodedata.category(letter), unicodedata.name(letter, "")
-    if category == "Cf" or "VARIATION SELECTOR" in name or name == "COMBINING GRAPHEME JOINER":
+    if (
+        (category == "Cf" and not name.startswith("TAG "))
+        or "VARIATION SELECTOR" in name
+        or name == "COMBINING GRAPHEME JOINER"
+    ):
         return ""
     if letter in "'`‘’‚‛‹›":
         return "'"

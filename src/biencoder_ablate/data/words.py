@@ -14,6 +14,8 @@ from functools import cache
 
 _MEANT = "#%&@/\\§′‰‱٪؉؊"
 """Unicode calls them punctuation; they are read aloud, and stay as symbols do."""
+_TAGS = 0xE0020
+"""Invisible too, but what tells the flags of England and Wales apart."""
 _APOSTROPHES = "'`‘’‚‛‹›´"
 _SPELLINGS = {"−": "-", "⁄": "/", "∕": "/", "٫": ".", "٬": ",", **dict.fromkeys(_APOSTROPHES, "'")}
 """What is written in several ways, and which of them stands for all."""
@@ -41,7 +43,7 @@ class _FoldedCharacters(dict[int, str]):
             folded = _SPELLINGS[character]
         elif category == "Pd":
             folded = "-"
-        elif category == "Cf" or _is_variation_selector(character):
+        elif (category == "Cf" and code < _TAGS) or _is_variation_selector(character):
             folded = ""
         elif category[0] == "Z" or category == "Cc" or (category[0] == "P" and character not in _MEANT + ".,:"):
             folded = " "
@@ -59,7 +61,7 @@ def text_key(text: str) -> str:
 
     - Characters are compared in Unicode's form NFKC with case folded, so that an accent may be one character or two,
       and a letter full width or part of a ligature. Raised digits are read as `^2`, ½ as `1/2`; invisible characters
-      (category Cf, variation selectors) are dropped.
+      (category Cf but for tags, variation selectors) are dropped.
     - Letters, combining marks, digits and symbols (categories L, M, N, S) count, and so do # % & @ / \\ § ′ ‰ and
       characters that Unicode gives no meaning.
     - Apostrophes and single quotation marks are dropped: `don't` is `dont`. All other punctuation counts as a space.
