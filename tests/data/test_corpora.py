@@ -455,14 +455,8 @@ def test_a_leak_is_found_in_either_normal_form(tmp_path, form):
     split = build_table(corpus).splits["test"]
     by_point = {pair.point: bool(clean) for pair, clean in zip(split.pairs, split.clean, strict=True)}
     assert by_point["What is glass?"] and sum(by_point.values()) == 1
-    assert (
-        len(
-            make_disjoint(
-                build_corpus("a", [*all_pairs(corpus), replace(pairs[0], point="Other.", counter="Text.")])
-            ).train
-        )
-        == 1
-    )
+    kept = replace(pairs[0], number=2, point="Trains are best.", counter="Not at sea.")
+    assert make_disjoint(build_corpus("a", [*all_pairs(corpus), kept])).train == (kept,)
 
 
 def test_a_byte_order_mark_and_windows_line_ends_change_nothing(tmp_path):
