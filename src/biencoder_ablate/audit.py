@@ -7,7 +7,6 @@ space and punctuation); several strings may spell it.
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ import numpy as np
 from biencoder_ablate.data.corpus import SPLITS, Corpus
 from biencoder_ablate.data.readers import load_corpus
 from biencoder_ablate.data.text_table import SplitArrays, TextTable, build_table, clean_queries
+from biencoder_ablate.data.words import split_words
 from biencoder_ablate.evaluation.candidates import build_task
 from biencoder_ablate.evaluation.lexical import count_terms
 from biencoder_ablate.utils.arrays import take_rows
@@ -30,7 +30,6 @@ SHINGLE_WORDS = 5
 JACCARD = (4, 5)
 """The least share of shingles in common, as a fraction so that counting stays exact."""
 SPLIT_PAIRS = (("train", "val"), ("train", "test"), ("val", "test"))
-_WORD = re.compile(r"\w+")
 _TEXTS_AT_ONCE = 512
 """How many texts are compared with all others at a time, which bounds the memory."""
 _ROWS_AT_ONCE = 256
@@ -174,7 +173,7 @@ def audit_corpus(
     # The first string that spells each distinct text; near duplicates and lengths are of these.
     strings = np.unique(table.keys, return_index=True)[1]
     near = near_duplicates([table.texts[row] for row in strings])
-    words = np.array([len(_WORD.findall(text)) for text in table.texts], dtype=np.int64)
+    words = np.array([len(split_words(text)) for text in table.texts], dtype=np.int64)
 
     keys: dict[str, np.ndarray] = {}
     reports: dict[str, Any] = {}
@@ -313,7 +312,7 @@ def near_duplicates(texts: Sequence[str]) -> np.ndarray:
     """
     shingles = []
     for text in texts:
-        words = _WORD.findall(text.casefold())
+        words = split_words(text.casefold())
         num = max(1, len(words) - SHINGLE_WORDS + 1) if words else 0  # a short text is one shingle
         shingles.append({" ".join(words[place : place + SHINGLE_WORDS]) for place in range(num)})
 

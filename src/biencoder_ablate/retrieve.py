@@ -207,7 +207,7 @@ def open_search(
 
     # Named by all that determines it: how the file is read, what it holds, and the model.
     source = f"{path.suffix} {columns} {hashlib.sha256(content).hexdigest()}"
-    name = hashlib.sha256(f"index-1 {source} {model.fingerprint()}".encode()).hexdigest()[:16]
+    name = hashlib.sha256(f"index-2 {source} {model.fingerprint()}".encode()).hexdigest()[:16]
     kept = load_index(run.path / "index" / name, model.encoder.settings.device)
     if kept is not None:
         return Search(model, *kept, str(candidates))

@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 import shutil
+import unicodedata
 from collections import Counter, defaultdict
 from dataclasses import replace
 
@@ -24,6 +25,7 @@ from biencoder_ablate.config.registry import check_corpus
 from biencoder_ablate.config.schema import ConfigError, DataConfig
 from biencoder_ablate.data.corpus import SPLITS, DataError, Pair, build_corpus, limit_debates, make_disjoint, text_key
 from biencoder_ablate.data.readers import load_corpus, split_debates
+from biencoder_ablate.data.text_table import build_table
 
 COLUMNS = ("point", "counter", "split", "theme", "debate", "stance")
 
@@ -427,6 +429,34 @@ def test_csv_tsv_and_jsonl_give_the_same_pairs(tmp_path):
             assert sorted((p.theme, p.debate, p.stance, p.point, p.counter) for p in corpus.split(split)) == sorted(
                 (p.theme, p.debate, p.stance, p.point, p.counter) for p in pairs if p.split == split
             )
+
+
+def test_points_that_differ_in_signs_and_vowel_signs_are_points_of_their_own(tmp_path):
+    points = ["What is C?", "What is C++?", "What is C#?", "By 1.5%?", "By 15%?", "पता क्या है?", "पिता क्या हैं?"]
+    first = [Pair("train", "", "", "", 1, "Trains beat planes.", "Not over an ocean.")]
+    first += [Pair("val", "", "", "", 1, "What is bread?", "Flour and water.")]
+    asked = [Pair("test", "", "", "", 1, point, f"The answer to number {i}.") for i, point in enumerate(points)]
+    corpus = read("pairs", write_pairs_csv(tmp_path / "a.csv", first + asked, ("split", "point", "counter")))
+    queries = build_table(corpus).splits["test"].query
+    assert len(set(queries.tolist())) == len(points)
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_leak_is_found_in_either_normal_form(tmp_path, form):
+    """The first test pair is the train pair."""
+    leaked, answer = "Le café est meilleur à Paris qu'à Berlin.", "À Berlin, on le torréfie soi-même."
+    pairs = [
+        Pair("train", "", "", "", 1, leaked, answer),
+        Pair("val", "", "", "", 1, "What is bread?", "Flour and water."),
+        Pair("test", "", "", "", 1, *(unicodedata.normalize(form, text) for text in (leaked, answer))),
+        Pair("test", "", "", "", 2, "What is glass?", "Molten sand."),
+    ]
+    corpus = read("pairs", write_pairs_csv(tmp_path / "a.csv", pairs, ("split", "point", "counter")))
+    split = build_table(corpus).splits["test"]
+    by_point = {pair.point: bool(clean) for pair, clean in zip(split.pairs, split.clean, strict=True)}
+    assert by_point["What is glass?"] and sum(by_point.values()) == 1
+    kept = replace(pairs[0], number=2, point="Trains are best.", counter="Not at sea.")
+    assert make_disjoint(build_corpus("a", [*all_pairs(corpus), kept])).train == (kept,)
 
 
 def test_a_byte_order_mark_and_windows_line_ends_change_nothing(tmp_path):

@@ -83,6 +83,17 @@ def test_near_duplicates_by_hand():
     assert near_duplicates([]).shape == (0, 2)
 
 
+def test_near_duplicates_in_scripts_without_spaces_and_with_marks():
+    texts = [
+        "動物園は絶滅危惧種を守っている",  # 14 pairs of characters, 10 shingles
+        "動物園は絶滅危惧種を守っているよ",  # the same and one more: 10 of 11
+        "学校で料理を教えるべきだと思います",
+        "पता क्या है",
+        "पिता क्या हैं",  # the same letters, other vowel signs
+    ]
+    assert near_duplicates(texts).tolist() == [[0, 1]]
+
+
 def test_near_duplicates_are_found_without_comparing_all_pairs():
     """900 texts of 200 words, a third of them copies with the last word changed; comparing all pairs takes minutes."""
     random = np.random.default_rng(0)

@@ -190,6 +190,8 @@ def test_distinct_texts_keep_the_first_spelling():
     found = distinct_texts([("1", "A b."), ("2", "c"), ("3", "a B"), ("4", "A b.")])
     assert list(found.items()) == [("A b.", ["1", "3", "4"]), ("c", ["2"])]
     assert fold("A b.") == fold("a B")
+    others = ["What is C?", "What is C++?", "What is C#?", "पता क्या है?", "पिता क्या हैं?"]
+    assert list(distinct_texts([("here", text) for text in others])) == others
 
 
 def one_dimensional(**head):
@@ -226,6 +228,8 @@ def test_a_text_never_answers_itself_and_missing_answers_are_minus_one():
     found = model.retrieve(["2", "9"], ["2", "3", " 2."], k=3)
     assert found.candidate.tolist() == [[1, -1, -1], [1, 0, 2]]
     assert model.retrieve([], ["2"], k=3).candidate.shape == (0, 3)
+    near = model.retrieve(["2"], ["-2", "2.5", "25", "٢"], k=4)  # not the text itself: other signs, points and digits
+    assert sorted(near.candidate[0].tolist()) == [0, 1, 2, 3]
 
 
 def test_a_dead_pair_is_no_probability_to_a_person():

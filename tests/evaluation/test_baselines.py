@@ -142,6 +142,33 @@ def test_texts_without_words():
         assert measure(count_words([""]), [0], [0], [0]).tolist() == [[0.0]]
 
 
+@pytest.mark.parametrize(
+    ("point", "answer", "other"),
+    [
+        ("電車は飛行機よりよい。", "海の上に電車は走らない。", "料理の設備は学校には高すぎる。"),
+        ("รถไฟดีกว่าเครื่องบิน", "กลางทะเลไม่มีรถไฟ", "ครัวแพงเกินไป"),
+        ("विद्यालय में खाना बनाना", "रसोई विद्यालय के लिए", "वद यलय खन बनन"),  # the last: its letters without marks
+    ],
+)
+def test_words_are_found_in_other_scripts(point, answer, other):
+    counts = count_words([point, other, answer])
+    for measure in (tfidf_similarities, bm25_similarities):
+        (similarities,) = measure(counts, [0], [1, 2], [1, 2])
+        assert similarities[1] > similarities[0]
+
+
+def test_bm25_of_three_japanese_documents():
+    """電車がよい is the pairs 電車 車が がよ よい; of the first, 電車 is in two documents of three, よい in one."""
+    texts = ["電車がよい", "電車", "よい学校", "学校へ電車"]
+    similarities = bm25_similarities(count_words(texts), [0], [1, 2, 3], [1, 2, 3])
+    two_of_three, one_of_three = math.log(1.6), math.log(8 / 3)
+    average = (1 + 3 + 4) / 3  # 電車; よい い学 学校; 学校 校へ へ電 電車
+    first, second, third = (1 + 1.2 * (0.25 + 0.75 * length / average) for length in (1, 3, 4))
+    np.testing.assert_allclose(
+        similarities, [[two_of_three / first, one_of_three / second, two_of_three / third]], rtol=1e-6
+    )
+
+
 # Chance, and what is kept.
 
 

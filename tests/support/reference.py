@@ -8,6 +8,7 @@ distances are then exact, and equal ones are equal.
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -52,7 +53,64 @@ def same(a: str, b: str) -> bool:
 
 
 def fold(text: str) -> str:
-    return "".join(letter for letter in text.casefold() if letter.isalnum())
+    """What docs/evaluation.md says of equal texts, a character at a time."""
+    raised = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻"
+    plain = ""
+    before = ""
+    for letter in text:
+        if letter in raised and before not in list(raised):
+            plain += "^"
+        if unicodedata.decomposition(letter).startswith("<fraction>"):
+            plain += " "
+        plain += "'" if letter == "´" else letter
+        before = letter
+
+    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", plain).casefold())
+    letters = list(unicodedata.normalize("NFKC", "".join(map(fold_letter, plain))))
+
+    def letter_at(place: int) -> str:
+        return letters[place] if 0 <= place < len(letters) else " "
+
+    def in_number(place: int) -> bool:
+        return letter_at(place - 1).isdecimal() and letter_at(place + 1).isdecimal()
+
+    letters = [letter for place, letter in enumerate(letters) if letter != "'" or in_number(place)]
+
+    def begins(place: int) -> bool:
+        return letter_at(place - 1).isspace() or letter_at(place - 1) in "$€£¥#&@/^+<=>~|"
+
+    folded = ""
+    for place, letter in enumerate(letters):
+        then = letter_at(place + 1)
+        stays = letter not in ".,:-" or in_number(place)
+        if letter == "-" and begins(place):
+            stays = then.isdecimal() or (then == "." and letter_at(place + 2).isdecimal())
+        if letter == "." and then.isdecimal():
+            stays = stays or begins(place) or (letter_at(place - 1) == "-" and begins(place - 1))
+        folded += letter if stays else " "
+    return " ".join(folded.split()) or text
+
+
+def fold_letter(letter: str) -> str:
+    """Where nothing is known of its neighbours: white space for most punctuation, nothing for what is not seen."""
+    category, name = unicodedata.category(letter), unicodedata.name(letter, "")
+    if (
+        (category == "Cf" and not name.startswith("TAG "))
+        or "VARIATION SELECTOR" in name
+        or name == "COMBINING GRAPHEME JOINER"
+    ):
+        return ""
+    if letter in "'`‘’‚‛‹›":
+        return "'"
+    if category == "Pd" or name == "MINUS SIGN":
+        return "-"
+    if name in ("FRACTION SLASH", "DIVISION SLASH"):
+        return "/"
+    if name in ("ARABIC DECIMAL SEPARATOR", "ARABIC THOUSANDS SEPARATOR"):
+        return "." if "DECIMAL" in name else ","
+    if category[0] == "P" and letter not in "#%&@/\\§′‰‱٪؉؊.,:":
+        return " "
+    return " " if category[0] == "Z" or category == "Cc" else letter
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Points with the texts that answer them, and the corpus they form. Every loader yields these same records.
 
-Imports nothing but the standard library.
+Imports nothing but the standard library, and `words`.
 """
 
 from __future__ import annotations
@@ -8,10 +8,11 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+
+from biencoder_ablate.data.words import text_key as text_key
 
 SPLITS = ("train", "val", "test")
 _STANCE_ORDER = {"con": 0, "pro": 1}
@@ -111,11 +112,6 @@ class Corpus:
             yield f"{pair.id}#point", pair.point
             if not self.documents:
                 yield f"{pair.id}#counter", pair.counter
-
-
-def text_key(text: str) -> str:
-    """What makes two texts the same text: equality after folding case, space and punctuation."""
-    return re.sub(r"[\W_]+", "", text.casefold()) or text
 
 
 def query_of(pair: Pair, keys: Mapping[str, str]) -> str:

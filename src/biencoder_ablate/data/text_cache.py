@@ -16,7 +16,7 @@ from biencoder_ablate.utils.cache import load_entry, save_entry
 
 MOST_CHARACTERS = 20_000_000
 """Characters of a test split up to which it is kept."""
-_FOLDER = "texts-1"
+_FOLDER = "texts-2"
 """Where in the cache directory; counted up when what is kept changes."""
 
 

@@ -41,7 +41,7 @@ FLOOR = ("pretrained", "bm25", "chance")
 """What a trained model must not be below."""
 MOST_PAIRS = 200_000_000
 """Points times candidates of a split up to which a run measures TF-IDF and BM25 unasked: about a minute."""
-_FOLDER = "baselines-1"
+_FOLDER = "baselines-2"
 """Where in the cache directory they are; counted up when a change to the code alters their metrics."""
 _NOT_THE_ENCODERS = ("towers", "similarity", "retrieval_dim", "projection_init", "head_init", "dropout")
 """Settings of the group `model` that name a run and say nothing of its encoder as downloaded."""

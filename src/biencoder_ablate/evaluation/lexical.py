@@ -1,6 +1,6 @@
 """TF-IDF and BM25 similarities.
 
-Words are the matches of \\w+ in the lower-cased text; nothing is stemmed and no stop words are left out.
+Words are those of `split_words` in the lower-cased text; nothing is stemmed and no stop words are left out.
 Both scores are sums over words of (the point's weight) x (the candidate's weight), a product of sparse matrices
 that adds up every candidate's words in the same order, so that candidates with the same words tie exactly.
 
@@ -9,22 +9,21 @@ Shapes: T texts, P points, C candidates, V distinct words, E entries (one per te
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from biencoder_ablate.data.words import split_words
+
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
-
-_WORD = re.compile(r"\w+")
 
 
 def count_words(texts: Sequence[str]) -> csr_array:
     """How often each word occurs in each text, (T, V). Count once, then measure as many ways as needed."""
     assert not isinstance(texts, str), "a list of texts, not one text"
-    return count_terms(_WORD.findall(text.lower()) for text in texts)
+    return count_terms(split_words(text.lower()) for text in texts)
 
 
 def count_terms(terms_by_text: Iterable[Iterable[str]]) -> csr_array:
