@@ -28,10 +28,11 @@ def _check_beir(settings: DataConfig) -> None:
 def read_beir(settings: DataConfig) -> Corpus:
     """corpus.jsonl, queries.jsonl and qrels/{train,dev,test}.tsv, in a directory or zip, at its top or one folder down.
 
-    Documents are the candidates of every split; title and text, of which one may be empty, are joined by a space. A query is asked where a
-    judgement of it, its grade, is above 0. The document with its own id is no candidate (ignore_identical_ids), and a
-    judged document that is missing counts as never found, as with BEIR's own tools. Without qrels/train.tsv there is
-    nothing to train on; with it but without dev.tsv, a fifth of the training queries, by data.split_seed, are val.
+    Documents are the candidates of every split; title and text are joined by a space. Each has a text, which may be
+    empty. A query is asked where a judgement of it, its grade, is above 0. The document with its own id is no candidate
+    (ignore_identical_ids), and a judged document that is missing counts as never found, as with BEIR's own tools; but
+    some of a split's must be there. Without qrels/train.tsv there is nothing to train on; with it but without dev.tsv,
+    a fifth of the training queries, by data.split_seed, are val.
     Raises DataError naming the file and line that is damaged.
     """
     path = Path(str(settings.path)).expanduser()
@@ -146,7 +147,7 @@ def _read_rows(path: Path, home: Any, file: str) -> Iterator[tuple[str, str, str
             raise DataError(f"{where}: must be a JSON object with _id and text; {keys}")
         if "text" not in row:
             raise DataError(f"{where}: no text; must be a JSON object with _id and text; {keys}")
-        text, title = row["text"], row.get("title") or ""
+        text, title = row["text"], row.get("title")
         if text is None:
             raise DataError(f"{where}: text is null; must be text; {keys}")
         for key, value in (("text", text), ("title", title), ("_id", name)):
@@ -154,7 +155,7 @@ def _read_rows(path: Path, home: Any, file: str) -> Iterator[tuple[str, str, str
         if name in seen:
             raise DataError(f"{where}: _id {printable(name)} is there twice; ids must differ")
         seen.add(name)
-        yield where, name, title, text
+        yield where, name, title or "", text
 
 
 def _read_qrels(path: Path, file: Any, queries: Mapping[str, str]) -> tuple[dict[str, dict[str, int]], int]:
