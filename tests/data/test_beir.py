@@ -100,11 +100,11 @@ def test_without_dev_a_fifth_of_the_training_queries_is_val(tmp_path):
 @pytest.mark.parametrize(
     ("file", "text", "said"),
     [
-        ("corpus.jsonl", '{"_id": "d0"}\nno\n', "corpus.jsonl, line 2: not JSON"),
+        ("corpus.jsonl", '{"_id": "d0", "text": "a"}\nno\n', "corpus.jsonl, line 2: not JSON"),
         ("corpus.jsonl", '{"text": "a"}\n', "corpus.jsonl, line 1: must be a JSON object with _id"),
         ("queries.jsonl", '{"_id": "q0", "text": "a"}\n' * 2, "queries.jsonl, line 2: _id q0 is there twice"),
         ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq0\td1\n", "qrels/test.tsv, line 2: must be query-id"),
-        ("qrels/test.tsv", "q0\td1\t1.5\n" * 2, "qrels/test.tsv, line 2: must be query-id"),
+        ("qrels/test.tsv", "q0\td1\t1.5\n" * 2, "qrels/test.tsv, line 1: must be query-id"),
         ("qrels/test.tsv", "q0\td1\t1\nq99\td1\t1\n", "line 2: query q99 is not in queries.jsonl"),
         ("qrels/test.tsv", "q0\td1\t0\n", "no judgement above 0 in qrels/test.tsv"),
         ("queries.jsonl", None, "no queries.jsonl"),
@@ -116,6 +116,92 @@ def test_what_is_damaged_is_named(tmp_path, file, text, said):
     (directory / file).unlink() if text is None else (directory / file).write_text(text)
     with pytest.raises(DataError, match=said):
         read("beir", directory)
+
+
+@pytest.mark.parametrize("file", ["corpus", "queries"])
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"contents": "a"}, "line 2: no text; must be a JSON object with _id and text; found _id, contents"),
+        ({"title": "Of debates", "passage": "a"}, "line 2: no text; .*found _id, title, passage"),
+        ({"query": "a"}, "line 2: no text; .*found _id, query"),
+        ({"Text": "a"}, "line 2: no text; .*found _id, Text"),
+        ({"text": None}, "line 2: text is null; must be text"),
+        ({"text": ["a"]}, r"line 2: text is \['a'\]; must be text"),
+        ({"text": 3}, "line 2: text is 3; must be text"),
+        ({"text": {"en": "a"}}, "line 2: text is {'en': 'a'}; must be text"),
+        ({"text": "\ud800"}, "line 2: text holds half a surrogate pair"),
+        ({"text": "a", "title": ["b"]}, r"line 2: title is \['b'\]; must be text"),
+        ({"text": "a", "title": 0}, "line 2: title is 0; must be text"),
+    ],
+)
+def test_a_row_whose_text_is_none_is_refused_with_the_keys_it_has(tmp_path, file, fields, said):
+    directory = write(tmp_path / "set", {"test": [("q0", "d1", 1)]})
+    rows = [{"_id": "d1", "text": "a text"}, {"_id": "d2"} | fields]
+    (directory / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match=f"{file}.jsonl, {said}") as refused:
+        read("beir", directory)
+    assert str(refused.value).isprintable()
+
+
+def test_a_document_of_a_title_only_is_one_and_empty_ones_are_counted(tmp_path):
+    directory = write(tmp_path / "set", {"test": [("q0", "d1", 1)]})
+    rows = [
+        {"_id": "d1", "title": "A title", "text": ""},
+        {"_id": "d2", "title": None, "text": "a text"},
+        {"_id": "d3", "title": "", "text": " "},
+    ]
+    (directory / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    corpus = read("beir", directory)
+    assert [document.text for document in corpus.documents] == ["A title", "a text", ""]
+    assert "1 documents have neither title nor text" in corpus.notes
+    (directory / "corpus.jsonl").write_text('{"_id": "d1", "title": "", "text": ""}\n')
+    with pytest.raises(DataError, match=r"corpus\.jsonl: no document has a text"):
+        read("beir", directory)
+    (directory / "queries.jsonl").write_text('{"_id": "q0", "text": " "}\n')
+    (directory / "corpus.jsonl").write_text('{"_id": "d1", "text": "a"}\n')
+    with pytest.raises(DataError, match=r"queries\.jsonl, line 1: text is empty"):
+        read("beir", directory)
+
+
+def test_blanks_around_ids_are_no_part_of_them(tmp_path):
+    rows = [("q0", "d1", 2), ("q3", "d5", 1)]
+    plain = read("beir", write(tmp_path / "plain", {"test": rows}))
+    padded = write(tmp_path / "padded", {"test": [(f" {query}", f"{name} ", grade) for query, name, grade in rows]})
+    for file in ("corpus", "queries"):
+        path = padded / f"{file}.jsonl"
+        path.write_text(path.read_text().replace('"_id": "', '"_id": " '))
+    assert read("beir", padded) == plain
+    path.write_text('{"_id": "q0", "text": "a"}\n{"_id": "q0 ", "text": "b"}\n')
+    with pytest.raises(DataError, match="line 2: _id q0 is there twice"):
+        read("beir", padded)
+
+
+@pytest.mark.parametrize("document", ["D1", "1.0", "d1.txt"])
+@pytest.mark.parametrize("file", ["train", "dev", "test"])
+def test_a_split_none_of_whose_answers_is_a_document_is_refused(tmp_path, document, file):
+    splits = {"train": [("q0", "d1", 1)], "dev": [("q1", "d2", 1)], "test": [("q2", "d3", 1)]}
+    splits[file] = [("q4", document, 1), ("q4", "d4", 0)]
+    split = "val" if file == "dev" else file
+    with pytest.raises(
+        DataError, match=f"none of the right answers of {split} .*: {document} in qrels/, d0, d1, d2 in"
+    ):
+        read("beir", write(tmp_path / "set", splits))
+
+
+def test_what_is_not_read_or_replaced_is_said(tmp_path):
+    rows = [("q0", "d1", 1), ("q0", "d1", 1), ("q0", "d2", 1), ("q0", "d2", 0)]
+    directory = write(tmp_path / "set", {"test": rows, "validation": [("q1", "d1", 1)]})
+    corpus = read("beir", directory)
+    assert [pair.document for pair in corpus.test] == ["d1"]
+    assert "qrels/test.tsv: 1 judged again with another score; the last one stands" in corpus.notes
+    assert any("not read: validation.tsv; must be called train.tsv, dev.tsv, test.tsv" in note for note in corpus.notes)
+
+
+def test_a_first_line_that_is_no_header_is_a_judgement(tmp_path):
+    directory = write(tmp_path / "set", {"test": []})
+    (directory / "qrels" / "test.tsv").write_text("q0\td1\t-1\nq0\td2\t1\n")
+    assert [pair.document for pair in read("beir", directory).test] == ["d2"]
 
 
 # --- figures ---

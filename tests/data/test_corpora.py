@@ -319,6 +319,25 @@ def test_stray_files_are_left_alone(tree, tmp_path):
     assert read("arguana", zip_directory(tree, tmp_path / "stray.zip")).fingerprint == wanted
 
 
+@pytest.mark.parametrize("kind", ["a-point", "b-counter"])
+def test_two_arguments_of_one_number_are_not_joined(kind, tree, tmp_path):
+    """pro1a-point.txt beside pro01b-counter.txt: two arguments, of which one pair would be made."""
+    old = next(tree.rglob(f"pro01{kind}.txt"))
+    new = old.with_name(f"pro1{kind}.txt")
+    old.rename(new)
+    for path in (tree, zip_directory(tree, tmp_path / "numbers.zip")):
+        message = refusal(read, "arguana", path)
+        assert str(path) in message and f"pro1{kind}.txt" in message and "have the same number" in message
+        assert "pro01" in message
+    old.write_text("Another text.")
+    assert "have the same number" in refusal(read, "arguana", tree)
+
+
+def test_counters_without_a_point_are_counted(tree):
+    (tree / argument_files(make_pairs()[0])[0]).unlink()
+    assert read("arguana", tree).notes == ("counters without a point beside them, left out: 1",)
+
+
 def test_points_without_a_counter_are_counted_and_used_nowhere(tree):
     pairs = make_pairs()
     without_counter, without_point = pairs[0], pairs[1]
@@ -560,3 +579,85 @@ def test_what_a_table_leaves_out_is_a_note_of_the_corpus(tmp_path):
     (tmp_path / "a.csv").write_text("point,counter,split\na,b,train\n,,\nc,d,val\ne,f,test")
     notes = read("pairs", tmp_path / "a.csv").notes
     assert "1 blank row is left out" in notes[0] and "no line end" in notes[1]
+
+
+# --- columns that say which rows are right ---
+
+JUDGED = [(f"{split} {i}", f"{word} {split} {i}", split, word == "right") for split in SPLITS for i in range(2)
+          for word in ("right", "wrong")]  # fmt: skip
+
+
+def write_judged(path, column, values=None):
+    """Each point with a right and a wrong row, as classifiers' data have them; `values`: what right and wrong are."""
+    right, wrong = values or (1, 0)
+    rows = [dict(zip(("point", "counter", "split"), row, strict=False)) | {column: right if row[3] else wrong}
+            for row in JUDGED]  # fmt: skip
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return path
+    separator = "," if path.suffix == ".csv" else "\t"
+    lines = [list(rows[0]), *(list(map(str, row.values())) for row in rows)]
+    path.write_text("".join(separator.join(line) + "\n" for line in lines))
+    return path
+
+
+LABELS = [
+    "label", "Labels", " LABEL ", "gold_label", "score", "Score", "similarity_score", "relevance", "is_relevant", "rel",
+    "rating", "human_rating", "is_duplicate", "isDuplicate", "is_counter", "IS_COUNTER", "is counter", "isAnswer",
+    "similarityScore", "grades", "my_grade", "correct", "judgement", "has_answer", "target",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("column", LABELS)
+def test_a_column_that_may_judge_rows_is_never_ignored(column, tmp_path):
+    message = refusal(read, "pairs", write_judged(tmp_path / "a.csv", column))
+    assert f"a column {column.strip()}, so not every row need be a right answer; rename it to grade" in message
+    assert str(tmp_path / "a.csv") in message and message.isprintable()
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl"])
+@pytest.mark.parametrize(
+    "values", [(1, 0), (True, False), (1.0, 0.0), ("1", "0"), ("yes", "no"), (0.9, -0.2), ("90%", "10%"), (4, None)]
+)
+def test_whatever_numbers_and_booleans_it_holds(name, values, tmp_path):
+    values = tuple("" if value is None and name != "a.jsonl" else value for value in values)
+    assert "a column is_counter" in refusal(read, "pairs", write_judged(tmp_path / name, "is_counter", values))
+
+
+def test_a_label_may_be_words_and_a_text_is_none(tmp_path):
+    path = write_judged(tmp_path / "a.csv", "label", ("entailment", "contradiction"))
+    assert "a column label" in refusal(read, "pairs", path)
+    texts = ("It attacks the point and gives a reason for that", "Nothing but the point in other words again and again")
+    for column, values in (("score_comment", texts), ("label", texts), ("id", (1, 2)), ("upgrade", ("a", "b"))):
+        corpus = read("pairs", write_judged(tmp_path / "b.csv", column, values))
+        assert corpus.notes == (f"columns that are not read: {column}",)
+    assert read("pairs", write_judged(tmp_path / "c.csv", "label", ("", ""))).notes
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl"])
+@pytest.mark.parametrize("column", ["grade", "Grade", " GRADE "])
+@pytest.mark.parametrize("values", [(1, 0), (True, False), (1.0, 0.0), ("1", "0"), ("1.", "0.0")])
+def test_called_grade_it_counts(name, column, values, tmp_path):
+    corpus = read("pairs", write_judged(tmp_path / name, column, values))
+    found = {(pair.point, pair.counter, pair.split, pair.grade > 0) for pair in all_pairs(corpus)}
+    assert found == set(JUDGED)
+    assert corpus.notes == ()
+
+
+def test_beside_a_grade_other_columns_are_only_named(tmp_path):
+    path = write_judged(tmp_path / "a.csv", "grade")
+    path.write_text("".join(f"{line},{i or 'score'}\n" for i, line in enumerate(path.read_text().splitlines())))
+    assert read("pairs", path).notes == ("columns that are not read: score",)
+
+
+@pytest.mark.parametrize("value", ["0.5", "-1", "inf", "1e3", "good", ".", "[1]"])
+def test_a_grade_is_a_whole_number(value, tmp_path):
+    message = refusal(read, "pairs", write_judged(tmp_path / "a.csv", "grade", (value, 0)))
+    assert f"line 2: grade={value}; must be an integer of 0 or more, or empty" in message
+
+
+def test_a_reader_that_gives_a_name_twice_is_refused(monkeypatch):
+    pairs = [Pair(split, "t", "d", "pro", 1, "p", f"{split} {i}") for split in SPLITS for i in range(2)]
+    monkeypatch.setattr("biencoder_ablate.data.readers.registry.find", lambda *_: lambda _: build_corpus("x", pairs))
+    monkeypatch.setattr("biencoder_ablate.data.readers.check_corpus", lambda _: None)
+    assert "data=x: two pairs are called train/t/d/pro01" in refusal(load_corpus, DataConfig("x"))

@@ -1,6 +1,7 @@
 """data=hub: data sets written by the real `datasets` library, and by hand as its users have them, read back."""
 
 import json
+import os
 
 import pytest
 from support.helpers import train
@@ -10,6 +11,7 @@ from biencoder_ablate.config.registry import check_corpus
 from biencoder_ablate.config.schema import ConfigError, DataConfig
 from biencoder_ablate.data.corpus import SPLITS, DataError
 from biencoder_ablate.data.readers import load_corpus
+from biencoder_ablate.evaluate import main as evaluate
 
 datasets = pytest.importorskip("datasets")
 
@@ -133,6 +135,122 @@ def test_negatives_are_candidates_that_are_no_answers_where_their_column_is_name
     assert corpus.notes[0] == "anchor asks, positive answers, negative does not"
     without = hub(tmp_path / "d.parquet")
     assert {pair.grade for name in SPLITS for pair in without.split(name)} == {1}
+
+
+NEGATIVES = [{"anchor": f"q {i}", "positive": [f"a {i}", f"b {i}"], "negative": [f"n {i}", f"m {i}"]} for i in range(9)]
+
+
+@pytest.mark.parametrize("keys", [{}, {"negative": "negative"}])
+def test_each_text_of_a_row_has_a_name_of_its_own(keys, tmp_path):
+    table(NEGATIVES).to_parquet(tmp_path / "d.parquet")
+    corpus = hub(tmp_path / "d.parquet", **keys)
+    names = [pair.id for name in SPLITS for pair in corpus.split(name)]
+    assert len(set(names)) == len(names) == (36 if keys else 18)
+    texts = [pair.counter for name in SPLITS for pair in corpus.split(name) if pair.point == "q 4"]
+    assert texts == ["a 4", "b 4", "n 4", "m 4"][: len(texts)], "in the order of the row"
+
+
+def test_ir_measures_finds_a_run_s_own_metrics_in_its_trec_files(tmp_path):
+    ir_measures = pytest.importorskip("ir_measures")
+    table(NEGATIVES).to_parquet(tmp_path / "d.parquet")
+    arguments = ["data=hub", f"data.path={tmp_path / 'd.parquet'}", "data.negative=negative", "model=tiny"]
+    run = train(tmp_path, *arguments, "training.epochs=0", "evaluation.rerank=none")
+    assert evaluate([str(run), "--trec", str(tmp_path / "trec")]) == 0
+    qrels = list(ir_measures.read_trec_qrels(str(tmp_path / "trec" / "test.qrels")))
+    ranking = list(ir_measures.read_trec_run(str(tmp_path / "trec" / "test.run")))
+    assert len({(row.query_id, row.doc_id) for row in qrels}) == len(qrels) == 4
+    assert len({(row.query_id, row.doc_id) for row in ranking}) == len(ranking)
+    metrics = {"top1": "Success@1", "mrr": "RR", "ndcg@10": "nDCG@10", "map": "AP"}
+    measures = {name: ir_measures.parse_measure(word) for name, word in metrics.items()}
+    values = ir_measures.calc_aggregate(list(measures.values()), qrels, ranking)
+    own = json.loads((run / "result.json").read_text())["test"]
+    for name, measure in measures.items():
+        assert values[measure] == pytest.approx(own[name], abs=1e-6), name
+    for line in (run / "rankings.jsonl").read_text().splitlines():
+        answers = [name for name, *_ in json.loads(line)["answers"]]
+        assert len(set(answers)) == len(answers) == 2
+
+
+# --- columns that say which rows are right ---
+
+
+def judged(right, wrong, column):
+    return [row | {column: right} for row in ROWS] + [
+        {"query": row["query"], "answer": f"Not {row['answer']}", column: wrong} for row in ROWS
+    ]
+
+
+@pytest.mark.parametrize("keys", [{}, {"point": "query", "counter": "answer"}])
+@pytest.mark.parametrize(
+    "column", ["label", "Label", "score", "similarity_score", "is_duplicate", "relevance", "rating"]
+)
+@pytest.mark.parametrize("values", [(1, 0), (True, False), (1.0, 0.0), ([1], [0])])
+def test_a_column_that_may_judge_rows_is_never_ignored(column, values, keys, tmp_path):
+    table(judged(*values, column)).to_parquet(tmp_path / "d.parquet")
+    with pytest.raises(
+        DataError, match=f"a column {column}, so not every row need be a right answer; rename it to gra"
+    ):
+        hub(tmp_path / "d.parquet", **keys)
+
+
+@pytest.mark.parametrize("column", ["grade", "Grade"])
+@pytest.mark.parametrize("values", [(1, 0), (True, False), (1.0, 0.0)])
+@pytest.mark.parametrize("kind", ["parquet", "csv", "json"])
+def test_called_grade_it_counts(kind, values, column, tmp_path):
+    getattr(table(judged(*values, column)), f"to_{kind}")(tmp_path / f"d.{kind}")
+    corpus = hub(tmp_path / f"d.{kind}")
+    found = [
+        (pair.counter, pair.grade) for name in SPLITS for pair in corpus.split(name) if pair.point == "Question 3?"
+    ]
+    assert found == [("Answer 3.", 1), ("Not Answer 3.", 0)]
+    assert not corpus.incomplete
+
+
+def test_a_grade_that_is_none_is_named_and_a_point_without_a_right_answer_counted(tmp_path):
+    table(judged(0.5, 0.0, "grade")).to_parquet(tmp_path / "d.parquet")
+    with pytest.raises(DataError, match=r"train, row 0: grade=0.5; must be an integer of 0 or more, or empty"):
+        hub(tmp_path / "d.parquet")
+    rows = [row | {"grade": 0 if number == 0 else 2} for number, row in enumerate(ROWS)]
+    table(rows).to_parquet(tmp_path / "e.parquet")
+    assert sum(hub(tmp_path / "e.parquet").incomplete.values()) == 1
+
+
+def test_columns_that_are_not_read_are_said(tmp_path):
+    table([row | {"id": 1, "source": "x"} for row in ROWS]).to_parquet(tmp_path / "d.parquet")
+    assert "columns that are not read: id, source" in hub(tmp_path / "d.parquet").notes
+
+
+# --- files, read anew ---
+
+
+@pytest.mark.parametrize("write", [as_parquet, as_csv, as_jsonl])
+@pytest.mark.parametrize("as_directory", [False, True])
+def test_a_file_that_kept_its_size_and_time_is_read_for_what_it_holds(write, as_directory, tmp_path):
+    folder = tmp_path / "files"
+    folder.mkdir()
+    path = write(folder)
+    stamp = path.stat()
+    first = hub(folder if as_directory else path)
+    rows = [row | {"answer": row["answer"].replace("Answer", "Orange")} for row in ROWS]
+    changed = table(rows)
+    {".parquet": changed.to_parquet, ".csv": changed.to_csv, ".jsonl": changed.to_json}[path.suffix](path)
+    os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (stamp.st_size, stamp.st_mtime_ns)
+    again = hub(folder if as_directory else path)
+    assert {pair.counter for pair in again.train} <= {row["answer"] for row in rows}
+    assert again.fingerprint != first.fingerprint
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_a_directory_of_tables_is_read_as_its_files_are(suffix, tmp_path):
+    (tmp_path / "d").mkdir()
+    rows = [*ROWS, {"query": "NA", "answer": '"null'}]
+    separator = "," if suffix == ".csv" else "\t"
+    table(rows).to_csv(tmp_path / "d" / f"train{suffix}", sep=separator)
+    table([{"query": "x", "answer": "NaN1"}]).to_csv(tmp_path / "d" / f"test{suffix}", sep=separator)
+    found = read(tmp_path / "d")
+    assert ("NA", '"null') in found["train"] + found["val"]
+    assert found["test"] == [("x", "NaN1")]
 
 
 def test_words_that_a_csv_reader_takes_for_nothing_are_texts(tmp_path):

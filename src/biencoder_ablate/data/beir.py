@@ -13,7 +13,7 @@ from typing import Any
 from biencoder_ablate.config.schema import DataConfig
 from biencoder_ablate.data.corpus import Corpus, DataError, Document, Pair, build_corpus
 from biencoder_ablate.data.readers import check_path, checked_by
-from biencoder_ablate.data.tabular import parse_json
+from biencoder_ablate.data.tabular import cell_text, list_columns, parse_json
 from biencoder_ablate.utils.console import printable
 from biencoder_ablate.utils.seeding import generator
 
@@ -28,10 +28,11 @@ def _check_beir(settings: DataConfig) -> None:
 def read_beir(settings: DataConfig) -> Corpus:
     """corpus.jsonl, queries.jsonl and qrels/{train,dev,test}.tsv, in a directory or zip, at its top or one folder down.
 
-    Documents are the candidates of every split; title and text are joined by a space. A query is asked where a
-    judgement of it, its grade, is above 0. The document with its own id is no candidate (ignore_identical_ids), and a
-    judged document that is missing counts as never found, as with BEIR's own tools. Without qrels/train.tsv there is
-    nothing to train on; with it but without dev.tsv, a fifth of the training queries, by data.split_seed, are val.
+    Documents are the candidates of every split; title and text are joined by a space. Each has a text, which may be
+    empty. A query is asked where a judgement of it, its grade, is above 0. The document with its own id is no candidate
+    (ignore_identical_ids), and a judged document that is missing counts as never found, as with BEIR's own tools; but
+    some of a split's must be there. Without qrels/train.tsv there is nothing to train on; with it but without dev.tsv,
+    a fifth of the training queries, by data.split_seed, are val.
     Raises DataError naming the file and line that is damaged.
     """
     path = Path(str(settings.path)).expanduser()
@@ -51,13 +52,26 @@ def read_beir(settings: DataConfig) -> Corpus:
 def _parse(path: Path, home: Any, split_seed: int) -> Corpus:
     """The corpus in `home`, a directory or a place in a zip."""
     documents = []
-    for name, row in _read_rows(path, home, "corpus.jsonl"):
-        documents.append(Document(name, f"{row.get('title') or ''} {row.get('text') or ''}".strip()))
-    queries = {name: str(row.get("text") or "") for name, row in _read_rows(path, home, "queries.jsonl")}
+    for _, name, title, text in _read_rows(path, home, "corpus.jsonl"):
+        documents.append(Document(name, f"{title} {text}".strip()))
     text_of = {document.id: document.text for document in documents}
+    num_empty = sum(not text for text in text_of.values())
+    if num_empty == len(text_of):
+        raise DataError(f"data.path={path}, corpus.jsonl: no document has a text")
 
-    qrels = {split: _read_qrels(path, home / "qrels" / f"{file}.tsv", queries) for file, split in _QRELS.items()}
-    notes = []
+    queries = {}
+    for where, name, _, text in _read_rows(path, home, "queries.jsonl"):
+        if not text.strip():
+            raise DataError(f"{where}: text is empty; a query needs one")
+        queries[name] = text
+
+    notes = [f"{num_empty} documents have neither title nor text"] if num_empty else []
+    qrels = {}
+    for file, split in _QRELS.items():
+        qrels[split], num_repeated = _read_qrels(path, home / "qrels" / f"{file}.tsv", queries)
+        if num_repeated:
+            notes.append(f"qrels/{file}.tsv: {num_repeated} judged again with another score; the last one stands")
+    notes += _unread_qrels(home / "qrels")
     if not qrels["test"]:
         raise DataError(f"data.path={path}: no judgement above 0 in qrels/test.tsv; figures need one")
     if not qrels["train"]:
@@ -70,6 +84,7 @@ def _parse(path: Path, home: Any, split_seed: int) -> Corpus:
 
     pairs, num_missing = [], 0
     for split, grades_of in qrels.items():
+        _check_any_found(path, split, grades_of, text_of)
         for query, grades in grades_of.items():
             text = queries[query]
             for number, (document, grade) in enumerate(grades.items(), start=1):
@@ -91,44 +106,87 @@ def _parse(path: Path, home: Any, split_seed: int) -> Corpus:
     return replace(corpus, notes=tuple(notes))
 
 
-def _read_rows(path: Path, home: Any, file: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(_id, row) of a file of JSON lines, each _id once."""
+def _check_any_found(
+    path: Path, split: str, grades_of: Mapping[str, Mapping[str, int]], documents: Mapping[str, str]
+) -> None:
+    """Refuse a split none of whose right answers is a document: then the two files spell the ids differently."""
+    answers = [document for grades in grades_of.values() for document in grades]
+    if answers and not any(document in documents for document in answers):
+        raise DataError(
+            f"data.path={path}: none of the right answers of {split} in qrels/ is in corpus.jsonl; ids must be spelled "
+            f"alike: {list_columns(answers[:3])} in qrels/, {list_columns(list(documents)[:3])} in corpus.jsonl"
+        )
+
+
+def _unread_qrels(folder: Any) -> list[str]:
+    """A note of the judgements under other names than BEIR's, such as validation.tsv."""
+    if not folder.is_dir():
+        return []
+    read = [f"{file}.tsv" for file in _QRELS]
+    others = [file.name for file in folder.iterdir() if file.name.endswith(".tsv") and file.name not in read]
+    if not others:
+        return []
+    return [f"files of qrels/ that are not read: {list_columns(sorted(others))}; must be called {', '.join(read)}"]
+
+
+def _read_rows(path: Path, home: Any, file: str) -> Iterator[tuple[str, str, str, str]]:
+    """(where, _id, title, text) of a file of JSON lines, each _id once, without blanks at its ends.
+
+    A title may be missing or null. Raises DataError for a row without _id or text, and for a text that is none.
+    """
     seen: set[str] = set()
     for number, line in _read_lines(path, home / file):
         where = f"data.path={path}, {file}, line {number}"
         row = parse_json(where, line)
-        name = row.get("_id") if isinstance(row, dict) else None
-        if not isinstance(name, str | int) or isinstance(name, bool) or name == "":
+        if not isinstance(row, dict):
             raise DataError(f"{where}: must be a JSON object with _id and text")
-        if str(name) in seen:
-            raise DataError(f"{where}: _id {printable(str(name))} is there twice; ids must differ")
-        seen.add(str(name))
-        yield str(name), row
+        keys = f"found {list_columns(list(row))}"
+        identity = row.get("_id")
+        name = str(identity).strip()
+        if not isinstance(identity, str | int) or isinstance(identity, bool) or not name:
+            raise DataError(f"{where}: must be a JSON object with _id and text; {keys}")
+        if "text" not in row:
+            raise DataError(f"{where}: no text; must be a JSON object with _id and text; {keys}")
+        text, title = row["text"], row.get("title")
+        if text is None:
+            raise DataError(f"{where}: text is null; must be text; {keys}")
+        for key, value in (("text", text), ("title", title), ("_id", name)):
+            cell_text(where, key, value)
+        if name in seen:
+            raise DataError(f"{where}: _id {printable(name)} is there twice; ids must differ")
+        seen.add(name)
+        yield where, name, title or "", text
 
 
-def _read_qrels(path: Path, file: Any, queries: Mapping[str, str]) -> dict[str, dict[str, int]]:
-    """query id → document id → grade, of the judgements above 0; nothing where there is no such file."""
+def _read_qrels(path: Path, file: Any, queries: Mapping[str, str]) -> tuple[dict[str, dict[str, int]], int]:
+    """query id → document id → grade, of the judgements above 0; nothing where there is no such file.
+
+    And how many judgements are replaced by a later one with another grade, as BEIR's own loader does.
+    """
     judged: dict[str, dict[str, int]] = {}
+    num_replaced = 0
     if not file.is_file():
-        return judged
+        return judged, num_replaced
     for number, line in _read_lines(path, file):
-        cells = line.rstrip("\r\n").split("\t")
-        if number == 1 and not cells[-1].strip().isdecimal():
+        cells = [cell.strip() for cell in line.rstrip("\r\n").split("\t")]
+        if number == 1 and not any(letter.isdigit() for letter in cells[-1]):
             continue  # the header
         where = f"data.path={path}, qrels/{file.name}, line {number}"
-        if len(cells) != 3 or not re.fullmatch(r"-?\d{1,9}", cells[2].strip(), re.ASCII):
+        if len(cells) != 3 or not re.fullmatch(r"-?\d{1,9}", cells[2], re.ASCII):
             raise DataError(f"{where}: must be query-id, corpus-id and an integer score, separated by tabs")
         query, document, grade = cells[0], cells[1], int(cells[2])
         if query not in queries:
             raise DataError(f"{where}: query {printable(query)} is not in queries.jsonl")
-        judged.setdefault(query, {})[document] = grade  # the last judgement stands
+        grades = judged.setdefault(query, {})
+        num_replaced += grades.get(document, grade) != grade
+        grades[document] = grade
 
     positive = {}
     for query, grades in judged.items():
         above_zero = {document: grade for document, grade in grades.items() if grade > 0}
         if above_zero:
             positive[query] = above_zero
-    return positive
+    return positive, num_replaced
 
 
 def _read_lines(path: Path, file: Any) -> Iterator[tuple[int, str]]:

@@ -20,8 +20,17 @@ from typing import Any
 
 from biencoder_ablate.config import ConfigError, DataConfig, registry
 from biencoder_ablate.config.registry import check_corpus
-from biencoder_ablate.data.corpus import Corpus, DataError, Pair, build_corpus, limit_debates, make_disjoint, text_key
-from biencoder_ablate.data.tabular import SUFFIXES, cell_text, read_table
+from biencoder_ablate.data.corpus import (
+    SPLITS,
+    Corpus,
+    DataError,
+    Pair,
+    build_corpus,
+    limit_debates,
+    make_disjoint,
+    text_key,
+)
+from biencoder_ablate.data.tabular import SUFFIXES, cell_text, check_unread, parse_grade, read_table
 from biencoder_ablate.utils.console import printable
 from biencoder_ablate.utils.seeding import generator
 
@@ -35,11 +44,23 @@ def load_corpus(settings: DataConfig) -> Corpus:
     """Read, then make disjoint, then shorten, as asked. Raises ConfigError, or DataError for what the files hold."""
     check_corpus(settings)
     corpus = registry.find("corpora", settings.name, "data.name")(settings)
+    _check_names(corpus)
     if settings.disjoint:
         corpus = make_disjoint(corpus)
     if settings.limit is not None:
         corpus = limit_debates(corpus, settings.limit)
     return corpus
+
+
+def _check_names(corpus: Corpus) -> None:
+    """Refuse a name that several candidates would have in rankings.jsonl and in TREC's files, where it must be one."""
+    names = [document.id for document in corpus.documents]
+    if not corpus.documents:
+        names = [pair.id for split in SPLITS for pair in corpus.split(split)]
+    repeated = [name for name, times in Counter(names).items() if times > 1]
+    if repeated:
+        kind = "documents" if corpus.documents else "pairs"
+        raise DataError(f"data={corpus.name}: two {kind} are called {printable(repeated[0])}; names must differ")
 
 
 def checked_by(check: Check) -> Callable[[Reader], Reader]:
@@ -182,7 +203,17 @@ def _parse_arguana(path: Path, names: Iterable[str], read: Callable[[str], bytes
         roots.add(match["root"])
         split = _ARGUANA_SPLITS[match["split"]]
         place = (split, match["theme"], match["debate"], match["stance"], int(match["number"]))
-        files.setdefault(place, {})[match["kind"]] = name
+        kinds = files.setdefault(place, {})
+        other = next(iter(kinds.values()), name)
+        other_match = _ARGUMENT.fullmatch(other)
+        assert other_match is not None
+        # One number spelt in two ways, as in pro1 and pro01, is of two arguments.
+        if match["kind"] in kinds or other_match["number"] != match["number"]:
+            raise DataError(
+                f"data.path={path}: {printable(name)} and {printable(other)} have the same number; give each argument "
+                "a number of its own"
+            )
+        kinds[match["kind"]] = name
 
     present = {split for split, *_ in files}
     missing = [split for split in _ARGUANA_SPLITS.values() if split not in present]
@@ -196,8 +227,10 @@ def _parse_arguana(path: Path, names: Iterable[str], read: Callable[[str], bytes
         raise DataError(f"data.path={path}: holds several corpora ({', '.join(sorted(roots))}); point at one of them")
 
     pairs, incomplete = [], Counter[tuple[str, str]]()
+    num_without_point = 0
     for place, kinds in files.items():
         if "a-point" not in kinds:
+            num_without_point += 1
             continue
         if "b-counter" not in kinds:
             incomplete[place[:2]] += 1
@@ -205,7 +238,8 @@ def _parse_arguana(path: Path, names: Iterable[str], read: Callable[[str], bytes
         point = _argument_text(path, kinds["a-point"], read)
         counter = _argument_text(path, kinds["b-counter"], read)
         pairs.append(Pair(*place, point, counter))
-    return build_corpus("arguana", pairs, incomplete, asks_pairs=True)
+    notes = [f"counters without a point beside them, left out: {num_without_point}"] if num_without_point else []
+    return replace(build_corpus("arguana", pairs, incomplete, asks_pairs=True), notes=tuple(notes))
 
 
 def _argument_text(path: Path, name: str, read: Callable[[str], bytes]) -> str:
@@ -245,14 +279,23 @@ def read_pairs(settings: DataConfig) -> Corpus:
 
     Optional columns: split (train, val, test; also training, validation and dev), theme, debate, stance (pro, con),
     grade (how well the counter answers; 0: a candidate that is no right answer). Without split, whole debates, or
-    points where there is no debate, are split by data.split_seed. Raises DataError naming the line that is damaged.
+    points where there is no debate, are split by data.split_seed. Raises DataError naming the line that is damaged, or
+    another column that seems to grade the rows.
     """
     path = Path(str(settings.path)).expanduser()
     where = f"data.path={path}"
     table = read_table(where, path.suffix.lower(), path.read_bytes(), required=("point", "counter"))
     if not table.rows:
         raise DataError(f"{where}: no rows; expected columns point and counter")
+    unread = {
+        spelling: [row.get(column) for _, row in table.rows]
+        for column, spelling in table.columns.items()
+        if column not in _COLUMNS
+    }
+    notes = check_unread(where, unread, graded="grade" in table.columns)
     rows = {line: _clean_row(f"{where}, line {line}", row) for line, row in table.rows}
+
+    grades = {line: parse_grade(f"{where}, line {line}", row.get("grade")) for line, row in table.rows}
 
     # Rows without a debate are one debate for each distinct point, called after the line of the first.
     keys = {line: text_key(row["point"]) for line, row in rows.items()}
@@ -284,27 +327,23 @@ def read_pairs(settings: DataConfig) -> Corpus:
         point = (split, keys[line])
         theme_of.setdefault(point, theme)
         if "counter" in row:
-            grade = int(row.get("grade", 1))
-            pairs.append(Pair(split, theme, debate, stance, line, row["point"], row["counter"], grade))
-            if grade > 0:
+            pairs.append(Pair(split, theme, debate, stance, line, row["point"], row["counter"], grades[line]))
+            if grades[line] > 0:
                 answered.add(point)
     incomplete = Counter((split, theme) for (split, key), theme in theme_of.items() if (split, key) not in answered)
     corpus = build_corpus("pairs", pairs, incomplete)
-    return replace(corpus, notes=table.notes)
+    return replace(corpus, notes=(*table.notes, *notes))
 
 
 def _clean_row(where: str, row: Mapping[str, Any]) -> dict[str, str]:
-    """The known columns of a row that hold something; a row needs a point at least."""
+    """The columns of text that hold something; a row needs a point at least."""
     kept: dict[str, str] = {}
     for column in _COLUMNS:
-        value = row.get(column)
-        if column == "grade" and isinstance(value, int) and not isinstance(value, bool):
-            value = str(value)
-        text = cell_text(where, column, value)
+        if column == "grade":
+            continue  # the only one that may be no text
+        text = cell_text(where, column, row.get(column))
         if text.casefold() == "nan" and column in ("point", "counter"):
             raise DataError(f"{where}: {column} is {text}; leave an empty cell empty")
-        if column == "grade" and not re.fullmatch(r"\d{0,9}", text, re.ASCII):
-            raise DataError(f"{where}: grade={printable(text)}; must be an integer of 0 or more, or empty")
         if text:
             kept[column] = text
     if "point" not in kept:

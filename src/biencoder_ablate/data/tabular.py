@@ -9,7 +9,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +21,17 @@ from biencoder_ablate.utils.console import printable
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 MAX_CELL_CHARACTERS = 2**24
 """Longer cells are refused: a quotation mark that nothing closes would otherwise swallow the rest of the file."""
+
+_JUDGES = re.compile(
+    r"(?i:label|score|relevan|grade|rating|similar|duplicate|correct|judg|gold|truth|paraphrase)"
+    r"|(?i:^(?:is|has)[\W_]|^(?:rel|class|target|match|y)$)|^(?:is|has)[A-Z]"
+)
+"""In a column's name: it may say of each row whether, or how well, its second text answers the first."""
+_NAMES_CLASSES = re.compile(r"(?i:(?:label|relevance|judge?ment)s?$)")
+"""The same by words, such as entailment or not relevant."""
+_BOOLEANS = {"true": 1, "false": 0, "yes": 1, "no": 0, "t": 1, "f": 0, "y": 1, "n": 0}
+_LONGEST_CLASS = 40
+"""Characters; a longer cell is a text and no class."""
 
 Cells = list[tuple[int, list[str]]]
 """For each row the line of the file on which it begins, and its cells."""
@@ -81,6 +94,58 @@ def cell_text(where: str, column: str, value: object) -> str:
     if any("\ud800" <= letter <= "\udfff" for letter in value):
         raise DataError(f"{where}: {column} holds half a surrogate pair; must be UTF-8 text")
     return value.strip()
+
+
+def parse_grade(where: str, value: object) -> int:
+    """How well a row's text answers, a whole number of 0 or more; an empty cell is 1. True and 1.0 are 1, False is 0.
+
+    Raises DataError for anything else; `where` names the line.
+    """
+    is_missing = value is None or (isinstance(value, float) and math.isnan(value))
+    text = "" if is_missing else str(value).strip()
+    if not text:
+        return 1
+    if text.casefold() in ("true", "false"):
+        return _BOOLEANS[text.casefold()]
+    number = re.fullmatch(r"(\d{1,9})(?:\.0*)?", text, re.ASCII)
+    if number is None:
+        raise DataError(f"{where}: grade={printable(text[:60])}; must be an integer of 0 or more, or empty")
+    return int(number[1])
+
+
+def check_unread(where: str, columns: Mapping[str, Iterable[object]], graded: bool) -> list[str]:
+    """A note of the columns that nobody reads, from their names to their cells; nothing where there are none.
+
+    Raises DataError for one that seems to judge the rows, since those that it marks as wrong would count as right
+    answers, unless the table is `graded` by a column of its own.
+    """
+    for name, cells in columns.items():
+        if not graded and _JUDGES.search(name.strip()) and _are_judgements(name.strip(), cells):
+            raise DataError(
+                f"{where}: a column {list_columns([name])}, so not every row need be a right answer; rename it to "
+                "grade if it holds integers and 0 marks what is no right answer, or keep the rows that are and drop it"
+            )
+    return [f"columns that are not read: {list_columns(list(columns))}"] if columns else []
+
+
+def _are_judgements(name: str, cells: Iterable[object]) -> bool:
+    """Whether half of the cells that hold something, or more, hold numbers, booleans, or names of classes."""
+    num_filled = num_judgements = 0
+    for cell in cells:
+        for value in cell if isinstance(cell, list) else [cell]:
+            text = "" if value is None else str(value).strip()
+            num_filled += bool(text)
+            is_class = bool(_NAMES_CLASSES.search(name)) and len(text) <= _LONGEST_CLASS
+            num_judgements += bool(text) and (is_class or text.casefold() in _BOOLEANS or _is_number(text))
+    return num_filled > 0 and 2 * num_judgements >= num_filled
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text.removesuffix("%"))
+    except ValueError:
+        return False
+    return True
 
 
 def list_columns(columns: Sequence[str]) -> str:
