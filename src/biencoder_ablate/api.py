@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from biencoder_ablate.config import Config, ConfigError, DataConfig
 from biencoder_ablate.config.compose import compose_command, parse_arguments, to_config
@@ -41,9 +42,9 @@ from biencoder_ablate.evaluation.pair_scores import pair_scorer
 from biencoder_ablate.evaluation.ranking import TopK, rerank
 from biencoder_ablate.model.biencoder import BiEncoder
 from biencoder_ablate.model.saved import ModelSpec, encoder_source, read_model_spec, restore_biencoder
-from biencoder_ablate.runs.directory import find_run
-from biencoder_ablate.utils.console import RunLog
-from biencoder_ablate.utils.files import read_json
+from biencoder_ablate.runs.directory import RunDirectory, find_run
+from biencoder_ablate.utils.console import RunLog, format_error
+from biencoder_ablate.utils.files import Damaged, load_yaml, read_json
 
 BLOCK_FLOATS = 16_000_000
 """So many distances at a time (64 MB)."""
@@ -282,12 +283,16 @@ class TrainedRun:
 def open_run(run_dir: str | Path, overrides: Sequence[str]) -> TrainedRun:
     """The finished run that `run_dir` names (`find_run`), its config changed by the overrides. Raises ConfigError."""
     path = find_run(run_dir)
-    result, manifest = read_json(path / "result.json"), read_json(path / "manifest.json")
-    if not isinstance(result, dict):
+    manifest = read_json(path / "manifest.json") or {}
+    try:
+        result = RunDirectory(path).read_result()
+    except Damaged as error:
+        raise ConfigError(f"{error}; the command that started this run makes it anew") from error
+    except OSError as error:
         raise ConfigError(
             f"{run_dir}: no result.json there; must be the directory of a finished run, logs/runs/NAME, "
             "its name, or latest"
-        )
+        ) from error
     if result.get("status") != "finished":
         raise ConfigError(
             f"{run_dir}: this run has not finished (status {result.get('status')}); the command that "
@@ -300,12 +305,16 @@ def open_run(run_dir: str | Path, overrides: Sequence[str]) -> TrainedRun:
         raise ConfigError(
             f"{path / 'model'}: no such directory; train the run again with training.save_model=true rerun=true"
         )
-    composed = OmegaConf.load(how)
-    trained = to_config(composed, checked=False)  # type: ignore[arg-type]
+    composed = OmegaConf.create(load_yaml(how))
+    try:
+        trained = to_config(composed, checked=False)
+    except (ConfigError, InterpolationResolutionError) as error:
+        raise ConfigError(f"{how}: {format_error(error)}") from error
     # Composing what overrides there are takes Hydra a fifth of a second.
     config = to_config(_overridden(composed, overrides), checked=False) if overrides else trained
     check(config)
-    trained_on = (manifest or {}).get("determined_by", {}).get("data")
+    determined_by = manifest.get("determined_by")
+    trained_on = determined_by.get("data") if isinstance(determined_by, dict) else None
     return TrainedRun(path, trained, config, result, trained_on, read_model_spec(path / "model"))
 
 
@@ -317,7 +326,8 @@ def _overridden(composed: Any, overrides: Sequence[str]) -> Any:
         for key, override in zip(keys, overrides, strict=True):
             if key not in MEASURING_KEYS and f"{key.split('.')[0]}.*" not in MEASURING_KEYS:
                 raise ConfigError(
-                    f"{override}: a finished run is measured, not trained anew; only {', '.join(MEASURING_KEYS)} can be given"
+                    f"{override}: a finished run is measured, not trained anew; only "
+                    f"{', '.join(MEASURING_KEYS)} can be given"
                 )
         new = command.base
     if "data" in keys:  # another corpus: nothing of how the run's own was read holds for it
