@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 from torch import Tensor
 
 from biencoder_ablate.config import Config, ConfigError, DataConfig
@@ -43,10 +44,10 @@ from biencoder_ablate.evaluation.pair_scores import pair_scorer
 from biencoder_ablate.evaluation.ranking import TopK, rerank, rerank_depth
 from biencoder_ablate.model.biencoder import BiEncoder
 from biencoder_ablate.model.saved import ModelSpec, encoder_source, read_model_spec, restore_biencoder
-from biencoder_ablate.runs.directory import find_run
+from biencoder_ablate.runs.directory import RunDirectory, find_run
 from biencoder_ablate.utils.arrays import concatenate_fields
-from biencoder_ablate.utils.console import RunLog
-from biencoder_ablate.utils.files import read_json
+from biencoder_ablate.utils.console import RunLog, format_error
+from biencoder_ablate.utils.files import Damaged, load_yaml, read_json
 
 BLOCK_FLOATS = 16_000_000
 """How many distances are computed at a time (64 MB)."""
@@ -313,12 +314,16 @@ class TrainedRun:
 def open_run(run_dir: str | Path, overrides: Sequence[str]) -> TrainedRun:
     """The finished run that `run_dir` names (`find_run`), its config changed by the overrides. Raises ConfigError."""
     path = find_run(run_dir)
-    result = read_json(path / "result.json")
-    if not isinstance(result, dict):
+    manifest = read_json(path / "manifest.json") or {}
+    try:
+        result = RunDirectory(path).read_result()
+    except Damaged as error:
+        raise ConfigError(f"{error}; the command that started this run makes it anew") from error
+    except OSError as error:
         raise ConfigError(
             f"{run_dir}: no result.json there; must be the directory of a finished run, logs/runs/NAME, "
             "its name, or latest"
-        )
+        ) from error
     if result.get("status") != "finished":
         raise ConfigError(
             f"{run_dir}: this run has not finished (status {result.get('status')}); the command that "
@@ -331,13 +336,17 @@ def open_run(run_dir: str | Path, overrides: Sequence[str]) -> TrainedRun:
     if not model.is_dir():
         raise ConfigError(f"{model}: no such directory; train the run again with training.save_model=true rerun=true")
 
-    composed = OmegaConf.load(config_file)
-    trained = config = to_config(composed, checked=False)  # type: ignore[arg-type]
+    composed = OmegaConf.create(load_yaml(config_file))
+    try:
+        trained = config = to_config(composed, checked=False)
+    except (ConfigError, InterpolationResolutionError) as error:
+        raise ConfigError(f"{config_file}: {format_error(error)}") from error
     if overrides:  # composing them takes Hydra a fifth of a second
         config = to_config(_overridden(composed, overrides), checked=False)
     check(config)
-    manifest = read_json(path / "manifest.json") or {}
-    trained_on = manifest.get("determined_by", {}).get("data")
+
+    determined_by = manifest.get("determined_by")
+    trained_on = determined_by.get("data") if isinstance(determined_by, dict) else None
     return TrainedRun(path, trained, config, result, trained_on, read_model_spec(model))
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from support.helpers import run_here, run_program
+from support.runs import finished_result
 
 from biencoder_ablate.cli.launchers import take_first_free
 from biencoder_ablate.cli.sweep import sweep_directory
@@ -22,6 +23,7 @@ from biencoder_ablate.runs.directory import RunDirectory, locked
 from biencoder_ablate.runs.records import write_metrics
 from biencoder_ablate.runs.status import RunStatus, SweepDirectory, objective, run_status
 from biencoder_ablate.utils.console import format_number, show_seconds, text_table
+from biencoder_ablate.utils.files import write_json
 
 SMALL = ["training.freeze_encoder=true", "training.epochs=2", "model.max_tokens=16", "data.limit=3"]
 
@@ -311,6 +313,8 @@ def test_how_a_run_is(tmp_path):
         assert run_status(run).status == status
     assert run_status(run).why == "a b"
     run.result.write_text('{"status": "finished"}')
+    assert (run_status(run).status, run_status(run).why) == ("damaged", "result.json has no best_epoch")
+    write_json(run.result, finished_result())
     assert (run_status(run, error="too late").status, run_status(run).why) == ("finished", "")
 
 

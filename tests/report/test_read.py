@@ -182,7 +182,7 @@ def test_what_is_wrong_is_said_and_never_raised(logs):
     assert "4 epochs done" in damaged(lambda p: (p / "result.json").unlink())[1]
     assert damaged(lambda p: (p / "result.json").write_text("{", "utf-8")) == (
         "damaged",
-        "result.json cannot be read",
+        "result.json cannot be read as JSON",
     )
     assert damaged(lambda p: (p / "rankings.jsonl").unlink()) == ("damaged", "rankings.jsonl is missing")
     assert damaged(lambda p: (p / "rankings.jsonl").write_text('{"split": "test"', "utf-8"))[0] == "damaged"

@@ -15,6 +15,7 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 from support.helpers import files_below, run_here, run_python
+from support.runs import finished_result
 
 from biencoder_ablate.runs.directory import RunBusy, RunDirectory, forget_old, locked, start_over
 from biencoder_ablate.utils.files import read_json, replace_nonfinite, whole_file, write_json, write_text, yaml_string
@@ -233,7 +234,7 @@ def test_a_busy_run_is_refused_by_the_program_itself(finished_run, tmp_path):
 def made_run(tmp_path, status):
     run = RunDirectory(tmp_path / "runs" / "NAME")
     run.path.mkdir(parents=True)
-    write_json(run.result, {"status": status})
+    write_json(run.result, finished_result() if status == "finished" else {"status": status})
     (run.path / "top1.csv").write_text("epoch,train,val,test\n")
     return run
 
@@ -241,7 +242,7 @@ def made_run(tmp_path, status):
 def test_a_finished_run_is_kept_aside_until_the_new_one_has_finished(tmp_path):
     run = made_run(tmp_path, "finished")
     start_over(run)
-    assert not run.path.exists() and read_json(RunDirectory(run.aside).result) == {"status": "finished"}
+    assert not run.path.exists() and RunDirectory(run.aside).read_finished() == finished_result()
     run.path.mkdir()
     (run.path / "checkpoint").mkdir()
     start_over(run)

@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from biencoder_ablate.config.schema import ConfigError
-from biencoder_ablate.utils.command import Terminated, raise_on_sigterm
+from biencoder_ablate.utils.command import Terminated, raise_on_sigterm, until_nobody_reads
 from biencoder_ablate.utils.console import format_error
 from biencoder_ablate.version import __version__
 
@@ -34,20 +34,18 @@ def main() -> None:
     if sys.argv[1:2] and sys.argv[1] in COMMANDS:
         command = importlib.import_module(f"biencoder_ablate.{COMMANDS[sys.argv[1]]}")
         sys.exit(command.main(sys.argv[2:]))
-    if "--version" in sys.argv[1:]:
-        print(f"biencoder-ablate {__version__}")
-        return
-    code = _carry_out(sys.argv[1:])
+    code = until_nobody_reads(lambda: _carry_out(sys.argv[1:]))
     if "WORLD_SIZE" not in os.environ:
         sys.exit(code)
     # One of several processes (torchrun) goes without tearing Python down: threads of PyTorch's process groups may
     # still run then, and abort a process whose work is done (github.com/pytorch/pytorch/pull/179291).
-    sys.stdout.flush()
-    sys.stderr.flush()
     os._exit(code)
 
 
 def _carry_out(argv: list[str]) -> int:
+    if "--version" in argv:
+        print(f"biencoder-ablate {__version__}")
+        return 0
     from biencoder_ablate.config.compose import check_hydra_query, compose_command, is_hydra_query, parse_arguments
 
     try:
@@ -66,6 +64,8 @@ def _carry_out(argv: list[str]) -> int:
         return _stopped("interrupted", 130)
     except Terminated:
         return _stopped("terminated", 143)
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError) as error:
         return _fail(error)
 

@@ -30,7 +30,7 @@ from biencoder_ablate.config.schema import Config, ConfigError
 from biencoder_ablate.runs.directory import RunDirectory
 from biencoder_ablate.runs.identity import short_hash
 from biencoder_ablate.runs.status import RunStatus, SweepDirectory, objective
-from biencoder_ablate.utils.command import Terminated, raise_on_sigterm
+from biencoder_ablate.utils.command import Terminated, raise_on_sigterm, ready_streams
 from biencoder_ablate.utils.console import format_error, terminal_width
 
 _NOT_IN_THE_NAME = (
@@ -289,6 +289,7 @@ def run_job(composed: DictConfig) -> float:
     config = to_config(composed)
     if parallel:  # a process of its own, whose launcher may have taken SIGTERM for itself
         raise_on_sigterm()
+        ready_streams()
     try:
         with acquire_gpu(sweep.path, config.training.device, parallel) as device:
             config = replace(config, training=replace(config.training, device=device))

@@ -16,8 +16,11 @@ from typing import Any
 from biencoder_ablate.config.schema import ConfigError, ModelConfig
 from biencoder_ablate.encoder.pretrained import ModelSource, find_model, fingerprint_directory
 from biencoder_ablate.model.biencoder import Architecture, BiEncoder
-from biencoder_ablate.utils.console import quiet_transformers
-from biencoder_ablate.utils.files import read_json, whole_directory, write_json
+from biencoder_ablate.utils.console import format_error, quiet_transformers
+from biencoder_ablate.utils.files import Damaged, load_json, require, whole_directory, write_json
+
+_WIDEST = 65_536
+"""No encoder's h, and no r, is wider: a width above it is a mistake, and would ask for the memory first."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +67,22 @@ def save_model(
 def read_model_spec(directory: Path) -> ModelSpec:
     """What the model in `directory` is. Raises ConfigError where there is none, or not one of ours."""
     path = directory / "biencoder.json"
-    values = read_json(path)
-    if values is None:
-        problem = "cannot be read as JSON" if path.exists() else "no such file"
-        raise ConfigError(f"{path}: {problem}; must be the model of a finished run (training.save_model=true)")
     try:
-        architecture = Architecture(**values["architecture"])
+        values = load_json(path)
+    except (OSError, Damaged) as error:
+        problem = error.problem if isinstance(error, Damaged) else "no such file"
+        raise ConfigError(
+            f"{path}: {problem}; must be the model of a finished run (training.save_model=true)"
+        ) from error
+    try:
+        require(path, values, encoder_name=str, encoder_fingerprint=str, copied=bool, pooling=str, max_tokens=int)
+        for key in ("encoder_directory", "point_prompt", "candidate_prompt"):
+            if values.get(key) is not None:
+                require(path, values, **{key: str})
+        architecture = Architecture(**require(path, values, architecture=dict)["architecture"])
+        for width in (architecture.pooled_dim, architecture.retrieval_dim or 1):
+            if type(width) is not int or not 1 <= width <= _WIDEST:
+                raise ValueError(f"a width of {width}")
         return ModelSpec(**(values | {"architecture": architecture}))
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(
@@ -86,8 +99,14 @@ def restore_biencoder(directory: Path, spec: ModelSpec) -> BiEncoder:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    model = BiEncoder(spec.architecture)
     path = directory / "biencoder.safetensors"
+    try:
+        model = BiEncoder(spec.architecture)
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise ConfigError(
+            f"{directory / 'biencoder.json'}: no model can be made of it ({format_error(error, brief=True)}); "
+            "train the run again with rerun=true"
+        ) from error
     try:
         model.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -155,7 +154,7 @@ def load_texts(study: Study) -> SplitTexts:
         path = settings.get("path")
         places = [settings]
         # A relative path also as seen from where logs/ lies.
-        if path is not None and not Path(str(path)).expanduser().is_absolute():
+        if path is not None and not str(path).startswith(("/", "~")):
             places.append({**settings, "path": str(run.path.parents[2] / str(path))})
         for place in places:
             try:

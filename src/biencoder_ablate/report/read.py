@@ -20,9 +20,18 @@ from numpy.typing import NDArray
 
 from biencoder_ablate.evaluation.metrics import discounted_gain, hits, reciprocal_rank
 from biencoder_ablate.runs.directory import RunDirectory
-from biencoder_ablate.runs.records import Record, read_metrics
-from biencoder_ablate.runs.status import run_status
-from biencoder_ablate.utils.files import read_json
+from biencoder_ablate.runs.records import Record, load_metrics
+from biencoder_ablate.runs.status import SweepDirectory, run_status
+from biencoder_ablate.utils.files import (
+    NUMBER,
+    Damaged,
+    check_yaml,
+    expand_user,
+    load_yaml,
+    read_json,
+    read_regular,
+    require,
+)
 
 FINISHED = "finished"
 WITHOUT = "without"  # the group whose choices each take a part out of a recipe (conf/without)
@@ -114,7 +123,8 @@ class Outcomes:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One run directory. `why` says what is wrong where `status` is not finished.
+    """One run directory. `why` says what is wrong where `status` is not finished; of a finished run, which of the
+    files that its metrics do not come from is damaged.
 
     status: finished, failed, running, interrupted, not started or damaged. `identity` is the manifest's
     `determined_by`; empty where there is no manifest. `without` is the part taken out of the recipe, `nothing` for the
@@ -161,7 +171,7 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Collection:
-    """All runs found, in the order of the paths given, each once; `notes` on those seen twice."""
+    """All runs found, in the order of the paths given, each once; `notes` on those seen twice, and on damage."""
 
     runs: tuple[Run, ...]
     sweeps: tuple[Sweep, ...] = ()
@@ -177,8 +187,9 @@ def collect(places: Sequence[Path], metric: Metric = Metric.TOP1) -> Collection:
     # A run found in several places keeps the overrides of the first sweep that has any.
     overrides_by_path: dict[Path, tuple[str, ...]] = {}
     sweeps: dict[Path, Sweep] = {}
+    notes: list[str] = []
     for place in places:
-        here = dict(_runs_at(place.expanduser(), sweeps))
+        here = dict(_runs_at(expand_user(place), sweeps, notes))
         if not here:
             raise ValueError(
                 f"{place}: no run in it; give run directories (they hold manifest.json), sweeps (they hold "
@@ -189,9 +200,10 @@ def collect(places: Sequence[Path], metric: Metric = Metric.TOP1) -> Collection:
 
     # Of two copies of a run the first counts, unless only the second has finished.
     runs: dict[str, Run] = {}
-    notes = []
     for path, overrides in overrides_by_path.items():
         run = read_run(path, overrides, metric)
+        if run.status == FINISHED and run.why:
+            notes.append(f"{run.path}: {run.why}")
         used = runs.setdefault(run.name, run)
         unused = run
         if used is run:
@@ -210,10 +222,13 @@ def collect(places: Sequence[Path], metric: Metric = Metric.TOP1) -> Collection:
 def _runs_at(
     place: Path,
     sweeps: dict[Path, Sweep],
+    notes: list[str],
+    is_given: bool = True,
 ) -> Iterator[tuple[Path, tuple[str, ...]]]:
     """Run directories at or below `place`, absolute, each with its overrides where a sweep has them.
 
-    Sweeps on the way are put into `sweeps`.
+    Sweeps on the way are put into `sweeps`. A damaged one is refused where it is what was given, and else said in
+    `notes`, as it must not hide the others.
     """
     if not place.is_dir():
         raise ValueError(f"{place}: no such directory; give run directories, sweeps or a logs directory")
@@ -222,26 +237,33 @@ def _runs_at(
     if _is_run(place):
         yield place, ()
     elif (place / "runs.json").is_file():
-        described = read_json(place / "runs.json")
-        if not isinstance(described, dict) or not isinstance(described.get("jobs"), list):
-            raise ValueError(f"{place / 'runs.json'}: damaged; run the sweep's command again, or give the runs")
+        try:
+            described = SweepDirectory(place).load()
+        except (OSError, Damaged) as error:
+            problem = f"{place / 'runs.json'}: damaged; run the sweep's command again, or give the runs"
+            if isinstance(error, Damaged):
+                problem += f" (it {error.problem})"
+            if is_given:
+                raise ValueError(problem) from error
+            notes.append(problem)
+            return
         jobs = described["jobs"]
         paths = [Path(os.path.normpath(place / job["directory"])) for job in jobs]
-        overrides = tuple(map(str, described.get("overrides") or ()))
+        overrides = tuple(map(str, described["overrides"]))
         sweeps[place] = Sweep(
             place,
             overrides,
             tuple(path.name for path in paths),
         )
         for path, job in zip(paths, jobs, strict=True):
-            yield path, tuple(map(str, job.get("overrides", ())))
+            yield path, tuple(job["overrides"])
     else:
         for child in sorted(place.iterdir()):
             if not child.is_dir() or child.name.startswith("."):
                 continue
             holds_runs = any((child / name).exists() for name in ("runs.json", "runs", "sweeps"))
             if holds_runs or child.name in ("runs", "sweeps") or _is_run(child):
-                yield from _runs_at(child, sweeps)
+                yield from _runs_at(child, sweeps, notes, is_given=False)
 
 
 def _is_run(place: Path) -> bool:
@@ -252,12 +274,20 @@ def read_run(path: Path, overrides: tuple[str, ...] = (), metric: Metric = Metri
     """One run; whatever is missing or broken in it ends in `status` and `why`, never in an exception."""
     if not path.is_dir():
         return Run(path, "not started", "listed in its sweep; nothing is there yet", overrides=overrides)
-    manifest = read_json(path / "manifest.json")
-    if not isinstance(manifest, dict):
-        manifest = {}
+    manifest = read_json(path / "manifest.json") or {}
+    identity = manifest.get("determined_by")
+
+    # Its config and overrides say what it was, and no number comes from them: without them it counts as well.
+    config: dict[str, Any] = {}
+    typed: tuple[str, ...] = ()
+    damage = ""
+    try:
+        config = _config(path / ".hydra" / "config.yaml")
+        typed = read_overrides(path / ".hydra" / "overrides.yaml")
+    except Damaged as error:
+        damage = f".hydra/{error.path.name} {error.problem}"
 
     # The sweep's overrides come before the run's own, as the run may have been another sweep's first.
-    typed = read_overrides(path / ".hydra" / "overrides.yaml")
     settings = [override.partition("=") for override in (*overrides, *typed)]
     without = next(
         (value for key, _, value in settings if key == WITHOUT),
@@ -268,33 +298,51 @@ def read_run(path: Path, overrides: tuple[str, ...] = (), metric: Metric = Metri
     run = Run(
         path,
         state.status,
-        state.why,
-        identity=manifest.get("determined_by") or {},
-        config=_config(path / ".hydra" / "config.yaml"),
+        state.why or damage,
+        identity=identity if isinstance(identity, dict) else {},
+        config=config,
         overrides=typed or overrides,
         manifest=manifest,
         result=state.result,
-        metrics=tuple(read_metrics(path)),
         without=without,
         baseline=without == NOTHING,
     )
     if run.status != FINISHED:
         return run
     try:
-        run = replace(run, measured=_read_outcomes(path / "rankings.jsonl", metric))
+        run = replace(
+            run,
+            metrics=tuple(load_metrics(path)),
+            measured=_read_outcomes(path / "rankings.jsonl", metric),
+        )
         _check(run, metric)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         why = f"no {error.args[0]} in it" if isinstance(error, KeyError) else str(error)
         if isinstance(error, FileNotFoundError):
             why = f"{Path(error.filename).name} is missing"
+        if isinstance(error, Damaged):
+            why = f"{error.path.name} {error.problem}"
         return replace(run, status="damaged", why=why)
     return run
 
 
 def _check(run: Run, metric: Metric) -> None:
     """What the report relies on, so that it is not found missing halfway through a page."""
+    path = run.path / "manifest.json"
     if not {"data", "results_version", "seed", "head", "model"} <= set(run.identity):
         raise ValueError("manifest.json is missing or does not say what determined the run")
+    require(path, run.identity, data=str, results_version=int, seed=int, head=dict, model=dict)
+    require(path, run.identity, negatives=dict, training=dict)
+    require(path, run.identity["head"], "its head ", name=str)
+    require(path, run.identity["model"], "its model ", fingerprint=str)
+    require(path, run.identity["negatives"], "its negatives ", schedule=str)
+    require(path, run.identity["training"], "its training ", precision=str)
+    for part, kinds in (("evaluation", dict), ("neg_ratio", NUMBER)):
+        if part in run.identity:
+            require(path, run.identity, **{part: kinds})
+    if run.manifest.get("libraries") is not None:
+        require(path, run.manifest, libraries=dict)
+
     for part in ("val", "test", "best_epoch", "initial", "seconds"):
         run.result[part]
     if not run.metrics:
@@ -357,31 +405,65 @@ def _read_outcomes(path: Path, metric: Metric) -> Outcomes:
 
 
 def _config(path: Path) -> dict[str, Any]:
+    """The config of a run; empty where there is none, or one of another machine's environment. Raises Damaged."""
     try:
-        text = path.read_text("utf-8")
+        content = read_regular(path)
+    except OSError:
+        return {}
+    try:
+        text = content.decode()
         if "${" in text:
             from omegaconf import OmegaConf
+            from omegaconf.errors import OmegaConfBaseException
 
-            config: Any = OmegaConf.to_container(OmegaConf.create(text), resolve=True)
+            check_yaml(content)
+            try:
+                config: Any = OmegaConf.to_container(OmegaConf.create(text), resolve=True)
+            except OmegaConfBaseException:
+                return {}
         else:  # group by group, as runs share most of them: a hundredth of the time, which counts with hundreds of runs
             config = {}
             for group in re.split(r"\n(?=\w)", text):
-                config |= _yaml(group) or {}
-    except Exception:  # OmegaConf and YAML's reader raise many kinds; a run is not lost for its config
-        return {}
-    return config if isinstance(config, dict) else {}
+                values = _yaml(group) or {}
+                twice = next((key for key in values if key in config), None)
+                if twice is not None:
+                    raise ValueError(f"the key {twice} is given twice")
+                config |= values
+    except (ValueError, TypeError, yaml.YAMLError, RecursionError) as error:
+        reason = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise Damaged(path, f"cannot be read as YAML ({reason})") from error
+    require(path, config)
+    for group in ("data", "model"):
+        if config.get(group) is not None:
+            require(path, config, **{group: dict})
+            for key in ("name", "path", "name_or_path"):
+                if config[group].get(key) is not None:
+                    require(path, config[group], f"its {group} ", **{key: str})
+    if config.get("cache_dir") is not None:
+        require(path, config, cache_dir=str)
+    return config
 
 
 @cache
 def _yaml(text: str) -> Any:
+    check_yaml(text.encode())
     return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def read_overrides(path: Path) -> tuple[str, ...]:
-    """The overrides as typed, one a line after "- "; quoted only where they are quoted as YAML."""
+    """The overrides as typed, one a line after "- "; quoted only where they are quoted as YAML; none without the file.
+
+    Raises Damaged.
+    """
     try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
+        lines = read_regular(path).decode().splitlines()
+        items = [line[2:] for line in lines if line.startswith("- ") and len(line) > 2]
+        if len(items) != len(lines):  # none, or not as runs write them
+            return tuple(map(str, load_yaml(path, list)))
+        return tuple(str(_yaml(item)) if item[0] in "'\"" else item for item in items)
+    except OSError:
         return ()
-    items = [line[2:] for line in lines if line.startswith("- ") and len(line) > 2]
-    return tuple(str(_yaml(item)) if item[0] in "'\"" else item for item in items)
+    except Damaged:
+        raise
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        raise Damaged(path, "cannot be read as YAML") from error

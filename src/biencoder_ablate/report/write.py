@@ -56,7 +56,10 @@ def write_report(
 
     # Seeds that are added after a look make it likelier that something is significant: looks are remembered.
     known = read_json(output / LOOKS)
-    seen: dict[str, list[int]] = known if isinstance(known, dict) else {}
+    seen: dict[str, list[int]] = {}
+    for name, looks_before in (known or {}).items():
+        if isinstance(looks_before, list) and all(type(num_seeds) is int for num_seeds in looks_before):
+            seen[name] = looks_before
     reports = []
     for number, study in enumerate(studies, start=1):
         print(f"{study.name}: {study.size} …", file=sys.stderr)

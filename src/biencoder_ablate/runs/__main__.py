@@ -5,17 +5,16 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from biencoder_ablate.runs.directory import RunBusy, RunDirectory, locked
+from biencoder_ablate.runs.records import load_metrics
 from biencoder_ablate.runs.status import STATUSES, RunStatus, SweepDirectory, run_status
 from biencoder_ablate.utils.command import add_json_option, print_json, run_command
-from biencoder_ablate.utils.console import format_number, terminal_width, text_table
-from biencoder_ablate.utils.files import directory_bytes, read_json
+from biencoder_ablate.utils.console import format_number, printable, terminal_width, text_table
+from biencoder_ablate.utils.files import Damaged, directory_bytes, load_yaml, require
 
 
 def list_runs(logs_dir: Path) -> list[RunStatus]:
@@ -65,12 +64,42 @@ def listed(run: RunStatus) -> dict[str, Any]:
 def _data_and_model(run: RunDirectory) -> tuple[str, str]:
     """By their names, or those of their files; empty where the config cannot be read."""
     try:
-        config = yaml.safe_load((run.path / ".hydra" / "config.yaml").read_text("utf-8"))
-        data, model = config["data"], config["model"]
-        file = Path(data["path"] or "").name if data["name"] == "pairs" else ""
-        return file or data["name"], Path(model["name_or_path"] or model["name"]).name
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        config = _read_config(run)
+    except (OSError, Damaged):
         return "", ""
+    data, model = config["data"], config["model"]
+    file = Path(str(data.get("path") or "")).name if data["name"] == "pairs" else ""
+    return file or data["name"], Path(str(model.get("name_or_path") or model["name"])).name
+
+
+def _read_config(run: RunDirectory) -> dict[str, Any]:
+    """A run's config.yaml. Raises OSError, or Damaged."""
+    path = run.path / ".hydra" / "config.yaml"
+    config = require(path, load_yaml(path), data=dict, model=dict)
+    for group in ("data", "model"):
+        require(path, config[group], f"its {group} ", name=str)
+    return config
+
+
+def describe_damage(runs: Sequence[RunStatus]) -> str:
+    """A line for each file of a run that is damaged: which, and in what."""
+    lines = []
+    for run in runs:
+        if run.status == "damaged":
+            lines.append(f"damaged: {run.name}: {run.why}")
+        readers: tuple[Callable[[], object], ...] = (
+            lambda run=run: _read_config(run.directory),  # type: ignore[misc]
+            lambda run=run: load_yaml(run.directory.path / ".hydra" / "overrides.yaml", list),  # type: ignore[misc]
+            lambda run=run: load_metrics(run.directory.path),  # type: ignore[misc]
+        )
+        for read in readers:
+            try:
+                read()
+            except OSError:
+                continue
+            except Damaged as error:
+                lines.append(f"damaged: {run.name}: {error.path.name} {error.problem}")
+    return printable("\n".join(lines), keep="\n")
 
 
 def describe_sweeps(logs_dir: Path) -> str:
@@ -78,10 +107,14 @@ def describe_sweeps(logs_dir: Path) -> str:
     lines = []
     for path in sorted((logs_dir / "sweeps").glob("*/runs.json")):
         name = path.parent.name
-        if read_json(path) is None:
-            lines.append(f"{name}: runs.json cannot be read")
+        sweep = SweepDirectory(path.parent)
+        try:
+            jobs = sweep.load()["jobs"]
+        except (OSError, Damaged) as error:
+            problem = error.problem if isinstance(error, Damaged) else "cannot be read"
+            lines.append(printable(f"{name}: runs.json {problem}"))
             continue
-        statuses = [run.status for run in SweepDirectory(path.parent).statuses()]
+        statuses = [run.status for run in sweep.statuses(jobs)]
         counts = [f"{statuses.count(status)} {status}" for status in STATUSES if status in statuses]
         lines.append(f"{name}: {_count_runs(len(statuses))}: {', '.join(counts)}")
     return "\n".join(lines)
@@ -134,6 +167,9 @@ def _show(arguments: argparse.Namespace) -> None:
         print_json([listed(run) for run in runs])
     else:
         print(describe_runs(runs, terminal_width()))
+        damage = describe_damage(runs)
+        if damage:
+            print(damage)
         sweeps = describe_sweeps(arguments.logs_dir)
         if sweeps:
             print(f"\nsweeps\n{sweeps}")

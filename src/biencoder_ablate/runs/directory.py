@@ -13,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from biencoder_ablate.utils.files import read_json
+from biencoder_ablate.utils.files import NUMBER, Damaged, load_json, require, require_numbers
 
 _LOOKING_SECONDS = 0.2
 """How long a run that starts bears with those who look whether it is free."""
@@ -54,11 +54,36 @@ class RunDirectory:
         """Where the old run waits while `rerun=true` makes a new one."""
         return self.path.with_name(f".{self.name}.old")
 
+    def read_result(self) -> dict[str, Any]:
+        """What result.json says. Raises OSError where there is none, and Damaged.
+
+        Of a finished run all that lists, tables and sweeps show of it must be there: a run that lacks any of it counts
+        as not finished.
+        """
+        path = self.result
+        result = load_json(path, status=str)
+        if result["status"] != "finished":
+            return result
+        require(path, result, best_epoch=int, val=dict, test=dict, seconds=NUMBER)
+        for split in ("val", "test"):
+            require(path, result[split], f"its {split} ", top1=(*NUMBER, type(None)))
+        for part in ("val", "test", "selected", "initial", "final", "baselines"):
+            if part in result:
+                require(path, result, **{part: dict})
+                require_numbers(path, result[part], part)
+        # Of each baseline, by split, its metrics.
+        for name, by_split in result.get("baselines", {}).items():
+            for split, metrics in require(path, by_split, f"its baseline {name} ").items():
+                require(path, metrics, f"its baseline {name} on {split} ")
+        return result
+
     def read_finished(self) -> dict[str, Any] | None:
-        """What result.json says of a run that has finished, or None."""
-        content = read_json(self.result)
-        is_finished = isinstance(content, dict) and content.get("status") == "finished"
-        return content if is_finished else None
+        """What result.json says of a run that has finished, or None; a damaged one has not."""
+        try:
+            result = self.read_result()
+        except (OSError, Damaged):
+            return None
+        return result if result["status"] == "finished" else None
 
 
 @contextlib.contextmanager
@@ -106,7 +131,7 @@ def _lock_files(path: Path) -> tuple[Path, Path]:
 def _read_holder(holder_file: Path) -> str:
     try:
         return holder_file.read_text("utf-8") or "another process"
-    except OSError:
+    except (OSError, ValueError):
         return "another process"
 
 

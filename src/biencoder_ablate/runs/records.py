@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from biencoder_ablate.utils.console import format_number, text_table
-from biencoder_ablate.utils.files import replace_nonfinite, write_text
+from biencoder_ablate.utils.files import (
+    Damaged,
+    load_json_lines,
+    replace_nonfinite,
+    require_numbers,
+    write_text,
+)
 from biencoder_ablate.version import __version__
 
 Record = dict[str, Any]
@@ -37,11 +43,20 @@ def write_metrics(directory: Path, records: Sequence[Record]) -> None:
 
 
 def read_metrics(directory: Path) -> list[Record]:
-    """The records of a run that has them; an empty list otherwise."""
+    """The records of a run that has them; an empty list where metrics.jsonl is missing or damaged."""
     try:
-        return [json.loads(line) for line in (directory / "metrics.jsonl").read_text("utf-8").splitlines()]
-    except (OSError, ValueError):
+        return load_metrics(directory)
+    except (OSError, Damaged):
         return []
+
+
+def load_metrics(directory: Path) -> list[Record]:
+    """The records in metrics.jsonl: an epoch each, and numbers. Raises OSError, or Damaged."""
+    path = directory / "metrics.jsonl"
+    records = load_json_lines(path, epoch=int)
+    for record in records:
+        require_numbers(path, record, f"epoch {record['epoch']}")
+    return records
 
 
 def selection_metric(metrics: Mapping[str, Any], select: str, prefix: str = "") -> float:

@@ -6,6 +6,7 @@ It comes from the runs' own files, so that it is the same whichever launcher, ma
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ from typing import Any
 
 from biencoder_ablate.runs.directory import RunDirectory, holder
 from biencoder_ablate.runs.records import read_metrics, selection_metric
-from biencoder_ablate.utils.files import read_json, write_json
+from biencoder_ablate.utils.files import NUMBER, Damaged, load_json, require, write_json
 
 STATUSES = ("finished", "running", "interrupted", "failed", "damaged", "new")
 
@@ -49,8 +50,15 @@ class RunStatus:
 
 def run_status(run: RunDirectory, overrides: Sequence[str] = (), error: str | None = None) -> RunStatus:
     """How far a run is, from its files and its lock; `error` says why its job ended without a result."""
-    content = read_json(run.result)
-    result = content if isinstance(content, dict) else {}
+    result: dict[str, Any] = {}
+    damage = ""
+    try:
+        result = run.read_result()
+    except FileNotFoundError:
+        pass
+    except (OSError, Damaged) as failure:
+        problem = failure.problem if isinstance(failure, Damaged) else "cannot be read"
+        damage = f"{run.result.name} {problem}"
     status = RunStatus(run, str(result.get("status")), "", result, tuple(overrides))
 
     # A run that is being worked in is running, whatever its files say of an earlier time.
@@ -61,8 +69,10 @@ def run_status(run: RunDirectory, overrides: Sequence[str] = (), error: str | No
         return status
     if status.status == "failed":
         return replace(status, why=" ".join(str(result.get("error") or "see its train.log").split()))
-    if run.result.exists():
-        return replace(status, status="damaged", why="result.json cannot be read")
+    if result and not damage:
+        damage = f"{run.result.name} says {status.status} as its status"
+    if damage:
+        return replace(status, status="damaged", why=damage)
     if run.path.exists():
         reason = f" ({error})" if error else ""
         why = f"{status.progress} done; the same command goes on from there{reason}"
@@ -107,14 +117,35 @@ class SweepDirectory:
     def write(self, overrides: Sequence[str], jobs: Sequence[Sequence[str]], names: Sequence[str]) -> None:
         """Write the list of runs. Under one sweep_name, runs of earlier calls stay listed, before new ones."""
         self.path.mkdir(parents=True, exist_ok=True)
-        listed = {job["name"]: job for job in [*self.read()["jobs"], *self.list_jobs(jobs, names)]}
+        earlier: list[dict[str, Any]] = []
+        try:
+            earlier = self.load()["jobs"]
+        except FileNotFoundError:
+            pass
+        except Damaged as error:
+            print(f"note: {error}; written anew, with the runs of this command alone", file=sys.stderr)
+        listed = {job["name"]: job for job in [*earlier, *self.list_jobs(jobs, names)]}
         described = {"name": self.path.name, "overrides": list(overrides), "started": time.time()}
         write_json(self.runs_list, described | {"jobs": list(listed.values())})
 
     def read(self) -> dict[str, Any]:
-        """What runs.json says; no jobs where there is none."""
-        content = read_json(self.runs_list)
-        return content if isinstance(content, dict) else {"jobs": [], "started": time.time()}
+        """What runs.json says; no jobs where there is none, or a damaged one, which the same command writes anew."""
+        try:
+            return self.load()
+        except (OSError, Damaged):
+            return {"jobs": [], "started": time.time()}
+
+    def load(self) -> dict[str, Any]:
+        """What runs.json says. Raises OSError, or Damaged."""
+        content = load_json(self.runs_list, jobs=list)
+        for number, job in enumerate(content["jobs"], start=1):
+            require(self.runs_list, job, f"job {number} ", name=str, directory=str, overrides=list)
+            if not all(isinstance(override, str) for override in job["overrides"]):
+                raise Damaged(self.runs_list, f"job {number} has overrides that are no texts")
+        content.setdefault("started", time.time())
+        content.setdefault("overrides", [])
+        require(self.runs_list, content, started=NUMBER, overrides=list)
+        return content
 
     def statuses(
         self, jobs: Iterable[Mapping[str, Any]] | None = None, errors: Mapping[str, str] | None = None

@@ -38,6 +38,7 @@ from biencoder_ablate.runs.trackers import TrackedRun, Trackers
 from biencoder_ablate.training import summary
 from biencoder_ablate.training.checkpoint import (
     BackgroundWriter,
+    DamagedCheckpoint,
     RunState,
     load_best,
     load_checkpoint,
@@ -213,8 +214,17 @@ def _train(plan: RunPlan, run: RunDirectory, log: RunLog, world: World, trackers
     optimizer = make_optimizer(context.model, plan.config) if training.epochs > 0 else None
 
     # Go on from the last finished epoch, if there is one.
-    checkpoint = load_checkpoint(run.checkpoint, context.model, optimizer)
+    checkpoint, damage = None, None
+    try:
+        select = plan.config.evaluation.select
+        checkpoint = load_checkpoint(run.checkpoint, context.model, optimizer, select)
+    except DamagedCheckpoint as error:
+        damage = str(error)
     world.broadcast(None)  # every process has read the checkpoint before rank 0 writes the next
+    if damage is not None:
+        log.say(f"warning: {run.checkpoint} is damaged ({damage}); starting over from the beginning")
+        if world.is_main:
+            remove_checkpoint(run.checkpoint)
     state = checkpoint or RunState()
     if checkpoint is not None:
         log.say(f"going on after epoch {state.next_epoch - 1}, the last finished one")

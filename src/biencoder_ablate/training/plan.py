@@ -301,8 +301,8 @@ def find_finetuned(config: Config, pretrained: ModelSource) -> FineTuned | None:
 
 def _determined_by(run: Path, key: str) -> Mapping[str, Any]:
     """What determined a finished run. Raises ConfigError, naming `key`."""
-    manifest = read_json(run / "manifest.json")
-    if not isinstance(manifest, dict) or "determined_by" not in manifest:
+    manifest = read_json(run / "manifest.json", determined_by=dict)
+    if manifest is None or type(manifest["determined_by"].get("seed")) is not int:
         raise ConfigError(f"{key}: {run / 'manifest.json'} cannot be read; train that run again with rerun=true")
     determined_by: Mapping[str, Any] = manifest["determined_by"]
     return determined_by

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
+import os
 import signal
 import sys
 import threading
@@ -11,7 +14,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
-from biencoder_ablate.utils.console import printable
+from biencoder_ablate.utils.console import OutputClosed, printable
 
 
 def raise_usage_errors(parser: argparse.ArgumentParser, error: type[ValueError] = ValueError) -> None:
@@ -23,21 +26,70 @@ def raise_usage_errors(parser: argparse.ArgumentParser, error: type[ValueError] 
     parser.error = refuse  # type: ignore[method-assign]
 
 
+NOBODY_READS = 141
+"""The exit code of what a closed pipe has ended, as shells have it (128 + SIGPIPE)."""
+
+
+def ready_streams() -> None:
+    """Make standard output and error such that writing a line cannot fail for what the line is.
+
+    One that the shell has closed (`>&-`) goes nowhere, and its number is taken, so that no file gets it. A character
+    that the encoding does not have is replaced.
+    """
+    for name in ("stdin", "stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None or stream.closed:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115
+        elif name != "stdin" and isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
+
+
+def until_nobody_reads(action: Callable[[], int]) -> int:
+    """The exit code of `action`, with standard streams as `ready_streams` leaves them.
+
+    Where nobody reads its output any more it ends there, and says nothing, as Unix programs do.
+    """
+    ready_streams()
+    try:
+        code = action()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (BrokenPipeError, OutputClosed) as error:
+        if isinstance(error, BrokenPipeError) and error.filename is not None:
+            raise
+        # Python would try once more, and say that it failed, on its way out.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+                continue
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(nowhere, stream.fileno())
+        return NOBODY_READS
+    return code
+
+
 def run_command(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None, action: Callable[[argparse.Namespace], None]
 ) -> int:
     """Parse, and run `action`; returns the exit code: 1 with one message for a mistake, 130 after Ctrl-C."""
     raise_usage_errors(parser)
-    try:
-        action(parser.parse_intermixed_args(argv))
-    except (ValueError, OSError) as error:
-        # What a damaged file holds must not steer the terminal.
-        message = printable(str(error), keep="\n")
-        print(f"error: {message}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+
+    def answer() -> int:
+        try:
+            action(parser.parse_intermixed_args(argv))
+        except BrokenPipeError:
+            raise
+        except (ValueError, OSError) as error:
+            # What a damaged file holds must not steer the terminal.
+            message = printable(str(error), keep="\n")
+            print(f"error: {message}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            return 130
+        return 0
+
+    return until_nobody_reads(answer)
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:

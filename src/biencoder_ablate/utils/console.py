@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -89,7 +90,7 @@ def _fold_row(row: list[str], place: int, width: int) -> list[list[str]]:
 
 def terminal_width() -> int | None:
     """The columns of the terminal that standard output is; None where it is a file or a pipe, which nothing folds."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    return shutil.get_terminal_size().columns if _is_open(sys.stdout) and sys.stdout.isatty() else None
 
 
 def format_number(value: object, digits: int = 4) -> str:
@@ -141,6 +142,14 @@ def quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
+class OutputClosed(BaseException):
+    """Nobody reads standard output any more, as after `| head -1`. Not an Exception: nothing that trains has failed."""
+
+
+def _is_open(stream: Any) -> bool:
+    return stream is not None and not getattr(stream, "closed", False)
+
+
 class RunLog:
     """Writes lines to the screen and to train.log; the file gets the time and survives restarts."""
 
@@ -149,10 +158,15 @@ class RunLog:
         self.quiet = quiet
 
     def say(self, text: str = "") -> None:
-        """One or more lines, for the screen and the file."""
-        if not self.quiet:
-            tqdm.write(text, file=sys.stdout)
-            sys.stdout.flush()
+        """One or more lines, for the screen and the file. Raises OutputClosed where nobody reads the screen."""
+        if not self.quiet and _is_open(sys.stdout):
+            encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+            shown = text.encode(encoding, "replace").decode(encoding)
+            try:
+                tqdm.write(shown, file=sys.stdout)
+                sys.stdout.flush()
+            except BrokenPipeError as error:
+                raise OutputClosed from error
         self.note(text)
 
     def note(self, text: str) -> None:
@@ -168,13 +182,16 @@ class RunLog:
 
 
 def progress_bar(description: str, total: int, unit: str, quiet: bool) -> tqdm:
-    """A bar of one phase, on standard error, gone when the phase is over, and silent where nobody watches."""
+    """A bar of one phase, on standard error, gone when the phase is over, and silent where nobody watches.
+
+    Without a standard error there is none: tqdm would raise inside its own lock, which the next to write waits for.
+    """
     return tqdm(
         desc=description,
         total=total,
         unit=unit,
         leave=False,
         dynamic_ncols=True,
-        disable=True if quiet else None,
+        disable=True if quiet or not _is_open(sys.stderr) else None,
         mininterval=0.2,
     )

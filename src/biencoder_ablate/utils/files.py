@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all; text and JSON."""
+"""Files that appear whole or not at all; this program's own text, JSON and YAML, checked when they are read."""
 
 from __future__ import annotations
 
@@ -9,10 +9,17 @@ import math
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
+
+NUMBER = (int, float)
+"""The type of a number in JSON, for `require`."""
+_MOST_YAML_BYTES = 1_000_000
+_MOST_YAML_VALUES = 100_000
+"""What a YAML file of settings may come to, its aliases written out: a run's own has some hundred values."""
 
 PART = ".part"
 """How the name of what is not whole yet ends; it begins with a dot."""
@@ -115,12 +122,167 @@ def write_text(path: Path, text: str) -> None:
         file.write(text)
 
 
-def read_json(path: Path) -> Any | None:
-    """The JSON in `path`, or None where the file is missing or damaged."""
+def expand_user(path: str | Path, key: str = "") -> Path:
+    """A path with the home directory that its ~ stands for. Raises ValueError, naming `key` where a setting has it."""
     try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        setting = f"{key}={path}" if key else str(path)
+        raise ValueError(f"{setting}: no such user here; write ./{path} for a file of that name") from error
+
+
+class Damaged(ValueError):
+    """A file of this program's own that is not as it was written. `problem` says in what, without the path."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"{path}: damaged, {problem}")
+        self.path = path
+        self.problem = problem
+
+
+def read_regular(path: Path) -> bytes:
+    """The content of a regular file. Raises OSError, for a pipe or a device as well, which might never end."""
+    with open_regular(path) as file:
+        return file.read()
+
+
+def open_regular(path: Path, flags: int = 0) -> IO[bytes]:
+    """Open a regular file for reading, with these flags of os.open besides. Raises OSError, naming what it is not."""
+    # Opening a pipe would else wait for a writer.
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | flags)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "no regular file", str(path))
+    return os.fdopen(handle, "rb")
+
+
+def load_json(path: Path, **fields: type | tuple[type, ...]) -> dict[str, Any]:
+    """The JSON object in `path`, which must have these fields, of these types (see `require`).
+
+    Raises OSError where there is none to read, and Damaged for anything else in its place.
+    """
+    try:
+        value = json.loads(read_regular(path).decode())
+    except (ValueError, RecursionError) as error:
+        raise Damaged(path, "cannot be read as JSON") from error
+    return require(path, value, **fields)
+
+
+def load_json_lines(path: Path, **fields: type | tuple[type, ...]) -> list[dict[str, Any]]:
+    """The JSON objects in `path`, one a line. Raises as `load_json`, naming the line."""
+    values = []
+    try:
+        lines = read_regular(path).decode().split("\n")
+    except UnicodeDecodeError as error:
+        raise Damaged(path, "is not UTF-8") from error
+    # The last line ends as every line does.
+    for number, line in enumerate(lines[:-1] if lines[-1] == "" else lines, start=1):
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise Damaged(path, f"line {number} cannot be read as JSON") from error
+        values.append(require(path, value, f"line {number} ", **fields))
+    return values
+
+
+def read_json(path: Path, **fields: type | tuple[type, ...]) -> dict[str, Any] | None:
+    """The JSON object in `path`, or None where the file is missing or damaged, which the caller tells apart if need
+    be by `load_json`."""
+    try:
+        return load_json(path, **fields)
+    except (OSError, Damaged):
         return None
+
+
+def require(path: Path, value: Any, where: str = "", /, **fields: type | tuple[type, ...]) -> dict[str, Any]:
+    """The value, if it is an object with these fields, of these types; no bool is a number. Raises Damaged.
+
+    `where`: what of the file it is, for the message.
+    """
+    if not isinstance(value, dict):
+        raise Damaged(path, f"{where}holds {_kind(value)}, not an object")
+    for name, kinds in fields.items():
+        if name not in value:
+            raise Damaged(path, f"{where}has no {name}")
+        is_allowed = isinstance(value[name], kinds)
+        if isinstance(value[name], bool) and kinds is not bool:
+            is_allowed = False
+        if not is_allowed:
+            raise Damaged(path, f"{where}has {_kind(value[name])} as its {name}")
+    return value
+
+
+def require_numbers(path: Path, value: Any, where: str) -> None:
+    """Check that a value is a number, null, or an object that holds nothing else at any depth. Raises Damaged."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            require_numbers(path, item, f"{where}/{key}")
+    elif value is not None and (isinstance(value, bool) or not isinstance(value, NUMBER)):
+        raise Damaged(path, f"has {_kind(value)} as its {where}, not a number")
+
+
+def _kind(value: Any) -> str:
+    """A JSON or YAML value's type in words."""
+    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number" if isinstance(value, NUMBER) else f"a {type(value).__name__}")
+
+
+def load_yaml(path: Path, kind: type = dict) -> Any:
+    """The YAML in `path`, a mapping or, as `kind` says, a list. Raises OSError, and Damaged for anything else.
+
+    A key that is given twice, a file above 1 MB, and one whose aliases come to more than 100,000 values are damage.
+    """
+    import yaml
+
+    content = read_regular(path)
+    try:
+        check_yaml(content)
+        value = yaml.load(content, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        reason = " ".join(str(getattr(error, "problem", None) or error).split())
+        mark = getattr(error, "problem_mark", None)
+        place = f" in line {mark.line + 1}" if mark is not None else ""
+        raise Damaged(path, f"cannot be read as YAML ({reason}{place})") from error
+    if not isinstance(value, kind):
+        raise Damaged(path, f"holds {_kind(value)}, not {'a list' if kind is list else 'an object'}")
+    return value
+
+
+def check_yaml(content: bytes) -> None:
+    """Look a YAML file over before it is built: its size, its aliases, keys that are given twice.
+
+    Raises ValueError, yaml.YAMLError or RecursionError.
+    """
+    import yaml
+
+    if len(content) > _MOST_YAML_BYTES:
+        raise ValueError(f"{len(content) / 1e6:.1f} MB, where at most {_MOST_YAML_BYTES / 1e6:.0f} are read")
+    root = yaml.compose(content, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    sizes: dict[int, int] = {}  # by node: how many values it comes to with its aliases written out; 0 while counting
+
+    def size_of(node: yaml.Node | None) -> int:
+        if node is None or isinstance(node, yaml.ScalarNode):
+            return 1
+        if id(node) in sizes:
+            if sizes[id(node)] == 0:
+                raise ValueError("an alias for what it is a part of")
+            return sizes[id(node)]
+        sizes[id(node)] = 0
+        children = node.value
+        if isinstance(node, yaml.MappingNode):
+            # A merge key may stand more than once in YAML; what it is for, the loader knows.
+            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+            twice = next((key for key in keys if keys.count(key) > 1), None) if len(set(keys)) < len(keys) else None
+            if twice is not None:
+                raise ValueError(f"the key {twice} is given twice")
+            children = [part for pair in node.value for part in pair]
+        size = 1 + sum(map(size_of, children))
+        if size > _MOST_YAML_VALUES:
+            raise ValueError(f"more than {_MOST_YAML_VALUES:,} values")
+        sizes[id(node)] = size
+        return size
+
+    size_of(root)
 
 
 def write_json(path: Path, value: Any) -> None:
