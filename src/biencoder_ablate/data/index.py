@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from biencoder_ablate.data.corpus import SPLITS, Corpus, Pair, pair_keys, query_of
+from biencoder_ablate.utils.arrays import ragged_take
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,7 @@ def answers_of(split: SplitArrays) -> tuple[np.ndarray, np.ndarray]:
     answered = np.flatnonzero(np.isin(split.point_key, points))
     place = np.searchsorted(points, split.point_key[answered])
     nums = nums[place]
-    starts = np.cumsum(nums) - nums
-    within = np.arange(nums.sum()) - np.repeat(starts, nums)
-    return np.repeat(answered, nums), pairs[np.repeat(firsts[place], nums) + within, 1]
+    return np.repeat(answered, nums), ragged_take(pairs[:, 1], firsts[place], nums)
 
 
 def clean_queries(split: SplitArrays) -> np.ndarray:

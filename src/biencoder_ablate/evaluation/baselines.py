@@ -7,6 +7,7 @@ Shapes: T texts, P points, C candidates, H pooled width.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -17,8 +18,9 @@ import numpy as np
 
 from biencoder_ablate.data.corpus import Corpus
 from biencoder_ablate.evaluation.lexical import bm25_similarities, count_words, tfidf_similarities
+from biencoder_ablate.evaluation.metrics import mean
 from biencoder_ablate.utils.cache import load_entry, load_or_make
-from biencoder_ablate.utils.files import finite, read_json
+from biencoder_ablate.utils.files import finite
 
 if TYPE_CHECKING:
     import torch
@@ -78,7 +80,7 @@ def known_baselines(cache: Path, determined_by: Mapping[str, Any]) -> Baselines:
     """What the cache directory has of a run's baselines, by the identity in the run's manifest."""
     known: Baselines = {}
     for path in (_corpus_entry(cache, determined_by["data"]), _encoder_entry(cache, determined_by)):
-        known |= load_entry(path, read_json) or {}
+        known |= load_entry(path, _read) or {}
     return in_order(known)
 
 
@@ -146,7 +148,7 @@ def corpus_baselines(
             baselines["bm25"] = lexical["bm25"]
         return finite(baselines)
 
-    return load_or_make(_corpus_entry(cache, fingerprint), read_json, measure, _write)
+    return load_or_make(_corpus_entry(cache, fingerprint), _read, measure, _write)
 
 
 def pretrained_baseline(
@@ -162,7 +164,7 @@ def pretrained_baseline(
         tasks = {name: splits[name] for name in MEASURED}
         return finite({"pretrained": encoder_metrics(h, tasks, h_asking)["pretrained_cosine"]})
 
-    return load_or_make(_encoder_entry(cache, determined_by), read_json, measure, _write)
+    return load_or_make(_encoder_entry(cache, determined_by), _read, measure, _write)
 
 
 def _corpus_entry(cache: Path, fingerprint: str) -> Path:
@@ -174,6 +176,10 @@ def _encoder_entry(cache: Path, determined_by: Mapping[str, Any]) -> Path:
     reading = json.dumps([model, determined_by["training"]["precision"]], sort_keys=True)
     digest = hashlib.sha256(reading.encode()).hexdigest()[:16]
     return cache / _FOLDER / f"{determined_by['data'][:32]}_{digest}.json"
+
+
+def _read(path: Path) -> Baselines:
+    return json.loads(path.read_text("utf-8"))
 
 
 def _write(baselines: Baselines, file: IO[bytes]) -> None:
@@ -198,17 +204,15 @@ def chance_metrics(task: RetrievalTask) -> dict[str, float]:
     values: dict[str, float] = {}
     for suffix, counting, num_candidates in (("", rows, official), ("_clean", np.flatnonzero(task.counts), clean)):
         right, total = num_right[counting], num_candidates[counting]
-        # Many points share both numbers.
-        pairs, back = np.unique(np.stack([right, total]), axis=1, return_inverse=True)
-        by_pair = np.array([_chance_reciprocal_rank(g, c) for g, c in pairs.T.tolist()])
-        values[f"top1{suffix}"] = _mean(right / total)
-        values[f"mrr{suffix}"] = _mean(by_pair[back.reshape(-1)])
+        values[f"top1{suffix}"] = mean(right / total)
+        values[f"mrr{suffix}"] = mean(np.array([*map(_chance_reciprocal_rank, right.tolist(), total.tolist())]))
 
     share_found = num_right / np.maximum(1, num_relevant)
-    values["recall@10"] = _mean(share_found * np.minimum(1, 10 / official))
+    values["recall@10"] = mean(share_found * np.minimum(1, 10 / official))
     return values
 
 
+@functools.cache  # many points share both numbers
 def _chance_reciprocal_rank(num_right: int, num_candidates: int) -> float:
     """The expected reciprocal rank of the first of g right ones among c candidates in a random order.
 
@@ -223,10 +227,6 @@ def _chance_reciprocal_rank(num_right: int, num_candidates: int) -> float:
     place = np.arange(num_wrong + 1)
     terms = all_wrong * num_right / (num_candidates - place) / (place + 1)
     return float(np.sum(terms))
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(np.mean(values)) if len(values) else np.nan
 
 
 def lexical_metrics(texts: Sequence[str], splits: Mapping[str, RetrievalTask]) -> dict[str, dict[str, Any]]:
