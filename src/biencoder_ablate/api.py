@@ -163,13 +163,10 @@ class TrainedModel:
         asking = _as_list(points)
         h = self.pooled_points(asking)
         size = max(1, BLOCK_FLOATS // len(index))
-        blocks = [
-            self._retrieve_block(asking[start : start + size], h[start : start + size], index, k)
-            for start in range(0, len(asking), size)
-        ]
-        if not blocks:
-            nothing = np.zeros((0, k), np.float32)
-            return SearchResults(nothing.astype(np.int64), nothing, nothing, nothing.astype(bool))
+        blocks = []
+        for start in range(0, max(1, len(asking)), size):
+            block = slice(start, start + size)
+            blocks.append(self._retrieve_block(asking[block], h[block], index, k))
         return concatenate_fields(blocks)
 
     @torch.no_grad()

@@ -1,5 +1,7 @@
 """Encoding in length groups against one text at a time, and gradients against plain padded encoding."""
 
+import hashlib
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -9,7 +11,13 @@ from support.helpers import load_sample
 
 from biencoder_ablate.data.corpus import SPLITS
 from biencoder_ablate.data.text_table import build_table
-from biencoder_ablate.encoder.pretrained import fingerprint_directory, load_encoder, load_tokenizer
+from biencoder_ablate.encoder.pretrained import (
+    ModelSource,
+    fingerprint_directory,
+    is_same_encoder,
+    load_encoder,
+    load_tokenizer,
+)
 from biencoder_ablate.encoder.texts import EncodedTexts, encode, encode_rows, plain_encoder
 from biencoder_ablate.encoder.tiny import COMMON_TOKENS, TINY_TOKENIZER, make_tiny
 from biencoder_ablate.encoder.tokens import length_groups, pad, tokenize
@@ -183,3 +191,34 @@ def test_the_tiny_model_s_tokenizer_ships_with_the_package_and_knows_the_sample(
     counts = Counter(token for row in rows for token in {*row})
     common = [token for token, count in counts.items() if count > len(texts) / 10]
     assert sorted(tokenizer.convert_ids_to_tokens(common)) == sorted(COMMON_TOKENS.split())
+
+
+def test_every_file_that_tokenization_depends_on_is_in_the_fingerprint(tmp_path):
+    """transformers sets the normaliser by tokenizer_config.json: other token ids are another encoder."""
+    model = make_tiny(tmp_path / "cache")
+    fingerprints = {fingerprint_directory(model)}
+    changes = {
+        "tokenizer_config.json": '{"do_lower_case": false, "tokenizer_class": "BertTokenizer"}',
+        "special_tokens_map.json": '{"unk_token": "[MASK]"}',
+        "added_tokens.json": '{"zoo": 2000}',
+    }
+    for name, content in changes.items():
+        changed = tmp_path / name
+        shutil.copytree(model, changed)
+        (changed / name).write_text(content, "utf-8")
+        fingerprints.add(fingerprint_directory(changed))
+    assert len(fingerprints) == 4
+
+
+def test_a_run_of_an_earlier_version_still_finds_its_encoder(tmp_path):
+    """Up to 0.4.0 the fingerprint was over config, weights and vocabulary alone."""
+    model = make_tiny(tmp_path)
+    lines = []
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        digest = hashlib.sha256((model / name).read_bytes()).hexdigest()
+        lines.append(f"{name} {digest}\n")
+    before = hashlib.sha256("".join(lines).encode()).hexdigest()
+    source = ModelSource("tiny", model, fingerprint_directory(model))
+    assert source.fingerprint != before
+    assert is_same_encoder(before, source) and is_same_encoder(source.fingerprint, source)
+    assert not is_same_encoder("0" * 64, source)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from biencoder_ablate.data.corpus import SPLITS, Corpus, Pair, pair_keys, query_of
+from biencoder_ablate.utils.arrays import ragged_take
 
 
 @dataclass(frozen=True)
@@ -83,14 +84,12 @@ def answers_of(split: SplitArrays) -> tuple[np.ndarray, np.ndarray]:
     key_pairs = np.stack([split.point_key, split.counter_key], axis=1)[is_right]
     key_pairs = np.unique(key_pairs, axis=0)  # sorted by point, then by counter
 
-    # Each row that has answers gets the run of pairs that begin with its point: its place plus 0, 1, …
+    # Each row that has answers gets the run of pairs that begin with its point.
     points, firsts, nums = np.unique(key_pairs[:, 0], return_index=True, return_counts=True)
     rows = np.flatnonzero(np.isin(split.point_key, points))
     place = np.searchsorted(points, split.point_key[rows])
     nums = nums[place]
-    starts = np.cumsum(nums) - nums
-    within = np.arange(nums.sum()) - np.repeat(starts, nums)
-    return np.repeat(rows, nums), key_pairs[np.repeat(firsts[place], nums) + within, 1]
+    return np.repeat(rows, nums), ragged_take(key_pairs[:, 1], firsts[place], nums)
 
 
 def clean_queries(split: SplitArrays) -> np.ndarray:

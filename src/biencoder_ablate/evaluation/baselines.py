@@ -7,6 +7,7 @@ Shapes: T texts, P points, C candidates, H pooled width.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -17,6 +18,7 @@ import numpy as np
 
 from biencoder_ablate.data.corpus import Corpus
 from biencoder_ablate.evaluation.lexical import bm25_similarities, count_words, tfidf_similarities
+from biencoder_ablate.evaluation.metrics import mean
 from biencoder_ablate.utils.cache import load_entry, load_or_make
 from biencoder_ablate.utils.files import replace_nonfinite
 
@@ -205,17 +207,15 @@ def chance_metrics(task: RetrievalTask) -> dict[str, float]:
     values: dict[str, float] = {}
     for suffix, counting, num_candidates in (("", rows, official), ("_clean", np.flatnonzero(task.counts), clean)):
         right, total = num_right[counting], num_candidates[counting]
-        # Many points share both numbers.
-        pairs, back = np.unique(np.stack([right, total]), axis=1, return_inverse=True)
-        by_pair = np.array([_chance_reciprocal_rank(g, c) for g, c in pairs.T.tolist()])
-        values[f"top1{suffix}"] = _mean(right / total)
-        values[f"mrr{suffix}"] = _mean(by_pair[back.reshape(-1)])
+        values[f"top1{suffix}"] = mean(right / total)
+        values[f"mrr{suffix}"] = mean(np.array([*map(_chance_reciprocal_rank, right.tolist(), total.tolist())]))
 
     share_found = num_right / np.maximum(1, num_relevant)
-    values["recall@10"] = _mean(share_found * np.minimum(1, 10 / official))
+    values["recall@10"] = mean(share_found * np.minimum(1, 10 / official))
     return values
 
 
+@functools.cache  # many points share both numbers
 def _chance_reciprocal_rank(num_right: int, num_candidates: int) -> float:
     """The expected reciprocal rank of the first of g right ones among c candidates in a random order.
 
@@ -230,10 +230,6 @@ def _chance_reciprocal_rank(num_right: int, num_candidates: int) -> float:
     place = np.arange(num_wrong + 1)
     terms = all_wrong * num_right / (num_candidates - place) / (place + 1)
     return float(np.sum(terms))
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(np.mean(values)) if len(values) else np.nan
 
 
 def lexical_metrics(texts: Sequence[str], splits: Mapping[str, RetrievalTask]) -> dict[str, dict[str, Any]]:

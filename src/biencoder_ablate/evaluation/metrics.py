@@ -69,7 +69,7 @@ def top1(first: np.ndarray) -> float:
     >>> top1(np.array([0, 1, 9, 0]))
     0.5
     """
-    return _mean(hits(first, 1))
+    return mean(hits(first, 1))
 
 
 def mrr(first: np.ndarray) -> float:
@@ -78,7 +78,7 @@ def mrr(first: np.ndarray) -> float:
     >>> mrr(np.array([0, 1, 3, 3]))
     0.5
     """
-    return _mean(reciprocal_rank(first))
+    return mean(reciprocal_rank(first))
 
 
 def recall(
@@ -92,7 +92,7 @@ def recall(
     0.75
     """
     num_found = _sums(hits(ranks, k), rows)
-    return _mean(num_found / _sizes(rows))
+    return mean(num_found / _sizes(rows))
 
 
 def ndcg(
@@ -112,7 +112,7 @@ def ndcg(
     best_first = np.lexsort((-grades, rows))
     ideal_ranks = ragged_arange(_sizes(rows))
     ideal_gains = discounted_gain(ideal_ranks, k, grades[best_first])
-    return _mean(_sums(gains, rows) / _sums(ideal_gains, rows))
+    return mean(_sums(gains, rows) / _sums(ideal_gains, rows))
 
 
 def average_precision(ranks: np.ndarray, rows: np.ndarray) -> float:
@@ -128,7 +128,7 @@ def average_precision(ranks: np.ndarray, rows: np.ndarray) -> float:
     num_right = ragged_arange(sizes) + 1.0
     num_seen = ranks[by_rank] + 1.0
     precision = num_right / num_seen
-    return _mean(_sums(precision, rows) / sizes)
+    return mean(_sums(precision, rows) / sizes)
 
 
 def _sizes(rows: np.ndarray) -> np.ndarray:
@@ -144,7 +144,8 @@ def _sums(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return np.add.reduceat(values, group_starts(rows))
 
 
-def _mean(values: np.ndarray) -> float:
+def mean(values: np.ndarray) -> float:
+    """The mean over queries (N,), NaN where there are none."""
     if not len(values):
         return np.nan
     return float(np.mean(values))

@@ -208,6 +208,9 @@ def point_records(rankings: SplitRankings) -> list[dict[str, Any]]:
         stage1[name] = (metrics.first_ranks(ranking.stage1_rank, qrels.row) + 1).tolist()
         final[name] = (metrics.first_ranks(ranking.final_rank, qrels.row) + 1).tolist()
 
+    names = [task.name_of(candidate) if candidate >= 0 else None for candidate in qrels.candidate.tolist()]
+    stage1_ranks, final_ranks = (official.stage1_rank + 1).tolist(), (official.final_rank + 1).tolist()
+    answers = list(zip(names, qrels.grade.tolist(), stage1_ranks, final_ranks, strict=True))
     bounds = np.searchsorted(qrels.row, np.arange(len(task) + 1))
     records = []
     for row, place in enumerate(task.pair.tolist()):
@@ -231,13 +234,7 @@ def point_records(rankings: SplitRankings) -> list[dict[str, Any]]:
             "first": task.name_of(int(official.first[row])),
         }
         if not split.asks_pairs:
-            record["answers"] = []
-            for entry in range(bounds[row], bounds[row + 1]):
-                candidate = int(qrels.candidate[entry])
-                answer = task.name_of(candidate) if candidate >= 0 else None
-                stage1_rank = int(official.stage1_rank[entry]) + 1
-                final_rank = int(official.final_rank[entry]) + 1
-                record["answers"].append([answer, int(qrels.grade[entry]), stage1_rank, final_rank])
+            record["answers"] = [list(answer) for answer in answers[bounds[row] : bounds[row + 1]]]
         records.append(record)
     return records
 

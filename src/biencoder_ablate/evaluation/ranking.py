@@ -165,12 +165,8 @@ def stage1(
         distances = distances_to(embeddings.point[points], targets)  # (b, D)
         check_finite(distances)
 
-        # The first set has all rows of the block and takes `distances` itself. Ranking by text changes them, so that it
-        # comes last; the others get copies of their rows.
-        for number, positions in reversed(members):
-            of_set = distances
-            if number > 0:
-                of_set = distances[torch.as_tensor(positions, device=device)]
+        for number, positions in members:
+            of_set = distances[torch.as_tensor(positions, device=device)]  # a copy, which ranking by text may change
             rank_block = _rank_by_candidate if sets[number].admitted else _rank_by_text
             ranked = rank_block(of_set, candidates, rows[positions], sets[number], k)
             blocks[number].append(TopK.unscored(*ranked))
@@ -258,8 +254,8 @@ def _rank_by_text(
     num_texts = distances.shape[1]
 
     # What is excluded, each pair of row and candidate once.
-    excluded = np.ravel_multi_index(take_rows(rows, candidate_set.excluded), (len(rows), len(candidates)))
-    excluded = np.unique(excluded)
+    excluded_row, excluded_candidate = take_rows(rows, candidate_set.excluded)
+    excluded = np.unique(excluded_row * len(candidates) + excluded_candidate)
     excluded_row, excluded_candidate = np.divmod(excluded, len(candidates))
     excluded_text = candidates.place[excluded_candidate]
 
@@ -268,12 +264,11 @@ def _rank_by_text(
     right_text = torch.as_tensor(candidates.place[right], device=device)
     before, not_after = _count_candidates(distances, right_row, right_text, candidates)
 
-    # Both counts have the excluded in them: beside each right answer, the excluded of its row.
-    place_of_right, text = take_rows(position, (excluded_row, excluded_text))
-    beside = torch.as_tensor(place_of_right, device=device)
-    text_beside = torch.as_tensor(text, device=device)
+    # Both counts have the excluded in them: those of its row are taken off beside each right answer.
+    beside, text = map(torch.from_numpy, take_rows(position, (excluded_row, excluded_text)))
+    beside = beside.to(device)
     right_distance = distances[right_row, right_text][beside]
-    excluded_distance = distances[right_row[beside], text_beside]
+    excluded_distance = distances[right_row[beside], text.to(device)]
     nearer = excluded_distance < right_distance
     as_near = excluded_distance <= right_distance
     before.index_add_(0, beside, nearer.to(before), alpha=-1)
@@ -397,9 +392,13 @@ def rerank(
         dead[rows, columns] = is_dead.cpu().numpy()[back]
 
     by_score = np.argsort(-scores, axis=1, kind="stable")
-    columns_to_sort = (nearest.order, nearest.distance, scores, dead)
-    order, distance, scores, dead = (np.take_along_axis(values, by_score, axis=1) for values in columns_to_sort)
-    return TopK(order, distance, scores, dead, nearest.stage1_rank)
+    return TopK(
+        np.take_along_axis(nearest.order, by_score, axis=1),
+        np.take_along_axis(nearest.distance, by_score, axis=1),
+        np.take_along_axis(scores, by_score, axis=1),
+        np.take_along_axis(dead, by_score, axis=1),
+        nearest.stage1_rank,
+    )
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from biencoder_ablate.config.schema import ConfigError, ModelConfig
-from biencoder_ablate.encoder.pretrained import ModelSource, find_model, fingerprint_directory
+from biencoder_ablate.encoder.pretrained import ModelSource, find_model, fingerprint_directory, is_same_encoder
 from biencoder_ablate.model.biencoder import Architecture, BiEncoder
 from biencoder_ablate.utils.console import format_error, quiet_transformers
 from biencoder_ablate.utils.files import Damaged, load_json, require, whole_directory, write_json
@@ -125,7 +125,7 @@ def encoder_source(directory: Path, spec: ModelSpec, settings: ModelConfig, cach
         copy = directory / spec.encoder_directory
         return ModelSource(spec.encoder_name, copy, fingerprint_directory(copy))
     source = find_model(settings, cache)
-    if source.fingerprint != spec.encoder_fingerprint:
+    if not is_same_encoder(spec.encoder_fingerprint, source):
         raise ConfigError(
             f"model.name_or_path={settings.name_or_path or 'null'}: not the encoder that the run was trained with "
             f"(fingerprint {source.fingerprint[:12]}, the run's is {spec.encoder_fingerprint[:12]}); "

@@ -22,7 +22,7 @@ from biencoder_ablate.encoder.device import (
     peak_flops,
 )
 from biencoder_ablate.encoder.features import features_of
-from biencoder_ablate.encoder.pretrained import ModelSource, find_model
+from biencoder_ablate.encoder.pretrained import ModelSource, find_model, is_same_encoder
 from biencoder_ablate.encoder.texts import (
     CachedTexts,
     Hidden,
@@ -285,7 +285,7 @@ def find_finetuned(config: Config, pretrained: ModelSource) -> FineTuned | None:
     spec = read_model_spec(path / "model")
     if not spec.copied:
         raise ConfigError(f"{key}: the encoder of {path} was frozen; must be a run that trained it")
-    if spec.encoder_fingerprint != pretrained.fingerprint:
+    if not is_same_encoder(spec.encoder_fingerprint, pretrained):
         raise ConfigError(
             f"{key}: was trained from {spec.encoder_name}, and not from model.name_or_path="
             f"{config.model.name_or_path or 'null'}; must be the same, for the figures of the pretrained encoder"

@@ -19,12 +19,20 @@ def ragged_arange(counts: np.ndarray) -> np.ndarray:
     return np.arange(counts.sum()) - np.repeat(starts, counts)
 
 
-def ragged_take(values: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def ragged_take(
+    values: np.ndarray,
+    starts: np.ndarray,
+    counts: np.ndarray,
+) -> np.ndarray:
     """The slices values[start : start + count], one for each of `starts` and `counts`, end to end."""
-    return values[np.repeat(starts, counts) + ragged_arange(counts)]
+    first = np.repeat(starts, counts)
+    return values[first + ragged_arange(counts)]
 
 
-def take_rows(rows: np.ndarray, entries: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def take_rows(
+    rows: np.ndarray,
+    entries: tuple[np.ndarray, np.ndarray],
+) -> tuple[np.ndarray, np.ndarray]:
     """The entries (groups, values) of some rows, which ascend and may repeat: (positions in `rows`, values)."""
     groups, values = entries
     starts = np.searchsorted(groups, rows)
