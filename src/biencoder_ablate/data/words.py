@@ -127,7 +127,8 @@ def split_words(text: str) -> list[str]:
 @cache
 def _word_patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
     """Of a word, and of what is dropped inside one: the standard library's patterns know no combining marks."""
-    selectors, marks = [], []
+    selectors: list[str] = []
+    marks: list[str] = []
     for code in range(0x300, sys.maxunicode + 1):
         character = chr(code)
         if unicodedata.category(character) in ("Mn", "Mc"):
