@@ -271,7 +271,7 @@ def test_all_pairs_are_trained_on_or_one_drawn_of_each_point():
     drawn = Counter()
     for epoch in range(60):
         pairs = shown(epoch_rows(split, TrainingConfig(positives="one"), 0, epoch))
-        assert sorted(fold(point) for point, _ in pairs) == ["p", "q", "trainpoint"]
+        assert sorted(fold(point) for point, _ in pairs) == ["p", "q", "train point"]
         drawn.update(pairs)
     assert set(drawn) == set(everything) and min(drawn.values()) > 8
 

@@ -134,7 +134,7 @@ def test_uniform_is_uniform():
     for row, pair in enumerate(table.splits["train"].pairs):
         counts = Counter(table.texts[index] for index in draws[:, row].tolist())
         possible = [t for t in pool if fold(t) in allowed_negatives(table.splits["train"].pairs, row)]
-        assert len(possible) == (10 if fold(pair.point) == "pointa" else 11)
+        assert len(possible) == (10 if fold(pair.point) == "point a" else 11)
         assert set(counts) == set(possible)
         assert stats.chisquare([counts[t] for t in possible]).pvalue > 1e-3
     # Two pairs' draws are independent: their joint table shows no more than chance.
