@@ -182,7 +182,7 @@ def test_a_damaged_tiny_model_is_made_anew(tiny_directory, tmp_path, capsys):
 
 def test_the_tiny_model_s_tokenizer_ships_with_the_package_and_knows_the_sample(tokenizer):
     """As it was learned from the sample: its vocabulary names every run of model=tiny."""
-    assert fingerprint_directory(TINY_TOKENIZER)[:16] == "c8b6839a7b3059be"
+    assert fingerprint_directory(TINY_TOKENIZER)[:16] == "2846c162c1d6eec2"
     lower, upper = tokenizer(["Zoos should be closed.", "ZOOS SHOULD BE CLOSED."])["input_ids"]
     assert lower == upper and len(tokenizer) == 6000
     texts = [text for name in SPLITS for pair in load_sample().split(name) for text in (pair.point, pair.counter)]
