@@ -157,7 +157,7 @@ def _read_texts(where: str, files: Sequence[Path]) -> tuple[Any, Sequence[str]]:
     """A table of csv or tsv files, as data=pairs reads them: quotation marks and all, and every cell a text."""
     import datasets
 
-    parts: list[Any] = []
+    parts: list[dict[str, list[str]]] = []
     notes: list[str] = []
     for file in files:
         place = where if len(files) == 1 and where.endswith(file.name) else f"{where}, {file.name}"

@@ -195,6 +195,7 @@ def _list_arguana(path: Path) -> Iterable[str]:
 def _parse_arguana(path: Path, names: Iterable[str], read: Callable[[str], bytes]) -> Corpus:
     # The files of an argument, by split, theme, debate, stance and number.
     files: dict[tuple[str, str, str, str, int], dict[str, str]] = {}
+    spelling: dict[tuple[str, str, str, str, int], str] = {}  # of the number
     roots = set()
     for name in names:
         match = _ARGUMENT.fullmatch(name)
@@ -204,11 +205,9 @@ def _parse_arguana(path: Path, names: Iterable[str], read: Callable[[str], bytes
         split = _ARGUANA_SPLITS[match["split"]]
         place = (split, match["theme"], match["debate"], match["stance"], int(match["number"]))
         kinds = files.setdefault(place, {})
-        other = next(iter(kinds.values()), name)
-        other_match = _ARGUMENT.fullmatch(other)
-        assert other_match is not None
         # One number spelt in two ways, as in pro1 and pro01, is of two arguments.
-        if match["kind"] in kinds or other_match["number"] != match["number"]:
+        if match["kind"] in kinds or spelling.setdefault(place, match["number"]) != match["number"]:
+            other = next(iter(kinds.values()))
             raise DataError(
                 f"data.path={path}: {printable(name)} and {printable(other)} have the same number; give each argument "
                 "a number of its own"
