@@ -16,6 +16,7 @@ from biencoder_ablate.config.schema import MEASURING_KEYS
 from biencoder_ablate.runs.directory import find_run
 from biencoder_ablate.utils.command import add_json_option, print_json, run_command
 from biencoder_ablate.utils.console import format_number, text_table
+from biencoder_ablate.utils.files import expand_user
 
 if TYPE_CHECKING:
     from biencoder_ablate.api import TrainedRun
@@ -132,7 +133,7 @@ def evaluate(
         if asked.source:
             measured[name]["source/top1"] = study_top1(prepared, embeddings, score)
         if trec is not None:
-            write_trec(Path(trec).expanduser(), prepared, embeddings, score, asked.rerank, run.name)
+            write_trec(expand_user(trec), prepared, embeddings, score, asked.rerank, run.name)
     seconds["ranking"] = time.perf_counter() - started
     report: dict[str, Any] = {
         "run": run.name,
@@ -248,7 +249,7 @@ def keep(run_dir: str | Path, report: Mapping[str, Any]) -> Path:
     measured = {key: report[key] for key in ("evaluation", "data", "precision")}
     rows = "_baselines" if "baselines" in report else ""
     name = f"{report['data']['name']}_rerank{report['evaluation']['rerank']}{rows}_{short_hash(measured)}.json"
-    path = Path(run_dir).expanduser() / "evaluations" / name
+    path = expand_user(run_dir) / "evaluations" / name
     path.parent.mkdir(exist_ok=True)
     write_json(path, report)
     return path

@@ -122,14 +122,12 @@ def _data_lines(config: Config, corpus: Corpus) -> list[str]:
 
 def before_training(components: Components, plan: RunPlan) -> str:
     """What is known once the model is built: the head, trained weights, cut texts, and the disk a run needs."""
-    model, tokens = components.context.model, components.tokens
+    model = components.context.model
     num_weights = sum(value.numel() for value in model.parameters())
     # A head of another package may say nothing of itself.
     head = model.head.describe() if hasattr(model.head, "describe") else type(model.head).__name__
     sizes = f"{3 * sum(model.architecture.feature_widths)} features a pair, {num_weights:,} trained weights"
-    if tokens is not None:
-        cut = (tokens.full_lengths > tokens.lengths).mean()
-        sizes += f", {100 * cut:.1f}% of texts cut"
+    sizes += f", {100 * components.cut_share:.1f}% of texts cut"
 
     # In float32. While training: weights, two Adam moments and the best weights, twice while an epoch replaces the
     # one before it. When done: the weights, and the files of an encoder that another run has trained.
