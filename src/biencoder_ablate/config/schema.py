@@ -413,7 +413,7 @@ def cache_directory(config: Config) -> Path:
         return Path(os.environ["XDG_CACHE_HOME"]) / "biencoder-ablate"
     try:
         if config.cache_dir is not None:
-            return expand_user(config.cache_dir, "cache_dir")
+            return Path(config.cache_dir).expanduser()
         Path.home()  # raises where there is none, as not every version of platformdirs does
         return user_cache_path("biencoder-ablate", appauthor=False)
     except RuntimeError as error:
