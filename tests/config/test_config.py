@@ -478,7 +478,7 @@ def test_a_word_for_null_is_no_text(key, word):
     with pytest.raises(ConfigError) as refused:
         load_config([f"{key}={word}"])
     assert str(refused.value).lower().startswith(f"{key}={word}: ".lower())
-    assert "must be null, or " in str(refused.value) or key == "logs_dir"
+    assert "must be null" in str(refused.value) or key == "logs_dir"
 
 
 def test_a_word_that_is_quoted_is_meant():
@@ -488,9 +488,10 @@ def test_a_word_that_is_quoted_is_meant():
     for values in ('null,"None"', '"query: ",null'):
         with compose_command(parse_arguments(["-m", f"model.point_prompt={values}"])) as command:
             assert len(command.jobs()) == 2
-    with pytest.raises(ConfigError, match="quote it twice if the word is meant: 'model.point_prompt=\"None\"'"):
-        with compose_command(parse_arguments(["-m", "model.point_prompt=null,None"])):
-            pass
+    sweep = parse_arguments(["-m", "model.point_prompt=null,None"])
+    with pytest.raises(ConfigError) as refused, compose_command(sweep):
+        pass
+    assert str(refused.value).endswith("quote it twice if the word is meant: 'model.point_prompt=\"None\"'")
 
 
 @pytest.mark.parametrize("key", ["data.path", "logs_dir", "cache_dir", "model.name_or_path", "model.finetuned"])
@@ -516,9 +517,9 @@ BROKEN_YAML = {
 def test_broken_yaml_of_one_s_own_ends_in_one_line(name, tmp_path):
     (tmp_path / "recipe").mkdir()
     (tmp_path / "recipe" / f"{name}.yaml").write_text(BROKEN_YAML[name])
-    with pytest.raises(ConfigError, match="cannot be read as YAML") as refused:
-        with compose_command(parse_arguments([f"--config-dir={tmp_path}", f"recipe={name}"])):
-            pass
+    arguments = parse_arguments([f"--config-dir={tmp_path}", f"recipe={name}"])
+    with pytest.raises(ConfigError, match="cannot be read as YAML") as refused, compose_command(arguments):
+        pass
     assert "\n" not in str(refused.value)
 
 

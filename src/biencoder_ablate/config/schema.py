@@ -304,7 +304,10 @@ def _check_free_text(config: Config) -> None:
             raise ConfigError(f"{key}={value}: is taken for no name; must be {dict(schema_keys())[key]}")
     for key in ("logs_dir", "cache_dir", "data.path", "model.name_or_path", "model.finetuned"):
         value = attrgetter(key)(config)
-        place = None if value is None else expand_user(str(value), key)
+        try:
+            place = None if value is None else expand_user(str(value), key)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
         if place is not None and key in ("logs_dir", "cache_dir") and place.is_file():
             raise ConfigError(f"{key}={value}: is a file; must be a directory, made if missing")
 
