@@ -23,7 +23,7 @@ from biencoder_ablate.runs.directory import find_run
 from biencoder_ablate.runs.identity import short_hash
 from biencoder_ablate.utils.command import add_json_option, print_json, run_command
 from biencoder_ablate.utils.console import RunLog, format_number, text_table
-from biencoder_ablate.utils.files import replace_nonfinite, write_json, write_text
+from biencoder_ablate.utils.files import expand_user, replace_nonfinite, write_json, write_text
 
 if TYPE_CHECKING:
     from biencoder_ablate.api import TrainedRun
@@ -140,7 +140,7 @@ def evaluate(
         if settings.source:
             measured[split]["source/top1"] = study_top1(task, embeddings, score)
         if trec is not None:
-            write_trec(Path(trec).expanduser(), task, embeddings, score, settings.rerank, run.name)
+            write_trec(expand_user(trec), task, embeddings, score, settings.rerank, run.name)
     seconds["ranking"] = time.perf_counter() - started
 
     report: dict[str, Any] = {
@@ -248,7 +248,7 @@ def keep(run_dir: str | Path, report: Mapping[str, Any]) -> Path:
     determined_by = short_hash({key: report[key] for key in ("evaluation", "data", "precision")})
     rows = "_baselines" if "baselines" in report else ""
     name = f"{report['data']['name']}_rerank{report['evaluation']['rerank']}{rows}_{determined_by}.json"
-    path = Path(run_dir).expanduser() / "evaluations" / name
+    path = expand_user(run_dir) / "evaluations" / name
     path.parent.mkdir(exist_ok=True)
     write_json(path, report)
     return path

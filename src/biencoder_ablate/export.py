@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -21,7 +20,15 @@ from typing import TYPE_CHECKING, Any
 from biencoder_ablate.config.schema import MEASURING_KEYS, looks_like_path
 from biencoder_ablate.utils.command import run_command
 from biencoder_ablate.utils.console import format_error, format_number
-from biencoder_ablate.utils.files import read_json, whole_directory, write_json, write_text
+from biencoder_ablate.utils.files import (
+    copy_regular,
+    expand_user,
+    load_json,
+    load_yaml,
+    whole_directory,
+    write_json,
+    write_text,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -32,8 +39,19 @@ LICENCES = {
     "sample": "the debates that ship with biencoder-ablate, written by an AI model; CC0 1.0",
     "arguana": "ArguAna Counterargs (Wachsmuth, Syed and Stein, ACL 2018; doi 10.5281/zenodo.3973258); CC BY 4.0",
 }
-_ENCODER_FILES = ("config.json", "model.safetensors", "tokenizer", "special_tokens", "added_tokens", "vocab", "merges")
-"""How the names of an encoder's files begin."""
+_ENCODER_FILES = (
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+)
+"""What an encoder's files are called. Whatever else lies beside them stays there."""
 _MODULES = "sentence_transformers.models"
 """Where every version of the library finds its modules."""
 
@@ -44,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> None:
-    out = Path(arguments.out).expanduser()
+    out = expand_user(arguments.out)
     difference = export(arguments.run_dir, out, arguments.overrides)
     if difference is None:
         comparison = "not compared with sentence-transformers, which is not installed here"
@@ -86,7 +104,11 @@ def export(run_dir: str | Path, out: Path, overrides: Sequence[str] = ()) -> flo
         _write_modules(run, partial)
         _write_run(run, partial)
         difference = _difference(run, partial)
-        write_text(partial / "README.md", model_card(run, difference))
+        try:
+            card = model_card(run, difference)
+        except KeyError as error:
+            raise ValueError(f"{run.path / 'result.json'}: damaged, has no {error.args[0]}") from error
+        write_text(partial / "README.md", card)
     return difference
 
 
@@ -99,9 +121,10 @@ def _write_modules(run: TrainedRun, out: Path) -> None:
     separate = architecture.towers == "separate"
     encoder = "transformer" if separate else ""
     (out / encoder).mkdir(exist_ok=True)
-    for file in run.source().directory.iterdir():
-        if file.name.startswith(_ENCODER_FILES):
-            shutil.copyfile(file, out / encoder / file.name)
+    source = run.source().directory
+    for file in sorted(source.iterdir()):
+        if file.name in _ENCODER_FILES:
+            copy_regular(_hub_blob(file) if not spec.copied else file, out / encoder / file.name)
     length = {"max_seq_length": spec.max_tokens, "do_lower_case": False}
     write_json(out / encoder / "sentence_bert_config.json", length)
 
@@ -143,6 +166,17 @@ def _write_modules(run: TrainedRun, out: Path) -> None:
     write_json(out / "config_sentence_transformers.json", settings)
 
 
+def _hub_blob(file: Path) -> Path:
+    """Where the content of a downloaded file lies: the hub's cache has links, snapshots/COMMIT/NAME → blobs/HASH.
+
+    Any other link comes back as it is.
+    """
+    if not file.is_symlink() or file.parent.parent.name != "snapshots":
+        return file
+    blob = file.resolve()
+    return blob if blob.parent == (file.parent.parent.parent / "blobs").resolve() else file
+
+
 def _numbered(modules: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
     """Paths and classes as modules.json has them."""
     entries = []
@@ -169,10 +203,10 @@ def _write_run(run: TrainedRun, out: Path) -> None:
     for directory in (model, out / "run" / ".hydra"):
         directory.mkdir(parents=True)
     for name in ("result.json", "manifest.json", "model/biencoder.safetensors"):
-        shutil.copyfile(run.path / name, out / "run" / name)
+        copy_regular(run.path / name, out / "run" / name)
 
     # Nothing of this machine's directories goes to others.
-    config = OmegaConf.load(run.path / ".hydra" / "config.yaml")
+    config = OmegaConf.create(load_yaml(run.path / ".hydra" / "config.yaml"))
     for key in ("data.path", "model.name_or_path", "model.finetuned"):
         OmegaConf.update(config, key, _public_name(OmegaConf.select(config, key)))
     OmegaConf.update(config, "logs_dir", "logs")
@@ -218,10 +252,9 @@ def _difference(run: TrainedRun, out: Path) -> float | None:
 
 def model_card(run: TrainedRun, difference: float | None) -> str:
     """README.md, from model_card.md: how it is used, its metrics beside the clean ones, data, licence, command."""
-    from omegaconf import OmegaConf
-
-    manifest, spec, config, result = read_json(run.path / "manifest.json"), run.contract, run.trained, run.result
-    assert isinstance(manifest, dict)
+    spec, config, result = run.contract, run.trained, run.result
+    manifest = load_json(run.path / "manifest.json", libraries=dict, biencoder_ablate=str, precision=str, device=str)
+    manifest.setdefault("git_commit", None)
     encoder, rerank, select = _public_name(spec.encoder_name), config.evaluation.rerank, config.evaluation.select
     leaks = result["test"]["num_points_clean"] < result["test"]["num_points"]
 
@@ -236,7 +269,7 @@ def model_card(run: TrainedRun, difference: float | None) -> str:
 
     command = ["python", "-m", "biencoder_ablate"]
     overrides_file = run.path / ".hydra" / "overrides.yaml"
-    for override in OmegaConf.load(overrides_file) if overrides_file.is_file() else []:
+    for override in load_yaml(overrides_file, list) if overrides_file.is_file() else []:
         key, sign, value = str(override).partition("=")
         if key not in ("logs_dir", "cache_dir"):
             command.append(f"{key}{sign}{_public_name(value)}")

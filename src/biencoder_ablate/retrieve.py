@@ -23,7 +23,7 @@ from biencoder_ablate.data.tabular import SUFFIXES, cell_text, decode_text, list
 from biencoder_ablate.utils.cache import load_entry, seal
 from biencoder_ablate.utils.command import add_json_option, print_json, run_command
 from biencoder_ablate.utils.console import RunLog, printable, progress_bar
-from biencoder_ablate.utils.files import whole_directory
+from biencoder_ablate.utils.files import expand_user, whole_directory
 
 if TYPE_CHECKING:
     from biencoder_ablate.api import SearchIndex, TrainedModel
@@ -276,7 +276,7 @@ def read_texts(option: str, path: Path, content: bytes, columns: str | None = No
 
 def _read(option: str, path: Path) -> bytes:
     try:
-        return path.expanduser().read_bytes()
+        return expand_user(path).read_bytes()
     except OSError as error:
         raise ValueError(f"{option} {path}: cannot be read ({error.strerror})") from error
 

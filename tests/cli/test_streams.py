@@ -24,6 +24,7 @@ def shell(line: str, cwd: Path, **environment: str) -> subprocess.CompletedProce
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment,
         capture_output=True,
         text=True,
+        errors="replace",
         timeout=300,
     )
 

@@ -469,6 +469,60 @@ def test_what_follows_a_swept_key_follows_it_in_each_job():
     assert names == [(3, "s3", "/enc3"), (4, "s4", "/enc4")]
 
 
+@pytest.mark.parametrize("word", ["None", "none", "False", "true"])
+@pytest.mark.parametrize(
+    "key", ["model.point_prompt", "model.candidate_prompt", "cache_dir", "sweep_name", "model.revision", "logs_dir"]
+)
+def test_a_word_for_null_is_no_text(key, word):
+    """As a prompt it would stand before every text, and as a directory it would be made."""
+    with pytest.raises(ConfigError) as refused:
+        load_config([f"{key}={word}"])
+    assert str(refused.value).lower().startswith(f"{key}={word}: ".lower())
+    assert "must be null" in str(refused.value) or key == "logs_dir"
+
+
+def test_a_word_that_is_quoted_is_meant():
+    assert load_config(['model.point_prompt="None"']).model.point_prompt == "None"
+    assert load_config(["model.point_prompt='true'"]).model.point_prompt == "true"
+    assert load_config(["model.point_prompt=null"]).model.point_prompt is None
+    for values in ('null,"None"', '"query: ",null'):
+        with compose_command(parse_arguments(["-m", f"model.point_prompt={values}"])) as command:
+            assert len(command.jobs()) == 2
+    sweep = parse_arguments(["-m", "model.point_prompt=null,None"])
+    with pytest.raises(ConfigError) as refused, compose_command(sweep):
+        pass
+    assert str(refused.value).endswith("quote it twice if the word is meant: 'model.point_prompt=\"None\"'")
+
+
+@pytest.mark.parametrize("key", ["data.path", "logs_dir", "cache_dir", "model.name_or_path", "model.finetuned"])
+def test_a_home_of_nobody_is_no_path(key):
+    with pytest.raises(ConfigError) as refused:
+        load_config([f"{key}='~nobody-of-that-name/x'"])
+    assert str(refused.value) == (
+        f"{key}=~nobody-of-that-name/x: no such user here; write ./~nobody-of-that-name/x for a file of that name"
+    )
+
+
+BROKEN_YAML = {
+    "tab": "a:\n\tb: 1\n",
+    "twice": "seed: 1\nseed: 2\n",
+    "open": "seed: [1\n",
+    "loop": "defaults:\n  - loop\n",
+    "bomb": "a: &a [x,x,x,x,x,x,x,x,x,x]\n"
+    + "".join(f"{new}: &{new} [{','.join(['*' + old] * 10)}]\n" for old, new in zip("abcdefg", "bcdefgh", strict=True)),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_YAML)
+def test_broken_yaml_of_one_s_own_ends_in_one_line(name, tmp_path):
+    (tmp_path / "recipe").mkdir()
+    (tmp_path / "recipe" / f"{name}.yaml").write_text(BROKEN_YAML[name])
+    arguments = parse_arguments([f"--config-dir={tmp_path}", f"recipe={name}"])
+    with pytest.raises(ConfigError, match="cannot be read as YAML") as refused, compose_command(arguments):
+        pass
+    assert "\n" not in str(refused.value)
+
+
 @pytest.mark.parametrize("override", ["seed=range(0,0)", "head=glob(nothing*)"])
 def test_a_sweep_over_no_value_is_refused(override):
     with compose_command(parse_arguments(["-m", override])) as command, pytest.raises(ConfigError) as refused:

@@ -12,6 +12,7 @@ import pytest
 from support.helpers import only_error, run_here
 from support.runs import finished_result
 
+from biencoder_ablate.export import export
 from biencoder_ablate.report.read import collect
 from biencoder_ablate.runs.__main__ import main as list_runs
 from biencoder_ablate.runs.directory import RunDirectory
@@ -213,3 +214,42 @@ def test_lines_are_named_by_their_number(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"epoch": -1}\n\n')
     with pytest.raises(Damaged, match="line 2 cannot be read as JSON"):
         load_metrics(tmp_path)
+
+
+# --- exports ---
+
+
+@pytest.mark.parametrize("name", ["model/encoder/tokenizer.json", "model/biencoder.safetensors", "manifest.json"])
+def test_an_export_follows_no_link(name, finished_run, tmp_path):
+    """A stranger's run may have a link to whatever lies on this machine where a file of the model should be."""
+    run = Path(shutil.copytree(finished_run.path, tmp_path / "logs" / "runs" / "theirs"))
+    (run / name).rename(tmp_path / "elsewhere")
+    (run / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=f"{Path(name).name}: is a link"):
+        export(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_export_has_nothing_but_the_model_s_own_files(trained_encoder, tmp_path):
+    encoder = trained_encoder / "model" / "encoder"
+    for name in ("vocab_secret", "tokenizer_notes.txt", "merges"):
+        (encoder / name).write_text("not of the model")
+    (encoder / "vocab_link").symlink_to("/etc/hostname")
+    export(trained_encoder, tmp_path / "out")
+    names = {path.name for path in (tmp_path / "out").rglob("*")}
+    assert {"model.safetensors", "tokenizer.json"} <= names
+    assert not names & {"vocab_secret", "tokenizer_notes.txt", "merges", "vocab_link"}
+
+
+@pytest.mark.parametrize("place", ["/etc", "../../../other/model/encoder", "../encoder"])
+def test_an_encoder_lies_in_the_run_or_the_export_alone(place, trained_encoder, tmp_path):
+    spec = trained_encoder / "model" / "biencoder.json"
+    write(spec, json.dumps(json.loads(spec.read_text("utf-8")) | {"encoder_directory": place}))
+    with pytest.raises(ValueError, match=f"encoder_directory={place}"):
+        export(trained_encoder, tmp_path / "out")
+
+
+@pytest.fixture
+def trained_encoder(finished_run, tmp_path) -> Path:
+    """A copy of a run that trained its encoder, which lies in it."""
+    return Path(shutil.copytree(finished_run.path, tmp_path / "logs" / "runs" / "trained"))

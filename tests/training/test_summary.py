@@ -153,3 +153,20 @@ def test_a_dead_head_is_found_in_a_real_run(tmp_path):
     ended = run_here(["recipe=study", "head=relu", *sizes, *rates], cwd)
     assert ended.returncode == 0, ended.stderr
     assert "warning: the head says nothing of" in ended.stdout
+
+
+def test_a_frozen_run_says_how_many_texts_are_cut_as_one_that_trains_does(tmp_path):
+    """Every counter has 40 words, more than the 16 tokens that are read, and no point has: half of the texts are cut.
+
+    Said again when the features come from the cache, and no text is tokenised any more.
+    """
+    rows = [
+        f"{split},Point {n}{split}.,{'word ' * 40}{n}{split}" for split in ("train", "val", "test") for n in range(4)
+    ]
+    (tmp_path / "long.csv").write_text("split,point,counter\n" + "\n".join(rows) + "\n")
+    settings = ["data=pairs", "data.path=long.csv", "model=tiny", "model.max_tokens=16", "training.epochs=0"]
+    for frozen in ("true", "true", "false"):
+        ended = run_here([*settings, f"training.freeze_encoder={frozen}", "rerun=true"], tmp_path)
+        assert ended.returncode == 0, ended.stderr
+        (line,) = [line for line in ended.stdout.splitlines() if line.startswith("sizes ")]
+        assert line.endswith(" trained weights, 50.0% of texts cut")

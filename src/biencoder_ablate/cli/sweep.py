@@ -32,6 +32,7 @@ from biencoder_ablate.runs.identity import short_hash
 from biencoder_ablate.runs.status import RunStatus, SweepDirectory, objective
 from biencoder_ablate.utils.command import Terminated, raise_on_sigterm, ready_streams
 from biencoder_ablate.utils.console import format_error, terminal_width
+from biencoder_ablate.utils.files import expand_user
 
 _NOT_IN_THE_NAME = (
     "logs_dir=",
@@ -82,7 +83,7 @@ def sweep_directory(
     Before the hash, for the eye, stand its presets and what its jobs vary: heads_seed8_3fa9c1d2. A directory that an
     earlier version named by the hash alone stays the sweep's.
     """
-    sweeps = Path(logs_dir).expanduser() / "sweeps"
+    sweeps = expand_user(logs_dir, "logs_dir") / "sweeps"
     if name is not None:
         return SweepDirectory(sweeps / name)
     chosen = sorted(item for item in overrides if not item.startswith(_NOT_IN_THE_NAME))

@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
@@ -40,6 +41,8 @@ from biencoder_ablate.config.overrides import (
 from biencoder_ablate.config.registry import check_corpus, make_trackers
 from biencoder_ablate.config.schema import Config, ConfigError, check
 from biencoder_ablate.utils.command import raise_usage_errors
+from biencoder_ablate.utils.console import format_error
+from biencoder_ablate.utils.files import check_yaml, expand_user, read_regular
 
 CONFIG_NAME = "config"
 SCHEMA_NAME = "biencoder_ablate_schema"
@@ -304,9 +307,10 @@ def _loader(config_dir: str | None) -> Iterator[ConfigLoader]:
     register_schema()
     before: list[str] = []
     if config_dir is not None:
-        directory = Path(config_dir).expanduser().resolve()
+        directory = expand_user(config_dir, "--config-dir").resolve()
         if not directory.is_dir():
             raise ConfigError(f"--config-dir={config_dir}: no such directory")
+        _check_aliases(directory)
         before.append(f"file://{directory}")
 
         class ConfigDirectory(SearchPathPlugin):
@@ -323,6 +327,20 @@ def _loader(config_dir: str | None) -> Iterator[ConfigLoader]:
             yield GlobalHydra.instance().config_loader()
     finally:
         before.clear()
+
+
+def _check_aliases(directory: Path) -> None:
+    """Refuse YAML whose aliases come to more than any config holds, before anyone writes them out."""
+    for file in directory.rglob("*.yaml"):
+        is_hidden = any(part.startswith(".") for part in file.relative_to(directory).parts)
+        try:
+            content = b"" if is_hidden else read_regular(file)
+            if b"*" in content:
+                check_yaml(content)
+        except yaml.YAMLError:
+            continue  # said where it is read, if it is
+        except (OSError, ValueError, RecursionError) as error:
+            raise ConfigError(f"{file}: cannot be read as YAML ({format_error(error, brief=True)})") from error
 
 
 def _parse(loader: ConfigLoader, overrides: list[str]) -> list[Override]:
@@ -352,3 +370,8 @@ def _compose(loader: ConfigLoader, name: str, overrides: list[str], mode: RunMod
             if f"{group}/{choice}" in str(error):
                 check_extra(group, choice)
         raise explain_hydra_error(error, overrides) from error
+    except (yaml.YAMLError, RecursionError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        place = f"{mark.name}, line {mark.line + 1}" if mark is not None else f"config {name}"
+        reason = getattr(error, "problem", None) or format_error(error, brief=True)
+        raise ConfigError(f"{place}: cannot be read as YAML ({reason})") from error

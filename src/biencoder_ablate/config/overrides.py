@@ -7,12 +7,12 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Override
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
 from biencoder_ablate.config.registry import check_option
-from biencoder_ablate.config.schema import ConfigError, schema_keys
+from biencoder_ablate.config.schema import ConfigError, is_word_for_null, schema_keys
 
 EXTRAS = {
     ("hydra/launcher", "joblib"): ("joblib", "hydra_joblib_launcher"),
@@ -33,6 +33,9 @@ _ELSEWHERE = {
 }
 """What keys are called here that go by another name elsewhere."""
 
+_PROMPTS = ("model.point_prompt", "model.candidate_prompt")
+"""Keys that take any text, in which a word for null would be put before every text."""
+
 _LOGS_DIR = "a run is kept in logs_dir/runs/NAME; give logs_dir=DIR instead"
 _OURS = {
     "run.dir": (".", _LOGS_DIR),
@@ -52,6 +55,8 @@ def check_overrides(loader: ConfigLoader, overrides: list[Override]) -> None:
         key, line = override.key_or_group, override.input_line or ""
         if key.startswith("hydra."):
             continue
+        if key in _PROMPTS:
+            _check_prompt(key, override)
         if override.is_delete() and not key.startswith("hydra/"):
             options = f"one of {', '.join(loader.get_group_options(key))}" if key in groups else "a value"
             raise ConfigError(f"{line}: {key} cannot be left out; give it {options} instead")
@@ -67,6 +72,19 @@ def check_overrides(loader: ConfigLoader, overrides: list[Override]) -> None:
             similar = similar or difflib.get_close_matches(key, [*keys, *groups], n=3, cutoff=0.5)
             hint = f"did you mean {' or '.join(similar)}?" if similar else "see --cfg job for all keys"
             raise ConfigError(f"{line}: there is no key {key}; {hint}")
+
+
+def _check_prompt(key: str, override: Override) -> None:
+    """Refuse None, none, False … as a prompt, unless it is quoted in the override, in each value of a sweep."""
+    # As they were given: a quoted value is a QuotedString in a sweep, and has its quotes in Hydra's text.
+    value = override.value()
+    items = value.list if isinstance(value, ChoiceSweep) else [override.get_value_element_as_str()]
+    for item in items:
+        if isinstance(item, str | bool) and is_word_for_null(item):
+            raise ConfigError(
+                f"{key}={item}: must be null, or {dict(schema_keys())[key].removeprefix('null, or ')}; "
+                f"quote it twice if the word is meant: '{key}=\"{item}\"'"
+            )
 
 
 def _is_key(key: str, keys: Mapping[str, str]) -> bool:

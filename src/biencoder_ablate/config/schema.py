@@ -11,10 +11,13 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Union
 
 from platformdirs import user_cache_path
+
+from biencoder_ablate.utils.files import expand_user
 
 
 class ConfigError(ValueError):
@@ -292,16 +295,33 @@ def _check_free_text(config: Config) -> None:
     name = config.sweep_name
     if name is not None and not re.fullmatch(r"[\w-][\w.-]{0,99}", name):
         raise ConfigError(f"sweep_name={name}: must be a name of at most 100 letters, digits, '.', '_' and '-'")
-    for key, place in (("logs_dir", config.logs_dir), ("cache_dir", config.cache_dir)):
-        if place is not None and Path(place).expanduser().is_file():
-            raise ConfigError(f"{key}={place}: is a file; must be a directory, made if missing")
+    # Of these no one is called so, and the word would be taken for a name.
+    model = config.model
+    names = {"sweep_name": name, "cache_dir": config.cache_dir, "logs_dir": config.logs_dir}
+    names |= {f"model.{key}": getattr(model, key) for key in ("revision", "name_or_path", "finetuned")}
+    for key, value in names.items():
+        if value is not None and is_word_for_null(value):
+            raise ConfigError(f"{key}={value}: is taken for no name; must be {dict(schema_keys())[key]}")
+    for key in ("logs_dir", "cache_dir", "data.path", "model.name_or_path", "model.finetuned"):
+        value = attrgetter(key)(config)
+        try:
+            place = None if value is None else expand_user(str(value), key)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        if place is not None and key in ("logs_dir", "cache_dir") and place.is_file():
+            raise ConfigError(f"{key}={value}: is a file; must be a directory, made if missing")
+
+
+def is_word_for_null(value: object) -> bool:
+    """Whether a text, or a truth value that would become one, is what null or false is called elsewhere."""
+    return str(value).strip().lower() in ("none", "false", "true", "nil", "nan")
 
 
 def _check_model(model: ModelConfig) -> None:
     name = model.name_or_path
     if name is None and model.name != "tiny":
         raise ConfigError(f"model.name_or_path=null: model={model.name} needs a directory or a hub name")
-    if name is not None and looks_like_path(name) and not Path(name).expanduser().is_dir():
+    if name is not None and looks_like_path(name) and not expand_user(name).is_dir():
         raise ConfigError(
             f"model.name_or_path={name}: no such directory; must be a directory with a text encoder, or a "
             "model's name on the hub"

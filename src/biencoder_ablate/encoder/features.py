@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from biencoder_ablate.data.text_table import fingerprint_texts
-from biencoder_ablate.encoder.pretrained import ModelSource
+from biencoder_ablate.encoder.pretrained import ModelSource, load_tokenizer
 from biencoder_ablate.encoder.texts import EncodedTexts, EncodeSettings, back_in_order, open_encoder
-from biencoder_ablate.encoder.tokens import length_groups
-from biencoder_ablate.utils.cache import entry_path, load_entry, locked_entry, save_entry
+from biencoder_ablate.encoder.tokens import cached_tokens, length_groups
+from biencoder_ablate.utils.cache import entry_path, load_entry, load_or_make, locked_entry, save_entry
 from biencoder_ablate.utils.console import RunLog, progress_bar, show_seconds
 from biencoder_ablate.utils.distributed import World
 from biencoder_ablate.utils.files import read_json
@@ -108,6 +108,22 @@ def features_of(
         features = load_features(path, len(texts), width)
     assert features is not None
     return torch.from_numpy(features).to(settings.device)
+
+
+def cut_share(source: ModelSource, texts: Sequence[str], max_tokens: int, cache: Path) -> float:
+    """The share of texts that an encoder cuts at max_tokens, from 0 to 1; kept, as features need no tokens any more."""
+    path = entry_path(cache, "cut", ".json", source.fingerprint, fingerprint_texts(texts), max_tokens)
+
+    def count() -> float:
+        tokenizer = load_tokenizer(source.directory, max_tokens)
+        return cached_tokens(tokenizer, source.fingerprint, texts, max_tokens, cache).cut_share
+
+    return load_or_make(
+        path,
+        lambda kept: float(kept.read_text("utf-8")),
+        count,
+        lambda share, file: file.write(f"{share!r}\n".encode()),
+    )
 
 
 def _encode_in_parts(encoded: EncodedTexts, directory: Path, log: RunLog, world: World) -> np.ndarray:

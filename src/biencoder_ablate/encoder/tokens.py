@@ -33,6 +33,11 @@ class Tokens:
     def lengths(self) -> np.ndarray:
         return np.diff(self.offsets)
 
+    @property
+    def cut_share(self) -> float:
+        """The share of texts that are cut, from 0 to 1."""
+        return float((self.full_lengths > self.lengths).mean()) if len(self) else 0.0
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 

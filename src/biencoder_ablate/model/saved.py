@@ -7,7 +7,6 @@ fingerprint, not copied. What is loaded is never executed.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,8 +16,10 @@ from biencoder_ablate.config.schema import ConfigError, ModelConfig
 from biencoder_ablate.encoder.pretrained import ModelSource, find_model, fingerprint_directory, is_same_encoder
 from biencoder_ablate.model.biencoder import Architecture, BiEncoder
 from biencoder_ablate.utils.console import format_error, quiet_transformers
-from biencoder_ablate.utils.files import Damaged, load_json, require, whole_directory, write_json
+from biencoder_ablate.utils.files import Damaged, copy_regular, load_json, require, whole_directory, write_json
 
+ENCODER_PLACES = ("encoder", "../..", "../../transformer")
+"""Where a copied encoder may lie, as seen from biencoder.json: beside it, or in an export around it."""
 _WIDEST = 65_536
 """No encoder's h, and no r, is wider: a width above it is a mistake, and would ask for the memory first."""
 
@@ -60,7 +61,9 @@ def save_model(
                 for part in encoder:
                     part.save_pretrained(partial / "encoder")
         elif encoder_files is not None:
-            shutil.copytree(encoder_files, partial / "encoder")
+            (partial / "encoder").mkdir()
+            for file in encoder_files.iterdir():
+                copy_regular(file, partial / "encoder" / file.name)
         write_json(partial / "biencoder.json", asdict(spec))
 
 
@@ -79,6 +82,8 @@ def read_model_spec(directory: Path) -> ModelSpec:
         for key in ("encoder_directory", "point_prompt", "candidate_prompt"):
             if values.get(key) is not None:
                 require(path, values, **{key: str})
+        if values.get("encoder_directory", "encoder") not in ENCODER_PLACES:
+            raise ValueError(f"encoder_directory={values['encoder_directory']}")
         architecture = Architecture(**require(path, values, architecture=dict)["architecture"])
         for width in (architecture.pooled_dim, architecture.retrieval_dim or 1):
             if type(width) is not int or not 1 <= width <= _WIDEST:

@@ -14,7 +14,7 @@ from biencoder_ablate.runs.records import load_metrics
 from biencoder_ablate.runs.status import STATUSES, RunStatus, SweepDirectory, run_status
 from biencoder_ablate.utils.command import add_json_option, print_json, run_command
 from biencoder_ablate.utils.console import format_number, printable, terminal_width, text_table
-from biencoder_ablate.utils.files import Damaged, directory_bytes, load_yaml, require
+from biencoder_ablate.utils.files import Damaged, directory_bytes, expand_user, load_yaml, require
 
 
 def list_runs(logs_dir: Path) -> list[RunStatus]:
@@ -158,6 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> None:
+    arguments.logs_dir = expand_user(arguments.logs_dir)
     runs = list_runs(arguments.logs_dir)
     if not runs:
         raise ValueError(f"{arguments.logs_dir}: no runs here; must be a logs_dir, with runs/ in it")

@@ -13,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from biencoder_ablate.utils.files import NUMBER, Damaged, load_json, require, require_numbers
+from biencoder_ablate.utils.files import NUMBER, Damaged, expand_user, load_json, require, require_numbers
 
 _LOOKING_SECONDS = 0.2
 """How long a run that starts bears with those who look whether it is free."""
@@ -158,7 +158,7 @@ def find_run(name: str | Path, sweeps: bool = False) -> Path:
     run, with `sweeps` the newest of runs and sweeps. What `biencoder_ablate.export` wrote stands for the run in it.
     Where nothing is found the path comes back as it is, for the caller to refuse.
     """
-    path = Path(name).expanduser()
+    path = expand_user(name)
     if (path / "modules.json").is_file() and (path / "run" / "result.json").is_file():
         return path / "run"
     logs = path.parent if path.parent.name else Path("logs")

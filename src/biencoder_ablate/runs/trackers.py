@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from biencoder_ablate.config import ConfigError
-from biencoder_ablate.utils.files import flatten, write_text
+from biencoder_ablate.config.schema import is_word_for_null
+from biencoder_ablate.utils.files import expand_user, flatten, write_text
 
 Values = Mapping[str, float]
 Steps = Sequence[tuple[int, Values]]
@@ -120,6 +121,8 @@ def _text(key: str, value: Any) -> str | None:
     """An option that is null or a text that says something. Raises ConfigError."""
     if value is not None and (not isinstance(value, str) or not value.strip()):
         raise ConfigError(f"{key}={value}: must be null or a text")
+    if value is not None and is_word_for_null(value):
+        raise ConfigError(f"{key}={value}: must be null, or a text that is no word for it")
     return value
 
 
@@ -136,7 +139,7 @@ class TensorBoard(Tracker):
 
         folder = run.directory / "tensorboard"
         if self.directory is not None:
-            folder = Path(self.directory).expanduser() / run.name
+            folder = expand_user(self.directory) / run.name
         if not run.resumed:  # of a run that rerun=true does anew, or that was stopped before its first epoch
             for old in folder.glob("events.out.tfevents.*"):
                 old.unlink()

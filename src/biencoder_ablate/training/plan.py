@@ -21,7 +21,7 @@ from biencoder_ablate.encoder.device import (
     keep_step_kernels,
     peak_flops,
 )
-from biencoder_ablate.encoder.features import features_of
+from biencoder_ablate.encoder.features import cut_share, features_of
 from biencoder_ablate.encoder.pretrained import ModelSource, find_model, is_same_encoder
 from biencoder_ablate.encoder.texts import (
     CachedTexts,
@@ -32,7 +32,6 @@ from biencoder_ablate.encoder.texts import (
     open_encoder,
     prompted_texts,
 )
-from biencoder_ablate.encoder.tokens import Tokens
 from biencoder_ablate.evaluation.candidates import RetrievalTask, build_task
 from biencoder_ablate.model.biencoder import Architecture, BiEncoder
 from biencoder_ablate.model.saved import encoder_source, read_model_spec
@@ -184,7 +183,8 @@ class Components:
 
     context: TrainingContext
     encoder: TextEncoder | None
-    tokens: Tokens | None
+    cut_share: float
+    """How many of the texts, prompts in them, are longer than max_tokens, and so are cut; from 0 to 1."""
     pretrained: Callable[[], Hidden]
     """h of every text by the encoder as downloaded, from the cache that all runs share."""
 
@@ -196,8 +196,9 @@ def build_components(plan: RunPlan, log: RunLog, world: World) -> Components:
     cache = cache_directory(config)
     settings = encode_settings(config, plan.device, plan.precision)
     prompted = prompted_texts(index.texts, points_of(index), settings)
-    encoder, tokens = None, None
+    encoder = None
     if config.training.freeze_encoder:
+        share = cut_share(plan.source, prompted.strings, config.model.max_tokens, cache)
         features = features_of(plan.source, settings, prompted.strings, cache, log, world)
         pooled_dim = features.shape[1]
         texts: TextSource = CachedTexts(features)
@@ -210,6 +211,7 @@ def build_components(plan: RunPlan, log: RunLog, world: World) -> Components:
             keep_step_kernels(num_texts)
         encoder = open_encoder(plan.source, settings, config.model.dropout)
         tokens = encoder.tokens(prompted.strings, cache)
+        share = tokens.cut_share
         pooled_dim = encoder.module.config.hidden_size
         texts = encoder.over(tokens, world)
 
@@ -238,7 +240,7 @@ def build_components(plan: RunPlan, log: RunLog, world: World) -> Components:
         peak_flops=peak_flops(describe_device(plan.device), plan.precision),
         prompted=None if prompted.as_point is None else prompted,
     )
-    return Components(context, encoder, tokens, pretrained)
+    return Components(context, encoder, share, pretrained)
 
 
 # --- an encoder that another run has trained ---

@@ -138,14 +138,11 @@ def _data_lines(config: Config, corpus: Corpus) -> list[str]:
 def before_training(components: Components, plan: RunPlan) -> str:
     """What is known once the model is built: the head, trained weights, cut texts, and the disk a run needs."""
     model = components.context.model
-    tokens = components.tokens
     num_weights = sum(value.numel() for value in model.parameters())
     head = model.head.describe()
     num_features = model.head.num_features
     sizes = f"{num_features} features a pair, {num_weights:,} trained weights"
-    if tokens is not None:
-        cut = (tokens.full_lengths > tokens.lengths).mean()
-        sizes += f", {100 * cut:.1f}% of texts cut"
+    sizes += f", {100 * components.cut_share:.1f}% of texts cut"
 
     # In float32. While training: weights, two Adam moments and the best weights, twice while an epoch replaces the
     # one before it. When done: the weights, and the files of an encoder that another run has trained.

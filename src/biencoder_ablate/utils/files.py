@@ -131,6 +131,18 @@ def expand_user(path: str | Path, key: str = "") -> Path:
         raise ValueError(f"{setting}: no such user here; write ./{path} for a file of that name") from error
 
 
+def copy_regular(source: Path, target: Path) -> None:
+    """Copy a file that is one itself: no link, which may lead anywhere, and no pipe or device. Raises ValueError."""
+    try:
+        with open_regular(source, getattr(os, "O_NOFOLLOW", 0)) as content, target.open("wb") as copy:
+            shutil.copyfileobj(content, copy)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EINVAL):
+            raise
+        kind = "a link" if source.is_symlink() else "no regular file"
+        raise ValueError(f"{source}: is {kind}; must be a file of the model itself, which is copied") from error
+
+
 class Damaged(ValueError):
     """A file of this program's own that is not as it was written. `problem` says in what, without the path."""
 
