@@ -276,9 +276,9 @@ def encoder_metrics(
         # Between vectors of length 1 the order by distance is the order by cosine: |a − b|² = 2 − 2 cos.
         "pretrained_cosine": Embeddings(h, normalize(h_point, dim=1), normalize(h, dim=1)),
     }
-    measured: dict[str, dict[str, Any]] = {}
-    for name, embeddings in spaces.items():
-        measured[name] = {}
-        for split, task in splits.items():
-            measured[name][split] = split_metrics(final_rankings(task, embeddings, None, "none"))
-    return measured
+
+    def measure(embeddings: Embeddings) -> dict[str, Any]:
+        rankings = {name: final_rankings(task, embeddings, None, "none") for name, task in splits.items()}
+        return {name: split_metrics(ranking) for name, ranking in rankings.items()}
+
+    return {name: measure(embeddings) for name, embeddings in spaces.items()}

@@ -4,7 +4,7 @@ The ArguAna protocols ask each of N pairs for its own counter: C = 2N candidates
 0…N−1, then the points N…2N−1, and the right answer of row i is candidate i. Elsewhere each point is a query once, for
 all its right answers, and candidates are the corpus's documents, or the distinct ones of the same 2N texts.
 
-Pairs of query and candidate are listed as `Entries`.
+Pairs of query and candidate are listed as `Entries`: (rows, candidates), both (E,), sorted by row.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from functools import partial
 import numpy as np
 
 from biencoder_ablate.data.index import SplitArrays, clean_queries
-from biencoder_ablate.utils.arrays import group_starts
+from biencoder_ablate.utils.arrays import Entries, group_starts
 
 _TASK_SHAPES = {
     "sdoc": ("debate", "opposing", False),
@@ -32,9 +32,6 @@ _TASK_SHAPES = {
 TASKS = tuple(_TASK_SHAPES)
 """The eight tasks of Wachsmuth et al. 2018, §5: same debate (sd), same theme (st) or entire portal (ep); opposing
 counters (oc), counters (c), opposing arguments (oa), arguments (a)."""
-
-Entries = tuple[np.ndarray, np.ndarray]
-"""(rows, candidates), both (E,), sorted by row."""
 
 
 @dataclass(frozen=True)
