@@ -174,6 +174,7 @@ class RetrievalTask:
 
 def build_task(split: SplitArrays) -> RetrievalTask:
     """Find the queries, candidates, right answers and exclusions of a split."""
+    # The candidates (C,), and for each pair which candidates its counter and its point are, −1 where none.
     source = np.empty(0, dtype=np.int64)
     if split.documents is not None:
         text, key = split.documents.text, split.documents.key
@@ -192,6 +193,7 @@ def build_task(split: SplitArrays) -> RetrievalTask:
             text, key = text[first[order]], key[first[order]]
         right, itself = np.split(source, 2)
 
+    # Clean leaves out what official leaves out, and more.
     pair, qrels = _queries(split, right)
     official, besides = _exclusions(split, pair, qrels, text, key, itself)
     rows, excluded = (np.concatenate(both) for both in zip(official, besides, strict=True))
@@ -243,6 +245,7 @@ def _exclusions(
 
     text and key (C,) are of candidates, itself (N,) is the candidate that each pair's point is, or −1.
     """
+    # By text key the candidates equal to a point, and to a right answer; by string the copies of a right answer.
     equal_texts = equal_answers = _members(key)
     copies: dict[int, list[int]] = {}
     if split.asks_pairs:
@@ -300,6 +303,7 @@ def task_mask(split: SplitArrays, task: str, rows: np.ndarray) -> np.ndarray:
 
     Opposing candidates are counters filed under the point's own stance and points filed under another.
     """
+    # How far a candidate may be filed from the point: same debate, same theme, anywhere.
     reach, side, with_points = _TASK_SHAPES[task]
     near = np.ones((len(rows), len(split)), dtype=bool)
     if reach != "portal":
