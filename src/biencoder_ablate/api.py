@@ -126,6 +126,7 @@ class TrainedModel:
         h = torch.cat([self.pooled_points(asking), self.pooled_candidates(ranked)])
         score = pair_scorer(self.biencoder, self.biencoder.embed(h), self.encoder.settings.fast)
 
+        # Row i of h is a point, row len(asking) + i a candidate; a single point is paired with all.
         rows = torch.arange(len(ranked))
         point_rows = rows if len(asking) > 1 else torch.zeros_like(rows)
         scores, _ = score(point_rows, rows + len(asking))
@@ -161,10 +162,15 @@ class TrainedModel:
             raise ValueError(f"k={k}, {len(index)} candidates: both must be 1 or more")
 
         asking = _as_list(points)
+        if not asking:
+            nothing = np.zeros((0, k), np.float32)
+            return SearchResults(nothing.astype(np.int64), nothing, nothing, nothing.astype(bool))
+
+        # In blocks, so that memory does not grow with the number of points.
         h = self.pooled_points(asking)
         size = max(1, BLOCK_FLOATS // len(index))
         blocks = []
-        for start in range(0, max(1, len(asking)), size):
+        for start in range(0, len(asking), size):
             block = slice(start, start + size)
             blocks.append(self._retrieve_block(asking[block], h[block], index, k))
         return concatenate_fields(blocks)
@@ -180,8 +186,10 @@ class TrainedModel:
         place = torch.from_numpy(index.place).to(h.device)
         distances = distances_to(self.biencoder.as_points(h), index.targets)  # (b, D)
         check_finite(distances)
+        # A text never answers itself.
         for row, text in enumerate(points):
             distances[row, torch.from_numpy(index.equal_to(text)).to(h.device)] = torch.inf
+        # Where no string comes twice, candidates are the distinct strings as they are.
         if len(index) > len(index.texts):
             distances = distances.index_select(1, place)  # (b, C)
         depth = rerank_depth(self.rerank, len(index))
@@ -367,6 +375,7 @@ def _overridden(composed: Any, overrides: Sequence[str]) -> Any:
     if is_other_corpus:
         composed = OmegaConf.merge(composed, {"data": OmegaConf.structured(DataConfig)})
 
+    # The overrides were composed with the defaults: only what they name is taken from there.
     changed = OmegaConf.create({})
     for key, _ in schema_keys():
         if key in keys or (is_other_corpus and key.startswith("data.")):

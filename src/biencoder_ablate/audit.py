@@ -182,10 +182,12 @@ def audit_corpus(
         report = _sizes(corpus, split)
         num_points = report["num_pairs" if corpus.asks_pairs else "num_queries"]
         report["num_exact_duplicates"] = report["num_pairs"] + num_points - report["num_distinct_texts"]
+        # A pair of near duplicates belongs to a split that has both.
         both_here = np.isin(near, keys[name]).all(axis=1)
         report["num_near_duplicates"] = len(np.unique(near[both_here]))
         report["num_near_duplicate_pairs"] = int(both_here.sum())
         report["candidates"] = candidate_totals(split)
+        # Each distinct text counts once, however often it is there or is spelled.
         rows = strings[keys[name]]
         report["words"] = _length_statistics(words[rows])
         report["tokens"] = None if token_lengths is None else _length_statistics(token_lengths[rows], max_tokens)
@@ -266,6 +268,7 @@ def candidate_totals(split: SplitArrays) -> dict[str, int]:
     for start in range(0, len(task), _ROWS_AT_ONCE):
         rows = np.arange(start, min(start + _ROWS_AT_ONCE, len(task)))
         left = np.ones((len(rows), len(task.candidates)), dtype=bool)
+        # Neither what official leaves out nor the right answers.
         left[take_rows(rows, task.official)] = False
         left[take_rows(rows, task.reachable)] = False
         # Each kind has what its task admits of what no earlier kind has.
@@ -279,6 +282,7 @@ def candidate_totals(split: SplitArrays) -> dict[str, int]:
 
 def _num_near_shared(near: np.ndarray, earlier: np.ndarray, later: np.ndarray) -> int:
     """Distinct texts of `later` that are not in `earlier` but have a near duplicate there."""
+    # Texts in both are equal, and counted as that.
     new = np.setdiff1d(later, earlier)
     both_ways = np.concatenate([near, near[:, ::-1]])
     is_shared = np.isin(both_ways[:, 0], new) & np.isin(both_ways[:, 1], earlier)
@@ -361,6 +365,7 @@ def _rows(splits: Mapping[str, Any], titles: Mapping[str, str]) -> list[list[str
     """A row for each number, named by its place in a split's report; none where there is no such number."""
     rows = []
     for place, title in titles.items():
+        # "words.mean" is the number `mean` of the group `words`.
         group, _, key = place.rpartition(".")
         reports = [splits[name][group] if group else splits[name] for name in SPLITS]
         if None in reports or not all(key in report for report in reports):
@@ -375,6 +380,7 @@ def _rows(splits: Mapping[str, Any], titles: Mapping[str, str]) -> list[list[str
 
 
 def _theme_table(splits: Mapping[str, Any]) -> str:
+    # A theme may be missing in a split: then it has nothing there.
     themes = [splits[name]["themes"] for name in SPLITS]
     rows = []
     for theme in sorted(set().union(*themes)):

@@ -123,11 +123,13 @@ def evaluate(
     table = build_table(corpus)
     tasks, notes = _build_tasks(run, corpus, table)
 
+    # h of all texts, from the cache where this reading of them is there.
     seconds = {}
     started = time.perf_counter()
     pooled = run.pooled(table, log)
     seconds["encoding"] = time.perf_counter() - started
 
+    # Ranked as at the end of training, with the run's own projections and head.
     started = time.perf_counter()
     model = run.biencoder()
     with torch.no_grad():
@@ -191,6 +193,7 @@ def write_trec(
     (nearest,) = stage1(embeddings, task.point, candidates, official, max(num_reranked, TREC_DEPTH))
     top_k = rerank(nearest, num_reranked, task.point, candidates, score)
 
+    # The run: a line for each point and place.
     names = [trec_name(task.name_of(candidate)) for candidate in range(len(candidates))]
     pairs = [split.pairs[row] for row in task.pair.tolist()]
     points = [trec_name(pair.query or pair.id) for pair in pairs]
@@ -202,6 +205,7 @@ def write_trec(
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / f"{split.name}.run", "".join(lines))
 
+    # The qrels: a line for each right answer. Two that are no candidates are told apart by their numbers.
     lines = []
     qrels = np.stack([task.qrels.row, task.qrels.candidate, task.qrels.grade], axis=1)
     for number, (row, candidate, grade) in enumerate(qrels.tolist()):
@@ -229,6 +233,7 @@ def _build_tasks(
 
     notes = list(corpus.notes)
     splits = {name: table.splits[name] for name in MEASURED if len(table.splits[name])}
+    # What the run was trained on may be in another corpus's texts too.
     if corpus.fingerprint != run.trained_on:
         notes.append("not the corpus, or not the part of it, that the run's own figures are of")
         try:
@@ -289,6 +294,7 @@ def describe(report: Mapping[str, Any]) -> str:
 
 def metrics_table(split: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
     """Metrics of one split, a line a row: (name, metrics as `protocols.split_metrics` gives them)."""
+    # On another corpus the run's own metrics are of other points than those measured now.
     sizes = {(metrics["num_points"], metrics["num_points_clean"]) for _, metrics in rows}
     over = " or ".join(f"{points} points, {clean} of them clean" for points, clean in sorted(sizes, reverse=True))
     main_rows, task_rows = [], []

@@ -96,9 +96,11 @@ def baselines_of_run(
     nothing on disk has them; what then cannot be had (the corpus has gone or is another one now) is left out. Without
     a cached `pretrained` it has the few metrics that the run noted before training.
     """
+    # Its own.
     if result.get("baselines"):
         return dict(result["baselines"])
 
+    # Those of the same corpus, measured for another run or now.
     known = known_baselines(cache, determined_by) if determined_by else {}
     if "chance" not in known and determined_by:
         try:
@@ -113,6 +115,7 @@ def baselines_of_run(
         except (ValueError, OSError):
             pass
 
+    # What the run noted of its encoder before it trained it: pretrained/SPLIT/METRIC.
     if "pretrained" not in known:
         noted: dict[str, dict[str, Any]] = {name: {} for name in MEASURED}
         for key, value in result["initial"].items():
@@ -200,6 +203,7 @@ def chance_metrics(task: RetrievalTask) -> dict[str, float]:
     num_right = np.bincount(task.reachable[0], minlength=len(task))
     num_relevant = np.bincount(task.qrels.row, minlength=len(task))  # also those that are no candidates
 
+    # How many candidates each point has: all but the excluded.
     official = len(task.candidates) - np.bincount(task.official[0], minlength=len(task))
     clean = len(task.candidates) - np.bincount(task.clean[0], minlength=len(task))
     clean = np.where(np.isin(rows, task.clean_differs), clean, official)
@@ -210,6 +214,7 @@ def chance_metrics(task: RetrievalTask) -> dict[str, float]:
         values[f"top1{suffix}"] = mean(right / total)
         values[f"mrr{suffix}"] = mean(np.array([*map(_chance_reciprocal_rank, right.tolist(), total.tolist())]))
 
+    # Each right answer is among the first 10 of c with probability 10/c.
     share_found = num_right / np.maximum(1, num_relevant)
     values["recall@10"] = mean(share_found * np.minimum(1, 10 / official))
     return values
@@ -245,6 +250,7 @@ def lexical_metrics(texts: Sequence[str], splits: Mapping[str, RetrievalTask]) -
     counts = count_words(texts)
 
     def measure(similarities: Callable[..., np.ndarray], task: RetrievalTask) -> dict[str, Any]:
+        # Candidates with the same text have the same similarity: it is computed for distinct texts.
         distinct = task.candidates.distinct.tolist()
 
         def score_rows(rows: np.ndarray) -> Scores:
@@ -279,9 +285,9 @@ def encoder_metrics(
         # Between vectors of length 1 the order by distance is the order by cosine: |a − b|² = 2 − 2 cos.
         "pretrained_cosine": Embeddings(h, normalize(h_point, dim=1), normalize(h, dim=1)),
     }
-    measured: dict[str, dict[str, Any]] = {}
-    for name, embeddings in spaces.items():
-        measured[name] = {}
-        for split, task in splits.items():
-            measured[name][split] = split_metrics(final_rankings(task, embeddings, None, "none"))
-    return measured
+
+    def measure(embeddings: Embeddings) -> dict[str, Any]:
+        rankings = {name: final_rankings(task, embeddings, None, "none") for name, task in splits.items()}
+        return {name: split_metrics(ranking) for name, ranking in rankings.items()}
+
+    return {name: measure(embeddings) for name, embeddings in spaces.items()}

@@ -4,7 +4,7 @@ The ArguAna protocols ask each of N pairs for its own counter: C = 2N candidates
 0…N−1, then the points N…2N−1, and the right answer of row i is candidate i. Elsewhere each point is a query once, for
 all its right answers, and candidates are the corpus's documents, or the distinct ones of the same 2N texts.
 
-Pairs of query and candidate are listed as `Entries`.
+Pairs of query and candidate are listed as `Entries`: (rows, candidates), both (E,), sorted by row.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from functools import partial
 import numpy as np
 
 from biencoder_ablate.data.text_table import SplitArrays, clean_queries
-from biencoder_ablate.utils.arrays import group_starts
+from biencoder_ablate.utils.arrays import Entries, group_starts
 
 _TASK_SHAPES = {
     "sdoc": ("debate", "opposing", False),
@@ -32,9 +32,6 @@ _TASK_SHAPES = {
 TASKS = tuple(_TASK_SHAPES)
 """The eight tasks of Wachsmuth et al. 2018, §5: same debate (sd), same theme (st) or entire portal (ep); opposing
 counters (oc), counters (c), opposing arguments (oa), arguments (a)."""
-
-Entries = tuple[np.ndarray, np.ndarray]
-"""(rows, candidates), both (E,), sorted by row."""
 
 
 @dataclass(frozen=True)
@@ -177,6 +174,7 @@ class RetrievalTask:
 
 def build_task(split: SplitArrays) -> RetrievalTask:
     """Find the queries, candidates, right answers and exclusions of a split."""
+    # The candidates (C,), and for each pair which candidates its counter and its point are, −1 where none.
     source = np.empty(0, dtype=np.int64)
     if split.documents is not None:
         text, key = split.documents.text, split.documents.key
@@ -195,6 +193,7 @@ def build_task(split: SplitArrays) -> RetrievalTask:
             text, key = text[first[order]], key[first[order]]
         right, itself = np.split(source, 2)
 
+    # Clean leaves out what official leaves out, and more.
     pair, qrels = _queries(split, right)
     official, besides = _exclusions(split, pair, qrels, text, key, itself)
     rows, excluded = (np.concatenate(both) for both in zip(official, besides, strict=True))
@@ -246,6 +245,7 @@ def _exclusions(
 
     text and key (C,) are of candidates, itself (N,) is the candidate that each pair's point is, or −1.
     """
+    # By text key the candidates equal to a point, and to a right answer; by string the copies of a right answer.
     equal_texts = equal_answers = _members(key)
     copies: dict[int, list[int]] = {}
     if split.asks_pairs:
@@ -303,6 +303,7 @@ def task_mask(split: SplitArrays, task: str, rows: np.ndarray) -> np.ndarray:
 
     Opposing candidates are counters filed under the point's own stance and points filed under another.
     """
+    # How far a candidate may be filed from the point: same debate, same theme, anywhere.
     reach, side, with_points = _TASK_SHAPES[task]
     near = np.ones((len(rows), len(split)), dtype=bool)
     if reach != "portal":

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from biencoder_ablate.utils.arrays import take_rows
+from biencoder_ablate.utils.arrays import Entries, take_rows
 
 BLOCK = 512
 """The most points whose distances are computed at a time."""
@@ -190,7 +190,7 @@ def chunks(
 def exclude(
     distances: Tensor,
     rows: np.ndarray,
-    excluded: tuple[np.ndarray, np.ndarray],
+    excluded: Entries,
 ) -> None:
     """Set the distances (b, C) of excluded candidates to inf, in place.
 

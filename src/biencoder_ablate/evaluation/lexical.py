@@ -58,6 +58,7 @@ def tfidf_similarities(
     points (P,), candidates (C,) and statistics index the T texts; the last are those that document frequencies are
     of, without repetition: a split's candidates.
     """
+    # Smoothed, as if one more text had every word.
     df_V = _document_frequencies(counts, statistics)
     idf_V = np.log((1 + len(statistics)) / (1 + df_V)) + 1
     weights = _with_data(counts, counts.data * idf_V[counts.indices])
@@ -97,6 +98,7 @@ def bm25_similarities(
         relative_T = length_T / average
     relative_E = np.repeat(relative_T, np.diff(counts.indptr))
 
+    # The point's side has the weight of a word, the candidate's side how far its occurrences are saturated.
     query_weights = _with_data(counts, counts.data * idf_V[counts.indices])
     half_saturated_E = k1 * (1 - b + b * relative_E)
     saturated = _with_data(counts, counts.data / (counts.data + half_saturated_E))

@@ -107,6 +107,7 @@ def _complete(
 ) -> list[Ranking]:
     """Rankings under the sets, the second completed to all points, and all with the ranks of all right answers, also of
     those that are no candidates."""
+    # A ranking has the ranks of right answers that are candidates; the others are given the last of all ranks.
     complete = []
     is_candidate = task.qrels.candidate >= 0
     for candidate_set, ranking in zip(sets, rankings, strict=True):
@@ -133,7 +134,7 @@ def rank_as_study(task: RetrievalTask, embeddings: Embeddings, score: PairScorer
     """What the source study's scripts ranked: all counters and points, the point itself included, k = 10, only
     the first ceil(N/16) points."""
     rows = np.arange(math.ceil(len(task) / 16))
-    nothing = np.empty(0, dtype=np.int64)
+    nothing = np.empty(0, dtype=np.int64)  # nothing is excluded
     candidate_set = CandidateSet(rows, excluded=(nothing, nothing), right=task.reachable)
     (ranking,) = rank(embeddings, task.point, task.candidates, [candidate_set], score, STUDY_DEPTH)
     return ranking
@@ -164,9 +165,11 @@ def _metrics(
 ) -> dict[str, Any]:
     """The metrics of two rankings of all points, of which clean counts some."""
     rows, grades = task.qrels.row, task.qrels.grade
+    # Of all points: the ranks of their first right answers.
     first = metrics.first_ranks(official.final_rank, rows)
     first_stage1 = metrics.first_ranks(official.stage1_rank, rows)
 
+    # The same of the points that count in clean metrics.
     in_clean = task.counts[rows]
     clean_rows, clean_ranks = rows[in_clean], clean.final_rank[in_clean]
     first_clean = metrics.first_ranks(clean_ranks, clean_rows)
@@ -208,6 +211,7 @@ def point_records(rankings: SplitRankings) -> list[dict[str, Any]]:
         stage1[name] = (metrics.first_ranks(ranking.stage1_rank, qrels.row) + 1).tolist()
         final[name] = (metrics.first_ranks(ranking.final_rank, qrels.row) + 1).tolist()
 
+    # By right answer: name, grade and both ranks; those of one point lie together.
     names = [task.name_of(candidate) if candidate >= 0 else None for candidate in qrels.candidate.tolist()]
     stage1_ranks, final_ranks = (official.stage1_rank + 1).tolist(), (official.final_rank + 1).tolist()
     answers = list(zip(names, qrels.grade.tolist(), stage1_ranks, final_ranks, strict=True))

@@ -192,29 +192,28 @@ def _blocks(
         yield block, members
 
 
-def _allowed(
-    candidate_set: CandidateSet,
+def _rank_block(
+    distances: Tensor,
     rows: np.ndarray,
-    num_candidates: int,
-    device: torch.device,
-) -> Tensor:
-    """Which candidates a set has for the points `rows`, (b, C) bool."""
+    candidate_set: CandidateSet,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Set the distances (b, C) of the points `rows` to what a set does not have to inf, in place.
+
+    Returns what it has (b, C) bool, and of the right answers their positions in `rows`, their columns and their ranks,
+    each (e,).
+    """
+    device = distances.device
     if candidate_set.admitted is None:
-        mask = np.ones((len(rows), num_candidates), dtype=bool)
+        mask = np.ones(distances.shape, dtype=bool)
     else:
         mask = candidate_set.admitted(rows).copy()
     mask[take_rows(rows, candidate_set.excluded)] = False
-    return torch.as_tensor(mask, device=device)
+    allowed = torch.as_tensor(mask, device=device)
+    distances.masked_fill_(~allowed, torch.inf)
 
-
-def _right_answers(
-    candidate_set: CandidateSet,
-    rows: np.ndarray,
-    device: torch.device,
-) -> tuple[Tensor, Tensor]:
-    """The right answers of the points `rows`: positions in `rows` and candidates, both (e,)."""
-    position, right = take_rows(rows, candidate_set.right)
-    return torch.as_tensor(position, device=device), torch.as_tensor(right, device=device)
+    position, right = map(torch.from_numpy, take_rows(rows, candidate_set.right))
+    position, right = position.to(device), right.to(device)
+    return allowed, position, right, rank_of(distances, right, position)
 
 
 def _rank_by_candidate(
@@ -226,14 +225,9 @@ def _rank_by_candidate(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The plain way, from distances to the distinct texts (b, D) looked up for every candidate (b, C): the first k and
     their distances, both (b, k), and the ranks of the right answers (e,)."""
-    device = distances.device
-    place = torch.as_tensor(candidates.place, device=device)
+    place = torch.as_tensor(candidates.place, device=distances.device)
     distances = distances.index_select(1, place)  # (b, C)
-    allowed = _allowed(candidate_set, rows, len(candidates), device)
-    distances.masked_fill_(~allowed, torch.inf)
-
-    position, right = _right_answers(candidate_set, rows, device)
-    right_rank = rank_of(distances, right, position)
+    *_, right_rank = _rank_block(distances, rows, candidate_set)
     order, nearest = first_k(distances, k)
     return order, nearest, right_rank
 
@@ -487,16 +481,11 @@ def _rank_rows(
     candidate_set: CandidateSet,
 ) -> Ranking:
     """The ranking of the points `rows`, whose scores stand at `positions` of the block."""
-    device = scores.distance.device
-    member = torch.as_tensor(positions, device=device)
+    member = torch.as_tensor(positions, device=scores.distance.device)
     distance = scores.distance[member]  # (b, C)
-    allowed = _allowed(candidate_set, rows, distance.shape[1], device)
-    distance.masked_fill_(~allowed, torch.inf)
-    position, right = _right_answers(candidate_set, rows, device)
-
-    stage1_rank = final_rank = rank_of(distance, right, position)
-    best = allowed
-    num_scored = num_dead = torch.zeros(len(rows), dtype=torch.int64, device=device)
+    allowed, position, right, stage1_rank = _rank_block(distance, rows, candidate_set)
+    final_rank, best = stage1_rank, allowed
+    num_scored = num_dead = torch.zeros_like(member)
 
     if scores.score is not None:
         score = scores.score[member].masked_fill_(~allowed, -torch.inf)

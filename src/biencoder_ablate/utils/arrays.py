@@ -12,6 +12,9 @@ import numpy as np
 
 T = TypeVar("T", bound=Any)
 
+Entries = tuple[np.ndarray, np.ndarray]
+"""(groups, values), both (E,), sorted by group."""
+
 
 def ragged_arange(counts: np.ndarray) -> np.ndarray:
     """0 … counts[0] − 1, then 0 … counts[1] − 1, and so on, in one array."""
@@ -31,8 +34,8 @@ def ragged_take(
 
 def take_rows(
     rows: np.ndarray,
-    entries: tuple[np.ndarray, np.ndarray],
-) -> tuple[np.ndarray, np.ndarray]:
+    entries: Entries,
+) -> Entries:
     """The entries (groups, values) of some rows, which ascend and may repeat: (positions in `rows`, values)."""
     groups, values = entries
     starts = np.searchsorted(groups, rows)
