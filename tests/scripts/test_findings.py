@@ -18,6 +18,7 @@ def make_sweep(logs: Path) -> Path:
     jobs = [
         {
             "overrides": [f"head={path.name.partition('_')[0]}", "data.path=/a/place.zip"],
+            "name": path.name,
             "directory": f"../../runs/{path.name}",
         }
         for path in runs
