@@ -3,8 +3,8 @@
     python benchmarks/traced_step.py --data arguana-counterargs-corpus.zip
 
 Each row is a step of 32 pairs whose number of tokens is the median of an epoch's. Counts are of the very code that
-trains, on the emulated device of tests/support/cuda_without_cuda.py; seconds are a model's, with the rates below, and were
-measured on no GPU. Prints a Markdown table.
+trains, on the emulated device of tests/support/cuda_without_cuda.py; seconds are a model's, with the rates below, and
+were measured on no GPU. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -16,16 +16,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "src")]
 
-import cuda_without_cuda as emulated  # noqa: E402 (before torch)
+from support import cuda_without_cuda as emulated  # isort: skip  # noqa: E402 (before torch)
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from transformers import BertConfig, BertModel  # noqa: E402
 
 from biencoder_ablate.config.compose import load_config  # noqa: E402
-from biencoder_ablate.config.schema import (
-    ModelConfig,
-    cache_directory,
-)
+from biencoder_ablate.config.schema import ModelConfig, cache_directory  # noqa: E402
 from biencoder_ablate.encoder.device import TRAINING_FACTOR  # noqa: E402
 from biencoder_ablate.encoder.pretrained import MINILM_NAME, find_model, load_tokenizer  # noqa: E402
 from biencoder_ablate.encoder.texts import EVAL_TOKEN_BUDGET, TRAIN_TOKEN_BUDGET, EncodedTexts, packed_encoder  # noqa: E402
