@@ -114,7 +114,7 @@ def test_every_layer_is_there_and_imports_are_seen():
 
 
 def test_model_evaluation_loss_and_negatives_never_see_the_config():
-    """They take plain arguments (design §4). What finds and restores a model's files may know its groups."""
+    """They take plain arguments. What finds and restores a model's files may know its groups."""
     groups_known = {"model/saved.py"}
     plain = [path for path in MODULES if path.relative_to(PACKAGE).parts[0] in ("model", "evaluation")]
     plain += [PACKAGE / "training" / f"{name}.py" for name in ("losses", "negatives")]

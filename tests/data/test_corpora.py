@@ -99,7 +99,7 @@ def test_the_sample_split_follows_split_seed_and_nothing_else(sample):
 
 
 def test_pairs_stand_in_candidate_order():
-    """Theme, then debate, then con before pro, then the number as a number (design §2)."""
+    """Theme, then debate, then con before pro, then the number as a number."""
     wanted = [
         ("a", "x", "con", 2),
         ("a", "x", "con", 10),

@@ -1,4 +1,4 @@
-"""Slow, plain references for what design §2 defines: sorted lists and loops, no arrays of the program's own.
+"""Slow, plain references for what docs/evaluation.md defines: sorted lists and loops, no arrays of the program's own.
 
 Written from the design's words alone, so that a misreading in the program and one here would have to be the
 same misreading to pass unseen. A text's embeddings, as a point and as a candidate, are tuples of whole numbers:

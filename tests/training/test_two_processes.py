@@ -1,4 +1,4 @@
-"""Two processes against one, as design §2 defines equal: losses and gradients, to float tolerance."""
+"""Two processes against one, equal in losses and gradients, to float tolerance."""
 
 from __future__ import annotations
 

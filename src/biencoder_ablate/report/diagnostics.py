@@ -24,7 +24,7 @@ from biencoder_ablate.report.comparisons import MOST_NAMED, quoted
 from biencoder_ablate.report.read import Metric, Protocol, Run
 from biencoder_ablate.report.statistics import holm, sign_flip_p
 from biencoder_ablate.report.study import Arms, Cell, Study
-from biencoder_ablate.runs.records import Record
+from biencoder_ablate.runs.records import Record, select_epoch
 from biencoder_ablate.utils.seeding import generator
 
 DEAD = 0.99  # share of a run's scored pairs with both logits at zero from which its head counts as dead
@@ -218,10 +218,10 @@ def _means_by_rule(
 def _picked_record(records: Sequence[Record], rule: str, key: str) -> Record | None:
     """The record of the epoch that evaluation.select picks, of those that have `key`: the first one on a tie."""
     usable = [record for record in records if record["epoch"] >= 0 and record.get(key) is not None]
-    if rule == "last":
-        return usable[-1] if usable else None
-    usable = [record for record in usable if record.get(f"val/{rule}") is not None]
-    return max(usable, key=lambda record: record[f"val/{rule}"], default=None)
+    if rule != "last":
+        usable = [record for record in usable if record.get(f"val/{rule}") is not None]
+    epoch = select_epoch(usable, rule)
+    return next((record for record in usable if record["epoch"] == epoch), None)
 
 
 # --- leakage ---
