@@ -14,9 +14,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from biencoder_ablate.evaluation.candidates import TASKS
 from biencoder_ablate.report import plot_style as style
 from biencoder_ablate.report.analysis import Analysis, Family, Kind
+from biencoder_ablate.report.candidate_sets import measured_tasks, tasks_title
 from biencoder_ablate.report.comparisons import ContrastResult
 from biencoder_ablate.report.diagnostics import Baseline
 from biencoder_ablate.report.plot_style import GREY, Plot, Style, save_plots
@@ -507,12 +507,13 @@ def _dot_row(
 
 
 def _tasks(analysis: Analysis, arms: Arms) -> list[Plot]:
-    """Test top-1 on the eight candidate sets, where they were measured."""
-    if not analysis.study.has_tasks:
+    """Test top-1 on the candidate sets of Wachsmuth et al. 2018 that were measured."""
+    tasks = measured_tasks(analysis.study)
+    if not tasks:
         return []
     looks = style.styles(arms.names)
     offsets = style.side_by_side(len(arms.names), 0.28)
-    values = {name: [task_values(arms.cells[name], task) for task in TASKS] for name in arms.names}
+    values = {name: [task_values(arms.cells[name], task) for task in tasks] for name in arms.names}
 
     def page(width: float) -> Figure:
         figure, axes = style.new_figure(3.0, 1, 1, width)
@@ -520,7 +521,7 @@ def _tasks(analysis: Analysis, arms: Arms) -> list[Plot]:
         # An arm's marks stand side by side with the others' above a task's name.
         for offset, name in zip(offsets, arms.names, strict=True):
             color = looks[name].color
-            positions = np.arange(len(TASKS)) + offset
+            positions = np.arange(len(tasks)) + offset
             means = []
             for x, seeds in zip(positions, values[name], strict=True):
                 means.append(seeds.mean() if len(seeds) else np.nan)
@@ -536,17 +537,18 @@ def _tasks(analysis: Analysis, arms: Arms) -> list[Plot]:
                 markeredgewidth=1.3,
                 label=name,
             )
-        panel.set_xticks(range(len(TASKS)), TASKS)
+        panel.set_xticks(range(len(tasks)), tasks)
         panel.grid(axis="x", visible=False)
-        for edge in np.arange(len(TASKS) - 1) + 0.5:
+        for edge in np.arange(len(tasks) - 1) + 0.5:
             panel.axvline(edge, color="#eeeeee", linewidth=0.6)
         panel.set_ylabel("test top-1 (share of points)")
         style.legend(figure, panel)
         return figure
 
     caption = (
-        "The eight candidate sets of Wachsmuth et al. 2018: same debate (sd), same theme (st), entire portal (ep); "
-        "opposing counters (oc), counters (c), opposing arguments (oa), arguments (a). epa is the official figure. "
+        "Candidate sets of Wachsmuth et al. 2018: same debate (sd), same theme (st), entire portal (ep); "
+        "opposing counters (oc), counters (c), opposing arguments (oa), arguments (a). "
+        f"{tasks[-1]} is the official figure. "
         f"Marker: mean over {style.seeds_text(arms)}; line: lowest to highest seed."
     )
-    return save_plots([page], "tasks", "The eight tasks", caption)
+    return save_plots([page], "tasks", tasks_title(tasks), caption)

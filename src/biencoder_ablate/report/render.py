@@ -20,6 +20,7 @@ from markupsafe import Markup
 from biencoder_ablate.data.text_cache import SplitTexts
 from biencoder_ablate.report import sentences, tables
 from biencoder_ablate.report.analysis import Analysis, Kind
+from biencoder_ablate.report.candidate_sets import measured_tasks, order_among_answers, ranked, tasks_title
 from biencoder_ablate.report.diagnostics import Baseline, find_leakage, selection
 from biencoder_ablate.report.examples import SideBySide
 from biencoder_ablate.report.plot_style import Plot
@@ -58,6 +59,11 @@ class StudyReport:
     prefix: str
     folder: str
 
+    @property
+    def ranked(self) -> str:
+        """Among what the runs looked for answers, in words."""
+        return ranked(self.analysis.study)
+
 
 # --- sections ---
 
@@ -75,7 +81,7 @@ def study_report(
     study = analysis.study
     several = len(analysis.main.settings) > 1
     groups = tables.groups_table(analysis, others)
-    headline = sentences.headline(analysis, others)
+    headline = " ".join([sentences.headline(analysis, others), *order_among_answers(analysis)])
     sections: list[Section] = []
 
     # A sentence that one section has said is left out of the later ones.
@@ -113,8 +119,10 @@ def study_report(
             ("paragraph", [leakage.sentence]),
             ("table", tables.leakage_table(leakage)),
         )
-    if study.has_tasks:
-        add("tasks", "The eight tasks", *_plot_blocks(plots, "tasks"), ("table", tables.tasks_table(analysis.main)))
+    tasks = measured_tasks(study)
+    if tasks:
+        of_tasks = tables.tasks_table(study, analysis.main)
+        add("tasks", tasks_title(tasks), *_plot_blocks(plots, "tasks"), ("table", of_tasks))
 
     if pairs:
         add("debates", "Debate by debate", ("debates", _debates(analysis, pairs, prefix)))

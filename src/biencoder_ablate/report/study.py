@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from biencoder_ablate.config.schema import HeadConfig, head_name
+from biencoder_ablate.report.candidate_sets import candidates_of, tell_apart
 from biencoder_ablate.report.comparisons import HEADS, Group, pool
 from biencoder_ablate.report.read import FINISHED, NOTHING, WITHOUT, Protocol, Run
 from biencoder_ablate.report.statistics import FloatArray
@@ -129,11 +130,6 @@ class Study:
         return all(run.result for run in self.runs)
 
     @property
-    def has_tasks(self) -> bool:
-        """Whether the runs were measured on the eight candidate sets, as on corpora of pairs."""
-        return all(run.test.get("tasks") for run in self.runs)
-
-    @property
     def size(self) -> str:
         """How much there is, in words: 40 finished runs, 4 configurations, 10 seeds."""
         counts = {
@@ -150,17 +146,18 @@ class Study:
 
 
 def make_studies(runs: Sequence[Run]) -> list[Study]:
-    """Group the finished runs by corpus and results version: one study each, the largest first.
+    """Group the finished runs by corpus, results version and candidates: one study each, the largest first.
 
     Raises ValueError where runs on one corpus have different test points: one of them is damaged.
     """
-    by_corpus: dict[tuple[Any, Any], list[Run]] = defaultdict(list)
+    by_corpus: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
     for run in runs:
         if run.status == FINISHED:
-            by_corpus[run.identity["data"], run.identity["results_version"]].append(run)
+            key = (run.identity["data"], run.identity["results_version"], candidates_of(run))
+            by_corpus[key].append(run)
 
     studies = [_make_study(members, len(by_corpus) > 1) for members in by_corpus.values()]
-    return sorted(studies, key=lambda study: -len(study.runs))
+    return sorted(tell_apart(studies), key=lambda study: -len(study.runs))
 
 
 def _make_study(runs: Sequence[Run], one_of_several: bool) -> Study:

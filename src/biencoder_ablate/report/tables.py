@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from biencoder_ablate.evaluation.candidates import TASKS
 from biencoder_ablate.report import diagnostics
 from biencoder_ablate.report.analysis import Analysis, Family, Kind
+from biencoder_ablate.report.candidate_sets import measured_tasks
 from biencoder_ablate.report.comparisons import ContrastResult, GroupSummary, Verdict, summarise
 from biencoder_ablate.report.diagnostics import RULES, Baseline, Leakage, Selection
 from biencoder_ablate.report.examples import SideBySide
@@ -287,16 +287,17 @@ def _with_dots(means: Mapping[str, float], verdict: Verdict | None) -> list[str]
     return [f"{'• ' if name in best else ''}{mean:.3f}" for name, mean in means.items()]
 
 
-def tasks_table(arms: Arms) -> Table:
-    """Test top-1 on the eight candidate sets, mean over seeds."""
+def tasks_table(study: Study, arms: Arms) -> Table:
+    """Test top-1 on the candidate sets that were measured, mean over seeds."""
+    tasks = measured_tasks(study)
     rows = []
     for name in arms.names:
-        by_task = [task_values(arms.cells[name], task).tolist() for task in TASKS]
+        by_task = [task_values(arms.cells[name], task).tolist() for task in tasks]
         rows.append((name, *map(diagnostics.mean, by_task)))
     return Table(
         "task-figures",
-        "Test top-1 on the eight candidate sets of Wachsmuth et al. 2018, mean over seeds; epa is official.",
-        [Column("name"), *(Column(task, 3) for task in TASKS)],
+        f"Test top-1 on candidate sets of Wachsmuth et al. 2018, mean over seeds; {tasks[-1]} is official.",
+        [Column("name"), *(Column(task, 3) for task in tasks)],
         rows,
     )
 

@@ -128,8 +128,8 @@ class ContrastiveLoss(Loss):
     retrieval: for each point the cross-entropy of its counter in a softmax of similarity / temperature over the
     counter, its own negatives, and, by switches, all counters, points and others' negatives of the batch (InfoNCE,
     van den Oord et al. 2018; with in-batch counters, Henderson et al. 2017). Without texts that must never be the
-    pair's negatives, among them points that are in no pool (negatives.pool=answers). head: the cross-entropy of the counter in a softmax of stage 2's score over the counter and the
-    pair's own negatives.
+    pair's negatives, and so without points that are in no pool (negatives.pool=answers). head: the cross-entropy of
+    the counter in a softmax of stage 2's score over the counter and the pair's own negatives.
     """
 
     parts = ("retrieval", "head")
