@@ -508,7 +508,7 @@ def _dot_row(
 
 def _tasks(analysis: Analysis, arms: Arms) -> list[Plot]:
     """Test top-1 on the candidate sets of Wachsmuth et al. 2018 that were measured."""
-    tasks = measured_tasks(analysis.study)
+    tasks = measured_tasks(analysis.study.runs)
     if not tasks:
         return []
     looks = style.styles(arms.names)

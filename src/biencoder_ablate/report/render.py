@@ -19,8 +19,9 @@ from markupsafe import Markup
 
 from biencoder_ablate.data.text_cache import SplitTexts
 from biencoder_ablate.report import sentences, tables
+from biencoder_ablate.report.among_answers import order_among_answers
 from biencoder_ablate.report.analysis import Analysis, Kind
-from biencoder_ablate.report.candidate_sets import measured_tasks, order_among_answers, ranked, tasks_title
+from biencoder_ablate.report.candidate_sets import measured_tasks, ranked, tasks_title
 from biencoder_ablate.report.diagnostics import Baseline, find_leakage, selection
 from biencoder_ablate.report.examples import SideBySide
 from biencoder_ablate.report.plot_style import Plot
@@ -62,7 +63,7 @@ class StudyReport:
     @property
     def ranked(self) -> str:
         """Among what the runs looked for answers, in words."""
-        return ranked(self.analysis.study)
+        return ranked(self.analysis.study.runs)
 
 
 # --- sections ---
@@ -119,7 +120,7 @@ def study_report(
             ("paragraph", [leakage.sentence]),
             ("table", tables.leakage_table(leakage)),
         )
-    tasks = measured_tasks(study)
+    tasks = measured_tasks(study.runs)
     if tasks:
         of_tasks = tables.tasks_table(study, analysis.main)
         add("tasks", tasks_title(tasks), *_plot_blocks(plots, "tasks"), ("table", of_tasks))

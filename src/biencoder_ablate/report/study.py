@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 
 from biencoder_ablate.config.schema import HeadConfig, head_name
-from biencoder_ablate.report.candidate_sets import candidates_of, tell_apart
+from biencoder_ablate.report.candidate_sets import candidates_of, ranked
 from biencoder_ablate.report.comparisons import HEADS, Group, pool
 from biencoder_ablate.report.read import FINISHED, NOTHING, WITHOUT, Protocol, Run
 from biencoder_ablate.report.statistics import FloatArray
@@ -157,7 +157,19 @@ def make_studies(runs: Sequence[Run]) -> list[Study]:
             by_corpus[key].append(run)
 
     studies = [_make_study(members, len(by_corpus) > 1) for members in by_corpus.values()]
-    return sorted(tell_apart(studies), key=lambda study: -len(study.runs))
+    return sorted(_told_apart(studies), key=lambda study: -len(study.runs))
+
+
+def _told_apart(studies: Sequence[Study]) -> list[Study]:
+    """The studies, with what was ranked in the names of those whose corpus was ranked in more than one way."""
+    names = [study.name for study in studies]
+    told = []
+    for study in studies:
+        words = ranked(study.runs)
+        if words and names.count(study.name) > 1:
+            study = replace(study, name=f"{study.name}, {words}")
+        told.append(study)
+    return told
 
 
 def _make_study(runs: Sequence[Run], one_of_several: bool) -> Study:

@@ -289,7 +289,7 @@ def _with_dots(means: Mapping[str, float], verdict: Verdict | None) -> list[str]
 
 def tasks_table(study: Study, arms: Arms) -> Table:
     """Test top-1 on the candidate sets that were measured, mean over seeds."""
-    tasks = measured_tasks(study)
+    tasks = measured_tasks(study.runs)
     rows = []
     for name in arms.names:
         by_task = [task_values(arms.cells[name], task).tolist() for task in tasks]
