@@ -56,7 +56,7 @@ def main() -> None:
 def trace(overrides: list[str], list_ops: bool) -> list[str]:
     """The figures of one step, the third."""
     config = load_config(["model=minilm", "model.max_tokens=512", "model.pooling=pooler", *overrides])
-    data = read_data(config.data)
+    data = read_data(config)
     tokenizer = load_tokenizer(find_model(ModelConfig("minilm", MINILM_NAME), cache_directory(config)).directory, 512)
     tokens = tokenize(tokenizer, data.index.texts, 512)
     device, dropout = torch.device("cuda", 0), config.model.dropout

@@ -24,6 +24,7 @@ from torch import Tensor
 from biencoder_ablate.config import Config, ConfigError, DataConfig
 from biencoder_ablate.config.compose import compose_command, parse_arguments, to_config
 from biencoder_ablate.config.schema import MEASURING_KEYS, cache_directory, check, schema_keys
+from biencoder_ablate.data.candidate_choice import measured_candidates
 from biencoder_ablate.data.corpus import text_key
 from biencoder_ablate.data.text_table import TextTable, points_of
 from biencoder_ablate.encoder.device import choose_device, choose_precision
@@ -351,8 +352,25 @@ def open_run(run_dir: str | Path, overrides: Sequence[str]) -> TrainedRun:
     check(config)
 
     determined_by = manifest.get("determined_by")
-    trained_on = determined_by.get("data") if isinstance(determined_by, dict) else None
-    return TrainedRun(path, trained, config, result, trained_on, read_model_spec(model))
+    if not isinstance(determined_by, dict):
+        determined_by = {}
+    trained, config = _with_candidates(trained, config, measured_candidates(determined_by, result))
+    return TrainedRun(path, trained, config, result, determined_by.get("data"), read_model_spec(model))
+
+
+def _with_candidates(trained: Config, config: Config, measured: str) -> tuple[Config, Config]:
+    """Both configs with the candidates that the run measured, which its own config.yaml may leave open.
+
+    Where something else is asked for, that stands; of another reader's corpus the usual ones are taken.
+    """
+    asked = config.evaluation.candidates
+    is_same_reader = config.data.name == trained.data.name
+    if asked is None and is_same_reader:
+        asked = measured
+    return (
+        replace(trained, evaluation=replace(trained.evaluation, candidates=measured)),
+        replace(config, evaluation=replace(config.evaluation, candidates=asked)),
+    )
 
 
 def _overridden(composed: Any, overrides: Sequence[str]) -> Any:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from biencoder_ablate.data.candidate_choice import resolve_candidates
 from biencoder_ablate.data.corpus import SPLITS, Corpus
 from biencoder_ablate.data.readers import load_corpus
 from biencoder_ablate.data.text_table import SplitArrays, TextTable, build_table, clean_queries
@@ -46,6 +47,10 @@ _CANDIDATE_KINDS = {
     "portal_point": "epa",
 }
 """By kind of candidate the task that admits it, and none before it."""
+_BOTH_KINDS = 10
+"""All texts are suggested as candidates where one text in so many that ask answers too."""
+_MOST_THEMES = 15
+"""A table of more themes is left to --json."""
 _SIZES = {
     "num_pairs": "pairs",
     "num_incomplete": "incomplete points, left out",
@@ -59,6 +64,7 @@ _SIZES = {
     "num_documents": "documents, candidates of every point",
     "num_documents_repeated": "repetitions of a document",
     "num_distinct_texts": "distinct texts",
+    "num_ask_and_answer": "texts that ask and answer",
     "num_distinct_strings": "distinct strings",
     "num_exact_duplicates": "repetitions of a text",
     "num_near_duplicates": "texts with a near duplicate",
@@ -73,8 +79,11 @@ _SIZES = {
     "tokens.max": "tokens a text, longest",
     "tokens.share_truncated": "texts truncated",
 }
+_IF_ANY = {"num_incomplete", "num_documents", "num_documents_repeated"}
+"""Sizes without a row where every split has 0."""
 _CANDIDATES = {
     "candidates.true": "right answers",
+    "candidates.answer": "other answers",
     "candidates.document": "other documents",
     "candidates.debate_same_counter": "same debate and stance, counters",
     "candidates.debate_other_counter": "same debate, other stance, counters",
@@ -131,7 +140,8 @@ def audit(overrides: Sequence[str]) -> dict[str, Any]:
     corpus = load_corpus(config.data)
     table = build_table(corpus)
     lengths, note = token_lengths(config, table)
-    report = audit_corpus(corpus, table, lengths, config.model.max_tokens)
+    among = resolve_candidates(config, corpus).evaluation.candidates
+    report = audit_corpus(corpus, table, lengths, config.model.max_tokens, among)
     report["tokenizer"] = {
         "model": config.model.name_or_path or config.model.name,
         "max_tokens": config.model.max_tokens,
@@ -164,12 +174,15 @@ def audit_corpus(
     table: TextTable,
     token_lengths: np.ndarray | None = None,
     max_tokens: int | None = None,
+    among: str | None = None,
 ) -> dict[str, Any]:
     """The report on the pairs in use (with data.limit or data.disjoint, those that are left).
 
     token_lengths (T,): of every string of the table, before cutting at max_tokens; without them the report has no token
-    lengths.
+    lengths. `among`: what is ranked, as for `build_task`.
     """
+    if among is None:
+        among = "answers" if corpus.documents else corpus.candidates
     # The first string that spells each distinct text; near duplicates and lengths are of these.
     strings = np.unique(table.keys, return_index=True)[1]
     near = near_duplicates([table.texts[row] for row in strings])
@@ -186,7 +199,8 @@ def audit_corpus(
         both_here = np.isin(near, keys[name]).all(axis=1)
         report["num_near_duplicates"] = len(np.unique(near[both_here]))
         report["num_near_duplicate_pairs"] = int(both_here.sum())
-        report["candidates"] = candidate_totals(split)
+        report["num_ask_and_answer"] = len(_asking_and_answering([split]))
+        report["candidates"] = candidate_totals(split, among)
         # Each distinct text counts once, however often it is there or is spelled.
         rows = strings[keys[name]]
         report["words"] = _length_statistics(words[rows])
@@ -200,12 +214,36 @@ def audit_corpus(
         near_shared[f"{earlier}_{later}"] = _num_near_shared(near, keys[earlier], keys[later])
     return {
         "name": corpus.name,
+        "asks_pairs": corpus.asks_pairs,
         "fingerprint": corpus.fingerprint,
         "notes": list(corpus.notes),
         "splits": reports,
+        "candidates": _candidate_choice(list(table.splits.values()), among),
         "shared_texts": shared,
         "near_shared_texts": near_shared,
         "near_duplicates": {"shingle_words": SHINGLE_WORDS, "jaccard": JACCARD[0] / JACCARD[1]},
+    }
+
+
+def _asking_and_answering(splits: Sequence[SplitArrays]) -> np.ndarray:
+    """Keys of the texts that ask in one of the splits and may be ranked in one of them: as counters of any grade, or as
+    documents."""
+    asking = np.concatenate([split.point_key for split in splits])
+    ranked = [split.counter_key if split.documents is None else split.documents.key for split in splits]
+    return np.intersect1d(asking, np.concatenate(ranked))
+
+
+def _candidate_choice(splits: Sequence[SplitArrays], among: str) -> dict[str, Any]:
+    """How many texts both ask and answer in all splits together, which candidates that suggests, and which are in
+    force. Where hardly a text that asks answers anything, ranking those that ask mostly tests telling the two apart."""
+    num_asking = len(np.unique(np.concatenate([split.point_key for split in splits])))
+    num_both = len(_asking_and_answering(splits))
+    do_both = num_both * _BOTH_KINDS >= num_asking and splits[0].documents is None
+    return {
+        "num_ask": num_asking,
+        "num_ask_and_answer": num_both,
+        "suggested": "all" if do_both else "answers",
+        "in_force": among,
     }
 
 
@@ -257,11 +295,13 @@ def _themes(corpus: Corpus, split: SplitArrays) -> dict[str, dict[str, int]]:
     return themes
 
 
-def candidate_totals(split: SplitArrays) -> dict[str, int]:
+def candidate_totals(split: SplitArrays, among: str | None = None) -> dict[str, int]:
     """How many candidates of each disjoint kind `official` offers, summed over the queries of a split: the right ones
-    ("true"), and the others by where they are filed; of documents only how many ("document")."""
-    task = build_task(split)
-    kinds = _CANDIDATE_KINDS if task.tasks else {"document": "epa"}
+    ("true"), and the others by where they are filed; where there are no tasks only how many ("document", "answer")."""
+    task = build_task(split, among)
+    kinds = {kind: name for kind, name in _CANDIDATE_KINDS.items() if name in task.tasks}
+    if not kinds:
+        kinds = {"answer" if split.documents is None else "document": "official"}
     totals = {"true": len(task.reachable[0])} | dict.fromkeys(kinds, 0)
     masks = dict(zip(task.tasks, task.sets(task.tasks)[2:], strict=True))
 
@@ -345,6 +385,7 @@ def describe(report: Mapping[str, Any]) -> str:
         title = f"{later} texts also in {earlier}"
         shared.append([title, str(total), str(equal), f"{equal / max(1, total):.1%}", str(near)])
     near_duplicate = report["near_duplicates"]
+    themes = set().union(*(splits[name]["themes"] for name in SPLITS))
     lines = [
         f"corpus {report['name']}, fingerprint {report['fingerprint'][:12]}",
         *report["notes"],
@@ -352,13 +393,44 @@ def describe(report: Mapping[str, Any]) -> str:
         text_table(["", *SPLITS], _rows(splits, _SIZES)),
         "",
         text_table(["candidates, summed over points", *SPLITS], _rows(splits, _CANDIDATES)),
+        *_choice_lines(report),
         "",
         text_table(["texts in two splits", "distinct", "equal", "share", "near duplicates besides"], shared),
         f"near duplicate: Jaccard of word {near_duplicate['shingle_words']}-grams at least {near_duplicate['jaccard']}",
-        "",
-        _theme_table(splits),
+        *_leak_lines(report),
     ]
+    if 1 < len(themes) <= _MOST_THEMES:
+        lines += ["", _theme_table(splits)]
+    elif len(themes) > 1:
+        lines += ["", f"{len(themes)} themes, listed by --json"]
     return "\n".join(lines)
+
+
+def _choice_lines(report: Mapping[str, Any]) -> list[str]:
+    """Which candidates the corpus suggests, and which are in force."""
+    choice = report["candidates"]
+    both, asking = choice["num_ask_and_answer"], choice["num_ask"]
+    in_force, suggested = choice["in_force"], choice["suggested"]
+    counted = f"{both} of {asking} distinct texts that ask answer too"
+    if any(report["splits"][name]["num_documents"] for name in SPLITS):
+        return [f"{counted}; the documents are ranked"]
+    verdict = f"{counted}, which suggests evaluation.candidates={suggested}"
+    if suggested == in_force:
+        return [f"{verdict}, as is in force"]
+    why = ", the protocol that the corpus was published with" if report["asks_pairs"] else ""
+    return [verdict, f"in force: evaluation.candidates={in_force}{why if in_force == 'all' else ''}"]
+
+
+def _leak_lines(report: Mapping[str, Any]) -> list[str]:
+    """What to do about texts that splits share; nothing where they share none."""
+    num_equal = sum(report["shared_texts"].values())
+    num_near = sum(report["near_shared_texts"].values())
+    lines = []
+    if num_equal:
+        lines.append("equal texts: clean figures leave them out; data.disjoint=true takes their pairs out of training")
+    if num_near:
+        lines.append("near duplicates stay, in clean figures too: put what belongs together into one split")
+    return lines
 
 
 def _rows(splits: Mapping[str, Any], titles: Mapping[str, str]) -> list[list[str]]:
@@ -369,6 +441,9 @@ def _rows(splits: Mapping[str, Any], titles: Mapping[str, str]) -> list[list[str
         group, _, key = place.rpartition(".")
         reports = [splits[name][group] if group else splits[name] for name in SPLITS]
         if None in reports or not all(key in report for report in reports):
+            continue
+        may_be_left_out = place in _IF_ANY or group == "candidates"
+        if may_be_left_out and not any(report[key] for report in reports):
             continue
         style = ".0f"
         if key.startswith("share"):

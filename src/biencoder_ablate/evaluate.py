@@ -15,6 +15,7 @@ from urllib.parse import quote
 import numpy as np
 
 from biencoder_ablate.config.schema import MEASURING_KEYS
+from biencoder_ablate.data.candidate_choice import IN_WORDS, resolve_candidates
 from biencoder_ablate.data.readers import load_corpus
 from biencoder_ablate.data.text_table import build_table
 from biencoder_ablate.evaluation.baselines import MEASURED, SIMILARITIES, encoder_metrics, lexical_metrics
@@ -118,10 +119,10 @@ def evaluate(
     if not os.access(run.path, os.W_OK):
         raise PermissionError(f"{run_dir}: cannot be written to, and evaluations/ belongs there; copy the run first")
     log = RunLog(None, quiet)
-    settings = run.config.evaluation
     corpus = load_corpus(run.config.data)
+    settings = resolve_candidates(run.config, corpus).evaluation
     table = build_table(corpus)
-    tasks, notes = _build_tasks(run, corpus, table)
+    tasks, notes = _build_tasks(run, corpus, table, settings.candidates)
 
     # h of all texts, from the cache where this reading of them is there.
     seconds = {}
@@ -154,7 +155,11 @@ def evaluate(
         "device": str(embeddings.h.device),
         "precision": run.settings.precision,
         "notes": notes,
-        "own": {"rerank": run.trained.evaluation.rerank, **{name: run.result[name] for name in MEASURED}},
+        "own": {
+            "rerank": run.trained.evaluation.rerank,
+            "candidates": run.trained.evaluation.candidates,
+            **{name: run.result[name] for name in MEASURED},
+        },
         "measured": measured,
     }
     if baselines:
@@ -223,6 +228,7 @@ def _build_tasks(
     run: TrainedRun,
     corpus: Corpus,
     table: TextTable,
+    among: str | None,
 ) -> tuple[dict[str, RetrievalTask], list[str]]:
     """Val and test with their candidates, and what must be said of them.
 
@@ -232,6 +238,9 @@ def _build_tasks(
     from biencoder_ablate.evaluation.protocols import leave_out_seen
 
     notes = list(corpus.notes)
+    own = run.trained.evaluation.candidates
+    if among != own:
+        notes.append(f"ranked {IN_WORDS[str(among)]}; the run's own figures are {IN_WORDS[str(own)]}")
     splits = {name: table.splits[name] for name in MEASURED if len(table.splits[name])}
     # What the run was trained on may be in another corpus's texts too.
     if corpus.fingerprint != run.trained_on:
@@ -245,7 +254,7 @@ def _build_tasks(
         else:
             seen = {"val": published["train"], "test": published["train"] | published["val"]}
             splits = {name: leave_out_seen(split, seen[name]) for name, split in splits.items()}
-    return {name: build_task(split) for name, split in splits.items()}, notes
+    return {name: build_task(split, among) for name, split in splits.items()}, notes
 
 
 def keep(run_dir: str | Path, report: Mapping[str, Any]) -> Path:
@@ -263,16 +272,22 @@ def describe(report: Mapping[str, Any]) -> str:
     """A report as tables for a person, one a split."""
     epoch = report["best_epoch"]
     selected = f"selected epoch {epoch}" if epoch >= 0 else "not trained"
-    lines = [f"{report['run']}, {selected}, on {report['data']['name']}, {report['device']}, {report['precision']}"]
+    where = f"{report['data']['name']}, {IN_WORDS[report['evaluation']['candidates']]}"
+    lines = [f"{report['run']}, {selected}, on {where}, {report['device']}, {report['precision']}"]
     lines += [f"note: {note}" for note in report["notes"]]
     baselines = report.get("baselines", {})
     if "pretrained_cosine" in baselines:
         lines.append("pretrained: the encoder as downloaded, without linear1 and head")
 
+    # What was ranked is named where it is not the same in both rows.
+    own, settings = report["own"], report["evaluation"]
+    ranked = ["", ""]
+    if own["candidates"] != settings["candidates"]:
+        ranked = [f", {own['candidates']}", f", {settings['candidates']}"]
     for split, measured in report["measured"].items():
         rows = [
-            (f"this run, rerank={report['own']['rerank']}", report["own"][split]),
-            (f"measured, rerank={report['evaluation']['rerank']}", measured),
+            (f"this run, rerank={own['rerank']}{ranked[0]}", own[split]),
+            (f"measured, rerank={settings['rerank']}{ranked[1]}", measured),
         ]
         rows += [(SIMILARITIES[name], by_split[split]) for name, by_split in baselines.items()]
         lines += ["", metrics_table(split, rows)]
@@ -282,10 +297,14 @@ def describe(report: Mapping[str, Any]) -> str:
                 "ours, not to publish"
             )
 
+    if any(measured["tasks"] for measured in report["measured"].values()):
+        official = "epa" if report["evaluation"]["candidates"] == "all" else "epc"
+        lines += [
+            "",
+            "sd, st, ep: same debate, same theme, everything; oc, c, oa, a: opposing counters,",
+            f"counters, opposing arguments, arguments; {official} is official",
+        ]
     lines += [
-        "",
-        "sd, st, ep: same debate, same theme, everything; oc, c, oa, a: opposing counters,",
-        "counters, opposing arguments, arguments; epa is official",
         "",
         ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report["seconds"].items()),
     ]

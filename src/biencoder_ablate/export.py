@@ -10,14 +10,18 @@ H pooled width, R retrieval width.
 from __future__ import annotations
 
 import argparse
+import itertools
+import json
 import shlex
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from biencoder_ablate.config.schema import MEASURING_KEYS, looks_like_path
+from biencoder_ablate.data.corpus import text_key
 from biencoder_ablate.utils.command import run_command
 from biencoder_ablate.utils.console import format_error, format_number
 from biencoder_ablate.utils.files import (
@@ -39,6 +43,10 @@ LICENCES = {
     "sample": "the debates that ship with biencoder-ablate, written by an AI model; CC0 1.0",
     "arguana": "ArguAna Counterargs (Wachsmuth, Syed and Stein, ACL 2018; doi 10.5281/zenodo.3973258); CC BY 4.0",
 }
+_EXAMPLE = ("Zoos protect endangered species.", "Animals in zoos die young.", "Buses should be free.")
+"""A point, its counter and another text, for a card whose corpus is of debates or is not there."""
+_MOST_SHOWN = 80
+"""Characters of a user's own text in the card."""
 _ENCODER_FILES = (
     "config.json",
     "model.safetensors",
@@ -52,6 +60,11 @@ _ENCODER_FILES = (
     "merges.txt",
 )
 """What an encoder's files are called. Whatever else lies beside them stays there."""
+_CANDIDATES = {
+    "all": "all other texts of the split are candidates",
+    "answers": "the answers of the split, or the documents, are candidates, and what asks is none",
+}
+"""What was ranked, by evaluation.candidates."""
 _MODULES = "sentence_transformers.models"
 """Where every version of the library finds its modules."""
 
@@ -265,6 +278,13 @@ def model_card(run: TrainedRun, difference: float | None) -> str:
         equality = "It was not compared with the run's own embeddings, for lack of sentence-transformers."
     else:
         equality = f"Over the sample debates its embeddings differ from the run's own by {difference:.1e} at most."
+    data = config.data
+    has_counters = data.name in LICENCES
+    if has_counters:
+        task, tag = "the best counterargument to an argument", "counterargument-retrieval"
+    else:
+        task, tag = "the text that answers another", "answer-retrieval"
+    point, *answers = map(json.dumps, _EXAMPLE if has_counters else _own_example(run))
     uses_of_head = {"none": "is not used", "all": "scores all candidates"}
 
     command = ["python", "-m", "biencoder_ablate"]
@@ -292,11 +312,35 @@ def model_card(run: TrainedRun, difference: float | None) -> str:
         rows=rows,
         select="the last" if select == "last" else f"selected by val `{select}`",
         leakage=" The others were seen in training or are asked twice: trust the clean figures." if leaks else "",
-        licence=LICENCES.get(config.data.name, "its licence is not known to this program"),
+        licence=LICENCES.get(data.name, "its licence is not known to this program"),
+        data_name=_public_name(str(data.path)) if data.path and not has_counters else data.name,
+        task=task,
+        tag=tag,
+        point=point,
+        answers=", ".join(answers),
+        candidates=_CANDIDATES[str(config.evaluation.candidates)],
         command=shlex.join(command),
         fingerprint=str(run.trained_on)[:16],
         libraries=", ".join(f"{library} {version}" for library, version in manifest["libraries"].items()),
     )
+
+
+def _own_example(run: TrainedRun) -> Sequence[str]:
+    """The first pair of the run's own test split and another answer, cut short; the general example where the corpus
+    has gone or is another one now."""
+    from biencoder_ablate.data.readers import load_corpus
+
+    try:
+        corpus = load_corpus(run.config.data)
+    except (ValueError, OSError):
+        return _EXAMPLE
+    right = [pair for pair in corpus.test if pair.grade > 0]
+    if corpus.fingerprint != run.trained_on or not right:
+        return _EXAMPLE
+    first = right[0]
+    others = (pair.counter for pair in corpus.test if text_key(pair.counter) != text_key(first.counter))
+    texts = [first.point, first.counter, *itertools.islice(others, 1)]
+    return [textwrap.shorten(text, _MOST_SHOWN, placeholder="…") for text in texts]
 
 
 def _card_table(result: Mapping[str, Any]) -> tuple[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import itertools
 import json
 import math
 import re
@@ -29,8 +30,10 @@ if TYPE_CHECKING:
     from biencoder_ablate.api import SearchIndex, TrainedModel
 
 _OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_0-9]+)*=")
-_COLUMNS = {"--candidates": ("counter", "point", "text"), "--points": ("point", "text", "query")}
-"""Where a table's texts are looked for: candidates in all of these, points in the first that is there."""
+_COLUMNS = {"answers": ("counter", "text"), "all": ("counter", "point", "text")}
+"""Where a table's candidates are looked for, by evaluation.candidates: in all of these."""
+_POINT_COLUMNS = ("point", "text", "query")
+"""Where points are looked for: in the first that is there."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,7 +74,7 @@ def _points(argument: str | None, file: str | None) -> list[str]:
         return [argument]
     if file not in (None, "-"):
         path = Path(str(file))
-        return [text for _, text in read_texts("--points", path, _read("--points", path))]
+        return [text for _, text in read_texts("--points", path, _read("--points", path), _POINT_COLUMNS)]
     points = [line.strip() for line in sys.stdin if line.strip()]
     if not points:
         raise ValueError("standard input is empty; must hold one argument a line")
@@ -119,8 +122,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--candidates",
         metavar="FILE",
-        help="rank these instead of the run's corpus: the lines of a text file, or the columns counter, point and "
-        "text of a csv, tsv or jsonl. Their embeddings are kept in RUN_DIR/index",
+        help="rank these instead of the run's corpus: the lines of a text file, or the columns counter, text and, "
+        "where the run ranks points too, point of a csv, tsv or jsonl. Their embeddings are kept in RUN_DIR/index",
     )
     parser.add_argument("--columns", metavar="A,B", help="the columns of --candidates, where they are called otherwise")
     add_json_option(parser)
@@ -194,6 +197,7 @@ def open_search(
 ) -> Search:
     """A run's model over the distinct texts of all splits of its corpus, or of a file. Raises ValueErrors.
 
+    Of its corpus only what the run ranks (evaluation.candidates): answers, or answers and points.
     Texts are equal when they are so after folding case, space and punctuation; the first spelling stands for all.
     """
     if candidates is None:
@@ -206,12 +210,14 @@ def open_search(
     model = run.load_model()
 
     # Named by all that determines it: how the file is read, what it holds, and the model.
-    source = f"{path.suffix} {columns} {hashlib.sha256(content).hexdigest()}"
+    among = run.config.evaluation.candidates or run.trained.evaluation.candidates
+    wanted = [name.strip() for name in columns.split(",")] if columns else _COLUMNS[str(among)]
+    source = f"{path.suffix} {wanted} {hashlib.sha256(content).hexdigest()}"
     name = hashlib.sha256(f"index-2 {source} {model.fingerprint()}".encode()).hexdigest()[:16]
     kept = load_index(run.path / "index" / name, model.encoder.settings.device)
     if kept is not None:
         return Search(model, *kept, str(candidates))
-    places = distinct_texts(read_texts("--candidates", path, content, columns))
+    places = distinct_texts(read_texts("--candidates", path, content, wanted, must_have_all=columns is not None))
     with progress_bar("encoding", len(places), "text", quiet) as bar:
         index = model.index(list(places), bar.update)
     save_index(run.path / "index" / name, index, list(places.values()))
@@ -221,16 +227,20 @@ def open_search(
 def _search_corpus(run_dir: str | Path, overrides: Sequence[str]) -> Search:
     """A run's model over its own corpus, whose texts have their features in the cache."""
     from biencoder_ablate.api import open_run
+    from biencoder_ablate.data.candidate_choice import resolve_candidates
     from biencoder_ablate.data.readers import load_corpus
     from biencoder_ablate.data.text_table import build_table
 
     run = open_run(run_dir, overrides)
     model = run.load_model()
     corpus = load_corpus(run.config.data)
+    among = resolve_candidates(run.config, corpus).evaluation.candidates
     if corpus.documents:
         places = distinct_texts((document.id, document.text) for document in corpus.documents)
     else:
-        places = distinct_texts(named for split in SPLITS for named in corpus.named_texts(split))
+        named = itertools.chain.from_iterable(corpus.named_texts(split) for split in SPLITS)
+        wanted = ("#counter",) if among == "answers" else ("#counter", "#point")
+        places = distinct_texts((place, text) for place, text in named if place.endswith(wanted))
 
     # The table is that of training, so that its features are found again; of its texts the distinct ones count.
     table = build_table(corpus)
@@ -239,22 +249,27 @@ def _search_corpus(run_dir: str | Path, overrides: Sequence[str]) -> Search:
     return Search(model, model.index_of(list(places), h), list(places.values()), str(run_dir))
 
 
-def read_texts(option: str, path: Path, content: bytes, columns: str | None = None) -> list[tuple[str, str]]:
-    """(place, text) of a file's texts: its lines that are not blank, or cells of a csv, tsv or jsonl.
+def read_texts(
+    option: str,
+    path: Path,
+    content: bytes,
+    columns: Sequence[str],
+    must_have_all: bool = False,
+) -> list[tuple[str, str]]:
+    """(place, text) of a file's texts: its lines that are not blank, or cells of these columns of a csv, tsv or jsonl.
 
-    `columns` names the columns, with commas between. Raises ValueError naming the file.
+    Raises ValueError naming the file where no column is there, or not all that must be.
     """
     where, suffix = f"{option} {path}", path.suffix.lower()
     texts = []
     if suffix in SUFFIXES:
         table = read_table(where, suffix, content)
-        wanted = [name.strip() for name in (columns.split(",") if columns else _COLUMNS[option])]
-        chosen = [name.casefold() for name in wanted if name.casefold() in table.columns]
-        if not chosen or (columns and len(chosen) < len(wanted)):
+        chosen = [name.casefold() for name in columns if name.casefold() in table.columns]
+        if not chosen or (must_have_all and len(chosen) < len(columns)):
             header = "" if suffix == ".jsonl" else "its first line must name the columns; "
             hint = "name them with --columns A,B; " if option == "--candidates" else ""
             raise ValueError(
-                f"{where}: no column {' or '.join(wanted)}; {header}found {list_columns([*table.columns.values()])}; "
+                f"{where}: no column {' or '.join(columns)}; {header}found {list_columns([*table.columns.values()])}; "
                 f"{hint}texts without names go into a .txt file, one a line"
             )
         if option == "--points":

@@ -118,7 +118,7 @@ class FusionConfig:
 @dataclass
 class NegativesConfig:
     """How many negatives a pair gets, how the share of hard ones goes over the epochs, and which are hard (group
-    `negatives`)."""
+    `negatives`). What `pool` comes to on the corpus names the run."""
 
     schedule: str = _key("constant", "constant or curriculum", True, choices=("constant", "curriculum"))
     start: float | None = _key(None, "a number from 0 to 1 (only with negatives=curriculum)", True, low=0, high=1)
@@ -133,6 +133,12 @@ class NegativesConfig:
         True,
         low=0,
         high=1,
+    )
+    pool: str | None = _key(
+        None,
+        "null (as evaluation.candidates), answers or all (all: texts that ask may be negatives too)",
+        True,
+        choices=("answers", "all"),
     )
 
 
@@ -200,7 +206,8 @@ class TrainingConfig:
 
 @dataclass
 class EvaluationConfig:
-    """How a ranking is measured, and which figure selects the epoch (group `evaluation`)."""
+    """How a ranking is measured, and which figure selects the epoch (group `evaluation`). What `candidates` comes to
+    on the corpus names the run."""
 
     rerank: Union[int, str] = _key(10, "an integer of 1 or more, all or none", True)  # noqa: UP007 (OmegaConf)
     select: str = _key(
@@ -208,6 +215,12 @@ class EvaluationConfig:
     )
     score: str = _key("head", "head or sum", True, choices=("head", "sum"))
     source: bool = _key(False, "true or false", True)
+    candidates: str | None = _key(
+        None,
+        "null (as the corpus is usually measured), answers, or all (all: texts that ask are candidates too)",
+        True,
+        choices=("answers", "all"),
+    )
 
 
 @dataclass

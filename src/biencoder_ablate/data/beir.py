@@ -102,7 +102,7 @@ def _parse(path: Path, home: Any, split_seed: int) -> Corpus:
         notes.append(
             f"{num_documents} queries are documents too; each is left out of its own candidates (ignore_identical_ids)"
         )
-    corpus = build_corpus("beir", pairs, documents=documents, may_lack=("train", "val"))
+    corpus = build_corpus("beir", pairs, documents=documents, may_lack=("train", "val"), candidates="answers")
     return replace(corpus, notes=tuple(notes))
 
 

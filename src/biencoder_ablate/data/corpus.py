@@ -15,6 +15,8 @@ from dataclasses import dataclass, field, replace
 from biencoder_ablate.data.words import text_key as text_key
 
 SPLITS = ("train", "val", "test")
+CANDIDATE_SETS = ("answers", "all")
+"""Among which texts an answer is looked for: counters, or counters and points."""
 _STANCE_ORDER = {"con": 0, "pro": 1}
 
 
@@ -65,9 +67,12 @@ class Document:
 class Corpus:
     """The pairs in use, per split and in candidate order, and what was published.
 
-    With `documents` these are the candidates of every split; without, a split's own counters and points are. With
+    With `documents` these are the candidates of every split; without, a split's own texts are. With
     `asks_pairs` (the ArguAna protocols) each pair is a query of its own, with one right answer; without, each point
     is, with all its counters (see `query_of`).
+
+    `candidates`: among which texts a point's answer is looked for where evaluation.candidates does not say: "answers"
+    (a split's counters, whatever their grade) or "all" (its points too). Documents leave no choice.
 
     `published` holds the text keys of each split as published: data.limit and data.disjoint shorten what
     is in use, but a text stays leaked all the same. `keys` are the text keys of all texts, worked out once.
@@ -85,6 +90,11 @@ class Corpus:
     published_fingerprint: str = ""
     documents: tuple[Document, ...] = ()
     asks_pairs: bool = False
+    candidates: str = "all"
+
+    def __post_init__(self) -> None:
+        if self.candidates not in CANDIDATE_SETS:
+            raise DataError(f"data={self.name}: candidates={self.candidates}; must be {' or '.join(CANDIDATE_SETS)}")
 
     def split(self, name: str) -> tuple[Pair, ...]:
         assert name in SPLITS, name
@@ -126,6 +136,7 @@ def build_corpus(
     documents: Iterable[Document] = (),
     asks_pairs: bool = False,
     may_lack: Sequence[str] = (),
+    candidates: str = "all",
 ) -> Corpus:
     """Sort the pairs into a corpus; with `documents`, each pair names the one that is its counter.
 
@@ -152,6 +163,7 @@ def build_corpus(
         published_fingerprint=_fingerprint(pair for in_split in splits.values() for pair in in_split),
         documents=documents,
         asks_pairs=asks_pairs,
+        candidates=candidates,
     )
 
 

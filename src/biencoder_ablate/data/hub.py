@@ -77,7 +77,7 @@ def read_hub(settings: DataConfig) -> Corpus:
                 raise DataError(f"{where}: {columns[0]} must be one text; it has {len(points)}")
             rows.append((split, points[0], parse_grade(where, grade), *others))
     pairs, incomplete = _as_pairs(rows, settings, notes)
-    return replace(build_corpus("hub", pairs, incomplete), notes=tuple(notes))
+    return replace(build_corpus("hub", pairs, incomplete, candidates="answers"), notes=tuple(notes))
 
 
 def _grade_column(settings: DataConfig, table: Any, columns: Sequence[str]) -> str | None:

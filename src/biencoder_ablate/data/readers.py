@@ -330,7 +330,7 @@ def read_pairs(settings: DataConfig) -> Corpus:
             if grades[line] > 0:
                 answered.add(point)
     incomplete = Counter((split, theme) for (split, key), theme in theme_of.items() if (split, key) not in answered)
-    corpus = build_corpus("pairs", pairs, incomplete)
+    corpus = build_corpus("pairs", pairs, incomplete, candidates="answers")
     return replace(corpus, notes=(*table.notes, *notes))
 
 

@@ -32,7 +32,7 @@ class SplitArrays:
     folding; `theme`, `debate` and `stance` number those of the split. `query` numbers the queries, in order of first
     use: with `asks_pairs` each pair is one, else pairs of one point share it. `leaked` marks the pairs with a text of
     their own that came in an earlier split, `clean` the first of each distinct pair, where it is a right answer and not
-    leaked.
+    leaked. `candidates` is the corpus's own choice of them.
     """
 
     name: str
@@ -50,6 +50,7 @@ class SplitArrays:
     query: np.ndarray
     asks_pairs: bool
     documents: Documents | None
+    candidates: str = "all"
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -168,6 +169,7 @@ def _split_arrays(
         query=_number(queries),
         asks_pairs=corpus.asks_pairs,
         documents=documents,
+        candidates=corpus.candidates,
     )
 
 

@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from biencoder_ablate.data.candidate_choice import measured_candidates
 from biencoder_ablate.data.corpus import Corpus
 from biencoder_ablate.evaluation.lexical import bm25_similarities, count_words, tfidf_similarities
 from biencoder_ablate.evaluation.metrics import mean
@@ -79,7 +80,8 @@ def in_order(baselines: Baselines) -> Baselines:
 def known_baselines(cache: Path, determined_by: Mapping[str, Any]) -> Baselines:
     """What the cache directory has of a run's baselines, by the identity in the run's manifest."""
     known: Baselines = {}
-    for path in (_corpus_entry(cache, determined_by["data"]), _encoder_entry(cache, determined_by)):
+    of_corpus = _corpus_entry(cache, determined_by["data"], _candidates_in(determined_by))
+    for path in (of_corpus, _encoder_entry(cache, determined_by)):
         known |= load_entry(path, _read) or {}
     return in_order(known)
 
@@ -110,7 +112,8 @@ def baselines_of_run(
                 from biencoder_ablate.evaluation.candidates import build_task
 
                 table = build_table(corpus)
-                splits = {name: build_task(table.splits[name]) for name in MEASURED}
+                among = measured_candidates(determined_by, result)
+                splits = {name: build_task(table.splits[name], among) for name in MEASURED}
                 known |= corpus_baselines(cache, corpus.fingerprint, table.texts, splits)
         except (ValueError, OSError):
             pass
@@ -151,7 +154,9 @@ def corpus_baselines(
             baselines["bm25"] = lexical["bm25"]
         return replace_nonfinite(baselines)
 
-    return load_or_make(_corpus_entry(cache, fingerprint), _read, measure, _write)
+    among = {task.among for task in splits.values()}
+    assert len(among) == 1, among
+    return load_or_make(_corpus_entry(cache, fingerprint, *among), _read, measure, _write)
 
 
 def pretrained_baseline(
@@ -170,15 +175,25 @@ def pretrained_baseline(
     return load_or_make(_encoder_entry(cache, determined_by), _read, measure, _write)
 
 
-def _corpus_entry(cache: Path, fingerprint: str) -> Path:
-    return cache / _FOLDER / f"{fingerprint[:32]}.json"
+def _candidates_in(determined_by: Mapping[str, Any]) -> str | None:
+    """What an identity says was ranked; None of a run from before the setting."""
+    evaluation = determined_by.get("evaluation") or {}
+    candidates: str | None = evaluation.get("candidates")
+    return candidates
+
+
+def _corpus_entry(cache: Path, fingerprint: str, among: str | None) -> Path:
+    """What ranks answers only has a file of its own; runs from before the setting find theirs."""
+    suffix = "_answers" if among == "answers" else ""
+    return cache / _FOLDER / f"{fingerprint[:32]}{suffix}.json"
 
 
 def _encoder_entry(cache: Path, determined_by: Mapping[str, Any]) -> Path:
     model = {key: value for key, value in determined_by["model"].items() if key not in _NOT_THE_ENCODERS}
     reading = json.dumps([model, determined_by["training"]["precision"]], sort_keys=True)
     digest = hashlib.sha256(reading.encode()).hexdigest()[:16]
-    return cache / _FOLDER / f"{determined_by['data'][:32]}_{digest}.json"
+    of_corpus = _corpus_entry(cache, determined_by["data"], _candidates_in(determined_by))
+    return of_corpus.with_stem(f"{of_corpus.stem}_{digest}")
 
 
 def _read(path: Path) -> Baselines:

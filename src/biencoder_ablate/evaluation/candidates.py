@@ -2,7 +2,8 @@
 
 The ArguAna protocols ask each of N pairs for its own counter: C = 2N candidates in candidate order, the counters
 0…N−1, then the points N…2N−1, and the right answer of row i is candidate i. Elsewhere each point is a query once, for
-all its right answers, and candidates are the corpus's documents, or the distinct ones of the same 2N texts.
+all its right answers, and candidates are the corpus's documents, or the distinct ones of the same 2N texts. Where only
+answers are candidates (evaluation.candidates), the points are none: N of the 2N texts are left.
 
 Pairs of query and candidate are listed as `Entries`: (rows, candidates), both (E,), sorted by row.
 """
@@ -30,6 +31,7 @@ _TASK_SHAPES = {
     "epa": ("portal", "any", True),
 }
 TASKS = tuple(_TASK_SHAPES)
+COUNTER_TASKS = tuple(name for name, (_, _, with_points) in _TASK_SHAPES.items() if not with_points)
 """The eight tasks of Wachsmuth et al. 2018, §5: same debate (sd), same theme (st) or entire portal (ep); opposing
 counters (oc), counters (c), opposing arguments (oa), arguments (a)."""
 
@@ -100,11 +102,13 @@ class RetrievalTask:
 
     pair (Q,), ascending in split.query: the row of the pair that names a query. `counts` (Q,) marks the queries that
     count in clean metrics; clean_differs are those whose clean candidates are not the official ones. source (2N,):
-    which candidate each of the split's 2N texts is, counters first, and first_text (C,) the first of them that is a
-    candidate; both empty where documents are the candidates.
+    which candidate each of the split's 2N texts is, counters first, −1 for none, and first_text (C,) the first of
+    them that is a candidate; both empty where documents are the candidates. `among` says what is ranked: "answers"
+    (documents are that too) or "all".
     """
 
     split: SplitArrays
+    among: str
     pair: np.ndarray
     candidates: Candidates
     qrels: Qrels
@@ -131,8 +135,13 @@ class RetrievalTask:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """The tasks that there are: documents have no debates."""
-        return TASKS if self.split.documents is None else ()
+        """The tasks that there are, the official one last: documents have no debates, and where points are no
+        candidates those among counters are left, of the protocols that they come from."""
+        if self.split.documents is not None:
+            return ()
+        if self.among == "all":
+            return TASKS
+        return COUNTER_TASKS if self.split.asks_pairs else ()
 
     def sets(self, tasks: Sequence[str] = ()) -> list[CandidateSet]:
         """Official, clean for the queries whose candidates then differ, and one for each of `tasks`."""
@@ -151,7 +160,7 @@ class RetrievalTask:
         """Which candidates a task admits (b, C): with one query for several pairs, whatever it admits for any of them,
         under any place where the candidate is filed."""
         if self.split.asks_pairs:
-            return task_mask(self.split, task, rows)
+            return task_mask(self.split, task, rows)[:, : len(self.candidates)]
 
         # All pairs of these queries, query by query.
         query = self.split.query
@@ -172,8 +181,12 @@ class RetrievalTask:
         return candidate_id(self.split, int(self.first_text[candidate]))
 
 
-def build_task(split: SplitArrays) -> RetrievalTask:
-    """Find the queries, candidates, right answers and exclusions of a split."""
+def build_task(split: SplitArrays, among: str | None = None) -> RetrievalTask:
+    """Find the queries, candidates, right answers and exclusions of a split.
+
+    `among`: "answers" or "all", None for the corpus's own choice; documents are the candidates whatever it says.
+    """
+    among = "answers" if split.documents is not None else among or split.candidates
     # The candidates (C,), and for each pair which candidates its counter and its point are, −1 where none.
     source = np.empty(0, dtype=np.int64)
     if split.documents is not None:
@@ -186,11 +199,16 @@ def build_task(split: SplitArrays) -> RetrievalTask:
         key = np.concatenate([split.counter_key, split.point_key])
         source = np.arange(len(text))
         if not split.asks_pairs:
-            # Each distinct string is one candidate, in order of first use.
+            # Each distinct string is one candidate, in order of first use: counters come first.
             _, first, back = np.unique(text, return_index=True, return_inverse=True)
             order = np.argsort(first)
             source = np.argsort(order)[back.reshape(-1)]
             text, key = text[first[order]], key[first[order]]
+        if among == "answers":
+            # What only asks stands behind the answers, and is no candidate.
+            num_answers = source[: len(split)].max(initial=-1) + 1
+            text, key = text[:num_answers], key[:num_answers]
+            source = np.where(source < num_answers, source, -1)
         right, itself = np.split(source, 2)
 
     # Clean leaves out what official leaves out, and more.
@@ -200,6 +218,7 @@ def build_task(split: SplitArrays) -> RetrievalTask:
     by_row = np.argsort(rows, kind="stable")
     return RetrievalTask(
         split,
+        among,
         pair,
         as_candidates(text),
         qrels,
@@ -208,7 +227,7 @@ def build_task(split: SplitArrays) -> RetrievalTask:
         clean=(rows[by_row], excluded[by_row]),
         clean_differs=np.unique(besides[0]),
         source=source,
-        first_text=np.unique(source, return_index=True)[1],
+        first_text=np.unique(source, return_index=True)[1][int(-1 in source) :],
     )
 
 
@@ -258,7 +277,7 @@ def _exclusions(
         right = qrels.candidate[bounds[row] : bounds[row + 1]].tolist()
         never_left_out = {-1, *right}
         left_out = {int(itself[first])}
-        equal = {*equal_texts[int(split.point_key[first])]}
+        equal = {*equal_texts.get(int(split.point_key[first]), ())}
         for answer in right:
             if answer >= 0:
                 left_out.update(copies.get(int(text[answer]), ()))

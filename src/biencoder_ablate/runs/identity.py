@@ -14,7 +14,7 @@ from typing import Any
 
 from biencoder_ablate.config.schema import Config, head_name
 
-RESULTS_VERSION = 7
+RESULTS_VERSION = 8
 """Raised when a change to the code alters figures, so that old and new runs never share a name."""
 
 
@@ -27,7 +27,8 @@ def identity(
 ) -> dict[str, Any]:
     """Everything that determines a run's results.
 
-    `precision` is what training.precision came to, and `finetuned` describes an encoder that another run has trained.
+    `config` says what the candidates come to (`resolve_candidates`), `precision` is what training.precision came to,
+    and `finetuned` describes an encoder that another run has trained.
     """
     named = _naming_settings(_without_idle_settings(config))
     named["data"] = data_fingerprint

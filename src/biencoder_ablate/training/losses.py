@@ -27,7 +27,8 @@ class Batch:
     counters, the others the negatives.
     gather: lays this process's tensor (B, …) end to end with those of the other processes, gradients included.
     excluded: of "counters", "points" or "negatives", which of all processes' texts of that kind, (B, C) bool in the
-    order of `gather`, must not be a pair's negative: its point and every counter of its point's text.
+    order of `gather`, must not be a pair's negative: its point, every counter of its point's text, and what is not in
+    the pool of negatives, as points are where only answers are (negatives.pool).
     """
 
     model: BiEncoder
@@ -127,7 +128,7 @@ class ContrastiveLoss(Loss):
     retrieval: for each point the cross-entropy of its counter in a softmax of similarity / temperature over the
     counter, its own negatives, and, by switches, all counters, points and others' negatives of the batch (InfoNCE,
     van den Oord et al. 2018; with in-batch counters, Henderson et al. 2017). Without texts that must never be the
-    pair's negatives. head: the cross-entropy of the counter in a softmax of stage 2's score over the counter and the
+    pair's negatives, among them points that are in no pool (negatives.pool=answers). head: the cross-entropy of the counter in a softmax of stage 2's score over the counter and the
     pair's own negatives.
     """
 

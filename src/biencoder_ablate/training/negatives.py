@@ -31,9 +31,10 @@ class NegativePool:
     """The texts that may be negatives, and which of them a pair must never get.
 
     text (M,): text indices, one per distinct text (equal after folding counts as one), in order of first use: a tie
-    goes to the lower position. point and counter (N,): where each pair's own two texts stand in the pool; points that
-    are no document stand behind its end, from M on. answers (N, A): for each pair the positions of the point itself and
-    of every right answer that the point's text has anywhere in the split, ascending, −1 where there are fewer.
+    goes to the lower position. point and counter (N,): where each pair's own two texts stand in the pool; texts that
+    are not in it, as points are where only answers are, stand behind its end, from M on. answers (N, A): for each pair
+    the positions of the point itself and of every right answer that the point's text has anywhere in the split,
+    ascending, −1 where there are fewer.
     """
 
     text: np.ndarray
@@ -58,27 +59,38 @@ class NegativePool:
         return order[np.searchsorted(self.text, texts, sorter=order)]
 
     def are_excluded(self, rows: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """Which of the pool's `positions` (C,) must not be negatives of the pairs `rows` (B,): (B, C) bool."""
+        """Which of the texts at `positions` (C,) must not be negatives of the pairs `rows` (B,): (B, C) bool. What is
+        not in the pool is nobody's negative."""
         answers = self.answers[rows]  # (B, A)
-        return (answers[:, :, None] == positions).any(axis=1)
+        right = (answers[:, :, None] == positions).any(axis=1)
+        return right | (positions >= self.size)
 
 
-def build_pool(train: SplitArrays) -> NegativePool:
-    """The pool of a training split: its documents, or else the texts of its pairs.
+def build_pool(train: SplitArrays, among: str | None = None) -> NegativePool:
+    """The pool of a training split (negatives.pool): with "answers" its documents, or else its counters, whatever
+    their grade; with "all" its points too; None for the corpus's own choice.
 
     Raises DataError when a point has no possible negative.
     """
     num_pairs = len(train)
-    # Points and counters (2N,) in order of use.
-    texts = np.ravel([train.point, train.counter], order="F")
-    keys = np.ravel([train.point_key, train.counter_key], order="F")
-    size = len(np.unique(keys))
-    # Documents come first, so that points that are none of them stand behind the end of the pool.
     documents = train.documents
+    if among is None:
+        among = "answers" if documents is not None else train.candidates
+    # (text, key) of what may be negatives; `own` are points and counters (2N,) in order of use.
+    own = (np.ravel([train.point, train.counter], order="F"), np.ravel([train.point_key, train.counter_key], order="F"))
     if documents is not None:
-        texts = np.concatenate([documents.text, texts])
-        keys = np.concatenate([documents.key, keys])
-        size = len(np.unique(documents.key))
+        negatives = [(documents.text, documents.key)]
+        if among == "all":
+            negatives.append((train.point, train.point_key))
+    elif among == "all":
+        negatives = [own]
+    else:
+        negatives = [(train.counter, train.counter_key)]
+    size = len(np.unique(np.concatenate([key for _, key in negatives])))
+
+    # They come first, so that what is no negative stands behind the end of the pool.
+    texts = np.concatenate([text for text, _ in [*negatives, own]])
+    keys = np.concatenate([key for _, key in [*negatives, own]])
 
     # Each distinct key has a position, in order of first use; its first spelling stands for all.
     distinct, first = np.unique(keys, return_index=True)
@@ -99,8 +111,8 @@ def build_pool(train: SplitArrays) -> NegativePool:
     if num_excluded.max(initial=-1) >= size:
         impossible = train.pairs[num_excluded.argmax()]
         raise DataError(
-            f"train pair {impossible.id} has no possible negative: every text of the training split is its point or "
-            "one of its counters"
+            f"train pair {impossible.id} has no possible negative: every text of the training split that may be one "
+            f"(negatives.pool={among}) is its point or one of its counters"
         )
     # Lists of several lengths as a matrix, −1 where a row has ended.
     counts = np.bincount(rows, minlength=num_pairs)

@@ -11,6 +11,7 @@ import torch
 
 from biencoder_ablate.config import Config, ConfigError, DataConfig, registry
 from biencoder_ablate.config.schema import cache_directory, keywords
+from biencoder_ablate.data.candidate_choice import resolve_candidates
 from biencoder_ablate.data.corpus import Corpus
 from biencoder_ablate.data.readers import load_corpus
 from biencoder_ablate.data.text_table import TextTable, build_table, points_of
@@ -54,7 +55,8 @@ TEXTS_OF_A_TURN = 32
 
 @dataclass(frozen=True)
 class PreparedData:
-    """A corpus with all that follows from it alone, worked out once for every run of a sweep in this process."""
+    """A corpus with all that follows from it and from what its candidates are, worked out once for every run of a
+    sweep in this process."""
 
     corpus: Corpus
     fingerprint: str
@@ -63,12 +65,30 @@ class PreparedData:
     pool: NegativePool
 
 
-_last_read: dict[str, PreparedData] = {}
+_last_read: dict[str, tuple[Corpus, TextTable]] = {}
 """The corpus read last, by its settings and the state of its file: the runs of a sweep in one process share it."""
+_last_prepared: dict[tuple[str | None, str | None], PreparedData] = {}
+"""What follows from it, by what evaluation.candidates and negatives.pool come to."""
 
 
-def read_data(settings: DataConfig) -> PreparedData:
-    """Load a corpus and work out what follows from it, or return what was read last. Raises DataError."""
+def read_data(config: Config) -> PreparedData:
+    """Load a corpus and work out what follows from it, or return what was read last.
+
+    Raises DataError, and ConfigError where the corpus cannot be measured as the config says.
+    """
+    corpus, index = _read_corpus(config.data)
+    config = resolve_candidates(config, corpus)
+    candidates, pool = config.evaluation.candidates, config.negatives.pool
+    if (candidates, pool) not in _last_prepared:
+        splits = {name: build_task(split, candidates) for name, split in index.splits.items()}
+        negatives = build_pool(index.splits["train"], pool)
+        data = PreparedData(corpus, corpus.fingerprint, index, splits, negatives)
+        _last_prepared[candidates, pool] = data
+    return _last_prepared[candidates, pool]
+
+
+def _read_corpus(settings: DataConfig) -> tuple[Corpus, TextTable]:
+    """The corpus and its texts, read now or last."""
     key = repr(settings)
     if settings.path is not None:
         path = Path(settings.path).expanduser()
@@ -80,10 +100,9 @@ def read_data(settings: DataConfig) -> PreparedData:
     if key not in _last_read:
         corpus = load_corpus(settings)
         index = build_table(corpus)
-        splits = {name: build_task(split) for name, split in index.splits.items()}
-        data = PreparedData(corpus, corpus.fingerprint, index, splits, build_pool(index.splits["train"]))
         _last_read.clear()
-        _last_read[key] = data
+        _last_prepared.clear()
+        _last_read[key] = corpus, index
     return _last_read[key]
 
 
@@ -121,17 +140,19 @@ def make_plan(config: Config) -> RunPlan:
 
 def plan_runs(configs: Sequence[Config]) -> list[RunPlan]:
     """The plans of many configs, as make_plan's, reading each corpus and each model's files once."""
-    corpora: dict[str, PreparedData] = {}
+    corpora: dict[tuple[str, str | None, str | None], PreparedData] = {}
     sources: dict[tuple[str | None, str | None], ModelSource] = {}
     plans = []
     for config in configs:
-        corpus = repr(config.data)
+        corpus = (repr(config.data), config.evaluation.candidates, config.negatives.pool)
         if corpus not in corpora:
-            corpora[corpus] = read_data(config.data)
+            corpora[corpus] = read_data(config)
         model = (config.model.name_or_path, config.model.revision)
         if model not in sources:
             sources[model] = find_model(config.model, cache_directory(config))
         data, source = corpora[corpus], sources[model]
+        # From here on the candidates are what the corpus makes of them.
+        config = resolve_candidates(config, data.corpus)
         if config.training.epochs and not data.corpus.train:
             raise ConfigError(
                 f"training.epochs={config.training.epochs}: data={data.corpus.name} has no training split here; must "

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from biencoder_ablate.config.schema import Config, head_name
+from biencoder_ablate.data.candidate_choice import IN_WORDS
 from biencoder_ablate.data.corpus import SPLITS, Corpus, pair_keys
 from biencoder_ablate.encoder.device import describe_device
 from biencoder_ablate.evaluation.baselines import MEASURED, TITLES, baselines_above
@@ -50,6 +51,7 @@ def first_lines(plan: RunPlan, run: RunDirectory) -> str:
     negatives = config.negatives
     lines = [f"biencoder-ablate {__version__}: {run.name}"]
     lines += [f"data       {line}" for line in _data_lines(config, plan.data.corpus)]
+    lines.append(f"ranked     {_ranked_line(plan)}")
 
     name = model.name_or_path or "tiny: a small BERT with random weights"
     encoder = f"model      {name}, {model.pooling} pooling, up to {model.max_tokens} tokens"
@@ -75,7 +77,10 @@ def first_lines(plan: RunPlan, run: RunDirectory) -> str:
     several = ""
     if negatives.per_pair > 1:
         several = f"{negatives.per_pair} a pair; "
-    lines.append(f"negatives  {several}hard negatives: {hard}")
+    drawn = ""
+    if negatives.pool != config.evaluation.candidates:
+        drawn = f", drawn {IN_WORDS[str(negatives.pool)]}"
+    lines.append(f"negatives  {several}hard negatives: {hard}{drawn}")
 
     if training.epochs:
         train = plan.data.index.splits["train"]
@@ -90,6 +95,16 @@ def first_lines(plan: RunPlan, run: RunDirectory) -> str:
     lines.append(f"device     {describe_device(plan.device)}, {plan.precision}, {torch.get_num_threads()} threads")
     lines.append(f"writes     {run.path}")
     return "\n".join(lines)
+
+
+def _ranked_line(plan: RunPlan) -> str:
+    """Among what answers are looked for, and how many queries and candidates val and test have."""
+    sizes = []
+    for name in MEASURED:
+        task = plan.data.splits[name]
+        sizes.append(f"{name} {len(task)} queries, {len(task.candidates)} candidates")
+    where = "among the documents" if plan.data.corpus.documents else IN_WORDS[str(plan.config.evaluation.candidates)]
+    return f"{where}: {'; '.join(sizes)}"
 
 
 def describe_hard_ratio(schedule: str, ratio: float, start: float | None) -> str:
