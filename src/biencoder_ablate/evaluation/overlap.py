@@ -15,7 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from biencoder_ablate.data.text_table import SplitArrays
+from biencoder_ablate.data.corpus import SPLITS, Corpus
+from biencoder_ablate.data.text_table import SplitArrays, TextTable
+from biencoder_ablate.data.words import text_key
 from biencoder_ablate.evaluation.candidates import RetrievalTask
 
 CEILING_AT = 10
@@ -44,6 +46,33 @@ def seen_in(splits: Iterable[SplitArrays]) -> Seen:
         strings.update(_pairs(split.point[right], split.counter[right]))
         keys.update(_pairs(split.point_key[right], split.counter_key[right]))
         texts.update(split.point_key.tolist(), split.counter_key.tolist())
+    return Seen(frozenset(strings), frozenset(keys), frozenset(texts))
+
+
+def seen_in_corpus(corpus: Corpus, table: TextTable) -> Seen:
+    """What another corpus holds in all its splits and documents, in the numbers of `table`; texts that the table does
+    not have get numbers below 0."""
+    string_numbers = {text: number for number, text in enumerate(table.texts)}
+    key_numbers: dict[str, int] = {}
+    for text, number in zip(table.texts, table.keys.tolist(), strict=True):
+        key_numbers.setdefault(text_key(text), number)
+
+    def string_of(text: str) -> int:
+        return string_numbers.setdefault(text, -1 - len(string_numbers))
+
+    def key_of(text: str) -> int:
+        return key_numbers.setdefault(text_key(text), -1 - len(key_numbers))
+
+    strings: set[tuple[int, int]] = set()
+    keys: set[tuple[int, int]] = set()
+    texts = {key_of(document.text) for document in corpus.documents}
+    for name in SPLITS:
+        for pair in corpus.split(name):
+            point, counter = key_of(pair.point), key_of(pair.counter)
+            texts.update((point, counter))
+            if pair.grade > 0:
+                strings.add((string_of(pair.point), string_of(pair.counter)))
+                keys.add((point, counter))
     return Seen(frozenset(strings), frozenset(keys), frozenset(texts))
 
 
