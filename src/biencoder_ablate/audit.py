@@ -1,4 +1,4 @@
-"""`biencoder-ablate audit data=…`: duplicates, leakage, lengths and candidates of a corpus.
+"""`biencoder-ablate audit data=…`: duplicates, leakage of texts and pairs, lengths and candidates of a corpus.
 
 T distinct strings of the corpus, E pairs of near duplicates. A text is what its key says (equal after folding case,
 space and punctuation); several strings may spell it.
@@ -7,8 +7,10 @@ space and punctuation); several strings may spell it.
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,13 +18,23 @@ import numpy as np
 from biencoder_ablate.data.candidate_choice import resolve_candidates
 from biencoder_ablate.data.corpus import SPLITS, Corpus
 from biencoder_ablate.data.readers import load_corpus
+from biencoder_ablate.data.tabular import SUFFIXES
 from biencoder_ablate.data.text_table import SplitArrays, TextTable, build_table, clean_queries
 from biencoder_ablate.data.words import split_words
 from biencoder_ablate.evaluation.candidates import build_task
 from biencoder_ablate.evaluation.lexical import count_terms
+from biencoder_ablate.evaluation.overlap import (
+    CEILING_AT,
+    count_copies,
+    count_seen,
+    seen_in,
+    seen_in_corpus,
+    text_ceilings,
+)
 from biencoder_ablate.utils.arrays import take_rows
 from biencoder_ablate.utils.command import add_json_option, print_json, run_command
-from biencoder_ablate.utils.console import text_table
+from biencoder_ablate.utils.console import printable, text_table
+from biencoder_ablate.utils.files import replace_nonfinite
 
 if TYPE_CHECKING:
     from biencoder_ablate.config import Config
@@ -31,6 +43,13 @@ SHINGLE_WORDS = 5
 JACCARD = (4, 5)
 """The least share of shingles in common, as a fraction so that counting stays exact."""
 SPLIT_PAIRS = (("train", "val"), ("train", "test"), ("val", "test"))
+SEEN_BEFORE = {
+    "train_val": ("train",),
+    "train_test": ("train",),
+    "val_test": ("val",),
+    "train_or_val_test": ("train", "val"),
+}
+"""Whose pairs a later split may have, by the name in the report: the splits before, then the later one."""
 _TEXTS_AT_ONCE = 512
 """How many texts are compared with all others at a time, which bounds the memory."""
 _ROWS_AT_ONCE = 256
@@ -69,6 +88,11 @@ _SIZES = {
     "num_exact_duplicates": "repetitions of a text",
     "num_near_duplicates": "texts with a near duplicate",
     "num_near_duplicate_pairs": "near-duplicate pairs",
+    "copies.copied": "points with a copy as a candidate",
+    "copies.equal": "points with an equal candidate",
+    "copies.answers_missing": "right answers that are no candidate",
+    "ceilings.top1": "highest top-1 that texts allow",
+    f"ceilings.recall@{CEILING_AT}": f"highest recall@{CEILING_AT} that texts allow",
     "words.mean": "words a text, mean",
     "words.median": "words a text, median",
     "words.p95": "words a text, 95th percentile",
@@ -79,7 +103,7 @@ _SIZES = {
     "tokens.max": "tokens a text, longest",
     "tokens.share_truncated": "texts truncated",
 }
-_IF_ANY = {"num_incomplete", "num_documents", "num_documents_repeated"}
+_IF_ANY = {"num_incomplete", "num_documents", "num_documents_repeated", "copies.answers_missing"}
 """Sizes without a row where every split has 0."""
 _CANDIDATES = {
     "candidates.true": "right answers",
@@ -102,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _audit_and_print(arguments: argparse.Namespace) -> None:
-    report = audit(arguments.overrides)
+    report = audit(arguments.overrides, arguments.against)
     if arguments.json:
         print_json(report)
         return
@@ -125,14 +149,24 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="as for training: data=…, data.path=…, data.disjoint=true; model=… for lengths in tokens",
     )
+    parser.add_argument(
+        "--against",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="another model's training data, as a table, a BEIR folder or a data set of the hub, or as settings in "
+        'quotes ("data.path=… data.point=… data.counter=…"): which pairs and texts of each split it has; may be given '
+        "several times",
+    )
     add_json_option(parser)
     return parser
 
 
-def audit(overrides: Sequence[str]) -> dict[str, Any]:
+def audit(overrides: Sequence[str], against: Sequence[str] = ()) -> dict[str, Any]:
     """The audit of the corpus that the overrides name, as `audit_corpus` gives it, and its tokenizer.
 
-    Raises ValueErrors that name the key or file.
+    `against`: what else a model may have been trained on, as --against takes it: under "against" what it has of each
+    split. Raises ValueErrors that name the key or file.
     """
     from biencoder_ablate.config.compose import load_config
 
@@ -147,7 +181,42 @@ def audit(overrides: Sequence[str]) -> dict[str, Any]:
         "max_tokens": config.model.max_tokens,
         "note": note,
     }
+    report["against"] = {named: _count_against(read_collection(named), table) for named in against}
     return report
+
+
+def read_collection(named: str) -> Corpus:
+    """The pairs of a file or folder, or of settings in one string, read as the group `data` reads them.
+
+    Raises ValueErrors that name the key or file.
+    """
+    from biencoder_ablate.config.compose import load_config
+
+    words = shlex.split(named)
+    if any(word.startswith("data.path=") for word in words):
+        kinds = [word for word in words if word.startswith("data=")]
+        path = next(word.partition("=")[2] for word in words if word.startswith("data.path="))
+        return load_corpus(load_config([*(kinds or [f"data={_kind_of_data(path)}"]), *words]).data)
+    # Hydra reads a value in double quotes as it stands, but for a quotation mark, which a backslash keeps.
+    quoted = named.replace('"', '\\"')
+    return load_corpus(load_config([f"data={_kind_of_data(named)}", f'data.path="{quoted}"']).data)
+
+
+def _kind_of_data(named: str) -> str:
+    """Which reader is for a file or folder, by what it looks like; a data set of the hub where there is none."""
+    path = Path(named).expanduser()
+    if (path / "corpus.jsonl").exists():
+        return "beir"
+    if path.suffix.lower() == ".zip" or (path / "training").is_dir() or (path / "02-extracted-arguments").is_dir():
+        return "arguana"
+    return "pairs" if path.suffix.lower() in SUFFIXES else "hub"
+
+
+def _count_against(collection: Corpus, table: TextTable) -> dict[str, Any]:
+    """What a collection has of each split, and how large it is."""
+    seen = seen_in_corpus(collection, table)
+    counts = {name: count_seen(split, seen) for name, split in table.splits.items()}
+    return {"num_distinct_pairs": len(seen.keys), "num_distinct_texts": len(seen.texts), "splits": counts}
 
 
 def token_lengths(config: Config, table: TextTable) -> tuple[np.ndarray | None, str]:
@@ -203,6 +272,9 @@ def audit_corpus(
         report["candidates"] = candidate_totals(split, among)
         # Each distinct text counts once, however often it is there or is spelled.
         rows = strings[keys[name]]
+        task = build_task(split, among)
+        report["copies"] = count_copies(task)
+        report["ceilings"] = replace_nonfinite(text_ceilings(task))
         report["words"] = _length_statistics(words[rows])
         report["tokens"] = None if token_lengths is None else _length_statistics(token_lengths[rows], max_tokens)
         report["themes"] = _themes(corpus, split)
@@ -212,6 +284,10 @@ def audit_corpus(
     for earlier, later in SPLIT_PAIRS:
         shared[f"{earlier}_{later}"] = len(np.intersect1d(keys[earlier], keys[later]))
         near_shared[f"{earlier}_{later}"] = _num_near_shared(near, keys[earlier], keys[later])
+    shared_pairs = {}
+    for name, earlier_splits in SEEN_BEFORE.items():
+        later = table.splits[name.rpartition("_")[2]]
+        shared_pairs[name] = count_seen(later, seen_in(table.splits[earlier] for earlier in earlier_splits), near)
     return {
         "name": corpus.name,
         "asks_pairs": corpus.asks_pairs,
@@ -219,6 +295,7 @@ def audit_corpus(
         "notes": list(corpus.notes),
         "splits": reports,
         "candidates": _candidate_choice(list(table.splits.values()), among),
+        "shared_pairs": shared_pairs,
         "shared_texts": shared,
         "near_shared_texts": near_shared,
         "near_duplicates": {"shingle_words": SHINGLE_WORDS, "jaccard": JACCARD[0] / JACCARD[1]},
@@ -398,12 +475,54 @@ def describe(report: Mapping[str, Any]) -> str:
         text_table(["texts in two splits", "distinct", "equal", "share", "near duplicates besides"], shared),
         f"near duplicate: Jaccard of word {near_duplicate['shingle_words']}-grams at least {near_duplicate['jaccard']}",
         *_leak_lines(report),
+        "",
+        _pair_table("pairs in two splits", _pairs_in_two_splits(report)),
+        *_against_lines(report),
     ]
     if 1 < len(themes) <= _MOST_THEMES:
         lines += ["", _theme_table(splits)]
     elif len(themes) > 1:
         lines += ["", f"{len(themes)} themes, listed by --json"]
     return "\n".join(lines)
+
+
+_PAIR_COLUMNS = {
+    "num_pairs": "pairs",
+    "exact": "same",
+    "folded": "equal",
+    "near": "near",
+    "point": "point",
+    "counter": "counter",
+}
+"""What is counted of pairs that have been seen, by its heading."""
+
+
+def _pairs_in_two_splits(report: Mapping[str, Any]) -> dict[str, Mapping[str, int]]:
+    """The counts by the title of their row."""
+    titles = {}
+    for name, counts in report["shared_pairs"].items():
+        earlier, _, later = name.rpartition("_")
+        titles[f"{later} pairs also in {earlier.replace('_', ' ')}"] = counts
+    return titles
+
+
+def _pair_table(title: str, counts_by_row: Mapping[str, Mapping[str, int]]) -> str:
+    """Pairs that have been seen with their answers, and those of which a text has been seen."""
+    rows = []
+    for row, counts in counts_by_row.items():
+        share = counts["folded"] / max(1, counts["num_pairs"])
+        rows.append([row, *(str(counts[key]) for key in _PAIR_COLUMNS), f"{share:.1%}"])
+    return text_table([title, *_PAIR_COLUMNS.values(), "share equal"], rows)
+
+
+def _against_lines(report: Mapping[str, Any]) -> list[str]:
+    """What other collections have of each split."""
+    lines = []
+    for named, collection in report.get("against", {}).items():
+        by_split = {f"{name} pairs": counts for name, counts in collection["splits"].items()}
+        size = f"{collection['num_distinct_pairs']} distinct pairs, {collection['num_distinct_texts']} distinct texts"
+        lines += ["", f"against {printable(named)}: {size}", _pair_table("pairs that it has", by_split)]
+    return lines
 
 
 def _choice_lines(report: Mapping[str, Any]) -> list[str]:
@@ -428,6 +547,10 @@ def _leak_lines(report: Mapping[str, Any]) -> list[str]:
     lines = []
     if num_equal:
         lines.append("equal texts: clean figures leave them out; data.disjoint=true takes their pairs out of training")
+    leaked = report["shared_pairs"]["train_or_val_test"]
+    if leaked["folded"]:
+        share = leaked["folded"] / leaked["num_pairs"]
+        lines.append(f"{share:.1%} of the test pairs are pairs of train or val, with the same answers")
     if num_near:
         lines.append("near duplicates stay, in clean figures too: put what belongs together into one split")
     return lines
@@ -450,7 +573,10 @@ def _rows(splits: Mapping[str, Any], titles: Mapping[str, str]) -> list[list[str
             style = ".1%"
         elif key == "num_right_mean":
             style = ".2f"
-        rows.append([title, *(format(report[key], style) for report in reports)])
+        elif group == "ceilings":
+            style = ".3f"
+        numbers = (report[key] for report in reports)
+        rows.append([title, *("–" if number is None else format(number, style) for number in numbers)])
     return rows
 
 

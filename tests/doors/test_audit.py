@@ -305,3 +305,47 @@ def test_the_real_corpus(arguana):
     assert [val["num_points_clean"], test["num_points_clean"]] == [631, 550]
     assert report["shared_texts"] == {"train_val": 1125, "train_test": 1143, "val_test": 442}
     assert [split["num_near_duplicate_pairs"] for split in (train, val, test)] == [42, 7, 8]
+
+
+# What an earlier split, or another collection, has.
+
+
+def test_pairs_that_an_earlier_split_has_are_counted(capsys, tmp_path):
+    rows = [("train", "p1", "c1"), ("train", "p2", "c2"), ("val", "P1", "c1!"), ("val", "p3", "c3")]
+    rows += [("test", "p1", "c1"), ("test", "p3", "c3"), ("test", "p2", "new"), ("test", "p4", "c4")]
+    table = tmp_path / "own.csv"
+    table.write_text("split,point,counter\n" + "\n".join(map(",".join, rows)) + "\n")
+    assert command.main(["data=pairs", f"data.path={table}", "model=tiny", "--json"]) == 0
+    shared = json.loads(capsys.readouterr().out)["shared_pairs"]
+    assert (shared["train_val"]["exact"], shared["train_val"]["folded"]) == (0, 1)
+    assert (shared["train_test"]["folded"], shared["train_test"]["point"]) == (1, 2)
+    assert shared["train_or_val_test"]["folded"] == 2
+
+
+def test_another_collection_is_read_and_what_it_has_of_each_split_is_said(capsys, tmp_path):
+    own = tmp_path / "own.csv"
+    own.write_text("split,point,counter\ntrain,p1,c1\nval,p2,c2\ntest,p3,c3\ntest,p4,c4\ntest,p5,c5\n")
+    other = tmp_path / 'their "data".csv'
+    other.write_text("split,point,counter\ntrain,P3,C3.\nval,p9,c9\ntest,p4,something else\n")
+    named = tmp_path / "asked.csv"
+    named.write_text("split,request,reply\ntrain,p5,c5\nval,p9,c9\ntest,p8,c8\n")
+    settings_of_it = f"data=hub data.path={named} data.point=request data.counter=reply data.split=split"
+    arguments = ["data=pairs", f"data.path={own}", "model=tiny", "--against", str(other), "--against", settings_of_it]
+    assert command.main([*arguments, "--json"]) == 0
+    against = json.loads(capsys.readouterr().out)["against"]
+    test = against[str(other)]["splits"]["test"]
+    assert (test["num_pairs"], test["exact"], test["folded"], test["point"]) == (3, 0, 1, 2)
+    assert against[settings_of_it]["splits"]["test"]["exact"] == 1
+    assert command.main(arguments) == 0
+    assert "33.3%" in capsys.readouterr().out
+
+
+def test_a_collection_that_is_not_there_is_named(tmp_path):
+    write_pairs_csv(tmp_path / "own.csv", make_pairs())
+    ended = run_module(
+        "biencoder_ablate.audit",
+        ["data=pairs", "data.path=own.csv", "model=tiny", "--against", "gone.csv"],
+        tmp_path,
+    )
+    assert ended.returncode == 1
+    assert "gone.csv" in ended.stderr and len(ended.stderr.splitlines()) == 1

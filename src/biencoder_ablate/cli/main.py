@@ -17,6 +17,7 @@ from biencoder_ablate.version import __version__
 
 COMMANDS = {
     "audit": "audit",
+    "benchmark": "benchmark",
     "evaluate": "evaluate",
     "export": "export",
     "report": "report.__main__",

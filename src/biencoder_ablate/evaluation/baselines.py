@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from biencoder_ablate.encoder.texts import Hidden
     from biencoder_ablate.evaluation.candidates import RetrievalTask
+    from biencoder_ablate.evaluation.protocols import SplitRankings
 
 MEASURED = ("val", "test")
 """The splits whose final metrics a run keeps."""
@@ -257,29 +258,34 @@ def lexical_metrics(texts: Sequence[str], splits: Mapping[str, RetrievalTask]) -
 
     Document frequencies are those of a split's own distinct candidates. Equal scores keep candidate order.
     """
-    import torch
-
-    from biencoder_ablate.evaluation.protocols import rankings_by_score, split_metrics
-    from biencoder_ablate.evaluation.ranking import Scores
+    from biencoder_ablate.evaluation.protocols import split_metrics
 
     counts = count_words(texts)
 
-    def measure(similarities: Callable[..., np.ndarray], task: RetrievalTask) -> dict[str, Any]:
-        # Candidates with the same text have the same similarity: it is computed for distinct texts.
-        distinct = task.candidates.distinct.tolist()
+    def measure(similarities: Callable[..., np.ndarray]) -> dict[str, Any]:
+        rankings = {name: lexical_rankings(similarities, counts, task) for name, task in splits.items()}
+        return {name: split_metrics(ranking) for name, ranking in rankings.items()}
 
-        def score_rows(rows: np.ndarray) -> Scores:
-            points, back = np.unique(task.point[rows], return_inverse=True)
-            similarity = similarities(counts, points.tolist(), distinct, distinct)  # (P, D)
-            similarity = similarity[back.reshape(-1)][:, task.candidates.place]  # (b, C)
-            return Scores(distance=torch.from_numpy(-similarity))
+    return {"tfidf_cosine": measure(tfidf_similarities), "bm25": measure(bm25_similarities)}
 
-        return split_metrics(rankings_by_score(task, score_rows))
 
-    return {
-        "tfidf_cosine": {name: measure(tfidf_similarities, task) for name, task in splits.items()},
-        "bm25": {name: measure(bm25_similarities, task) for name, task in splits.items()},
-    }
+def lexical_rankings(similarities: Callable[..., np.ndarray], counts: Any, task: RetrievalTask) -> SplitRankings:
+    """A split ranked by `tfidf_similarities` or `bm25_similarities` of word counts (T, V)."""
+    import torch
+
+    from biencoder_ablate.evaluation.protocols import rankings_by_score
+    from biencoder_ablate.evaluation.ranking import Scores
+
+    # Candidates with the same text have the same similarity: it is computed for distinct texts.
+    distinct = task.candidates.distinct.tolist()
+
+    def score_rows(rows: np.ndarray) -> Scores:
+        points, back = np.unique(task.point[rows], return_inverse=True)
+        similarity = similarities(counts, points.tolist(), distinct, distinct)  # (P, D)
+        similarity = similarity[back.reshape(-1)][:, task.candidates.place]  # (b, C)
+        return Scores(distance=torch.from_numpy(-similarity))
+
+    return rankings_by_score(task, score_rows)
 
 
 def encoder_metrics(
