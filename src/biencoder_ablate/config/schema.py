@@ -61,10 +61,18 @@ class DataConfig:
     limit: int | None = _key(None, "null, or the number of debates to keep in each split (1 or more)", False, low=1)
     disjoint: bool = _key(False, "true or false", False)
     subset: str | None = _key(None, "null, or the name of a data set's part (hub)", False)
-    point: str | None = _key(None, "null, or the column of texts that ask (hub)", False)
-    counter: str | None = _key(None, "null, or the column of right answers (hub)", False)
-    negative: str | None = _key(None, "null, or the column of candidates that are no answers (hub)", False)
-    split: str | None = _key(None, "null, or the column that says train, val or test (hub)", False)
+    point: str | None = _key(None, "null, or the column of texts that ask (pairs, hub)", False)
+    counter: str | None = _key(None, "null, or the column of right answers (pairs, hub)", False)
+    negative: str | None = _key(None, "null, or the column of candidates that are no answers (pairs, hub)", False)
+    split: str | None = _key(None, "null, or the column that says train, val or test (pairs, hub)", False)
+    group: str | None = _key(
+        None, "null, or the column of what is not independent, kept together in one split (pairs, hub)", False
+    )
+    id: str | None = _key(None, "null, or the column that names the rows (pairs, hub)", False)
+    folds: int | None = _key(
+        None, "null, or the number of folds of a cross-validation (3 or more; sample, pairs, hub)", False, low=3
+    )
+    fold: int | None = _key(None, "null, or the fold that is the test split, from 0 to data.folds - 1", False, low=0)
     options: dict[str, Any] = _key(dict, "a mapping: settings of another package's reader", False)
 
 

@@ -27,7 +27,8 @@ class Pair:
     """A point with a counter, both filed under one stance of a debate of a theme.
 
     A point with several counters has a pair for each. `grade` says how well this one answers; 0 makes it a candidate
-    that is no right answer. `query` and `document` are the names of the two texts where the corpus gives them some.
+    that is no right answer. `query` and `document` are the names of the two texts where the corpus gives them some, and
+    `name` is the pair's own, unique in its split.
     """
 
     split: str
@@ -40,11 +41,12 @@ class Pair:
     grade: int = 1
     query: str = ""
     document: str = ""
+    name: str = ""
 
     @property
     def id(self) -> str:
-        if self.query:
-            return f"{self.split}/{self.query}"
+        if self.name or self.query:
+            return f"{self.split}/{self.name or self.query}"
         return f"{self.split}/{self.theme}/{self.debate}/{self.stance}{self.number:02d}"
 
     @property
@@ -210,7 +212,8 @@ def _fingerprint(pairs: Iterable[Pair]) -> str:
         row = [pair.split, pair.theme, pair.debate, pair.stance, pair.number, pair.point, pair.counter]
         # What pairs did not have at first counts where it is not the default, so that older corpora keep their name.
         newer = [pair.grade, pair.query, pair.document]
-        rows.append(row if newer == [1, "", ""] else row + newer)
+        row += [] if newer == [1, "", ""] else newer
+        rows.append([*row, pair.name] if pair.name else row)
     return _digest(rows)
 
 
