@@ -343,6 +343,7 @@ def looks_like_path(name: str) -> bool:
 
 def _check_contradictions(config: Config) -> None:
     negatives, loss, training, model = config.negatives, config.loss, config.training, config.model
+    _check_folds(config.data)
     if negatives.schedule == "constant" and negatives.start is not None:
         raise ConfigError(
             f"negatives.start={negatives.start}: belongs to negatives=curriculum; "
@@ -397,6 +398,20 @@ def _check_contradictions(config: Config) -> None:
         raise ConfigError(
             f"model.dropout={model.dropout}: has no effect with training.freeze_encoder=true; leave it null"
         )
+
+
+def _check_folds(data: DataConfig) -> None:
+    """Refuse a fold without folds, folds without a fold, and a fold beyond them."""
+    folds, fold = data.folds, data.fold
+    if folds is None and fold is not None:
+        raise ConfigError(f"data.fold={fold}: belongs to data.folds, which is null; must be null")
+    if folds is not None and fold is None:
+        raise ConfigError(
+            f"data.folds={folds}: which fold is the test split? data.fold=0 to data.fold={folds - 1}, or -m (a sweep), "
+            "which has all of them"
+        )
+    if folds is not None and fold is not None and fold >= folds:
+        raise ConfigError(f"data.fold={fold}: must be from 0 to {folds - 1} with data.folds={folds}")
 
 
 def head_name(head: HeadConfig) -> str:

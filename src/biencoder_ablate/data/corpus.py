@@ -11,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from biencoder_ablate.data.words import text_key as text_key
 
@@ -73,7 +74,8 @@ class Corpus:
 
     `published` holds the text keys of each split as published: data.limit and data.disjoint shorten what
     is in use, but a text stays leaked all the same. `keys` are the text keys of all texts, worked out once.
-    `incomplete` counts points without a counter by (split, theme).
+    `incomplete` counts points without a counter by (split, theme). `folds` describes the cross-validation that the
+    splits are a fold of (see `splitting.describe_folds`).
     """
 
     name: str
@@ -87,6 +89,7 @@ class Corpus:
     published_fingerprint: str = ""
     documents: tuple[Document, ...] = ()
     asks_pairs: bool = False
+    folds: Mapping[str, Any] = field(default_factory=dict)
 
     def split(self, name: str) -> tuple[Pair, ...]:
         assert name in SPLITS, name
@@ -204,6 +207,17 @@ def limit_debates(corpus: Corpus, limit: int) -> Corpus:
     note = f"data.limit: only the first {limit} debates of each split, a trial"
     train, val, test = first(corpus.train), first(corpus.val), first(corpus.test)
     return replace(corpus, train=train, val=val, test=test, notes=(*corpus.notes, note))
+
+
+def as_one_split(corpus: Corpus) -> tuple[Pair, ...]:
+    """All pairs of a corpus as pairs of test, in candidate order: what the folds of a cross-validation test in turn."""
+    pairs = [replace(pair, split="test") for split in SPLITS for pair in corpus.split(split)]
+    return tuple(sorted(pairs, key=lambda pair: pair.order))
+
+
+def fingerprint_pairs(pairs: Iterable[Pair]) -> str:
+    """sha256 (64 hex digits) over pairs in their order."""
+    return _fingerprint(pairs)
 
 
 def _fingerprint(pairs: Iterable[Pair]) -> str:

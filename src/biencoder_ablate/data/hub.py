@@ -28,7 +28,7 @@ _WHAT = "a data set's name on the hub, a directory, or a parquet, csv, tsv or js
 
 
 def _check_hub(settings: DataConfig) -> None:
-    check_keys(settings, takes=("subset", *KEYS, "folds"))
+    check_keys(settings, takes=("subset", *KEYS))
     check_column_keys(settings)
     if settings.path is None:
         raise ConfigError(f"data.path is missing: data=hub needs data.path=…, {_WHAT}")

@@ -31,7 +31,7 @@ from biencoder_ablate.data.corpus import (
 )
 from biencoder_ablate.data.pair_columns import KEYS, check_column_keys, choose_columns
 from biencoder_ablate.data.pair_table import Row, build_from_rows, parse_split, read_label
-from biencoder_ablate.data.splitting import draw_splits
+from biencoder_ablate.data.splitting import describe_folds, draw_splits
 from biencoder_ablate.data.splitting import split_debates as split_debates  # for other packages' readers
 from biencoder_ablate.data.tabular import SUFFIXES, cell_text, check_unread, parse_grade, read_table
 from biencoder_ablate.utils.console import printable
@@ -42,7 +42,6 @@ Reader = Callable[[DataConfig], Corpus]
 _READERS_OF = {
     "subset": "data=hub",
     **dict.fromkeys(KEYS, "data=pairs and data=hub"),
-    "folds": "data=sample, data=pairs and data=hub, whose splits may be drawn",
 }
 """By optional key, the built-in readers that take it."""
 SAMPLE_DEBATES = Path(__file__).parent / "sample_debates"
@@ -53,6 +52,7 @@ def load_corpus(settings: DataConfig) -> Corpus:
     check_corpus(settings)
     corpus = registry.find("corpora", settings.name, "data.name")(settings)
     _check_names(corpus)
+    corpus = replace(corpus, folds=describe_folds(corpus, settings))
     if settings.disjoint:
         corpus = make_disjoint(corpus)
     if settings.limit is not None:
@@ -114,7 +114,7 @@ def check_keys(settings: DataConfig, takes: Sequence[str] = ()) -> None:
 
 
 def _check_sample(settings: DataConfig) -> None:
-    check_keys(settings, takes=("folds",))
+    check_keys(settings)
     if settings.path is not None:
         raise ConfigError(
             f"data.path={settings.path}: data=sample ships with the package and takes no path; "
@@ -255,7 +255,7 @@ _USES = ("split", "group", "theme", "stance", "grade")
 
 def _check_pairs(settings: DataConfig) -> None:
     what = "a csv, tsv or jsonl table of pairs"
-    if check_path(settings, what, takes=(*KEYS, "folds")).suffix.lower() not in SUFFIXES:
+    if check_path(settings, what, takes=KEYS).suffix.lower() not in SUFFIXES:
         raise ConfigError(f"data.path={settings.path}: must be {what}")
     check_column_keys(settings)
 

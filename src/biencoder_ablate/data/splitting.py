@@ -4,10 +4,13 @@ cross-validation. Groups (debates, products, points) are never divided.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from biencoder_ablate.config.schema import DataConfig
-from biencoder_ablate.data.corpus import DataError
+from biencoder_ablate.data.corpus import Corpus, DataError, as_one_split, fingerprint_pairs
 from biencoder_ablate.utils.seeding import generator
 
 SPLIT_WORDS = {
@@ -65,3 +68,26 @@ def split_folds(groups: Sequence[Group], split_seed: int, num_folds: int, fold: 
     order = generator(split_seed, "folds").permutation(len(distinct))
     splits = {fold: "test", (fold + 1) % num_folds: "val"}
     return {distinct[i]: splits.get(place % num_folds, "train") for place, i in enumerate(order)}
+
+
+def describe_folds(corpus: Corpus, settings: DataConfig) -> dict[str, Any]:
+    """What the folds of a cross-validation have in common, and under "fold" which one this is; {} without data.folds.
+
+    `corpus` is as it was read, before data.disjoint and data.limit.
+    """
+    if settings.folds is None:
+        return {}
+    return {
+        "num": settings.folds,
+        "fold": settings.fold,
+        "split_seed": settings.split_seed,
+        "disjoint": settings.disjoint,
+        "limit": settings.limit,
+        "pairs": fingerprint_pairs(as_one_split(corpus)),
+    }
+
+
+def folds_fingerprint(folds: Mapping[str, Any]) -> str:
+    """sha256 (64 hex digits) over what the folds have in common: the fingerprint of the data of all of them."""
+    common = {key: value for key, value in folds.items() if key != "fold"}
+    return hashlib.sha256(json.dumps(common, sort_keys=True).encode()).hexdigest()
