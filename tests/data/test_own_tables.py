@@ -252,3 +252,30 @@ def test_each_group_is_tested_in_one_fold_and_selects_in_another(num_groups):
             group for group in groups if folds[(fold + 1) % 3][group] == "test"
         }
     assert split_folds(groups, 6, 3, 0) != folds[0] or num_groups == 3
+
+
+def test_folds_are_of_whole_groups_and_said(reader, table):
+    folds = [read(reader, table, FAQ, **FAQ_KEYS, folds=4, fold=fold) for fold in range(4)]
+    assert sorted(pair.point for corpus in folds for pair in corpus.test) == sorted(row["question"] for row in FAQ)
+    for corpus in folds:
+        assert len({(pair.debate, pair.split) for pair in pairs_of(corpus)}) == 5
+        assert corpus.folds | {"fold": 0} == folds[0].folds
+    assert folds[1].notes[-1].startswith("fold 1 of data.folds=4 is test, the next is val; dealt by data.split_seed=0")
+    changed = [row | {"answer": f"{row['answer']} More."} for row in FAQ]
+    other = read(reader, table, changed, **FAQ_KEYS, folds=4, fold=0)
+    assert other.folds != folds[0].folds, "folds of other texts are not pooled with these"
+
+
+def test_the_sample_has_folds_of_whole_debates():
+    folds = [load_corpus(DataConfig(folds=5, fold=fold)) for fold in range(5)]
+    tested = [pair.point for corpus in folds for pair in corpus.test]
+    assert len(set(tested)) == len(tested) == len(pairs_of(folds[0]))
+    assert {len({pair.debate for pair in corpus.test}) for corpus in folds} == {6}
+
+
+def test_folds_of_a_table_that_says_its_splits_and_more_folds_than_groups_are_refused(reader, table):
+    rows = [row | {"split": ("train", "val", "test")[i % 3]} for i, row in enumerate(FAQ)]
+    with pytest.raises(DataError, match=r"data\.folds=3: .* says itself what is train, val and test"):
+        read(reader, table, rows, folds=3, fold=0)
+    with pytest.raises(DataError, match=r"data\.folds=6: only 5 groups of pairs"):
+        read(reader, table, FAQ, group="product", folds=6, fold=0)

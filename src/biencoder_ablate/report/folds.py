@@ -42,11 +42,18 @@ def pool_folds(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
             continue
         missing = ", ".join(str(fold) for fold in range(num_folds) if fold not in by_fold)
         lacking.append(f"{_stem(folds[0])} lacks fold {missing} of {num_folds}")
-    if not lacking:
-        return pooled, []
-    more = [f"and {len(lacking) - MOST_LISTED} more"] if len(lacking) > MOST_LISTED else []
-    listed = "; ".join(lacking[:MOST_LISTED] + more)
-    return pooled, [f"left out, since not all folds of their cross-validation have finished: {listed}"]
+    notes = []
+    num_parts = sum(len(run.parts) for run in pooled)
+    if num_parts:
+        num_pooled = sum(bool(run.parts) for run in pooled)
+        notes.append(
+            f"cross-validation: the {num_parts} runs of its folds count as {num_pooled}, over all folds' points"
+        )
+    if lacking:
+        more = [f"and {len(lacking) - MOST_LISTED} more"] if len(lacking) > MOST_LISTED else []
+        listed = "; ".join(lacking[:MOST_LISTED] + more)
+        notes.append(f"left out, since not all folds of their cross-validation have finished: {listed}")
+    return pooled, notes
 
 
 def _stem(run: Run) -> str:

@@ -38,6 +38,7 @@ _NAMES = {
     "loss.name": "loss",
     "model.fingerprint": "encoder",
     "finetuned.run": "finetuned",
+    "folds.num": "data.folds",
 }
 _PLACES = {"fusion": 0, "fusion.name": 1, "model.fingerprint": 2}  # of settings that are read before the others
 _UNPREFIXED_AXES = ("head", "negatives", "encoder", "system")  # whose levels speak for themselves
