@@ -201,7 +201,7 @@ def write_trec(
     # The run: a line for each point and place.
     names = [trec_name(task.name_of(candidate)) for candidate in range(len(candidates))]
     pairs = [split.pairs[row] for row in task.pair.tolist()]
-    points = [trec_name(pair.query or pair.id) for pair in pairs]
+    points = [trec_name(pair.query or pair.name or pair.id) for pair in pairs]
     lines = []
     for point, ranked in zip(points, top_k.order[:, :TREC_DEPTH].tolist(), strict=True):
         for rank, candidate in enumerate(ranked, start=1):

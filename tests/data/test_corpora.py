@@ -24,7 +24,8 @@ from support.helpers import (
 from biencoder_ablate.config.registry import check_corpus
 from biencoder_ablate.config.schema import ConfigError, DataConfig
 from biencoder_ablate.data.corpus import SPLITS, DataError, Pair, build_corpus, limit_debates, make_disjoint, text_key
-from biencoder_ablate.data.readers import load_corpus, split_debates
+from biencoder_ablate.data.readers import load_corpus
+from biencoder_ablate.data.splitting import split_debates
 from biencoder_ablate.data.text_table import build_table
 
 COLUMNS = ("point", "counter", "split", "theme", "debate", "stance")
@@ -530,11 +531,17 @@ def test_a_row_without_a_counter_is_an_incomplete_point(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.csv", "", ["no column point"]),
+        ("a.csv", "", ["no rows"]),
         ("a.csv", "point,counter\n", ["no rows"]),
-        ("a.csv", "claim,counter\na,b\n", ["no column point", "claim, counter"]),
-        ("a.csv", "point,answer\na,b\n", ["no column counter", "point, answer"]),
-        ("a.csv", "point;counter\na;b\n", ["no column point", "point;counter", "is the separator ;? save with commas"]),
+        ("a.csv", "claim,counter,c\na,b,c\n", ["which column asks? data.point=…; found claim, counter, c"]),
+        ("a.csv", "point,reply,c\na,b,c\n", ["which column answers? data.counter=…; found point, reply, c"]),
+        (
+            "a.csv",
+            "point;counter\na;b\n",
+            ["data.point=… data.counter=…; found", "is the separator ;? save with commas"],
+        ),
+        ("a.csv", "Cars are loud.,They are not.\na,b\n", ["which columns ask", "the first row must name the columns"]),
+        ("a.csv", "query,question,answer\na,b,c\n", ["which column asks? data.point=…; found query, question, answer"]),
         ("a.csv", "Point,counter,point\na,b,c\n", ["two columns are called point"]),
         ("a.csv", "point,counter\na,b\nnan,c\n", ["line 3", "point is nan"]),
         ("a.csv", "point,counter\na, NaN\nc,d\n", ["line 2", "counter is NaN"]),
@@ -547,15 +554,15 @@ def test_a_row_without_a_counter_is_an_incomplete_point(tmp_path):
         ("a.csv", "point,counter,split\na,b,train\nc,d,trian\n", ["line 3", "split=trian", "train, val or test"]),
         ("a.csv", "point,counter,split\na,b,train\nc,d,\n", ["line 3", "no split"]),
         ("a.csv", "point,counter,stance\na,b,pro\nc,d,against\ne,f,con\n", ["line 3", "stance=against", "pro, con"]),
-        ("a.csv", "point,counter,split\na,b,train\nc,d,val\n", ["split test"]),
+        ("a.csv", "point,counter,split\na,b,val\nc,d,test\n", ["no split train"]),
         ("a.csv", "point,counter\na,b\nc,d\n", ["at least 3"]),
         ("a.csv", b"point,counter\na,\xff\n", ["not UTF-8", "byte 16"]),
-        ("a.tsv", "point,counter\na,b\n", ["no column point"]),
+        ("a.tsv", "point,counter\na,b\n", ["which columns ask and answer"]),
         ("a.jsonl", "", ["no rows"]),
         ("a.jsonl", '{"point": "a", "counter": "b"}\n\n{"point": "c"\n', ["line 3", "not JSON"]),
         ("a.jsonl", '["a", "b"]\n', ["line 1", "object"]),
         ("a.jsonl", '{"point": "a", "counter": "b"}\n{"point": 3, "counter": "b"}\n', ["line 2", "point is 3"]),
-        ("a.jsonl", '{"counter": "b"}\n', ["line 1", "no point"]),
+        ("a.jsonl", '{"counter": "b", "point": "c"}\n{"counter": "b"}\n', ["line 2", "no point"]),
         (
             "a.jsonl",
             '{"point": "a", "counter": "b", "split": "train"}\n{"point": "c", "counter": "d"}\n',

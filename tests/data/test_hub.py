@@ -105,8 +105,8 @@ def test_columns_by_key(tmp_path):
     assert found["val"] == [("f 1", "a 1"), ("f 4", "a 4"), ("f 7", "a 7")]
     with pytest.raises(DataError, match=r"which columns ask and answer\? .*found id, Titel, frage, antwort, teil"):
         hub(tmp_path / "d.parquet", split="teil")
-    with pytest.raises(DataError, match=r"no column Frage \(data.point\); found id, Titel"):
-        hub(tmp_path / "d.parquet", point="Frage")
+    with pytest.raises(DataError, match=r"no column Fragen \(data.point\); found id, Titel"):
+        hub(tmp_path / "d.parquet", point="Fragen")
 
 
 @pytest.mark.parametrize("names", [("anchor", "positive"), ("sentence1", "sentence2"), ("ask", "say"), ("x", "answer")])
@@ -282,7 +282,9 @@ def test_rows_that_are_no_pairs_are_named(rows, keys, said, tmp_path):
         (DataConfig("hub", "no/such/place"), "no such file or directory"),
         (DataConfig("hub", "no/such.csv"), "no such file or directory"),
         (DataConfig("hub", __file__), "must be a data set's name on the hub"),
-        (DataConfig("pairs", __file__, point="a"), "data.point=a: is for data=hub"),
+        (DataConfig("pairs", __file__, subset="a"), "data.subset=a: is for data=hub; data=pairs has no use of it"),
+        (DataConfig("arguana", __file__, group="a"), "data.group=a: is for data=pairs and data=hub; data=arguana"),
+        (DataConfig("hub", ".", point="a", counter="a"), "data.counter=a: is data.point as well"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_before_anything_is_read(settings, said):

@@ -83,15 +83,16 @@ def _mark(result: Result, split: str, key: str, value: float | None) -> str:
 
 def _means(runs: Sequence[RunStatus], leaks: bool, width: int | None) -> str:
     """A line a configuration: test top-1 at the selected epoch, mean and standard deviation over its runs, which differ
-    in their seeds, and that of stage 1; then the baselines, where all runs have the same."""
+    in their seeds and folds, and that of stage 1; then the baselines, where all runs have the same."""
     by_configuration: dict[tuple[str, ...], list[Result]] = {}
     for run in runs:
         if run.status == "finished":
-            configuration = tuple(item for item in run.overrides if not item.startswith("seed="))
+            configuration = tuple(item for item in run.overrides if not item.startswith(("seed=", "data.fold=")))
             by_configuration.setdefault(configuration, []).append(run.result)
+    has_folds = any(item.startswith("data.fold=") for run in runs for item in run.overrides)
     shared = set.intersection(*map(set, by_configuration))
 
-    columns = ["test top-1, mean", "seeds", "test ", "sd", "stage 1"]
+    columns = ["test top-1, mean", "runs" if has_folds else "seeds", "test ", "sd", "stage 1"]
     keys = ["top1"]
     if leaks:
         columns += ["clean ", "sd", "stage 1"]

@@ -220,9 +220,10 @@ class Command:
 def compose_command(arguments: argparse.Namespace) -> Iterator[Command]:
     """Compose a command line, of `parse_arguments`. Raises ConfigError, also for a `${…}` that is resolved inside."""
     with _loader(arguments.config_dir) as loader:
-        parsed = _parse(loader, arguments.overrides)
+        given = list(arguments.overrides)
+        parsed = _parse(loader, given)
         check_overrides(loader, parsed)
-        overrides = arguments.overrides + ["hydra.mode=MULTIRUN"] * arguments.multirun
+        overrides = given + ["hydra.mode=MULTIRUN"] * arguments.multirun
         swept = [override.input_line or "" for override in parsed if override.is_sweep_override()]
         name = arguments.config_name or CONFIG_NAME
         # Composed for many jobs, a group with several values is left out, and none that is missing is noticed.
@@ -233,15 +234,26 @@ def compose_command(arguments: argparse.Namespace) -> Iterator[Command]:
             key, _, value = swept[0].partition("=")
             hint = "" if key in loader.list_groups("") or '"' in value else f", or quotes: '{key}=\"{value}\"'"
             raise ConfigError(f"{swept[0]}: several values need -m (a sweep){hint}")
+        if multirun and _lacks_fold(base, given):
+            # The fold changes last, since the jobs of one fold have their data in common.
+            given.insert(0, f"data.fold={','.join(map(str, range(base.data.folds)))}")
+            base = _compose(loader, name, [*given, "hydra.mode=MULTIRUN"], RunMode.MULTIRUN)
         if not multirun:
             base.hydra.mode = RunMode.RUN
-        command = Command(loader, base, multirun, list(arguments.overrides))
+        command = Command(loader, base, multirun, given)
         if base.hydra.verbose is not False and not command.logs:
             raise ConfigError(f"hydra.verbose={base.hydra.verbose}: nothing is logged; add hydra/job_logging=stdout")
         try:
             yield command
         except InterpolationResolutionError as error:
-            raise explain_hydra_error(error, arguments.overrides) from error
+            raise explain_hydra_error(error, given) from error
+
+
+def _lacks_fold(base: DictConfig, overrides: Sequence[str]) -> bool:
+    """Whether a sweep is a cross-validation that says no fold, and so has all of them. A search is given one."""
+    is_plain = str(base.hydra.sweeper._target_).endswith("BasicSweeper")
+    has_folds = base.data.folds is not None and base.data.fold is None
+    return is_plain and has_folds and not any(item.startswith("data.fold=") for item in overrides)
 
 
 def load_config(overrides: Sequence[str]) -> Config:

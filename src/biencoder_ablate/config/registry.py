@@ -45,6 +45,9 @@ BUILT_IN: dict[str, dict[str, str]] = {
 }
 """By kind and name, where the thing is: MODULE:NAME."""
 
+DRAWS_SPLITS = ("sample", "pairs", "hub")
+"""Readers that draw train, val and test themselves where the data do not say."""
+
 
 @functools.cache
 def _places(kind: str) -> dict[str, str]:
@@ -101,6 +104,11 @@ def check_corpus(settings: DataConfig) -> None:
     Raises ConfigError: there is no such reader, or its own `check`, if it has one (see `checked_by`), refuses.
     """
     check = getattr(find("corpora", settings.name, "data.name"), "check", None)
+    if settings.folds is not None and settings.name not in DRAWS_SPLITS:
+        raise ConfigError(
+            f"data.folds={settings.folds}: is for {', '.join(DRAWS_SPLITS)}, whose splits may be drawn; "
+            f"data={settings.name} comes split"
+        )
     if check is not None:
         check(settings)
 

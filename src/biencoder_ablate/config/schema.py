@@ -61,10 +61,18 @@ class DataConfig:
     limit: int | None = _key(None, "null, or the number of debates to keep in each split (1 or more)", False, low=1)
     disjoint: bool = _key(False, "true or false", False)
     subset: str | None = _key(None, "null, or the name of a data set's part (hub)", False)
-    point: str | None = _key(None, "null, or the column of texts that ask (hub)", False)
-    counter: str | None = _key(None, "null, or the column of right answers (hub)", False)
-    negative: str | None = _key(None, "null, or the column of candidates that are no answers (hub)", False)
-    split: str | None = _key(None, "null, or the column that says train, val or test (hub)", False)
+    point: str | None = _key(None, "null, or the column of texts that ask (pairs, hub)", False)
+    counter: str | None = _key(None, "null, or the column of right answers (pairs, hub)", False)
+    negative: str | None = _key(None, "null, or the column of candidates that are no answers (pairs, hub)", False)
+    split: str | None = _key(None, "null, or the column that says train, val or test (pairs, hub)", False)
+    group: str | None = _key(
+        None, "null, or the column of what is not independent, kept together in one split (pairs, hub)", False
+    )
+    id: str | None = _key(None, "null, or the column that names the rows (pairs, hub)", False)
+    folds: int | None = _key(
+        None, "null, or the number of folds of a cross-validation (3 or more; sample, pairs, hub)", False, low=3
+    )
+    fold: int | None = _key(None, "null, or the fold that is the test split, from 0 to data.folds - 1", False, low=0)
     options: dict[str, Any] = _key(dict, "a mapping: settings of another package's reader", False)
 
 
@@ -348,6 +356,7 @@ def looks_like_path(name: str) -> bool:
 
 def _check_contradictions(config: Config) -> None:
     negatives, loss, training, model = config.negatives, config.loss, config.training, config.model
+    _check_folds(config.data)
     if negatives.schedule == "constant" and negatives.start is not None:
         raise ConfigError(
             f"negatives.start={negatives.start}: belongs to negatives=curriculum; "
@@ -402,6 +411,20 @@ def _check_contradictions(config: Config) -> None:
         raise ConfigError(
             f"model.dropout={model.dropout}: has no effect with training.freeze_encoder=true; leave it null"
         )
+
+
+def _check_folds(data: DataConfig) -> None:
+    """Refuse a fold without folds, folds without a fold, and a fold beyond them."""
+    folds, fold = data.folds, data.fold
+    if folds is None and fold is not None:
+        raise ConfigError(f"data.fold={fold}: belongs to data.folds, which is null; must be null")
+    if folds is not None and fold is None:
+        raise ConfigError(
+            f"data.folds={folds}: which fold is the test split? data.fold=0 to data.fold={folds - 1}, or -m (a sweep), "
+            "which has all of them"
+        )
+    if folds is not None and fold is not None and fold >= folds:
+        raise ConfigError(f"data.fold={fold}: must be from 0 to {folds - 1} with data.folds={folds}")
 
 
 def head_name(head: HeadConfig) -> str:

@@ -11,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from biencoder_ablate.data.words import text_key as text_key
 
@@ -29,7 +30,8 @@ class Pair:
     """A point with a counter, both filed under one stance of a debate of a theme.
 
     A point with several counters has a pair for each. `grade` says how well this one answers; 0 makes it a candidate
-    that is no right answer. `query` and `document` are the names of the two texts where the corpus gives them some.
+    that is no right answer. `query` and `document` are the names of the two texts where the corpus gives them some, and
+    `name` is the pair's own, unique in its split.
     """
 
     split: str
@@ -42,11 +44,12 @@ class Pair:
     grade: int = 1
     query: str = ""
     document: str = ""
+    name: str = ""
 
     @property
     def id(self) -> str:
-        if self.query:
-            return f"{self.split}/{self.query}"
+        if self.name or self.query:
+            return f"{self.split}/{self.name or self.query}"
         return f"{self.split}/{self.theme}/{self.debate}/{self.stance}{self.number:02d}"
 
     @property
@@ -76,7 +79,8 @@ class Corpus:
 
     `published` holds the text keys of each split as published: data.limit and data.disjoint shorten what
     is in use, but a text stays leaked all the same. `keys` are the text keys of all texts, worked out once.
-    `incomplete` counts points without a counter by (split, theme).
+    `incomplete` counts points without a counter by (split, theme). `folds` describes the cross-validation that the
+    splits are a fold of (see `splitting.describe_folds`).
     """
 
     name: str
@@ -91,6 +95,7 @@ class Corpus:
     documents: tuple[Document, ...] = ()
     asks_pairs: bool = False
     candidates: str = "all"
+    folds: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.candidates not in CANDIDATE_SETS:
@@ -216,13 +221,25 @@ def limit_debates(corpus: Corpus, limit: int) -> Corpus:
     return replace(corpus, train=train, val=val, test=test, notes=(*corpus.notes, note))
 
 
+def as_one_split(corpus: Corpus) -> tuple[Pair, ...]:
+    """All pairs of a corpus as pairs of test, in candidate order: what the folds of a cross-validation test in turn."""
+    pairs = [replace(pair, split="test") for split in SPLITS for pair in corpus.split(split)]
+    return tuple(sorted(pairs, key=lambda pair: pair.order))
+
+
+def fingerprint_pairs(pairs: Iterable[Pair]) -> str:
+    """sha256 (64 hex digits) over pairs in their order."""
+    return _fingerprint(pairs)
+
+
 def _fingerprint(pairs: Iterable[Pair]) -> str:
     rows = []
     for pair in pairs:
         row = [pair.split, pair.theme, pair.debate, pair.stance, pair.number, pair.point, pair.counter]
         # What pairs did not have at first counts where it is not the default, so that older corpora keep their name.
         newer = [pair.grade, pair.query, pair.document]
-        rows.append(row if newer == [1, "", ""] else row + newer)
+        row += [] if newer == [1, "", ""] else newer
+        rows.append([*row, pair.name] if pair.name else row)
     return _digest(rows)
 
 

@@ -8,30 +8,28 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import tempfile
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from biencoder_ablate.config.schema import ConfigError, DataConfig, looks_like_path
-from biencoder_ablate.data.corpus import SPLITS, Corpus, DataError, Pair, build_corpus, text_key
-from biencoder_ablate.data.readers import SPLIT_WORDS, checked_by, split_debates
+from biencoder_ablate.data.corpus import Corpus, DataError
+from biencoder_ablate.data.pair_columns import KEYS, Columns, check_column_keys, choose_columns
+from biencoder_ablate.data.pair_table import Row, build_from_rows, parse_split, read_label
+from biencoder_ablate.data.readers import check_keys, checked_by
+from biencoder_ablate.data.splitting import SPLIT_WORDS
 from biencoder_ablate.data.tabular import cell_text, check_unread, list_columns, parse_grade, read_table
 from biencoder_ablate.utils.console import format_error, printable
 
 _FILES = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json"}
 """By suffix, what `datasets` calls a kind of file; csv and tsv are read by tabular.py."""
-_ASKS = ("point", "anchor", "query", "question", "sentence1")
-_ANSWERS = ("counter", "positive", "answer", "document", "passage", "response", "sentence2")
 _WHAT = "a data set's name on the hub, a directory, or a parquet, csv, tsv or jsonl file"
 
 
 def _check_hub(settings: DataConfig) -> None:
-    if settings.options:
-        raise ConfigError(
-            f"data.options={settings.options}: data=hub takes none; they are for another package's reader"
-        )
+    check_keys(settings, takes=("subset", *KEYS))
+    check_column_keys(settings)
     if settings.path is None:
         raise ConfigError(f"data.path is missing: data=hub needs data.path=…, {_WHAT}")
     path = Path(settings.path).expanduser()
@@ -47,57 +45,78 @@ def _check_hub(settings: DataConfig) -> None:
 def read_hub(settings: DataConfig) -> Corpus:
     """Pairs of the columns data.point and data.counter; null finds them by their usual names, or takes the only two.
 
-    data.split names a column that says train, val or test; without one, a data set's own splits count. What is missing
-    of val and test is cut from train by data.split_seed, a point with all its rows in one. Rows of one point may be
-    many. Raises DataError.
+    A data set's own splits count, or those of a column (data.split). What is missing of val and test is cut from train,
+    see pair_table. Rows of one point may be many. Raises DataError.
     """
     loaded, left_out = _load(settings)
     tables = {name: table for name, table in loaded.items() if settings.split or name.lower() in SPLIT_WORDS}
     if not tables:
         raise DataError(f"data.path={settings.path}: splits {list_columns(list(loaded))}; must be train, val and test")
     columns = _choose_columns(settings, tables)
-    negative = "".join(f", {name} does not" for name in columns[2:])
-    notes = [f"{columns[0]} asks, {columns[1]} answers{negative}", *left_out]
+    notes = [columns.note, *left_out]
     for name in loaded:
         if name not in tables:
             notes.append(f"the data set's split {printable(name)} is left out: its name is not train, val or test")
     notes += _check_others(settings, tables, columns)
 
-    rows = []
+    rows: list[Row] = []
     for name, table in tables.items():
-        split_name = SPLIT_WORDS.get(name.lower())
-        splits = [split_name] * len(table) if settings.split is None else _split_column(settings, table)
-        graded = _grade_column(settings, table, columns)
-        grades = [None] * len(table) if graded is None else table[graded]
-        cells = zip(*(table[column] for column in columns), strict=True)
-        for number, (split, grade, values) in enumerate(zip(splits, grades, cells, strict=True)):
-            where = f"data.path={settings.path}, {name}, row {number}"
-            points, *others = (_texts(where, column, value) for column, value in zip(columns, values, strict=True))
-            if len(points) != 1:
-                raise DataError(f"{where}: {columns[0]} must be one text; it has {len(points)}")
-            rows.append((split, points[0], parse_grade(where, grade), *others))
-    pairs, incomplete = _as_pairs(rows, settings, notes)
-    return replace(build_corpus("hub", pairs, incomplete, candidates="answers"), notes=tuple(notes))
+        # One table called train is what the library makes of a file without splits.
+        own_split = SPLIT_WORDS.get(name.lower()) if len(tables) > 1 or name.lower() != "train" else None
+        rows += _table_rows(settings, name, table, columns, own_split, first_number=len(rows))
+    return build_from_rows("hub", settings, columns, rows, notes)
 
 
-def _grade_column(settings: DataConfig, table: Any, columns: Sequence[str]) -> str | None:
+def _table_rows(
+    settings: DataConfig, name: str, table: Any, columns: Columns, own_split: str | None, first_number: int
+) -> list[Row]:
+    """The rows of the table `name`, numbered from `first_number`."""
+    nothing = [None] * len(table)
+    uses = vars(columns) | {"grade": _grade_column(table, columns)}
+    cells = {use: nothing if column is None else table[column] for use, column in uses.items()}
+    rows = []
+    for number in range(len(table)):
+        where = f"data.path={settings.path}, {name}, row {number}"
+        cell = {use: values[number] for use, values in cells.items()}
+        points = _texts(where, columns.point, cell["point"])
+        if len(points) != 1:
+            raise DataError(f"{where}: {columns.point} must be one text; it has {len(points)}")
+        split = own_split if columns.split is None else parse_split(where, columns.split, cell["split"])
+        row = Row(
+            where,
+            first_number + number,
+            points[0],
+            _texts(where, columns.counter, cell["counter"]),
+            _texts(where, str(columns.negative), cell["negative"]),
+            parse_grade(where, cell["grade"]),
+            split,
+            group=read_label(where, str(columns.group), cell["group"]),
+            id=read_label(where, str(columns.id), cell["id"]),
+        )
+        rows.append(row)
+    return rows
+
+
+def _grade_column(table: Any, columns: Columns) -> str | None:
     """The column grade, however its name is written: how well a row's answers answer, 0 for not at all."""
-    taken = {*columns, settings.split}
+    taken = set(columns.read) - {columns.grade}
     return next((name for name in table.column_names if name.strip().casefold() == "grade" and name not in taken), None)
 
 
-def _check_others(settings: DataConfig, tables: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
+def _check_others(settings: DataConfig, tables: Mapping[str, Any], columns: Columns) -> list[str]:
     """A note of the columns that are not read. Raises DataError for one that seems to grade the rows."""
-    unread: dict[str, list[Any]] = {}
+    checked: dict[str, list[Any]] = {}
     num_graded = 0
+    also_checked = (columns.group, columns.id)  # what groups or names the rows may judge them as well
     for table in tables.values():
-        graded = _grade_column(settings, table, columns)
+        graded = _grade_column(table, columns)
         num_graded += graded is not None
         for name in table.column_names:
-            if name not in (*columns, settings.split, graded):
-                unread.setdefault(name, []).append(table[name])
-    cells = {name: itertools.chain.from_iterable(parts) for name, parts in unread.items()}
-    return check_unread(f"data.path={settings.path}", cells, graded=num_graded == len(tables))
+            if name in also_checked or name not in (*columns.read, graded):
+                checked.setdefault(name, []).append(table[name])
+    cells = {name: itertools.chain.from_iterable(parts) for name, parts in checked.items()}
+    noted = set(cells) - set(columns.read)
+    return check_unread(f"data.path={settings.path}", cells, graded=num_graded == len(tables), noted=noted)
 
 
 def _load(settings: DataConfig) -> tuple[dict[str, Any], Sequence[str]]:
@@ -173,42 +192,25 @@ def _read_texts(where: str, files: Sequence[Path]) -> tuple[Any, Sequence[str]]:
     return datasets.Dataset.from_dict(columns), notes
 
 
-def _choose_columns(settings: DataConfig, tables: Mapping[str, Any]) -> list[str]:
-    """The columns of texts that ask, of answers, and data.negative where it is given.
-
-    Raises DataError where they are missing, or where it is not plain which they are.
-    """
-    names = list(next(iter(tables.values())).column_names)
+def _choose_columns(settings: DataConfig, tables: Mapping[str, Any]) -> Columns:
+    """The columns by the names of the first table. Raises DataError where another table lacks one of them."""
     where = f"data.path={settings.path}"
-    for key in ("point", "counter", "negative", "split"):
-        column = getattr(settings, key)
-        if column is not None and any(column not in table.column_names for table in tables.values()):
-            raise DataError(f"{where}: no column {column} (data.{key}); found {list_columns(names)}")
-    negative = [settings.negative] if settings.negative is not None else []
-    if settings.point is not None and settings.counter is not None:
-        return [settings.point, settings.counter, *negative]
-
-    # By their usual names first; a column without one is found by its place, if no other is left.
-    taken = {settings.point, settings.counter, settings.split, settings.negative}
-    named_otherwise = ("negative", "grade")
-    free = [name for name in names if name not in taken and not name.strip().casefold().startswith(named_otherwise)]
-    point = settings.point or next((name for name in free if name in _ASKS), None)
-    counter = settings.counter or next((name for name in free if name in _ANSWERS), None)
-    rest = [name for name in free if name not in (point, counter)]
-    if len(rest) == (point is None) + (counter is None):
-        point = point or rest.pop(0)
-        counter = counter or rest.pop(0)
-    if point is None or counter is None:
-        raise DataError(
-            f"{where}: which columns ask and answer? data.point=… data.counter=…; found {list_columns(names)}"
-        )
+    first = next(iter(tables.values()))
+    columns = choose_columns(where, settings, list(first.column_names), ("split", "group", "grade"))
+    # A column split counts where the data set has no splits of its own, and where it holds nothing but their names.
+    if settings.split is None and columns.split is not None:
+        words = {str(word).strip().lower() for word in first[columns.split]}
+        if len(tables) > 1 or not words <= SPLIT_WORDS.keys():
+            columns = replace(columns, split=None)
+    if settings.group is None and any(columns.group not in table.column_names for table in tables.values()):
+        columns = replace(columns, group=None)
     for name, table in tables.items():
-        for column in (point, counter):
-            if column not in table.column_names:
+        for column in columns.read:
+            if column not in table.column_names and column != columns.grade:
                 raise DataError(
                     f"{where}: no column {printable(column)} in {name}; found {list_columns(table.column_names)}"
                 )
-    return [point, counter, *negative]
+    return columns
 
 
 def _texts(where: str, column: str, value: Any) -> list[str]:
@@ -219,59 +221,3 @@ def _texts(where: str, column: str, value: Any) -> list[str]:
             raise DataError(f"{where}: {column} is {text!r:.60}; must be text, or a list of texts")
     texts = [cell_text(where, column, text) for text in values]
     return [text for text in texts if text]
-
-
-def _split_column(settings: DataConfig, table: Any) -> list[str]:
-    splits = []
-    for number, word in enumerate(table[settings.split]):
-        split = SPLIT_WORDS.get(str(word).strip().lower())
-        if split is None:
-            raise DataError(
-                f"data.path={settings.path}, row {number}: {settings.split}={printable(str(word))}; must be train, val "
-                "or test"
-            )
-        splits.append(split)
-    return splits
-
-
-def _as_pairs(
-    rows: list[tuple[Any, ...]], settings: DataConfig, notes: list[str]
-) -> tuple[list[Pair], Counter[tuple[str, str]]]:
-    """Rows (split, point, grade, counters[, negatives]) as pairs, and how many points of a split have no right answer.
-
-    Val and test are cut from train where there are none. A debate is a distinct point, called after its first row.
-    Pairs are numbered through all rows: a row may be several pairs, of which each needs a name.
-    """
-    first_row: dict[str, int] = {}
-    debates = []
-    for number, (_, point, *_) in enumerate(rows):
-        first = first_row.setdefault(text_key(point), number)
-        debates.append(f"row{first:06d}")
-
-    present = {row[0] for row in rows}
-    missing = [split for split in SPLITS if split not in present]
-    if "train" in missing:
-        raise DataError(f"data.path={settings.path}: no split train, or no row in it")
-    drawn: dict[tuple[str, str], str] = {}
-    if missing:
-        in_train = [("", debate) for debate, row in zip(debates, rows, strict=True) if row[0] == "train"]
-        drawn = split_debates(in_train, settings.split_seed)
-        notes.append(f"{' and '.join(missing)} cut from train by data.split_seed, a fifth of its points each")
-
-    pairs: list[Pair] = []
-    points: dict[tuple[str, str], None] = {}  # (split, debate), as an ordered set
-    answered: set[tuple[str, str]] = set()
-    number = 0
-    for (split, point, grade, counters, *negatives), debate in zip(rows, debates, strict=True):
-        if split == "train" and drawn.get(("", debate)) in missing:
-            split = drawn["", debate]
-        points[split, debate] = None
-        if counters and grade > 0:
-            answered.add((split, debate))
-        graded = [(grade, text) for text in counters]
-        graded += [(0, text) for texts in negatives for text in texts]
-        for place, (answer_grade, text) in enumerate(graded):
-            pairs.append(Pair(split, "", debate, "", number + place, point, text, answer_grade))
-        number += max(1, len(graded))
-    incomplete = Counter((split, "") for split, debate in points if (split, debate) not in answered)
-    return pairs, incomplete

@@ -28,15 +28,22 @@ from biencoder_ablate.data.corpus import (
     build_corpus,
     limit_debates,
     make_disjoint,
-    text_key,
 )
+from biencoder_ablate.data.pair_columns import KEYS, check_column_keys, choose_columns
+from biencoder_ablate.data.pair_table import Row, build_from_rows, parse_split, read_label
+from biencoder_ablate.data.splitting import describe_folds, draw_splits
+from biencoder_ablate.data.splitting import split_debates as split_debates  # for other packages' readers
 from biencoder_ablate.data.tabular import SUFFIXES, cell_text, check_unread, parse_grade, read_table
 from biencoder_ablate.utils.console import printable
-from biencoder_ablate.utils.seeding import generator
 
 Check = Callable[[DataConfig], None]
 Reader = Callable[[DataConfig], Corpus]
 
+_READERS_OF = {
+    "subset": "data=hub",
+    **dict.fromkeys(KEYS, "data=pairs and data=hub"),
+}
+"""By optional key, the built-in readers that take it."""
 SAMPLE_DEBATES = Path(__file__).parent / "sample_debates"
 
 
@@ -45,6 +52,7 @@ def load_corpus(settings: DataConfig) -> Corpus:
     check_corpus(settings)
     corpus = registry.find("corpora", settings.name, "data.name")(settings)
     _check_names(corpus)
+    corpus = replace(corpus, folds=describe_folds(corpus, settings))
     if settings.disjoint:
         corpus = make_disjoint(corpus)
     if settings.limit is not None:
@@ -73,9 +81,12 @@ def checked_by(check: Check) -> Callable[[Reader], Reader]:
     return attach
 
 
-def check_path(settings: DataConfig, what: str) -> Path:
-    """The path that a built-in reader needs. Raises ConfigError."""
-    _check_no_options(settings)
+def check_path(settings: DataConfig, what: str, takes: Sequence[str] = ()) -> Path:
+    """The path that a built-in reader needs; `takes` are the optional keys that it has a use for.
+
+    Raises ConfigError.
+    """
+    check_keys(settings, takes)
     if settings.path is None:
         raise ConfigError(f"data.path is missing: data={settings.name} needs data.path=…, {what}")
     path = Path(settings.path).expanduser()
@@ -84,23 +95,26 @@ def check_path(settings: DataConfig, what: str) -> Path:
     return path
 
 
-def _check_no_options(settings: DataConfig) -> None:
+def check_keys(settings: DataConfig, takes: Sequence[str] = ()) -> None:
+    """Refuse the options of other packages' readers, and keys that only other built-in readers take.
+
+    Raises ConfigError.
+    """
     if settings.options:
         raise ConfigError(
             f"data.options={settings.options}: data={settings.name} takes none; they are for another package's reader"
         )
-    for key in ("subset", "point", "counter", "negative", "split"):
-        if getattr(settings, key) is not None:
-            raise ConfigError(
-                f"data.{key}={getattr(settings, key)}: is for data=hub; data={settings.name} has no use of it"
-            )
+    for key, readers in _READERS_OF.items():
+        value = getattr(settings, key)
+        if value is not None and key not in takes:
+            raise ConfigError(f"data.{key}={value}: is for {readers}; data={settings.name} has no use of it")
 
 
 # --- the sample ---
 
 
 def _check_sample(settings: DataConfig) -> None:
-    _check_no_options(settings)
+    check_keys(settings)
     if settings.path is not None:
         raise ConfigError(
             f"data.path={settings.path}: data=sample ships with the package and takes no path; "
@@ -112,7 +126,7 @@ def _check_sample(settings: DataConfig) -> None:
 def read_sample(settings: DataConfig) -> Corpus:
     """The debates that ship with the package (CC0), one TOML file each; whole debates go to train, val and test."""
     debates = {file.stem: tomllib.loads(file.read_text("utf-8")) for file in sorted(SAMPLE_DEBATES.glob("*.toml"))}
-    splits = split_debates([(debate["theme"], name) for name, debate in debates.items()], settings.split_seed)
+    splits = draw_splits([(debate["theme"], name) for name, debate in debates.items()], settings)
     pairs = []
     for name, debate in debates.items():
         theme = debate["theme"]
@@ -121,23 +135,6 @@ def read_sample(settings: DataConfig) -> Corpus:
                 point, counter = argument["point"], argument["counter"]
                 pairs.append(Pair(splits[theme, name], theme, name, stance, number, point, counter))
     return build_corpus("sample", pairs)
-
-
-def split_debates(debates: Sequence[tuple[str, str]], split_seed: int) -> dict[tuple[str, str], str]:
-    """Assign whole debates, (theme, debate), to splits, 60/20/20, by a seed of their own.
-
-    Raises DataError below three debates.
-    """
-    distinct = sorted(set(debates))
-    if len(distinct) < 3:
-        raise DataError(
-            f"debates: {len(distinct)}; to be split into train, val and test at least 3 are needed, or a column split"
-        )
-    shuffled = [distinct[i] for i in generator(split_seed, "split").permutation(len(distinct))]
-    held_out = max(1, round(len(distinct) / 5))
-    names = ["val"] * held_out + ["test"] * held_out
-    names += ["train"] * (len(distinct) - len(names))
-    return dict(zip(shuffled, names, strict=True))
 
 
 # --- the ArguAna Counterargs corpus ---
@@ -253,98 +250,84 @@ def _argument_text(path: Path, name: str, read: Callable[[str], bytes]) -> str:
 
 # --- the user's own pairs ---
 
-_COLUMNS = ("point", "counter", "split", "theme", "debate", "stance", "grade")
-SPLIT_WORDS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "validation": "val",
-    "valid": "val",
-    "dev": "val",
-    "test": "test",
-}
-"""What data sets call the splits, in lower case."""
+_USES = ("split", "group", "theme", "stance", "grade")
 
 
 def _check_pairs(settings: DataConfig) -> None:
-    what = "a csv, tsv or jsonl table with columns point and counter"
-    if check_path(settings, what).suffix.lower() not in SUFFIXES:
+    what = "a csv, tsv or jsonl table of pairs"
+    if check_path(settings, what, takes=KEYS).suffix.lower() not in SUFFIXES:
         raise ConfigError(f"data.path={settings.path}: must be {what}")
+    check_column_keys(settings)
 
 
 @checked_by(_check_pairs)
 def read_pairs(settings: DataConfig) -> Corpus:
-    """The user's own pairs: a csv, tsv or jsonl with columns point and counter, and a row for each counter of a point.
+    """The user's own pairs: a csv, tsv or jsonl with a row for each right answer of a point.
 
-    Optional columns: split (train, val, test; also training, validation and dev), theme, debate, stance (pro, con),
-    grade (how well the counter answers; 0: a candidate that is no right answer). Without split, whole debates, or
-    points where there is no debate, are split by data.split_seed. Raises DataError naming the line that is damaged, or
-    another column that seems to grade the rows.
+    Which columns hold what is told by keys (data.point, data.counter, …) or by their usual names, see pair_columns;
+    optional are split (train, val, test; also training, validation and dev), theme, debate, stance (pro, con) and grade
+    (how well the counter answers; 0: a candidate that is no right answer). Splits that are missing are cut from train,
+    see pair_table. Raises DataError naming the line that is damaged, or another column that seems to grade the rows.
     """
     path = Path(str(settings.path)).expanduser()
     where = f"data.path={path}"
-    table = read_table(where, path.suffix.lower(), path.read_bytes(), required=("point", "counter"))
-    if not table.rows:
+    table = read_table(where, path.suffix.lower(), path.read_bytes())
+    if not table.rows and not table.columns:
         raise DataError(f"{where}: no rows; expected columns point and counter")
-    unread = {
+    columns = choose_columns(where, settings, list(table.columns.values()), _USES)
+    if not table.rows:
+        raise DataError(f"{where}: no rows")
+    notes = list(table.notes)
+    if [columns.point.casefold(), columns.counter.casefold(), columns.negative] != ["point", "counter", None]:
+        notes.insert(0, columns.note)
+
+    # What a group or a name is taken from may judge the rows as well; it is read, and so in no note.
+    cells = {
         spelling: [row.get(column) for _, row in table.rows]
         for column, spelling in table.columns.items()
-        if column not in _COLUMNS
+        if spelling not in columns.read or spelling in (columns.group, columns.id)
     }
-    notes = check_unread(where, unread, graded="grade" in table.columns)
-    rows = {line: _clean_row(f"{where}, line {line}", row) for line, row in table.rows}
+    notes += check_unread(where, cells, graded=columns.grade is not None, noted=set(cells) - set(columns.read))
 
-    grades = {line: parse_grade(f"{where}, line {line}", row.get("grade")) for line, row in table.rows}
-
-    # Rows without a debate are one debate for each distinct point, called after the line of the first.
-    keys = {line: text_key(row["point"]) for line, row in rows.items()}
-    first_line: dict[str, int] = {}
-    places = {}
-    for line, row in rows.items():
-        first = first_line.setdefault(keys[line], line)
-        places[line] = (row.get("theme", ""), row.get("debate", f"row{first:06d}"))
-
-    without_split = [line for line, row in rows.items() if "split" not in row]
-    drawn: dict[tuple[str, str], str] = {}
-    if len(without_split) == len(rows):
-        drawn = split_debates(list(places.values()), settings.split_seed)
-    elif without_split:
-        raise DataError(f"{where}, line {without_split[0]}: no split, though other rows have one; give all or none")
-
-    pairs: list[Pair] = []
-    theme_of: dict[tuple[str, str], str] = {}  # by split and point
-    answered: set[tuple[str, str]] = set()
-    for line, row in rows.items():
-        theme, debate = places[line]
-        split = drawn[theme, debate] if drawn else SPLIT_WORDS.get(row["split"].lower())
-        if split is None:
-            raise DataError(f"{where}, line {line}: split={printable(row['split'])}; must be train, val or test")
-        stance = row.get("stance", "").lower()
-        if stance not in ("", "pro", "con"):
-            raise DataError(f"{where}, line {line}: stance={printable(stance)}; must be pro, con or empty")
-
-        point = (split, keys[line])
-        theme_of.setdefault(point, theme)
-        if "counter" in row:
-            pairs.append(Pair(split, theme, debate, stance, line, row["point"], row["counter"], grades[line]))
-            if grades[line] > 0:
-                answered.add(point)
-    incomplete = Counter((split, theme) for (split, key), theme in theme_of.items() if (split, key) not in answered)
-    corpus = build_corpus("pairs", pairs, incomplete, candidates="answers")
-    return replace(corpus, notes=(*table.notes, *notes))
+    spelt = {spelling: column for column, spelling in table.columns.items()}
+    places = {use: None if name is None else spelt[name] for use, name in vars(columns).items()}
+    has_splits = places["split"] is not None and any(
+        read_label(f"{where}, line {line}", str(columns.split), row.get(places["split"])) for line, row in table.rows
+    )
+    rows = [_pair_row(f"{where}, line {line}", line, row, places, has_splits) for line, row in table.rows]
+    return build_from_rows("pairs", settings, columns, rows, notes)
 
 
-def _clean_row(where: str, row: Mapping[str, Any]) -> dict[str, str]:
-    """The columns of text that hold something; a row needs a point at least."""
-    kept: dict[str, str] = {}
-    for column in _COLUMNS:
-        if column == "grade":
-            continue  # the only one that may be no text
-        text = cell_text(where, column, row.get(column))
-        if text.casefold() == "nan" and column in ("point", "counter"):
-            raise DataError(f"{where}: {column} is {text}; leave an empty cell empty")
-        if text:
-            kept[column] = text
-    if "point" not in kept:
-        raise DataError(f"{where}: no point; every row needs columns point and counter")
-    return kept
+def _pair_row(
+    where: str, line: int, cells: Mapping[str, Any], places: Mapping[str, str | None], has_splits: bool
+) -> Row:
+    """A line of the table; `places` are the keys of `cells` by use. Raises DataError naming the line."""
+
+    def cell(use: str) -> Any:
+        return cells.get(str(places[use])) if places[use] is not None else None
+
+    texts = {use: _clean_text(where, places[use], cell(use)) for use in ("point", "counter", "negative")}
+    if not texts["point"]:
+        raise DataError(f"{where}: no {places['point']}; every row needs a text that asks")
+    stance = cell_text(where, "stance", cell("stance")).lower()
+    if stance not in ("", "pro", "con"):
+        raise DataError(f"{where}: stance={printable(stance)}; must be pro, con or empty")
+    labels = {use: read_label(where, str(places[use]), cell(use)) for use in ("group", "id", "theme")}
+    return Row(
+        where,
+        line,
+        texts["point"],
+        [texts["counter"]] if texts["counter"] else [],
+        [texts["negative"]] if texts["negative"] else [],
+        parse_grade(where, cell("grade")),
+        parse_split(where, str(places["split"]), cell("split")) if has_splits else None,
+        stance=stance,
+        **labels,
+    )
+
+
+def _clean_text(where: str, column: str | None, value: object) -> str:
+    text = cell_text(where, str(column), value)
+    if text.casefold() == "nan":
+        raise DataError(f"{where}: {column} is {text}; leave an empty cell empty")
+    return text

@@ -11,7 +11,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,9 +113,12 @@ def parse_grade(where: str, value: object) -> int:
     return int(number[1])
 
 
-def check_unread(where: str, columns: Mapping[str, Iterable[object]], graded: bool) -> list[str]:
+def check_unread(
+    where: str, columns: Mapping[str, Iterable[object]], graded: bool, noted: Container[str] | None = None
+) -> list[str]:
     """A note of the columns that nobody reads, from their names to their cells; nothing where there are none.
 
+    `noted` are those of the columns that the note names, if not all.
     Raises DataError for one that seems to judge the rows, since those that it marks as wrong would count as right
     answers, unless the table is `graded` by a column of its own.
     """
@@ -125,7 +128,8 @@ def check_unread(where: str, columns: Mapping[str, Iterable[object]], graded: bo
                 f"{where}: a column {list_columns([name])}, so not every row need be a right answer; rename it to "
                 "grade if it holds integers and 0 marks what is no right answer, or keep the rows that are and drop it"
             )
-    return [f"columns that are not read: {list_columns(list(columns))}"] if columns else []
+    unread = [name for name in columns if noted is None or name in noted]
+    return [f"columns that are not read: {list_columns(unread)}"] if unread else []
 
 
 def _are_judgements(name: str, cells: Iterable[object]) -> bool:

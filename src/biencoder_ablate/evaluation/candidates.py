@@ -31,9 +31,10 @@ _TASK_SHAPES = {
     "epa": ("portal", "any", True),
 }
 TASKS = tuple(_TASK_SHAPES)
-COUNTER_TASKS = tuple(name for name, (_, _, with_points) in _TASK_SHAPES.items() if not with_points)
 """The eight tasks of Wachsmuth et al. 2018, §5: same debate (sd), same theme (st) or entire portal (ep); opposing
 counters (oc), counters (c), opposing arguments (oa), arguments (a)."""
+COUNTER_TASKS = tuple(name for name, (_, _, with_points) in _TASK_SHAPES.items() if not with_points)
+"""Those whose candidates are counters alone."""
 
 
 @dataclass(frozen=True)

@@ -202,15 +202,16 @@ def _means_by_rule(
         values = []
         for cell in arms.cells[name]:
             for seed in arms.seeds or cell.runs:
-                record = _picked_record(
-                    cell.runs[seed].metrics,
-                    rule,
-                    key,
-                )
-                if record is None:
+                # Of a cross-validation each fold picks its own epoch.
+                folds = cell.runs[seed].parts or (cell.runs[seed],)
+                records = [_picked_record(fold.metrics, rule, key) for fold in folds]
+                picked = [record for record in records if record is not None]
+                if len(picked) < len(folds):
                     return None
-                values.append(record[key])
-                epochs.append(record["epoch"])
+                count = "num_points_clean" if key.endswith("_clean") else "num_points"
+                sizes = [fold.test.get(count, 1) for fold in folds]
+                values.append(float(np.average([record[key] for record in picked], weights=sizes)))
+                epochs += [record["epoch"] for record in picked]
         means[name] = float(np.mean(values))
     return means, epochs
 

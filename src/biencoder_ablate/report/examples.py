@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from biencoder_ablate.config import Config, DataConfig
 from biencoder_ablate.config.schema import cache_directory
+from biencoder_ablate.data.corpus import Corpus, as_one_split
 from biencoder_ablate.data.readers import load_corpus
 from biencoder_ablate.data.text_cache import SplitTexts, cache_texts, cached_texts
 from biencoder_ablate.report.analysis import Analysis
@@ -158,11 +161,25 @@ def load_texts(study: Study) -> SplitTexts:
             places.append({**settings, "path": str(run.path.parents[2] / str(path))})
         for place in places:
             try:
-                corpus = load_corpus(DataConfig(**place))
+                corpus = _corpus_of(run, place, study.fingerprint)
             except (ValueError, OSError, TypeError, AssertionError):
                 problem = f"the corpus cannot be read from {path} any more"
                 continue
-            if corpus.fingerprint == study.fingerprint:
+            if corpus is not None:
                 return cache_texts(cache, study.fingerprint, corpus)
             problem = f"the corpus of {path or 'this version of the package'} is not the one that these runs used"
     return SplitTexts({}, problem)
+
+
+def _corpus_of(run: Run, settings: Mapping[str, Any], fingerprint: str) -> Corpus | None:
+    """The corpus that a run used, read by these settings of the group `data`; None where it is another one by now.
+
+    Of all folds of a cross-validation every pair is a pair of test. Raises what load_corpus does.
+    """
+    if not run.parts:
+        corpus = load_corpus(DataConfig(**settings))
+        return corpus if corpus.fingerprint == fingerprint else None
+    corpus = load_corpus(DataConfig(**{**settings, "limit": None, "disjoint": False}))
+    if corpus.folds.get("pairs") != run.parts[0].identity["folds"]["pairs"]:
+        return None
+    return replace(corpus, test=as_one_split(corpus))

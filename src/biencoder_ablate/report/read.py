@@ -128,7 +128,8 @@ class Run:
 
     status: finished, failed, running, interrupted, not started or damaged. `identity` is the manifest's
     `determined_by`; empty where there is no manifest. `without` is the part taken out of the recipe, `nothing` for the
-    whole, None for a run of no such sweep. Others are compared with the `baseline`.
+    whole, None for a run of no such sweep. Others are compared with the `baseline`. `parts` are the runs of the folds
+    of a cross-validation, where this one stands for all of them.
     """
 
     path: Path
@@ -143,6 +144,7 @@ class Run:
     measured: Outcomes | None = None
     without: str | None = None
     baseline: bool = False
+    parts: tuple[Run, ...] = ()
 
     @property
     def name(self) -> str:

@@ -39,6 +39,7 @@ _NAMES = {
     "loss.name": "loss",
     "model.fingerprint": "encoder",
     "finetuned.run": "finetuned",
+    "folds.num": "data.folds",
 }
 _PLACES = {"fusion": 0, "fusion.name": 1, "model.fingerprint": 2}  # of settings that are read before the others
 _UNPREFIXED_AXES = ("head", "negatives", "encoder", "system")  # whose levels speak for themselves
@@ -133,10 +134,12 @@ class Study:
     def size(self) -> str:
         """How much there is, in words: 40 finished runs, 4 configurations, 10 seeds."""
         counts = {
-            "finished run": len(self.runs),
+            "finished run": sum(len(run.parts) or 1 for run in self.runs),
             "configuration": len(self.cells),
             "seed": len(self.seeds),
         }
+        if self.runs[0].parts:
+            counts["fold"] = len(self.runs[0].parts)
         return ", ".join(f"{num} {name}{'' if num == 1 else 's'}" for name, num in counts.items())
 
     @property

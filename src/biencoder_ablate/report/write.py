@@ -16,6 +16,7 @@ from biencoder_ablate.report import sentences
 from biencoder_ablate.report.analysis import Analysis, analyse
 from biencoder_ablate.report.diagnostics import baselines
 from biencoder_ablate.report.examples import load_texts, side_by_side
+from biencoder_ablate.report.folds import pool_folds
 from biencoder_ablate.report.plots import draw
 from biencoder_ablate.report.read import FINISHED, Collection, Protocol
 from biencoder_ablate.report.render import StudyReport, latex, markdown, missing_section, page, study_report
@@ -50,7 +51,9 @@ def write_report(
     """
     if output.exists() and not output.is_dir():
         raise ValueError(f"-o {output}: is a file; must be a directory, made if missing")
-    studies = make_studies(collection.runs)
+    runs, notes = pool_folds(collection.runs)
+    collection = replace(collection, notes=(*collection.notes, *notes))
+    studies = make_studies(runs)
     if not studies:
         raise ValueError(_none_finished(collection))
 
@@ -118,6 +121,8 @@ def write_report(
 
 def _none_finished(collection: Collection) -> str:
     runs = collection.runs
+    if collection.notes and any(run.status == FINISHED for run in runs):
+        return f"nothing to report on: {'; '.join(collection.notes)}"
     states = [f"{run.name}: {run.status}, {run.why}" for run in runs[:MOST_NAMED]]
     if len(runs) > MOST_NAMED:
         states.append(f"and {len(runs) - MOST_NAMED} more")

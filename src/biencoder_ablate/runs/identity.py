@@ -24,11 +24,13 @@ def identity(
     model_fingerprint: str,
     precision: str,
     finetuned: Mapping[str, Any] | None = None,
+    folds: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Everything that determines a run's results.
 
     `config` says what the candidates come to (`resolve_candidates`), `precision` is what training.precision came to,
-    and `finetuned` describes an encoder that another run has trained.
+    `finetuned` describes an encoder that another run has trained, and `folds` the cross-validation that the run is a
+    fold of.
     """
     named = _naming_settings(_without_idle_settings(config))
     named["data"] = data_fingerprint
@@ -36,6 +38,8 @@ def identity(
     named["training"]["precision"] = precision
     if finetuned is not None:
         named["finetuned"] = dict(finetuned)
+    if folds:
+        named["folds"] = dict(folds)
     return {"results_version": RESULTS_VERSION, **named}
 
 
@@ -72,14 +76,26 @@ def run_name(config: Config, determined_by: dict[str, Any]) -> str:
 
 
 def name_without_seed(determined_by: Mapping[str, Any]) -> str:
-    """One name for runs that differ in their seed alone: a hash over the identity without it.
+    """One name for runs that differ in their seed alone, or in their fold: a hash over the identity without it.
 
     Of an encoder that another run has trained, whose weights differ with the seed, the name of that run stands for it.
     """
-    rest = {key: value for key, value in determined_by.items() if key != "seed"}
+    rest = {key: value for key, value in without_fold(determined_by).items() if key != "seed"}
     if "finetuned" in rest:
         rest["finetuned"] = rest["finetuned"]["run"]
     return short_hash(rest)
+
+
+def without_fold(determined_by: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity without what sets the folds of a cross-validation apart: the fold, its split of the data, and the
+    weights of an encoder that was trained on it."""
+    rest = dict(determined_by)
+    if "folds" in rest:
+        rest["folds"] = {key: value for key, value in rest["folds"].items() if key != "fold"}
+        del rest["data"]
+        if "finetuned" in rest:
+            rest["finetuned"] = {key: value for key, value in rest["finetuned"].items() if key != "weights"}
+    return rest
 
 
 def short_hash(value: Any) -> str:

@@ -167,7 +167,7 @@ def plan_runs(configs: Sequence[Config]) -> list[RunPlan]:
         precision = choose_precision(config.training.precision, device)
         finetuned = find_finetuned(config, source)
         from_run = None if finetuned is None else finetuned.identity(config.seed)
-        determined_by = identity(config, data.fingerprint, source.fingerprint, precision, from_run)
+        determined_by = identity(config, data.fingerprint, source.fingerprint, precision, from_run, data.corpus.folds)
         name = run_name(config, determined_by)
         plans.append(RunPlan(config, data, source, loss, device, precision, determined_by, name, finetuned))
     return plans
@@ -297,7 +297,7 @@ def find_finetuned(config: Config, pretrained: ModelSource) -> FineTuned | None:
     key = f"model.finetuned={name}"
     path = find_run(name if "/" in name else Path(config.logs_dir) / name, sweeps=True)
     if SweepDirectory(path).runs_list.is_file():
-        path = _run_with_seed(SweepDirectory(path), config.seed, key)
+        path = _run_with_seed(SweepDirectory(path), config.seed, config.data.fold, key)
     elif RunDirectory(path).read_finished() is None:
         raise ConfigError(
             f"{key}: {path} is no finished run and no sweep; must be one that trained its encoder, as this makes: "
@@ -331,13 +331,15 @@ def _determined_by(run: Path, key: str) -> Mapping[str, Any]:
     return determined_by
 
 
-def _run_with_seed(sweep: SweepDirectory, seed: int, key: str) -> Path:
-    """The one finished run with this seed among a sweep's. Raises ConfigError, naming `key`."""
+def _run_with_seed(sweep: SweepDirectory, seed: int, fold: int | None, key: str) -> Path:
+    """The one finished run with this seed among a sweep's, and of this fold. Raises ConfigError, naming `key`."""
     by_seed: dict[int, list[Path]] = {}
     for job in sweep.read()["jobs"]:
         run = (sweep.path / job["directory"]).resolve()
         if RunDirectory(run).read_finished() is not None:
-            by_seed.setdefault(_determined_by(run, key)["seed"], []).append(run)
+            determined_by = _determined_by(run, key)
+            if fold is None or determined_by.get("folds", {}).get("fold", fold) == fold:
+                by_seed.setdefault(determined_by["seed"], []).append(run)
 
     runs = by_seed.get(seed, [])
     if not runs:
