@@ -15,7 +15,6 @@ from urllib.parse import quote
 import numpy as np
 
 from biencoder_ablate.config.schema import MEASURING_KEYS
-from biencoder_ablate.data.readers import load_corpus
 from biencoder_ablate.data.text_table import build_table
 from biencoder_ablate.evaluation.baselines import MEASURED, SIMILARITIES, encoder_metrics, lexical_metrics
 from biencoder_ablate.evaluation.candidates import TASKS, build_task
@@ -119,9 +118,10 @@ def evaluate(
         raise PermissionError(f"{run_dir}: cannot be written to, and evaluations/ belongs there; copy the run first")
     log = RunLog(None, quiet)
     settings = run.config.evaluation
-    corpus = load_corpus(run.config.data)
+    corpus, notes = run.corpus()
     table = build_table(corpus)
-    tasks, notes = _build_tasks(run, corpus, table)
+    tasks, notes_of_clean = _build_tasks(run, corpus, table)
+    notes = [*corpus.notes, *notes, *notes_of_clean]
 
     # h of all texts, from the cache where this reading of them is there.
     seconds = {}
@@ -231,18 +231,22 @@ def _build_tasks(
     """
     from biencoder_ablate.evaluation.protocols import leave_out_seen
 
-    notes = list(corpus.notes)
+    notes = []
     splits = {name: table.splits[name] for name in MEASURED if len(table.splits[name])}
     # What the run was trained on may be in another corpus's texts too.
     if corpus.fingerprint != run.trained_on:
-        notes.append("not the corpus, or not the part of it, that the run's own figures are of")
         try:
-            published = load_corpus(run.trained.data).published
+            own = run.own_corpus()
         except (ValueError, OSError) as error:
             notes.append(
                 f"clean figures do not leave out texts that the run was trained on: its corpus is gone ({error})"
             )
         else:
+            if own.fingerprint != run.trained_on:
+                notes.append(
+                    "clean figures leave out what the run's corpus holds now, and not what the run was trained on"
+                )
+            published = own.published
             seen = {"val": published["train"], "test": published["train"] | published["val"]}
             splits = {name: leave_out_seen(split, seen[name]) for name, split in splits.items()}
     return {name: build_task(split) for name, split in splits.items()}, notes

@@ -221,12 +221,13 @@ def open_search(
 def _search_corpus(run_dir: str | Path, overrides: Sequence[str]) -> Search:
     """A run's model over its own corpus, whose texts have their features in the cache."""
     from biencoder_ablate.api import open_run
-    from biencoder_ablate.data.readers import load_corpus
     from biencoder_ablate.data.text_table import build_table
 
     run = open_run(run_dir, overrides)
     model = run.load_model()
-    corpus = load_corpus(run.config.data)
+    corpus, notes = run.corpus()
+    for note in notes:
+        print(f"note: {printable(note)}", file=sys.stderr)
     if corpus.documents:
         places = distinct_texts((document.id, document.text) for document in corpus.documents)
     else:
