@@ -22,7 +22,7 @@ from biencoder_ablate.runs.directory import find_run
 from biencoder_ablate.runs.identity import short_hash
 from biencoder_ablate.utils.command import add_json_option, print_json, run_command
 from biencoder_ablate.utils.console import RunLog, format_number, text_table
-from biencoder_ablate.utils.files import expand_user, replace_nonfinite, write_json, write_text
+from biencoder_ablate.utils.files import expand_user, refuse_link, replace_nonfinite, write_json, write_text
 
 if TYPE_CHECKING:
     from biencoder_ablate.api import TrainedRun
@@ -116,6 +116,7 @@ def evaluate(
     run = open_run(run_dir, overrides)
     if not os.access(run.path, os.W_OK):
         raise PermissionError(f"{run_dir}: cannot be written to, and evaluations/ belongs there; copy the run first")
+    refuse_link(run.path / "evaluations")
     log = RunLog(None, quiet)
     settings = run.config.evaluation
     corpus, notes = run.corpus()
@@ -258,6 +259,7 @@ def keep(run_dir: str | Path, report: Mapping[str, Any]) -> Path:
     rows = "_baselines" if "baselines" in report else ""
     name = f"{report['data']['name']}_rerank{report['evaluation']['rerank']}{rows}_{determined_by}.json"
     path = expand_user(run_dir) / "evaluations" / name
+    refuse_link(path.parent)
     path.parent.mkdir(exist_ok=True)
     write_json(path, report)
     return path

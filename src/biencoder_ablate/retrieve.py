@@ -23,7 +23,7 @@ from biencoder_ablate.data.tabular import SUFFIXES, cell_text, decode_text, list
 from biencoder_ablate.utils.cache import load_entry, seal
 from biencoder_ablate.utils.command import add_json_option, print_json, run_command
 from biencoder_ablate.utils.console import RunLog, printable, progress_bar
-from biencoder_ablate.utils.files import expand_user, whole_directory
+from biencoder_ablate.utils.files import expand_user, refuse_link, whole_directory
 
 if TYPE_CHECKING:
     from biencoder_ablate.api import SearchIndex, TrainedModel
@@ -290,6 +290,7 @@ def save_index(path: Path, index: SearchIndex, places: Sequence[Sequence[str]]) 
     arrays = {"h": index.h, "centre": index.targets.centre, "extended": index.targets.extended}
     arrays = {name: value.cpu().contiguous() for name, value in arrays.items()}
     arrays["keys"] = torch.from_numpy(index.keys)
+    refuse_link(path.parent)
     listed = json.dumps({"texts": list(index.texts), "places": list(places)}, ensure_ascii=False)
     with contextlib.suppress(OSError):
         with whole_directory(path) as partial:

@@ -1,7 +1,7 @@
 """The settings that a run has kept in its .hydra/config.yaml, read without asking this machine for anything.
 
-A logs directory may come from someone else. `${seed}`, another key of the same file, is filled in; what a resolver would
-have to look up, as `${oc.env:TOKEN}` an environment variable, stays the text that it is. Loads no torch.
+A logs directory may come from someone else. `${seed}`, another key of the same file, is filled in; what a resolver
+would have to look up, as `${oc.env:TOKEN}` an environment variable, stays the text that it is. Loads no torch.
 """
 
 from __future__ import annotations

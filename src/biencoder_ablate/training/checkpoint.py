@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from torch.utils._pytree import tree_map_only
 from biencoder_ablate.runs.records import Record, select_epoch
 from biencoder_ablate.utils.cache import checksum
 from biencoder_ablate.utils.console import format_error
-from biencoder_ablate.utils.files import whole_file, write_text
+from biencoder_ablate.utils.files import remove, whole_file, write_text
 
 
 @dataclass
@@ -226,8 +225,7 @@ def load_best(directory: Path, state: RunState, model: torch.nn.Module) -> None:
 
 def remove_checkpoint(directory: Path) -> None:
     """Remove a finished run's checkpoint, if there is one."""
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(directory)
+    remove(directory)
 
 
 def _best_path(directory: Path, epoch: int | None) -> Path:
