@@ -23,7 +23,7 @@ from biencoder_ablate.data.tabular import SUFFIXES, cell_text, decode_text, list
 from biencoder_ablate.utils.cache import load_entry, seal
 from biencoder_ablate.utils.command import add_json_option, print_json, run_command
 from biencoder_ablate.utils.console import RunLog, printable, progress_bar
-from biencoder_ablate.utils.files import expand_user, refuse_link, whole_directory
+from biencoder_ablate.utils.files import expand_user, read_given, refuse_link, whole_directory
 
 if TYPE_CHECKING:
     from biencoder_ablate.api import SearchIndex, TrainedModel
@@ -277,7 +277,7 @@ def read_texts(option: str, path: Path, content: bytes, columns: str | None = No
 
 def _read(option: str, path: Path) -> bytes:
     try:
-        return expand_user(path).read_bytes()
+        return read_given(expand_user(path))
     except OSError as error:
         raise ValueError(f"{option} {path}: cannot be read ({error.strerror})") from error
 

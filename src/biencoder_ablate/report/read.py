@@ -361,7 +361,7 @@ def _read_outcomes(path: Path, metric: Metric) -> Outcomes:
 
     Most of a line is of no use here, so lines are cut rather than parsed where they have the form that runs write.
     """
-    data = path.read_bytes()
+    data = read_regular(path)
     first_test = max(0, data.find(b'"test"'))
     start = data.rfind(b"\n", 0, first_test) + 1  # val's lines come first
     rows = []

@@ -17,6 +17,7 @@ from biencoder_ablate.utils.files import (
     Damaged,
     expand_user,
     load_json,
+    read_regular,
     refuse_link,
     remove,
     require,
@@ -141,7 +142,7 @@ def _lock_files(path: Path) -> tuple[Path, Path]:
 
 def _read_holder(holder_file: Path) -> str:
     try:
-        return holder_file.read_text("utf-8") or "another process"
+        return read_regular(holder_file).decode() or "another process"
     except (OSError, ValueError):
         return "another process"
 

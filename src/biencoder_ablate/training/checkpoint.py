@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_map_only
 from biencoder_ablate.runs.records import Record, select_epoch
 from biencoder_ablate.utils.cache import checksum
 from biencoder_ablate.utils.console import format_error
-from biencoder_ablate.utils.files import remove, whole_file, write_text
+from biencoder_ablate.utils.files import read_regular, remove, whole_file, write_text
 
 
 @dataclass
@@ -205,7 +205,7 @@ def _checked_state(content: dict[str, Any], select: str) -> RunState:
 def _read_checked(path: Path) -> Any:
     """What torch.save wrote to `path`. Raises DamagedCheckpoint where it is not as it was written."""
     try:
-        known = path.with_name(path.name + ".sha256").read_text("utf-8").split()
+        known = read_regular(path.with_name(path.name + ".sha256")).decode().split()
         is_whole = checksum(path) in known
     except (OSError, ValueError) as error:
         raise DamagedCheckpoint(f"{path.name} has no checksum that can be read") from error

@@ -188,6 +188,15 @@ def read_regular(path: Path) -> bytes:
         return file.read()
 
 
+def read_given(path: Path) -> bytes:
+    """The content of a file that a person names: a regular one, or what the shell gives for <(…) or standard input.
+
+    Raises OSError for any other pipe or device, which might never end.
+    """
+    is_of_the_shell = path.parent.name == "fd" or path.name == "stdin"
+    return path.read_bytes() if is_of_the_shell else read_regular(path)
+
+
 def open_regular(path: Path, flags: int = 0) -> IO[bytes]:
     """Open a regular file for reading, with these flags of os.open besides. Raises OSError, naming what it is not."""
     # Opening a pipe would else wait for a writer.
