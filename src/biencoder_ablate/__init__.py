@@ -1,12 +1,33 @@
 """biencoder-ablate: does this part of my head earn its place?"""
 
-from __future__ import annotations
+# No `from __future__` here: it would be looked for in the working directory before that is left out.
+import os
+import sys
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from biencoder_ablate.version import __version__
+def _leave_out_working_directory() -> None:
+    """After `python -m biencoder_ablate…` look for no module in the working directory, which Python has put first.
+
+    A torch.py or hydra_plugins/ that lies beside somebody's logs would else be run. What PYTHONPATH names stays, and so
+    does a directory that this package itself is imported from; processes that are started from here do likewise.
+    """
+    if sys.argv[:1] != ["-m"] or sys.flags.safe_path or not sys.path:
+        return
+    home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    first = os.path.realpath(sys.path[0] or os.curdir)
+    if first == os.path.realpath(os.curdir) and first != os.path.realpath(home):
+        del sys.path[0]
+        os.environ["PYTHONSAFEPATH"] = "1"
+
+
+_leave_out_working_directory()
+
+# What follows may be looked for.
+from collections.abc import Sequence  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import TYPE_CHECKING  # noqa: E402
+
+from biencoder_ablate.version import __version__  # noqa: E402
 
 if TYPE_CHECKING:
     from biencoder_ablate.api import TrainedModel
@@ -14,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["__version__", "load"]
 
 
-def load(run_dir: str | Path, overrides: Sequence[str] = ()) -> TrainedModel:
+def load(run_dir: str | Path, overrides: Sequence[str] = ()) -> "TrainedModel":
     """The trained model of a finished run: `encode_points`, `encode_candidates`, `score`, `retrieve`.
 
     `run_dir` is the run's directory, its bare name in logs/runs, `latest`, or what `biencoder_ablate.export` wrote.

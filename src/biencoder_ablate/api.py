@@ -18,14 +18,15 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import OmegaConf
-from omegaconf.errors import InterpolationResolutionError
 from torch import Tensor
 
 from biencoder_ablate.config import Config, ConfigError, DataConfig
 from biencoder_ablate.config.compose import compose_command, parse_arguments, to_config
+from biencoder_ablate.config.kept import escape, read_settings
 from biencoder_ablate.config.schema import MEASURING_KEYS, cache_directory, check, schema_keys
 from biencoder_ablate.data.candidate_choice import measured_candidates
-from biencoder_ablate.data.corpus import text_key
+from biencoder_ablate.data.corpus import Corpus, text_key
+from biencoder_ablate.data.readers import load_corpus
 from biencoder_ablate.data.text_table import TextTable, points_of
 from biencoder_ablate.encoder.device import choose_device, choose_precision
 from biencoder_ablate.encoder.features import features_of
@@ -48,7 +49,7 @@ from biencoder_ablate.model.saved import ModelSpec, encoder_source, read_model_s
 from biencoder_ablate.runs.directory import RunDirectory, find_run
 from biencoder_ablate.utils.arrays import concatenate_fields
 from biencoder_ablate.utils.console import RunLog, format_error
-from biencoder_ablate.utils.files import Damaged, load_yaml, read_json
+from biencoder_ablate.utils.files import Damaged, read_json
 
 BLOCK_FLOATS = 16_000_000
 """How many distances are computed at a time (64 MB)."""
@@ -268,6 +269,8 @@ class TrainedRun:
     result: Mapping[str, Any]
     trained_on: str | None
     contract: ModelSpec
+    is_data_given: bool = False
+    """Whether the overrides say which corpus is meant."""
 
     @property
     def name(self) -> str:
@@ -312,9 +315,57 @@ class TrainedRun:
         """The trained projections and head, on the device, in eval mode."""
         return restore_biencoder(self.path / "model", self.contract).to(self.settings.device)
 
+    def corpus(self) -> tuple[Corpus, list[str]]:
+        """The corpus to measure or search, and what must be said where it is not the one that the run was trained on.
+
+        Raises ConfigError and DataError as `load_corpus`.
+        """
+        corpus = load_corpus(self.config.data) if self.is_data_given else self.own_corpus()
+        if corpus.fingerprint == self.trained_on:
+            return corpus, []
+        if self.is_data_given:
+            return corpus, ["not the corpus, or not the part of it, that the run's own figures are of"]
+        place = self.trained.data.path or f"data={self.trained.data.name}"
+        return corpus, [
+            f"{place} is no longer the corpus that the run was trained on: other texts, or another file of that name, "
+            "or read by another version; give data.path=… of the one that was"
+        ]
+
+    def own_corpus(self) -> Corpus:
+        """What lies now where the run read its corpus, a relative path as seen from here or from where the run was
+        started: the first that is still the same, or the first that can be read. Raises as `load_corpus`."""
+        settings = self.trained.data
+        places = [settings]
+        if settings.path is not None and not settings.path.startswith(("/", "~")):
+            there = _started_in(self.path, self.trained.logs_dir) / settings.path
+            if there.exists():
+                places.append(replace(settings, path=str(there)))
+
+        read, errors = [], []
+        for place in places:
+            try:
+                corpus = load_corpus(place)
+            except (ValueError, OSError) as error:
+                errors.append(error)
+                continue
+            if corpus.fingerprint == self.trained_on:
+                return corpus
+            read.append(corpus)
+        if not read:
+            raise errors[0]
+        return read[0]
+
     def load_model(self) -> TrainedModel:
         """The run's model, ready for texts. Raises ConfigError as `source`."""
         return TrainedModel(self.name, self.encoder(), self.biencoder(), self.config.evaluation.rerank)
+
+
+def _started_in(run: Path, logs_dir: str) -> Path:
+    """The directory that a run was started in, as far as its own place, logs_dir/runs/NAME, tells."""
+    logs = run.resolve().parent.parent
+    parts = Path(logs_dir).parts
+    is_below = parts and logs.parts[-len(parts) :] == parts
+    return logs.parents[len(parts) - 1] if is_below else logs.parent
 
 
 def open_run(run_dir: str | Path, overrides: Sequence[str]) -> TrainedRun:
@@ -342,10 +393,10 @@ def open_run(run_dir: str | Path, overrides: Sequence[str]) -> TrainedRun:
     if not model.is_dir():
         raise ConfigError(f"{model}: no such directory; train the run again with training.save_model=true rerun=true")
 
-    composed = OmegaConf.create(load_yaml(config_file))
+    composed = OmegaConf.create(escape(read_settings(config_file)))
     try:
         trained = config = to_config(composed, checked=False)
-    except (ConfigError, InterpolationResolutionError) as error:
+    except ConfigError as error:
         raise ConfigError(f"{config_file}: {format_error(error)}") from error
     if overrides:  # composing them takes Hydra a fifth of a second
         config = to_config(_overridden(composed, overrides), checked=False)
@@ -355,7 +406,9 @@ def open_run(run_dir: str | Path, overrides: Sequence[str]) -> TrainedRun:
     if not isinstance(determined_by, dict):
         determined_by = {}
     trained, config = _with_candidates(trained, config, measured_candidates(determined_by, result))
-    return TrainedRun(path, trained, config, result, determined_by.get("data"), read_model_spec(model))
+    is_data_given = any(override.lstrip("+").startswith(("data=", "data.")) for override in overrides)
+    trained_on = determined_by.get("data")
+    return TrainedRun(path, trained, config, result, trained_on, read_model_spec(model), is_data_given)
 
 
 def _with_candidates(trained: Config, config: Config, measured: str) -> tuple[Config, Config]:
@@ -397,5 +450,5 @@ def _overridden(composed: Any, overrides: Sequence[str]) -> Any:
     changed = OmegaConf.create({})
     for key, _ in schema_keys():
         if key in keys or (is_other_corpus and key.startswith("data.")):
-            OmegaConf.update(changed, key, OmegaConf.select(new, key), force_add=True)
+            OmegaConf.update(changed, key, escape(OmegaConf.select(new, key)), force_add=True)
     return OmegaConf.merge(composed, changed)

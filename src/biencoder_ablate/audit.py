@@ -286,8 +286,8 @@ def audit_corpus(
         near_shared[f"{earlier}_{later}"] = _num_near_shared(near, keys[earlier], keys[later])
     shared_pairs = {}
     for name, earlier_splits in SEEN_BEFORE.items():
-        later = table.splits[name.rpartition("_")[2]]
-        shared_pairs[name] = count_seen(later, seen_in(table.splits[earlier] for earlier in earlier_splits), near)
+        later_split = table.splits[name.rpartition("_")[2]]
+        shared_pairs[name] = count_seen(later_split, seen_in(table.splits[earlier] for earlier in earlier_splits), near)
     return {
         "name": corpus.name,
         "asks_pairs": corpus.asks_pairs,

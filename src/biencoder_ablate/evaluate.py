@@ -16,7 +16,6 @@ import numpy as np
 
 from biencoder_ablate.config.schema import MEASURING_KEYS
 from biencoder_ablate.data.candidate_choice import IN_WORDS, resolve_candidates
-from biencoder_ablate.data.readers import load_corpus
 from biencoder_ablate.data.text_table import build_table
 from biencoder_ablate.evaluation.baselines import MEASURED, SIMILARITIES, encoder_metrics, lexical_metrics
 from biencoder_ablate.evaluation.candidates import TASKS, build_task
@@ -24,7 +23,7 @@ from biencoder_ablate.runs.directory import find_run
 from biencoder_ablate.runs.identity import short_hash
 from biencoder_ablate.utils.command import add_json_option, print_json, run_command
 from biencoder_ablate.utils.console import RunLog, format_number, text_table
-from biencoder_ablate.utils.files import expand_user, replace_nonfinite, write_json, write_text
+from biencoder_ablate.utils.files import expand_user, refuse_link, replace_nonfinite, write_json, write_text
 
 if TYPE_CHECKING:
     from biencoder_ablate.api import TrainedRun
@@ -118,11 +117,13 @@ def evaluate(
     run = open_run(run_dir, overrides)
     if not os.access(run.path, os.W_OK):
         raise PermissionError(f"{run_dir}: cannot be written to, and evaluations/ belongs there; copy the run first")
+    refuse_link(run.path / "evaluations")
     log = RunLog(None, quiet)
-    corpus = load_corpus(run.config.data)
+    corpus, notes = run.corpus()
     settings = resolve_candidates(run.config, corpus).evaluation
     table = build_table(corpus)
-    tasks, notes = _build_tasks(run, corpus, table, settings.candidates)
+    tasks, notes_of_clean = _build_tasks(run, corpus, table, settings.candidates)
+    notes = [*corpus.notes, *notes, *notes_of_clean]
 
     # h of all texts, from the cache where this reading of them is there.
     seconds = {}
@@ -237,21 +238,25 @@ def _build_tasks(
     """
     from biencoder_ablate.evaluation.protocols import leave_out_seen
 
-    notes = list(corpus.notes)
-    own = run.trained.evaluation.candidates
-    if among != own:
-        notes.append(f"ranked {IN_WORDS[str(among)]}; the run's own figures are {IN_WORDS[str(own)]}")
+    notes = []
+    ranked_by_run = run.trained.evaluation.candidates
+    if among != ranked_by_run:
+        notes.append(f"ranked {IN_WORDS[str(among)]}; the run's own figures are {IN_WORDS[str(ranked_by_run)]}")
     splits = {name: table.splits[name] for name in MEASURED if len(table.splits[name])}
     # What the run was trained on may be in another corpus's texts too.
     if corpus.fingerprint != run.trained_on:
-        notes.append("not the corpus, or not the part of it, that the run's own figures are of")
         try:
-            published = load_corpus(run.trained.data).published
+            own = run.own_corpus()
         except (ValueError, OSError) as error:
             notes.append(
                 f"clean figures do not leave out texts that the run was trained on: its corpus is gone ({error})"
             )
         else:
+            if own.fingerprint != run.trained_on:
+                notes.append(
+                    "clean figures leave out what the run's corpus holds now, and not what the run was trained on"
+                )
+            published = own.published
             seen = {"val": published["train"], "test": published["train"] | published["val"]}
             splits = {name: leave_out_seen(split, seen[name]) for name, split in splits.items()}
     return {name: build_task(split, among) for name, split in splits.items()}, notes
@@ -263,6 +268,7 @@ def keep(run_dir: str | Path, report: Mapping[str, Any]) -> Path:
     rows = "_baselines" if "baselines" in report else ""
     name = f"{report['data']['name']}_rerank{report['evaluation']['rerank']}{rows}_{determined_by}.json"
     path = expand_user(run_dir) / "evaluations" / name
+    refuse_link(path.parent)
     path.parent.mkdir(exist_ok=True)
     write_json(path, report)
     return path

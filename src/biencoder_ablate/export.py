@@ -20,6 +20,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from biencoder_ablate.config.kept import escape, read_settings
 from biencoder_ablate.config.schema import MEASURING_KEYS, looks_like_path
 from biencoder_ablate.data.corpus import text_key
 from biencoder_ablate.utils.command import run_command
@@ -219,9 +220,9 @@ def _write_run(run: TrainedRun, out: Path) -> None:
         copy_regular(run.path / name, out / "run" / name)
 
     # Nothing of this machine's directories goes to others.
-    config = OmegaConf.create(load_yaml(run.path / ".hydra" / "config.yaml"))
+    config = OmegaConf.create(escape(read_settings(run.path / ".hydra" / "config.yaml")))
     for key in ("data.path", "model.name_or_path", "model.finetuned"):
-        OmegaConf.update(config, key, _public_name(OmegaConf.select(config, key)))
+        OmegaConf.update(config, key, escape(_public_name(OmegaConf.select(config, key))))
     OmegaConf.update(config, "logs_dir", "logs")
     OmegaConf.update(config, "cache_dir", None)
     OmegaConf.save(config, out / "run" / ".hydra" / "config.yaml")

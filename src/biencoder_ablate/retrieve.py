@@ -24,7 +24,7 @@ from biencoder_ablate.data.tabular import SUFFIXES, cell_text, decode_text, list
 from biencoder_ablate.utils.cache import load_entry, seal
 from biencoder_ablate.utils.command import add_json_option, print_json, run_command
 from biencoder_ablate.utils.console import RunLog, printable, progress_bar
-from biencoder_ablate.utils.files import expand_user, whole_directory
+from biencoder_ablate.utils.files import expand_user, read_given, refuse_link, whole_directory
 
 if TYPE_CHECKING:
     from biencoder_ablate.api import SearchIndex, TrainedModel
@@ -228,12 +228,13 @@ def _search_corpus(run_dir: str | Path, overrides: Sequence[str]) -> Search:
     """A run's model over its own corpus, whose texts have their features in the cache."""
     from biencoder_ablate.api import open_run
     from biencoder_ablate.data.candidate_choice import resolve_candidates
-    from biencoder_ablate.data.readers import load_corpus
     from biencoder_ablate.data.text_table import build_table
 
     run = open_run(run_dir, overrides)
     model = run.load_model()
-    corpus = load_corpus(run.config.data)
+    corpus, notes = run.corpus()
+    for note in notes:
+        print(f"note: {printable(note)}", file=sys.stderr)
     among = resolve_candidates(run.config, corpus).evaluation.candidates
     if corpus.documents:
         places = distinct_texts((document.id, document.text) for document in corpus.documents)
@@ -291,7 +292,7 @@ def read_texts(
 
 def _read(option: str, path: Path) -> bytes:
     try:
-        return expand_user(path).read_bytes()
+        return read_given(expand_user(path))
     except OSError as error:
         raise ValueError(f"{option} {path}: cannot be read ({error.strerror})") from error
 
@@ -304,6 +305,7 @@ def save_index(path: Path, index: SearchIndex, places: Sequence[Sequence[str]]) 
     arrays = {"h": index.h, "centre": index.targets.centre, "extended": index.targets.extended}
     arrays = {name: value.cpu().contiguous() for name, value in arrays.items()}
     arrays["keys"] = torch.from_numpy(index.keys)
+    refuse_link(path.parent)
     listed = json.dumps({"texts": list(index.texts), "places": list(places)}, ensure_ascii=False)
     with contextlib.suppress(OSError):
         with whole_directory(path) as partial:

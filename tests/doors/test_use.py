@@ -389,3 +389,35 @@ def test_one_after_another_on_a_terminal(quick_run, monkeypatch):
     ended = ask(quick_run, "-k", 1)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("argument> ") == 3 and ended.stdout.count("\n1. ") == 2
+
+
+# --- the working directory ---
+
+IN_THE_WAY = ("torch", "numpy", "yaml", "omegaconf", "hydra", "conf", "pathlib", "typing", "__future__", "argparse")
+
+
+DOORS = [
+    (["biencoder_ablate", "plan=true", "model=tiny"], "1 to run"),
+    (["biencoder_ablate.runs"], "no runs here"),
+    (["biencoder_ablate.evaluate", "x"], "no result.json there"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), DOORS)
+def test_a_door_runs_nothing_of_the_working_directory(arguments, said, tmp_path):
+    """Files called like modules, as they may lie beside logs that came from someone else."""
+    for name in IN_THE_WAY:
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong one')\n")
+    (tmp_path / "hydra_plugins" / "theirs").mkdir(parents=True)
+    (tmp_path / "hydra_plugins" / "theirs" / "__init__.py").write_text("raise SystemExit('the wrong one')\n")
+    ended = run_python(["-m", *arguments], tmp_path)
+    assert said in ended.stderr + ended.stdout
+
+
+def test_a_program_that_imports_the_package_keeps_its_own_path(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import sys\nbefore = list(sys.path)\nimport biencoder_ablate\nassert sys.path == before\n"
+    )
+    for arguments in (["-m", "mine"], ["mine.py"], ["-c", "import mine"]):
+        ended = run_python(arguments, tmp_path)
+        assert ended.returncode == 0, ended.stderr

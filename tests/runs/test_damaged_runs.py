@@ -216,6 +216,21 @@ def test_lines_are_named_by_their_number(tmp_path):
         load_metrics(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["model/biencoder.safetensors", "model/encoder/model.safetensors"])
+def test_a_pipe_among_the_weights_is_not_waited_for(name, trained_encoder, tmp_path):
+    (trained_encoder / name).unlink()
+    os.mkfifo(trained_encoder / name)
+    ended = run_here(["retrieve", str(trained_encoder), "Zoos are cruel."], tmp_path)
+    assert ended.returncode == 1 and ended.stderr.count("\n") == 1 and Path(name).parts[-2] in ended.stderr
+
+
+def test_a_pipe_in_place_of_the_rankings_costs_the_report_one_run(logs):
+    (logs / "runs" / "broken" / "rankings.jsonl").unlink()
+    os.mkfifo(logs / "runs" / "broken" / "rankings.jsonl")
+    states = {run.name: run.status for run in collect([logs]).runs}
+    assert sorted(states.values()) == ["damaged", "finished"] and states["broken"] == "damaged"
+
+
 # --- exports ---
 
 

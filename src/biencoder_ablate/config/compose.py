@@ -30,6 +30,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
+from biencoder_ablate.config.kept import escape
 from biencoder_ablate.config.overrides import (
     EXTRAS,
     check_extra,
@@ -272,7 +273,7 @@ def to_config(composed: DictConfig, checked: bool = True) -> Config:
         if OmegaConf.get_type(composed) is Config:  # Hydra has held every key and type against the schema
             config = _as_dataclass(Config, plain)
         else:
-            config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
+            config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), escape(plain)))
     except InterpolationResolutionError:
         raise
     except OmegaConfBaseException as error:
@@ -306,11 +307,13 @@ def unresolved(overrides: Any) -> list[str]:
 
 
 def without_hydra(composed: DictConfig) -> str:
-    """A composed config as YAML, without Hydra's own settings."""
-    plain = OmegaConf.to_container(composed, resolve=False)
-    assert isinstance(plain, dict)
-    plain.pop("hydra", None)
-    return OmegaConf.to_yaml(OmegaConf.create(plain))
+    """A composed config as YAML, without Hydra's own settings: what the run is told, so that it can be used where an
+    environment variable of its `${…}` is another, or none. A tracker's settings, which may hold a key, stay as given.
+    """
+    plain: Any = OmegaConf.to_container(composed, resolve=False)
+    values: Any = OmegaConf.to_container(composed, resolve=True)
+    kept = {key: plain[key] if key == "tracker" else escape(values[key]) for key in plain if key != "hydra"}
+    return OmegaConf.to_yaml(OmegaConf.create(kept))
 
 
 @contextlib.contextmanager

@@ -88,7 +88,9 @@ class ModelConfig:
     max_tokens: int = _key(128, "an integer from 8 to 8192", True, low=8, high=8192)
     towers: str = _key("shared", "shared or separate", True, choices=("shared", "separate"))
     similarity: str = _key("euclidean", "euclidean or cosine", True, choices=("euclidean", "cosine"))
-    retrieval_dim: int | None = _key(128, "null (the encoder's width), or an integer of 1 or more", True, low=1)
+    retrieval_dim: int | None = _key(
+        128, "null (the encoder's width), or an integer of 1 or more, at most 65536", True, low=1, high=65_536
+    )
     projection_init: str = _key("random", "random or identity", True, choices=("random", "identity"))
     head_init: str = _key("random", "random or zero", True, choices=("random", "zero"))
     point_prompt: str | None = _key(None, "null, or what is put before a text that asks", "changed")
@@ -112,7 +114,9 @@ class HeadConfig:
     activation_position: str | None = _key(
         None, "after_linear2 or before_linear2", True, choices=("after_linear2", "before_linear2")
     )
-    hidden: int | None = _key(None, "an integer of 1 or more (the width of head=mlp)", True, low=1)
+    hidden: int | None = _key(
+        None, "an integer of 1 or more, at most 65536 (the width of head=mlp)", True, low=1, high=65_536
+    )
     options: dict[str, Any] = _key(dict, "the keywords of a head that another package registers", True)
 
 
@@ -130,7 +134,7 @@ class NegativesConfig:
 
     schedule: str = _key("constant", "constant or curriculum", True, choices=("constant", "curriculum"))
     start: float | None = _key(None, "a number from 0 to 1 (only with negatives=curriculum)", True, low=0, high=1)
-    per_pair: int = _key(1, "an integer of 1 or more", True, low=1)
+    per_pair: int = _key(1, "an integer of 1 or more, at most 1000", True, low=1, high=1000)
     skip: int = _key(0, "an integer of 0 or more (so many of the nearest are left out)", True, low=0)
     depth: int | None = _key(
         None, "null (the nearest), or an integer of 1 or more (drawn from so many of the nearest)", True, low=1
@@ -176,7 +180,7 @@ class TrainingConfig:
     """How the model is trained (group `training`). The precision that `auto` comes to names the run."""
 
     epochs: int = _key(6, "an integer of 0 or more (0 only evaluates)", True, low=0)
-    batch_size: int = _key(8, "an integer of 1 or more", True, low=1)
+    batch_size: int = _key(8, "an integer of 1 or more, at most 1000000", True, low=1, high=1_000_000)
     learning_rate: float = _key(2e-5, "a number above 0 (the encoder's)", True, above=0)
     projection_learning_rate: float | None = _key(
         None, "null (the head's), or a number above 0 (for linear1)", True, above=0

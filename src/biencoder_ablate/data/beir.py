@@ -12,7 +12,7 @@ from typing import Any
 
 from biencoder_ablate.config.schema import DataConfig
 from biencoder_ablate.data.corpus import Corpus, DataError, Document, Pair, build_corpus
-from biencoder_ablate.data.readers import check_path, checked_by
+from biencoder_ablate.data.readers import check_path, check_zip, checked_by
 from biencoder_ablate.data.tabular import cell_text, list_columns, parse_json
 from biencoder_ablate.utils.console import printable
 from biencoder_ablate.utils.seeding import generator
@@ -37,7 +37,11 @@ def read_beir(settings: DataConfig) -> Corpus:
     """
     path = Path(str(settings.path)).expanduser()
     try:
-        top: Any = path if path.is_dir() else zipfile.Path(path)
+        top: Any = path
+        if not path.is_dir():
+            archive = zipfile.ZipFile(path)
+            check_zip(path, archive)
+            top = zipfile.Path(archive)
         folders = sorted((place for place in top.iterdir() if place.is_dir()), key=lambda place: place.name)
         home = next((place for place in (top, *folders) if (place / "corpus.jsonl").is_file()), None)
         if home is None:

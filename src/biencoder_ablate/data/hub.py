@@ -35,6 +35,8 @@ def _check_hub(settings: DataConfig) -> None:
     path = Path(settings.path).expanduser()
     if not path.exists() and (looks_like_path(settings.path) or path.suffix.lower() in _FILES):
         raise ConfigError(f"data.path={settings.path}: no such file or directory; must be {_WHAT}")
+    if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe or a device might never end
+        raise ConfigError(f"data.path={settings.path}: neither a regular file nor a directory; must be {_WHAT}")
     if path.is_file() and path.suffix.lower() not in _FILES:
         raise ConfigError(f"data.path={settings.path}: must be {_WHAT}")
     if importlib.util.find_spec("datasets") is None:

@@ -35,6 +35,7 @@ from biencoder_ablate.data.splitting import describe_folds, draw_splits
 from biencoder_ablate.data.splitting import split_debates as split_debates  # for other packages' readers
 from biencoder_ablate.data.tabular import SUFFIXES, cell_text, check_unread, parse_grade, read_table
 from biencoder_ablate.utils.console import printable
+from biencoder_ablate.utils.files import read_regular
 
 Check = Callable[[DataConfig], None]
 Reader = Callable[[DataConfig], Corpus]
@@ -92,6 +93,8 @@ def check_path(settings: DataConfig, what: str, takes: Sequence[str] = ()) -> Pa
     path = Path(settings.path).expanduser()
     if not path.exists():
         raise ConfigError(f"data.path={settings.path}: no such file or directory; must be {what}")
+    if not (path.is_file() or path.is_dir()):  # a pipe or a device might never end
+        raise ConfigError(f"data.path={settings.path}: neither a regular file nor a directory; must be {what}")
     return path
 
 
@@ -145,6 +148,11 @@ _ARGUMENT = re.compile(
     r"(?P<stance>pro|con)/(?P=stance)(?P<number>\d+)(?P<kind>a-point|b-counter)\.txt"
 )
 _MAX_ROOT_DEPTH = 3
+_MOST_ARGUMENT_BYTES = 1_000_000
+"""The published arguments have some thousands."""
+MOST_ZIP_RATIO = 100
+SMALL_ZIP_BYTES = 10_000_000
+"""How many times its size in a zip a file may be, and how large it may be at any rate."""
 
 
 def _check_arguana(settings: DataConfig) -> None:
@@ -163,15 +171,36 @@ def read_arguana(settings: DataConfig) -> Corpus:
     """
     path = Path(str(settings.path)).expanduser()
     if path.is_dir():
-        return _parse_arguana(path, _list_arguana(path), lambda name: (path / name).read_bytes())
+        return _parse_arguana(path, _list_arguana(path), lambda name: _read_argument(path, name))
     try:
         with zipfile.ZipFile(path) as archive:
+            check_zip(path, archive)
             return _parse_arguana(path, archive.namelist(), archive.read)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
         raise DataError(
             f"data.path={path}: cannot be read as a zip ({error}); must be the corpus's directory "
             "or its zip as published; download it again if it is damaged"
         ) from error
+
+
+def _read_argument(path: Path, name: str) -> bytes:
+    try:
+        return read_regular(path / name)
+    except OSError as error:
+        raise DataError(f"data.path={path}: {name} cannot be read ({error.strerror})") from error
+
+
+def check_zip(path: Path, archive: zipfile.ZipFile) -> None:
+    """Refuse a zip that comes to what no texts come to, before anything is unpacked. Raises DataError.
+
+    Texts are some 3 times as large as in their zip, and 20 times where they repeat themselves; zeros are 1000 times.
+    """
+    for member in archive.infolist():
+        if member.file_size > MOST_ZIP_RATIO * max(member.compress_size, SMALL_ZIP_BYTES / MOST_ZIP_RATIO):
+            raise DataError(
+                f"data.path={path}: {printable(member.filename)} is {member.file_size / 1e6:.0f} MB, over "
+                f"{MOST_ZIP_RATIO} times its size in the zip; texts are not, give its directory if these are"
+            )
 
 
 def _list_arguana(path: Path) -> Iterable[str]:
@@ -240,7 +269,11 @@ def _parse_arguana(path: Path, names: Iterable[str], read: Callable[[str], bytes
 
 def _argument_text(path: Path, name: str, read: Callable[[str], bytes]) -> str:
     try:
-        text = read(name).decode("utf-8-sig").strip()
+        content = read(name)
+        if len(content) > _MOST_ARGUMENT_BYTES:
+            size = f"{len(content) / 1e6:.1f} MB"
+            raise DataError(f"data.path={path}: {name} has {size}; an argument has at most 1 MB")
+        text = content.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
         raise DataError(f"data.path={path}: {name} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
     if not text:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from biencoder_ablate.config import ConfigError, ModelConfig
+from biencoder_ablate.encoder.declared import DECLARING_FILES
 from biencoder_ablate.encoder.tiny import make_tiny
 from biencoder_ablate.utils.cache import checksum
 from biencoder_ablate.utils.console import format_error, quiet_transformers
@@ -86,7 +87,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
     """The files in the hub's cache, where they are there, which needs no network; else from the hub."""
     from huggingface_hub import snapshot_download
 
-    files = ["config.json", "model.safetensors", *_TOKENIZER_FILES]
+    files = ["config.json", "model.safetensors", *_TOKENIZER_FILES, *DECLARING_FILES]
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=files, local_files_only=True))
     except Exception:  # not in the cache: whatever the reason, the hub is next

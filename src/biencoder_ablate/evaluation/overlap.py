@@ -184,7 +184,7 @@ def count_copies(task: RetrievalTask) -> dict[str, int]:
     - equal: the same after folding (copied ones included)
     - answers_missing: right answers that are no candidate
     """
-    key_of = {}
+    key_of: dict[int, int] = {}
     split = task.split
     for texts, keys in ((split.point, split.point_key), (split.counter, split.counter_key)):
         key_of.update(zip(texts.tolist(), keys.tolist(), strict=True))

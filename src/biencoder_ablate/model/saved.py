@@ -16,7 +16,15 @@ from biencoder_ablate.config.schema import ConfigError, ModelConfig
 from biencoder_ablate.encoder.pretrained import ModelSource, find_model, fingerprint_directory, is_same_encoder
 from biencoder_ablate.model.biencoder import Architecture, BiEncoder
 from biencoder_ablate.utils.console import format_error, quiet_transformers
-from biencoder_ablate.utils.files import Damaged, copy_regular, load_json, require, whole_directory, write_json
+from biencoder_ablate.utils.files import (
+    Damaged,
+    copy_regular,
+    load_json,
+    open_regular,
+    require,
+    whole_directory,
+    write_json,
+)
 
 ENCODER_PLACES = ("encoder", "../..", "../../transformer")
 """Where a copied encoder may lie, as seen from biencoder.json: beside it, or in an export around it."""
@@ -113,6 +121,7 @@ def restore_biencoder(directory: Path, spec: ModelSpec) -> BiEncoder:
             "train the run again with rerun=true"
         ) from error
     try:
+        open_regular(path).close()  # the library would wait for what a pipe never says
         model.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]

@@ -16,6 +16,7 @@ import numpy as np
 
 from biencoder_ablate.data.tabular import list_columns, read_table
 from biencoder_ablate.report.read import FINISHED, Collection, Metric, Outcomes, Protocol, Run
+from biencoder_ablate.utils.files import open_regular, read_given
 
 COLUMNS = ("system", "seed", "query", "value", "group", "baseline")
 RUN_FILE = re.compile(r"(?P<system>.+?)(?:[._-]seed(?P<seed>\d+))?(?:\.(?:run|trec|txt))?")
@@ -45,7 +46,7 @@ def read_csv(paths: Sequence[Path], measure: str = "value") -> Collection:
     baselines: set[str] = set()
     notes: list[str] = []
     for path in paths:
-        table = read_table(str(path), ".csv", path.read_bytes())
+        table = read_table(str(path), ".csv", read_given(path))
         notes += table.notes
         named = [name for name in table.columns if name not in COLUMNS]
         lacking = [name for name in ("seed", "query", "value") if name not in table.columns]
@@ -265,6 +266,7 @@ def _score(graded: Mapping[str, float], ranks: Mapping[str, float], metric: Metr
 
 def _lines(path: Path, num_columns: int) -> Iterator[tuple[str, list[str]]]:
     """The lines of a file that are not empty, as cells between blanks, each with where it stands."""
+    open_regular(path).close()
     with path.open(encoding="utf-8-sig") as file:
         try:
             for number, line in enumerate(file, start=1):

@@ -363,7 +363,7 @@ def _read_outcomes(path: Path, metric: Metric) -> Outcomes:
 
     Most of a line is of no use here, so lines are cut rather than parsed where they have the form that runs write.
     """
-    data = path.read_bytes()
+    data = read_regular(path)
     first_test = max(0, data.find(b'"test"'))
     start = data.rfind(b"\n", 0, first_test) + 1  # val's lines come first
     rows = []
@@ -407,7 +407,7 @@ def _read_outcomes(path: Path, metric: Metric) -> Outcomes:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    """The config of a run; empty where there is none, or one of another machine's environment. Raises Damaged."""
+    """The config of a run; empty where there is none. Raises Damaged."""
     try:
         content = read_regular(path)
     except OSError:
@@ -415,14 +415,9 @@ def _config(path: Path) -> dict[str, Any]:
     try:
         text = content.decode()
         if "${" in text:
-            from omegaconf import OmegaConf
-            from omegaconf.errors import OmegaConfBaseException
+            from biencoder_ablate.config.kept import fill_in
 
-            check_yaml(content)
-            try:
-                config: Any = OmegaConf.to_container(OmegaConf.create(text), resolve=True)
-            except OmegaConfBaseException:
-                return {}
+            config: Any = fill_in(path, require(path, _yaml(text)))
         else:  # group by group, as runs share most of them: a hundredth of the time, which counts with hundreds of runs
             config = {}
             for group in re.split(r"\n(?=\w)", text):
@@ -431,6 +426,8 @@ def _config(path: Path) -> dict[str, Any]:
                 if twice is not None:
                     raise ValueError(f"the key {twice} is given twice")
                 config |= values
+    except Damaged:
+        raise
     except (ValueError, TypeError, yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(getattr(error, "problem", None) or error).split())
         raise Damaged(path, f"cannot be read as YAML ({reason})") from error

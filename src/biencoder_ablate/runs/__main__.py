@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from biencoder_ablate.runs.records import load_metrics
 from biencoder_ablate.runs.status import STATUSES, RunStatus, SweepDirectory, run_status
 from biencoder_ablate.utils.command import add_json_option, print_json, run_command
 from biencoder_ablate.utils.console import format_number, printable, terminal_width, text_table
-from biencoder_ablate.utils.files import Damaged, directory_bytes, expand_user, load_yaml, require
+from biencoder_ablate.utils.files import Damaged, directory_bytes, expand_user, load_yaml, remove, require
 
 
 def list_runs(logs_dir: Path) -> list[RunStatus]:
@@ -135,7 +134,7 @@ def prune(runs: Sequence[RunStatus], statuses: Sequence[str], yes: bool) -> str:
     for run in chosen:
         try:
             with locked(run.directory.path):
-                shutil.rmtree(run.directory.path)
+                remove(run.directory.path)
         except RunBusy as error:
             raise ValueError(str(error)) from error
     return f"deleted {amount}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +12,17 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from biencoder_ablate.utils.files import NUMBER, Damaged, expand_user, load_json, require, require_numbers
+from biencoder_ablate.utils.files import (
+    NUMBER,
+    Damaged,
+    expand_user,
+    load_json,
+    read_regular,
+    refuse_link,
+    remove,
+    require,
+    require_numbers,
+)
 
 _LOOKING_SECONDS = 0.2
 """How long a run that starts bears with those who look whether it is free."""
@@ -95,6 +104,9 @@ def locked(path: Path) -> Iterator[None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock, holder_file = _lock_files(path)
+    for file in (lock, holder_file):  # a link may lead anywhere, and what it leads to would be emptied
+        if file.is_symlink():
+            file.unlink()
     held = FileLock(lock, timeout=_LOOKING_SECONDS, poll_interval=_LOOKING_SECONDS / 10)
     try:
         held.acquire()
@@ -113,7 +125,7 @@ def locked(path: Path) -> Iterator[None]:
 def holder(path: Path) -> str | None:
     """Who works in the run directory `path` right now, or None."""
     lock, holder_file = _lock_files(path)
-    if not lock.exists():
+    if lock.is_symlink() or not lock.exists():
         return None
     try:
         with FileLock(lock, timeout=_LOOKING_SECONDS / 4, poll_interval=_LOOKING_SECONDS / 20):
@@ -130,7 +142,7 @@ def _lock_files(path: Path) -> tuple[Path, Path]:
 
 def _read_holder(holder_file: Path) -> str:
     try:
-        return holder_file.read_text("utf-8") or "another process"
+        return read_regular(holder_file).decode() or "another process"
     except (OSError, ValueError):
         return "another process"
 
@@ -141,14 +153,26 @@ def start_over(run: RunDirectory) -> None:
         return
     if run.read_finished():
         run.path.rename(run.aside)
-    elif run.path.exists():
-        shutil.rmtree(run.path)
+    else:
+        remove(run.path)
 
 
 def forget_old(run: RunDirectory) -> None:
     """The new run has finished: drop the one that was kept aside."""
-    if run.aside.exists():
-        shutil.rmtree(run.aside)
+    remove(run.aside)
+
+
+def refuse_links(path: Path) -> None:
+    """Raise ValueError for a link that is a run's directory, or lies in it: what a run writes must stay in it.
+
+    A logs directory may come from someone else. wandb's own directory holds links of its own.
+    """
+    refuse_link(path)
+    for folder, folders, files in os.walk(path):
+        for name in (*folders, *files):
+            refuse_link(Path(folder, name))
+        if "wandb" in folders:
+            folders.remove("wandb")
 
 
 def find_run(name: str | Path, sweeps: bool = False) -> Path:

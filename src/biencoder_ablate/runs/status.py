@@ -16,7 +16,7 @@ from typing import Any
 
 from biencoder_ablate.runs.directory import RunDirectory, holder
 from biencoder_ablate.runs.records import read_metrics, selection_metric
-from biencoder_ablate.utils.files import NUMBER, Damaged, load_json, require, write_json
+from biencoder_ablate.utils.files import NUMBER, Damaged, load_json, refuse_link, require, write_json
 
 STATUSES = ("finished", "running", "interrupted", "failed", "damaged", "new")
 
@@ -116,6 +116,7 @@ class SweepDirectory:
 
     def write(self, overrides: Sequence[str], jobs: Sequence[Sequence[str]], names: Sequence[str]) -> None:
         """Write the list of runs. Under one sweep_name, runs of earlier calls stay listed, before new ones."""
+        refuse_link(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         earlier: list[dict[str, Any]] = []
         try:

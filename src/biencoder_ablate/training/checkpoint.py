@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from torch.utils._pytree import tree_map_only
 from biencoder_ablate.runs.records import Record, select_epoch
 from biencoder_ablate.utils.cache import checksum
 from biencoder_ablate.utils.console import format_error
-from biencoder_ablate.utils.files import whole_file, write_text
+from biencoder_ablate.utils.files import read_regular, remove, whole_file, write_text
 
 
 @dataclass
@@ -206,7 +205,7 @@ def _checked_state(content: dict[str, Any], select: str) -> RunState:
 def _read_checked(path: Path) -> Any:
     """What torch.save wrote to `path`. Raises DamagedCheckpoint where it is not as it was written."""
     try:
-        known = path.with_name(path.name + ".sha256").read_text("utf-8").split()
+        known = read_regular(path.with_name(path.name + ".sha256")).decode().split()
         is_whole = checksum(path) in known
     except (OSError, ValueError) as error:
         raise DamagedCheckpoint(f"{path.name} has no checksum that can be read") from error
@@ -226,8 +225,7 @@ def load_best(directory: Path, state: RunState, model: torch.nn.Module) -> None:
 
 def remove_checkpoint(directory: Path) -> None:
     """Remove a finished run's checkpoint, if there is one."""
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(directory)
+    remove(directory)
 
 
 def _best_path(directory: Path, epoch: int | None) -> Path:

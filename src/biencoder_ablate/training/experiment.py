@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import time
 import traceback
 from collections.abc import Iterator
@@ -32,7 +31,7 @@ from biencoder_ablate.evaluation.pair_scores import pair_scorer
 from biencoder_ablate.evaluation.protocols import final_rankings, point_records, split_metrics
 from biencoder_ablate.model.biencoder import Embeddings
 from biencoder_ablate.model.saved import ModelSpec, save_model
-from biencoder_ablate.runs.directory import RunBusy, RunDirectory, forget_old, locked, start_over
+from biencoder_ablate.runs.directory import RunBusy, RunDirectory, forget_old, locked, refuse_links, start_over
 from biencoder_ablate.runs.records import Record, build_manifest, epoch_line, select_epoch, write_metrics
 from biencoder_ablate.runs.trackers import TrackedRun, Trackers
 from biencoder_ablate.training import summary
@@ -58,7 +57,7 @@ from biencoder_ablate.training.loop import (
 from biencoder_ablate.training.plan import Components, RunPlan, build_components, make_plan
 from biencoder_ablate.utils.console import RunLog, format_error
 from biencoder_ablate.utils.distributed import World, process_group, world_from_environment
-from biencoder_ablate.utils.files import read_json, remove_parts, write_json, write_text, yaml_string
+from biencoder_ablate.utils.files import read_json, remove, remove_parts, write_json, write_text, yaml_string
 
 
 @dataclass(frozen=True)
@@ -185,6 +184,7 @@ def _note_failure(run: RunDirectory, log: RunLog, error: Exception) -> None:
 
 def _open_run(plan: RunPlan, run: RunDirectory, composed: str, overrides: list[str], quiet: bool) -> RunLog:
     """Make the directory and write the config and the manifest, before the first step."""
+    refuse_links(run.path)
     hydra = run.path / ".hydra"
     hydra.mkdir(parents=True, exist_ok=True)
     remove_parts(run.path)
@@ -380,7 +380,8 @@ def _finish(
         )
         save_model(run.model, spec, trained_state(context.model), trained, copied)
     else:
-        shutil.rmtree(run.model, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            remove(run.model)
     log.say(summary.last_lines(run, result, config, state.records))
     # The result comes last: with it the run has finished.
     write_json(run.result, result)

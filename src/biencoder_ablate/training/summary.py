@@ -12,13 +12,14 @@ import torch
 from biencoder_ablate.config.schema import Config, head_name
 from biencoder_ablate.data.candidate_choice import IN_WORDS
 from biencoder_ablate.data.corpus import SPLITS, Corpus, pair_keys
+from biencoder_ablate.encoder.declared import differences
 from biencoder_ablate.encoder.device import describe_device
 from biencoder_ablate.evaluation.baselines import MEASURED, TITLES, baselines_above
 from biencoder_ablate.runs.directory import RunDirectory
 from biencoder_ablate.runs.records import Record
 from biencoder_ablate.training.loop import epoch_rows
 from biencoder_ablate.training.plan import Components, RunPlan
-from biencoder_ablate.utils.console import format_number, text_table
+from biencoder_ablate.utils.console import format_number, printable, text_table
 from biencoder_ablate.version import __version__
 
 _MEGABYTE = 1e6
@@ -62,6 +63,8 @@ def first_lines(plan: RunPlan, run: RunDirectory) -> str:
     if training.freeze_encoder:
         encoder += ", encoder frozen"
     lines.append(encoder)
+    for difference in differences(plan.pretrained.directory, model):
+        lines.append(f"model      warning: {printable(difference)}")
     if plan.finetuned is not None:
         lines.append(f"finetuned  its encoder is that of {plan.finetuned.run.name}")
         if plan.finetuned.determined_by["data"] != plan.data.fingerprint:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import IO, TypeVar
 
 from filelock import FileLock
 
-from biencoder_ablate.utils.files import PART, whole_file, write_text
+from biencoder_ablate.utils.files import PART, open_regular, read_regular, remove, whole_file, write_text
 
 T = TypeVar("T")
 
@@ -38,7 +37,7 @@ def load_entry(path: Path, read: Callable[[Path], T]) -> T | None:
     A damaged entry is said on standard error; whatever `read` raises counts as damage.
     """
     try:
-        expected = _checksum_file(path).read_text("utf-8").strip()
+        expected = read_regular(_checksum_file(path)).decode().strip()
     except (OSError, ValueError):
         return None
     problem = "its content is not what was written"
@@ -92,10 +91,8 @@ def locked_entry(path: Path) -> Iterator[None]:
     make_private(path.parent)
     with FileLock(path.with_suffix(".lock")):
         for part in path.parent.glob(f".{path.name}.*{PART}"):
-            if part.is_dir():
-                shutil.rmtree(part, ignore_errors=True)
-            else:
-                part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                remove(part)
         yield
 
 
@@ -110,7 +107,7 @@ def checksum(path: Path) -> str:
     """sha256 over a file's content, or over the names and contents of all files below a directory."""
     digest = hashlib.sha256()
     if not path.is_dir():
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     for file_path in sorted(path.rglob("*")):
         if file_path.is_file():

@@ -16,7 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from biencoder_ablate.utils.files import with_path
+from biencoder_ablate.utils.files import append_text
 
 _FULL_DISK = "make room there, or choose another logs_dir or cache_dir"
 _FORBIDDEN = "make it readable and writable, or choose another logs_dir or cache_dir"
@@ -174,11 +174,7 @@ class RunLog:
         if self.path is None:
             return
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.writelines(f"{stamp}  {line}\n" for line in text.splitlines() or [""])
-        except OSError as error:
-            raise with_path(error, self.path) from error
+        append_text(self.path, "".join(f"{stamp}  {line}\n" for line in text.splitlines() or [""]))
 
 
 def progress_bar(description: str, total: int, unit: str, quiet: bool) -> tqdm:

@@ -69,8 +69,7 @@ def whole_directory(path: Path) -> Iterator[Path]:
             if file.is_file():
                 give_usual_rights(file)
         partial.chmod(0o777 & ~_umask())
-        if path.exists():
-            shutil.rmtree(path)
+        remove(path)
         partial.rename(path)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
@@ -110,10 +109,41 @@ def _umask() -> int:
 def remove_parts(directory: Path) -> None:
     """Delete what a killed process had begun to write in `directory` and below. Only for who holds its lock."""
     for part in directory.rglob(f".*{PART}"):
-        if part.is_dir():
-            shutil.rmtree(part)
-        else:
-            part.unlink()
+        remove(part)
+
+
+def remove(path: Path) -> None:
+    """Delete a file, a directory with all in it, or a link, and not what that leads to; nothing where nothing is."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def refuse_link(path: Path) -> None:
+    """Raise ValueError where `path`, below which something is to be written, is a link, which may lead anywhere."""
+    if path.is_symlink():
+        raise ValueError(f"{path}: is a link, through which nothing is written; remove it, or put a directory there")
+
+
+def append_text(path: Path, text: str) -> None:
+    """Add text (UTF-8) to a regular file, made if missing. Raises OSError, for a link, a pipe or a device as well."""
+    # Opening a pipe would else wait for a reader.
+    kinds = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | kinds, 0o666)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO):
+            raise with_path(error, path) from error
+        raise OSError(error.errno, "no regular file; remove it", str(path)) from error
+    with os.fdopen(handle, "ab") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "no regular file; remove it", str(path))
+        try:
+            file.write(text.encode("utf-8", "backslashreplace"))
+            file.flush()
+        except OSError as error:
+            raise with_path(error, path) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -156,6 +186,15 @@ def read_regular(path: Path) -> bytes:
     """The content of a regular file. Raises OSError, for a pipe or a device as well, which might never end."""
     with open_regular(path) as file:
         return file.read()
+
+
+def read_given(path: Path) -> bytes:
+    """The content of a file that a person names: a regular one, or what the shell gives for <(…) or standard input.
+
+    Raises OSError for any other pipe or device, which might never end.
+    """
+    is_of_the_shell = path.parent.name == "fd" or path.name == "stdin"
+    return path.read_bytes() if is_of_the_shell else read_regular(path)
 
 
 def open_regular(path: Path, flags: int = 0) -> IO[bytes]:
