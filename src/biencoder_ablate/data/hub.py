@@ -18,7 +18,7 @@ from biencoder_ablate.config.schema import ConfigError, DataConfig, looks_like_p
 from biencoder_ablate.data.corpus import SPLITS, Corpus, DataError, Pair, build_corpus, text_key
 from biencoder_ablate.data.readers import SPLIT_WORDS, checked_by, split_debates
 from biencoder_ablate.data.tabular import cell_text, check_unread, list_columns, parse_grade, read_table
-from biencoder_ablate.utils.console import format_error, printable
+from biencoder_ablate.utils.console import excerpt, format_error, printable
 
 _FILES = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json"}
 """By suffix, what `datasets` calls a kind of file; csv and tsv are read by tabular.py."""
@@ -60,7 +60,7 @@ def read_hub(settings: DataConfig) -> Corpus:
     notes = [f"{columns[0]} asks, {columns[1]} answers{negative}", *left_out]
     for name in loaded:
         if name not in tables:
-            notes.append(f"the data set's split {printable(name)} is left out: its name is not train, val or test")
+            notes.append(f"the data set's split {excerpt(name)} is left out: its name is not train, val or test")
     notes += _check_others(settings, tables, columns)
 
     rows = []
@@ -206,7 +206,7 @@ def _choose_columns(settings: DataConfig, tables: Mapping[str, Any]) -> list[str
         for column in (point, counter):
             if column not in table.column_names:
                 raise DataError(
-                    f"{where}: no column {printable(column)} in {name}; found {list_columns(table.column_names)}"
+                    f"{where}: no column {excerpt(column)} in {excerpt(name)}; found {list_columns(table.column_names)}"
                 )
     return [point, counter, *negative]
 
@@ -227,7 +227,7 @@ def _split_column(settings: DataConfig, table: Any) -> list[str]:
         split = SPLIT_WORDS.get(str(word).strip().lower())
         if split is None:
             raise DataError(
-                f"data.path={settings.path}, row {number}: {settings.split}={printable(str(word))}; must be train, val "
+                f"data.path={settings.path}, row {number}: {settings.split}={excerpt(str(word))}; must be train, val "
                 "or test"
             )
         splits.append(split)

@@ -30,8 +30,8 @@ from biencoder_ablate.data.corpus import (
     make_disjoint,
     text_key,
 )
-from biencoder_ablate.data.tabular import SUFFIXES, cell_text, check_unread, parse_grade, read_table
-from biencoder_ablate.utils.console import printable
+from biencoder_ablate.data.tabular import SUFFIXES, cell_text, check_unread, list_columns, parse_grade, read_table
+from biencoder_ablate.utils.console import excerpt, format_error, printable
 from biencoder_ablate.utils.seeding import generator
 
 Check = Callable[[DataConfig], None]
@@ -60,7 +60,7 @@ def _check_names(corpus: Corpus) -> None:
     repeated = [name for name, times in Counter(names).items() if times > 1]
     if repeated:
         kind = "documents" if corpus.documents else "pairs"
-        raise DataError(f"data={corpus.name}: two {kind} are called {printable(repeated[0])}; names must differ")
+        raise DataError(f"data={corpus.name}: two {kind} are called {excerpt(repeated[0])}; names must differ")
 
 
 def checked_by(check: Check) -> Callable[[Reader], Reader]:
@@ -172,7 +172,7 @@ def read_arguana(settings: DataConfig) -> Corpus:
             return _parse_arguana(path, archive.namelist(), archive.read)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
         raise DataError(
-            f"data.path={path}: cannot be read as a zip ({error}); must be the corpus's directory "
+            f"data.path={path}: cannot be read as a zip ({format_error(error, brief=True)}); must be the corpus's directory "
             "or its zip as published; download it again if it is damaged"
         ) from error
 
@@ -223,7 +223,7 @@ def _parse_arguana(path: Path, names: Iterable[str], read: Callable[[str], bytes
             "or under 02-extracted-arguments/"
         )
     if len(roots) > 1:
-        raise DataError(f"data.path={path}: holds several corpora ({', '.join(sorted(roots))}); point at one of them")
+        raise DataError(f"data.path={path}: holds several corpora ({list_columns(sorted(roots))}); point at one of them")
 
     pairs, incomplete = [], Counter[tuple[str, str]]()
     num_without_point = 0
@@ -245,9 +245,9 @@ def _argument_text(path: Path, name: str, read: Callable[[str], bytes]) -> str:
     try:
         text = read(name).decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
-        raise DataError(f"data.path={path}: {name} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
+        raise DataError(f"data.path={path}: {printable(name)} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
     if not text:
-        raise DataError(f"data.path={path}: {name} is empty; an argument needs a text")
+        raise DataError(f"data.path={path}: {printable(name)} is empty; an argument needs a text")
     return text
 
 
@@ -318,10 +318,10 @@ def read_pairs(settings: DataConfig) -> Corpus:
         theme, debate = places[line]
         split = drawn[theme, debate] if drawn else SPLIT_WORDS.get(row["split"].lower())
         if split is None:
-            raise DataError(f"{where}, line {line}: split={printable(row['split'])}; must be train, val or test")
+            raise DataError(f"{where}, line {line}: split={excerpt(row['split'])}; must be train, val or test")
         stance = row.get("stance", "").lower()
         if stance not in ("", "pro", "con"):
-            raise DataError(f"{where}, line {line}: stance={printable(stance)}; must be pro, con or empty")
+            raise DataError(f"{where}, line {line}: stance={excerpt(stance)}; must be pro, con or empty")
 
         point = (split, keys[line])
         theme_of.setdefault(point, theme)
