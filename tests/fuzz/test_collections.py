@@ -63,7 +63,7 @@ def beir(some: Random) -> tuple[dict[str, bytes], Counter]:
 
 
 def test_a_data_set_of_beir_is_read_or_refused(tmp_path):
-    for some in cases("beir", 200):
+    for some in cases("beir", 120):
         files, wanted = beir(some)
         directory = tmp_path / "set"
         write(directory, files)
@@ -79,7 +79,7 @@ def test_a_data_set_of_beir_is_read_or_refused(tmp_path):
 
 def test_a_zip_of_beir_is_read_or_refused(tmp_path):
     path = tmp_path / "set.zip"
-    for some in cases("beir.zip", 200):
+    for some in cases("beir.zip", 120):
         files, wanted = beir(some)
         whole = zipped(some, files)
         path.write_bytes(whole)
@@ -180,7 +180,7 @@ def trec(some: Random) -> tuple[dict[str, bytes], dict[tuple[str, int], list[flo
 
 def test_run_files_are_read_or_refused(tmp_path):
     directory = tmp_path / "trec"
-    for some in cases("trec", 250):
+    for some in cases("trec", 150):
         files, wanted = trec(some)
         write(directory, files)
 

@@ -56,6 +56,10 @@ def load_entry(path: Path, read: Callable[[Path], T]) -> T | None:
 def save_entry(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Keep what `write` writes to a binary file, whole or not at all. Raises OSError naming the file."""
     make_private(path.parent)
+    # No file can take the place of a directory.
+    for place in (_checksum_file(path), path):
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place)
     _checksum_file(path).unlink(missing_ok=True)
     with whole_file(path, "wb") as file:
         write(file)
