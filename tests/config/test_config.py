@@ -1,6 +1,7 @@
 """Settings: every mistake on the command line ends in one line that names the key, the value and what would do."""
 
 import math
+import pickle
 from dataclasses import fields, is_dataclass, replace
 from operator import attrgetter
 from pathlib import Path
@@ -566,3 +567,10 @@ def test_without_a_home_directory_a_cache_must_be_named(cache_dir, monkeypatch):
     with pytest.raises(ConfigError, match=rf"^cache_dir={cache_dir or 'null'}: .* must be a directory$"):
         cache_directory(Config(cache_dir=cache_dir))
     assert cache_directory(Config(cache_dir="/named")) == Path("/named")
+
+
+def test_a_message_shows_a_value_without_its_control_characters_and_not_all_of_a_long_one():
+    assert str(ConfigError("sweep_name=\x1b[2J\n: must be a name")) == r"sweep_name=\x1b[2J\n: must be a name"
+    long = str(ConfigError(f"data.path={'x' * 100_000}: no such file"))
+    assert len(long) == 1500 and long.startswith("data.path=xxx") and long.endswith("xxx: no such file")
+    assert str(pickle.loads(pickle.dumps(ConfigError("a\nb")))) == r"a\nb"

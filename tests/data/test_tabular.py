@@ -109,6 +109,7 @@ def test_a_tsv_with_quoting_is_read_as_it_was_written():
         (b"\xef\xbb\xbfa,b\n1,\xff\n", ".csv", "T: not UTF-8 (byte 9)"),
         ("a,b\n1,2\n".encode("utf-16"), ".csv", "T: not UTF-8 (byte 0)"),
         ("a,b\n1,2\n".encode("utf-16-le"), ".csv", "T: no column a; found a\\x00"),
+        ("a,b\x00\n1,2\n", ".csv", "T: NUL in the name of a column, found a, b\\x00; save the file as UTF-8"),
     ],
 )
 def test_what_is_refused(content, suffix, message):

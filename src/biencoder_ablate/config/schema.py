@@ -17,11 +17,24 @@ from typing import Any, Union
 
 from platformdirs import user_cache_path
 
+from biencoder_ablate.utils.console import printable
 from biencoder_ablate.utils.files import expand_user
+
+_LONGEST_MESSAGE = 1500
+"""Characters of a message about a setting; a value may be of any length, and what would do comes last."""
 
 
 class ConfigError(ValueError):
-    """A setting that cannot be honoured; the message names the key, the value and what would do."""
+    """A setting that cannot be honoured; the message names the key, the value and what would do.
+
+    A value may hold anything: control characters are escaped, and of a long message the middle is left out.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        text = printable(str(message))
+        if len(text) > _LONGEST_MESSAGE:
+            text = f"{text[:1000]}…{text[-499:]}"
+        super().__init__(text)
 
 
 def _key(

@@ -14,7 +14,7 @@ from biencoder_ablate.config.schema import DataConfig
 from biencoder_ablate.data.corpus import Corpus, DataError, Document, Pair, build_corpus
 from biencoder_ablate.data.readers import check_path, check_zip, checked_by
 from biencoder_ablate.data.tabular import cell_text, list_columns, parse_json
-from biencoder_ablate.utils.console import printable
+from biencoder_ablate.utils.console import excerpt, format_error
 from biencoder_ablate.utils.seeding import generator
 
 _QRELS = {"train": "train", "dev": "val", "test": "test"}
@@ -50,7 +50,9 @@ def read_beir(settings: DataConfig) -> Corpus:
             )
         return _parse(path, home, settings.split_seed)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
-        raise DataError(f"data.path={path}: cannot be read ({error}); download it again if it is damaged") from error
+        raise DataError(
+            f"data.path={path}: cannot be read ({format_error(error, brief=True)}); download it again if it is damaged"
+        ) from error
 
 
 def _parse(path: Path, home: Any, split_seed: int) -> Corpus:
@@ -157,7 +159,7 @@ def _read_rows(path: Path, home: Any, file: str) -> Iterator[tuple[str, str, str
         for key, value in (("text", text), ("title", title), ("_id", name)):
             cell_text(where, key, value)
         if name in seen:
-            raise DataError(f"{where}: _id {printable(name)} is there twice; ids must differ")
+            raise DataError(f"{where}: _id {excerpt(name)} is there twice; ids must differ")
         seen.add(name)
         yield where, name, title or "", text
 
@@ -180,7 +182,7 @@ def _read_qrels(path: Path, file: Any, queries: Mapping[str, str]) -> tuple[dict
             raise DataError(f"{where}: must be query-id, corpus-id and an integer score, separated by tabs")
         query, document, grade = cells[0], cells[1], int(cells[2])
         if query not in queries:
-            raise DataError(f"{where}: query {printable(query)} is not in queries.jsonl")
+            raise DataError(f"{where}: query {excerpt(query)} is not in queries.jsonl")
         grades = judged.setdefault(query, {})
         num_replaced += grades.get(document, grade) != grade
         grades[document] = grade

@@ -20,7 +20,7 @@ from biencoder_ablate.data.pair_table import Row, build_from_rows, parse_split, 
 from biencoder_ablate.data.readers import check_keys, checked_by
 from biencoder_ablate.data.splitting import SPLIT_WORDS
 from biencoder_ablate.data.tabular import cell_text, check_unread, list_columns, parse_grade, read_table
-from biencoder_ablate.utils.console import format_error, printable
+from biencoder_ablate.utils.console import excerpt, format_error
 
 _FILES = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json"}
 """By suffix, what `datasets` calls a kind of file; csv and tsv are read by tabular.py."""
@@ -58,7 +58,7 @@ def read_hub(settings: DataConfig) -> Corpus:
     notes = [columns.note, *left_out]
     for name in loaded:
         if name not in tables:
-            notes.append(f"the data set's split {printable(name)} is left out: its name is not train, val or test")
+            notes.append(f"the data set's split {excerpt(name)} is left out: its name is not train, val or test")
     notes += _check_others(settings, tables, columns)
 
     rows: list[Row] = []
@@ -210,7 +210,7 @@ def _choose_columns(settings: DataConfig, tables: Mapping[str, Any]) -> Columns:
         for column in columns.read:
             if column not in table.column_names and column != columns.grade:
                 raise DataError(
-                    f"{where}: no column {printable(column)} in {name}; found {list_columns(table.column_names)}"
+                    f"{where}: no column {excerpt(column)} in {excerpt(name)}; found {list_columns(table.column_names)}"
                 )
     return columns
 

@@ -33,8 +33,8 @@ from biencoder_ablate.data.pair_columns import KEYS, check_column_keys, choose_c
 from biencoder_ablate.data.pair_table import Row, build_from_rows, parse_split, read_label
 from biencoder_ablate.data.splitting import describe_folds, draw_splits
 from biencoder_ablate.data.splitting import split_debates as split_debates  # for other packages' readers
-from biencoder_ablate.data.tabular import SUFFIXES, cell_text, check_unread, parse_grade, read_table
-from biencoder_ablate.utils.console import printable
+from biencoder_ablate.data.tabular import SUFFIXES, cell_text, check_unread, list_columns, parse_grade, read_table
+from biencoder_ablate.utils.console import excerpt, format_error, printable
 from biencoder_ablate.utils.files import read_regular
 
 Check = Callable[[DataConfig], None]
@@ -69,7 +69,7 @@ def _check_names(corpus: Corpus) -> None:
     repeated = [name for name, times in Counter(names).items() if times > 1]
     if repeated:
         kind = "documents" if corpus.documents else "pairs"
-        raise DataError(f"data={corpus.name}: two {kind} are called {printable(repeated[0])}; names must differ")
+        raise DataError(f"data={corpus.name}: two {kind} are called {excerpt(repeated[0])}; names must differ")
 
 
 def checked_by(check: Check) -> Callable[[Reader], Reader]:
@@ -178,7 +178,7 @@ def read_arguana(settings: DataConfig) -> Corpus:
             return _parse_arguana(path, archive.namelist(), archive.read)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
         raise DataError(
-            f"data.path={path}: cannot be read as a zip ({error}); must be the corpus's directory "
+            f"data.path={path}: cannot be read as a zip ({format_error(error, brief=True)}); must be the corpus's directory "
             "or its zip as published; download it again if it is damaged"
         ) from error
 
@@ -249,7 +249,9 @@ def _parse_arguana(path: Path, names: Iterable[str], read: Callable[[str], bytes
             "or under 02-extracted-arguments/"
         )
     if len(roots) > 1:
-        raise DataError(f"data.path={path}: holds several corpora ({', '.join(sorted(roots))}); point at one of them")
+        raise DataError(
+            f"data.path={path}: holds several corpora ({list_columns(sorted(roots))}); point at one of them"
+        )
 
     pairs, incomplete = [], Counter[tuple[str, str]]()
     num_without_point = 0
@@ -275,9 +277,11 @@ def _argument_text(path: Path, name: str, read: Callable[[str], bytes]) -> str:
             raise DataError(f"data.path={path}: {name} has {size}; an argument has at most 1 MB")
         text = content.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
-        raise DataError(f"data.path={path}: {name} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
+        raise DataError(
+            f"data.path={path}: {printable(name)} is not UTF-8 (byte {error.start}); save it as UTF-8"
+        ) from error
     if not text:
-        raise DataError(f"data.path={path}: {name} is empty; an argument needs a text")
+        raise DataError(f"data.path={path}: {printable(name)} is empty; an argument needs a text")
     return text
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from biencoder_ablate.data.corpus import DataError
-from biencoder_ablate.utils.console import printable
+from biencoder_ablate.utils.console import excerpt, printable
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 MAX_CELL_CHARACTERS = 2**24
@@ -109,7 +109,7 @@ def parse_grade(where: str, value: object) -> int:
         return _BOOLEANS[text.casefold()]
     number = re.fullmatch(r"(\d{1,9})(?:\.0*)?", text, re.ASCII)
     if number is None:
-        raise DataError(f"{where}: grade={printable(text[:60])}; must be an integer of 0 or more, or empty")
+        raise DataError(f"{where}: grade={excerpt(text)}; must be an integer of 0 or more, or empty")
     return int(number[1])
 
 
@@ -178,6 +178,9 @@ def _parse_delimited(where: str, suffix: str, text: str, required: Sequence[str]
         if column not in names:
             hint = " (is the separator ;? save with commas)" if len(header) == 1 and ";" in header[0] else ""
             raise DataError(f"{where}: no column {column}; found {list_columns(header)}{hint}")
+    # Texts of two bytes a letter, which happen to be UTF-8 as well.
+    if any("\x00" in name for name in names):
+        raise DataError(f"{where}: NUL in the name of a column, found {list_columns(header)}; save the file as UTF-8")
     _check_names(where, names, "columns")
     columns = {name: spelling.strip() for name, spelling in zip(names, header, strict=True)}
 
@@ -279,4 +282,4 @@ def _check_names(where: str, names: Sequence[str], kind: str) -> None:
     """Refuse names that are there twice, of which the last would win; columns without a name are left out anyway."""
     repeated = [name for name in names if name and names.count(name) > 1]
     if repeated:
-        raise DataError(f"{where}: two {kind} are called {printable(repeated[0])}; keep one of them")
+        raise DataError(f"{where}: two {kind} are called {excerpt(repeated[0])}; keep one of them")

@@ -115,7 +115,8 @@ def restore_biencoder(directory: Path, spec: ModelSpec) -> BiEncoder:
     path = directory / "biencoder.safetensors"
     try:
         model = BiEncoder(spec.architecture)
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    # The heads' own assertions as well: what biencoder.json says is not checked against what a head takes.
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError) as error:
         raise ConfigError(
             f"{directory / 'biencoder.json'}: no model can be made of it ({format_error(error, brief=True)}); "
             "train the run again with rerun=true"

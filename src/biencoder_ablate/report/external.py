@@ -16,6 +16,7 @@ import numpy as np
 
 from biencoder_ablate.data.tabular import list_columns, read_table
 from biencoder_ablate.report.read import FINISHED, Collection, Metric, Outcomes, Protocol, Run
+from biencoder_ablate.utils.console import excerpt, printable
 from biencoder_ablate.utils.files import open_regular, read_given
 
 COLUMNS = ("system", "seed", "query", "value", "group", "baseline")
@@ -57,7 +58,7 @@ def read_csv(paths: Sequence[Path], measure: str = "value") -> Collection:
                 "have group, baseline and factors"
             )
         for line, row in table.rows:
-            here = f"{path}, line {line}"
+            here = f"{printable(str(path))}, line {line}"
             levels = {table.columns[name]: row[name].strip() for name in named}
             described = " ".join(f"{name}={level}" for name, level in levels.items())
             system = (row.get("system") or "").strip() or described
@@ -66,7 +67,9 @@ def read_csv(paths: Sequence[Path], measure: str = "value") -> Collection:
             query = row["query"].strip()
             seed = _parse_seed(here, row["seed"].strip())
             if query in values[system, seed]:
-                raise ValueError(f"{here}: query {query} again for system {system}, seed {seed or 'none'}")
+                raise ValueError(
+                    f"{here}: query {excerpt(query)} again for system {excerpt(system)}, seed {excerpt(seed) or 'none'}"
+                )
             values[system, seed][query] = _parse_value(here, row["value"].strip())
             sources.setdefault((system, seed), here)
             _set_group(groups, here, query, (row.get("group") or query).strip())
@@ -76,16 +79,16 @@ def read_csv(paths: Sequence[Path], measure: str = "value") -> Collection:
             if levels != usual:
                 name = next(name for name in {**usual, **levels} if levels.get(name) != usual.get(name))
                 raise ValueError(
-                    f"{here}: system {system} has other factors than above, {name or 'a column without a name'} "
+                    f"{here}: system {excerpt(system)} has other factors than above, {excerpt(name) or 'a column without a name'} "
                     "for one; a factor belongs to a system"
                 )
             is_baseline = (row.get("baseline") or "").strip().lower()
             if is_baseline in YES:
                 baselines.add(system)
             elif is_baseline not in NO:
-                raise ValueError(f"{here}: baseline={row['baseline']}; must be 1, true, yes or empty")
+                raise ValueError(f"{here}: baseline={excerpt(row['baseline'])}; must be 1, true, yes or empty")
     if len(baselines) > 1:
-        raise ValueError(f"{paths[0]}: baseline is yes for {', '.join(sorted(baselines))}; one system can be it")
+        raise ValueError(f"{paths[0]}: baseline is yes for {list_columns(sorted(baselines))}; one system can be it")
 
     # A row that is not there is no score, unlike a query that a run file lacks.
     place = Path(" + ".join(path.name for path in paths))
@@ -93,7 +96,7 @@ def read_csv(paths: Sequence[Path], measure: str = "value") -> Collection:
         lacking = [query for query in groups if query not in scores]
         if lacking:
             raise ValueError(
-                f"{place}: system {system}, seed {seed or 'none'} has no value of {len(lacking)} queries, {lacking[0]} "
+                f"{place}: system {excerpt(system)}, seed {excerpt(seed) or 'none'} has no value of {len(lacking)} queries, {excerpt(lacking[0])} "
                 "the first; systems are compared on the same queries"
             )
     collection = _collection(
@@ -112,7 +115,7 @@ def _parse_seed(where: str, text: str) -> str:
     """A seed as a whole number, so that 7, 07 and 7.0 (as pandas writes it) are one; empty where there is none."""
     digits = text.removesuffix(".0")
     if text and not digits.isdecimal():
-        raise ValueError(f"{where}: seed={text}; must be a whole number, or empty for a system without seeds")
+        raise ValueError(f"{where}: seed={excerpt(text)}; must be a whole number, or empty for a system without seeds")
     return str(int(digits)) if text else ""
 
 
@@ -121,7 +124,7 @@ def _parse_value(where: str, text: str) -> float:
     hits = {"true": "1", "false": "0"}
     value = _parse_number(hits.get(text.lower(), text))
     if math.isnan(value) or abs(value) > MAX_VALUE:
-        raise ValueError(f"{where}: value={text}; must be a number")
+        raise ValueError(f"{where}: value={excerpt(text)}; must be a number")
     return value
 
 
@@ -137,7 +140,9 @@ def _parse_number(text: str) -> float:
 def _set_group(groups: dict[str, str], where: str, query: str, group: str) -> None:
     usual = groups.setdefault(query, group)
     if usual != group:
-        raise ValueError(f"{where}: query {query} is of group {group} here and of {usual} above")
+        raise ValueError(
+            f"{where}: query {excerpt(query)} is of group {excerpt(group)} here and of {excerpt(usual)} above"
+        )
 
 
 def read_trec(place: Path, qrels: Path, metric: Metric, groups: Path | None = None) -> Collection:
@@ -173,8 +178,8 @@ def read_trec(place: Path, qrels: Path, metric: Metric, groups: Path | None = No
         run = system, seed
         if run in sources:
             twice = f"seed {seed} twice" if seed else "two run files without a seed"
-            both = f"{sources[run]}, {path.name}"
-            raise ValueError(f"--from {place}: system {system} has {twice} ({both})")
+            both = printable(f"{sources[run]}, {path.name}")
+            raise ValueError(f"--from {place}: system {excerpt(system)} has {twice} ({both})")
 
         # Queries that nobody judged are left out, as trec_eval does it.
         rankings = _read_run(path)
@@ -184,7 +189,7 @@ def read_trec(place: Path, qrels: Path, metric: Metric, groups: Path | None = No
                 scores[query] = _score(graded, rankings[query], metric)
         if not scores:
             raise ValueError(
-                f"{path}: has none of the {len(relevant)} queries of --qrels {qrels} that have a relevant document; "
+                f"{printable(str(path))}: has none of the {len(relevant)} queries of --qrels {qrels} that have a relevant document; "
                 "the two must name queries alike"
             )
         values[run] = scores
@@ -201,11 +206,11 @@ def _read_qrels(path: Path) -> dict[str, dict[str, float]]:
     for where, (query, _, document, text) in _lines(path, 4):
         grade = _parse_number(text)
         if not grade.is_integer():
-            raise ValueError(f"{where}: grade {text}; must be a whole number")
+            raise ValueError(f"{where}: grade {excerpt(text)}; must be a whole number")
         usual = judged.setdefault((query, document), grade)
         if usual != grade:
             raise ValueError(
-                f"{where}: document {document} of query {query} is judged {grade:g} here and {usual:g} above"
+                f"{where}: document {excerpt(document)} of query {excerpt(query)} is judged {grade:g} here and {usual:g} above"
             )
         if grade > 0:
             relevant[query][document] = grade
@@ -224,7 +229,7 @@ def _read_groups(path: Path, relevant: Mapping[str, object]) -> dict[str, str]:
     lacking = [query for query in relevant if query not in named]
     if lacking:
         raise ValueError(
-            f"--groups {path}: no group of {len(lacking)} of the {len(relevant)} queries, {lacking[0]} the first; must "
+            f"--groups {path}: no group of {len(lacking)} of the {len(relevant)} queries, {excerpt(lacking[0])} the first; must "
             "name one for every query of the qrels"
         )
     return {query: named[query] for query in relevant}
@@ -236,7 +241,7 @@ def _read_run(path: Path) -> dict[str, dict[str, float]]:
     for where, (query, _, document, _, text, _) in _lines(path, 6):
         score = _parse_number(text)
         if math.isnan(score):
-            raise ValueError(f"{where}: score {text}; must be a number")
+            raise ValueError(f"{where}: score {excerpt(text)}; must be a number")
         single = ctypes.c_float(score).value  # as trec_eval keeps it: what differs beyond that is a tie
         scored[query].append((single, document))
 
@@ -271,7 +276,7 @@ def _lines(path: Path, num_columns: int) -> Iterator[tuple[str, list[str]]]:
         try:
             for number, line in enumerate(file, start=1):
                 cells = line.split()
-                where = f"{path}, line {number}"
+                where = f"{printable(str(path))}, line {number}"
                 if cells and len(cells) != num_columns:
                     raise ValueError(
                         f"{where}: {len(cells)} columns; must be {num_columns}, with spaces or tabs between"
@@ -279,7 +284,7 @@ def _lines(path: Path, num_columns: int) -> Iterator[tuple[str, list[str]]]:
                 if cells:
                     yield where, cells
         except UnicodeDecodeError as error:
-            raise ValueError(f"{path}: not UTF-8 ({error.reason}); save it as UTF-8") from error
+            raise ValueError(f"{printable(str(path))}: not UTF-8 ({error.reason}); save it as UTF-8") from error
 
 
 def _collection(
@@ -304,8 +309,8 @@ def _collection(
     runs, notes = [], []
     for (system, seed), scores in values.items():
         if seed and (system, "") in values:
-            both = f"{sources[system, '']}, {sources[system, seed]}"
-            raise ValueError(f"{place}: system {system} has runs with and without seeds ({both})")
+            both = printable(f"{sources[system, '']}, {sources[system, seed]}")
+            raise ValueError(f"{place}: system {excerpt(system)} has runs with and without seeds ({both})")
         if not seed and len(seeds) > 1:
             notes.append(f"{system} has no seeds: it is the same beside each seed of the others.")
 

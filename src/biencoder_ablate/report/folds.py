@@ -126,8 +126,9 @@ def _pool_values(
         found = [fold.get(key) for fold in folds]
         where = next((name for name in ("val", "test") if name in (key, *key.split("/"))), split)
         if isinstance(first, Mapping):
-            is_whole = all(isinstance(value, Mapping) for value in found)
-            values[key] = _pool_values(found, weights, where) if is_whole else None
+            groups = [value for value in found if isinstance(value, Mapping)]
+            is_whole = len(groups) == len(found)
+            values[key] = _pool_values(groups, weights, where) if is_whole else None
         elif key.startswith("num_") or key.endswith("seconds"):
             values[key] = sum(value or 0 for value in found)
         elif isinstance(first, int | float):

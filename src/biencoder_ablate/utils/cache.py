@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -55,6 +56,10 @@ def load_entry(path: Path, read: Callable[[Path], T]) -> T | None:
 def save_entry(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Keep what `write` writes to a binary file, whole or not at all. Raises OSError naming the file."""
     make_private(path.parent)
+    # No file can take the place of a directory.
+    for place in (_checksum_file(path), path):
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place)
     _checksum_file(path).unlink(missing_ok=True)
     with whole_file(path, "wb") as file:
         write(file)
@@ -108,7 +113,7 @@ def checksum(path: Path) -> str:
     digest = hashlib.sha256()
     if not path.is_dir():
         with open_regular(path) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # a buffered reader
     for file_path in sorted(path.rglob("*")):
         if file_path.is_file():
             name = file_path.relative_to(path).as_posix()

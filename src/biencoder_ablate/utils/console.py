@@ -103,6 +103,11 @@ def printable(text: str, keep: str = "") -> str:
     return _CONTROL.sub(lambda match: match[0] if match[0] in keep else ascii(match[0])[1:-1], text)
 
 
+def excerpt(text: str) -> str:
+    """The beginning of what a file or a person gave, for a message: 60 characters at most, as `printable` has them."""
+    return printable(text if len(text) <= 60 else f"{text[:59]}…")
+
+
 def format_error(error: BaseException, brief: bool = False) -> str:
     """One line for a person; of an OSError which file, what happened to it, and what would do.
 
