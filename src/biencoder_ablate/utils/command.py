@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
-from biencoder_ablate.utils.console import OutputClosed, printable
+from biencoder_ablate.utils.console import OutputClosed, printable, show
 
 
 def raise_usage_errors(parser: argparse.ArgumentParser, error: type[ValueError] = ValueError) -> None:
@@ -83,7 +83,7 @@ def run_command(
         except (ValueError, OSError) as error:
             # What a damaged file holds must not steer the terminal.
             message = printable(str(error), keep="\n")
-            print(f"error: {message}", file=sys.stderr)
+            show(f"error: {message}", sys.stderr)
             return 1
         except KeyboardInterrupt:
             return 130
