@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,4 +24,12 @@ def load(run_dir: str | Path, overrides: Sequence[str] = ()) -> TrainedModel:
     """
     from biencoder_ablate.api import open_run  # torch comes with it
 
-    return open_run(run_dir, overrides).load_model()
+    run = open_run(run_dir, overrides)
+    if run.warning:
+        warnings.warn(run.warning, stacklevel=2)
+    return run.load_model()
+
+
+def __dir__() -> list[str]:
+    """The public API alone."""
+    return [*__all__]

@@ -21,7 +21,7 @@ from biencoder_ablate.evaluation.candidates import build_task
 from biencoder_ablate.evaluation.lexical import count_terms
 from biencoder_ablate.utils.arrays import take_rows
 from biencoder_ablate.utils.command import add_json_option, print_json, run_command
-from biencoder_ablate.utils.console import text_table
+from biencoder_ablate.utils.console import show, text_table
 
 if TYPE_CHECKING:
     from biencoder_ablate.config import Config
@@ -98,8 +98,8 @@ def _audit_and_print(arguments: argparse.Namespace) -> None:
         print_json(report)
         return
 
-    print(describe(report))
-    print(f"\ntokens: {report['tokenizer']['note']}")
+    show(describe(report))
+    show(f"\ntokens: {report['tokenizer']['note']}")
 
 
 def _parser() -> argparse.ArgumentParser:

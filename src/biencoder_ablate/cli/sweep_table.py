@@ -58,13 +58,13 @@ def sweep_text(runs: Sequence[RunStatus], width: int | None = None) -> str:
 
     for label, run in zip(labels, runs, strict=True):
         if run.status not in ("finished", "new"):
-            lines.append(f"{run.status}: {label}: {run.why}")
+            lines.append(fold(f"{run.status}: {label}: {run.why}", width))
     if finished:
         lines += ["", _means(runs, leaks, width)]
         lines.append("choose by val; test is for the figure of what was chosen")
         warning = _warning(finished, "top1_clean" if leaks else "top1")
         if warning:
-            lines.append(warning)
+            lines.append(fold(warning, width))
     return "\n".join(lines)
 
 

@@ -53,7 +53,7 @@ def describe_runs(runs: Sequence[RunStatus], width: int | None = None) -> str:
     for column in ("model", "data"):
         if width is None or _width_of(texts | numbers) <= width:
             break
-        values = set(texts[column])
+        values = set(texts[column]) - {""}  # of a run whose config cannot be read
         if len(values) == 1:
             lines.append(f"{column}: {printable(values.pop())}")
             del texts[column]

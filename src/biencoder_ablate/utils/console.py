@@ -35,8 +35,8 @@ _NARROWEST = 16
 """A folded column stays at least so wide."""
 NEXT = "next: "
 """How the line begins that says what to type next."""
-_LABEL = re.compile(r" *[a-z]+(?: {2,}|: )(?=\S)")
-"""What a line of prose may begin with, such as `data       ` or `warning: `."""
+_LABEL = re.compile(r" *(?:[a-z]+(?: {2,}|: )|\d+\. )(?=\S)")
+"""What a line of prose may begin with, such as `data       `, `warning: ` or `1. `."""
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that steer a terminal, break a line, turn the direction of writing, or cannot be encoded."""
 
