@@ -35,8 +35,8 @@ def describe_runs(runs: Sequence[RunStatus], width: int | None = None) -> str:
     Where that is wider than `width`, what all runs have in common of data and model is said in a line above the others,
     and a column of them that still does not fit is left out, which is said too; then names take several lines.
     """
-    texts = {"run": [], "status": [], "data": [], "model": []}
-    numbers = {"epochs": [], "val": [], "test": [], "time": [], "MB": []}
+    texts: dict[str, list[str]] = {"run": [], "status": [], "data": [], "model": []}
+    numbers: dict[str, list[str]] = {"epochs": [], "val": [], "test": [], "time": [], "MB": []}
     for run in map(listed, runs):
         for column, key in zip(texts, ("name", "status", "data", "model"), strict=True):
             texts[column].append(run[key])
