@@ -18,7 +18,7 @@ from support.runs import finished_result
 from biencoder_ablate.cli.launchers import take_first_free
 from biencoder_ablate.cli.sweep import sweep_directory
 from biencoder_ablate.cli.sweep_table import sweep_text, sweep_warnings
-from biencoder_ablate.runs import status
+from biencoder_ablate.runs import status as run_states
 from biencoder_ablate.runs.__main__ import main as list_runs
 from biencoder_ablate.runs.__main__ import prune
 from biencoder_ablate.runs.directory import RunDirectory, holder, locked
@@ -95,7 +95,8 @@ def test_a_run_of_a_sweep_is_one_line_with_its_figures_and_the_time_left(with_fa
         assert line.startswith(f"{number} of 3  training.head_learning_rate={rate} ")
         assert re.findall(r"(?:val|test) ([\d.]+)", line) == figures
     assert shown[0].endswith(" left") and not shown[1].endswith(" left")
-    assert "error: 2 of 3  " in with_failure.stderr and "not finite" in with_failure.stderr
+    assert with_failure.stderr.startswith("error: 2 of 3  training.head_learning_rate=1e+30: ")
+    assert "not all finite" in with_failure.stderr
     assert "selected epoch" not in with_failure.stdout, "that is in the run's train.log"
     assert "selected epoch" in states(folder)[0].directory.log.read_text("utf-8")
 
@@ -405,7 +406,7 @@ def test_a_run_that_finishes_while_it_is_looked_at_is_finished(look, worked_in, 
             finish()
         return holder(path) if len(looks) >= look else None
 
-    monkeypatch.setattr(status, "holder", late)
+    monkeypatch.setattr(run_states, "holder", late)
     assert run_status(run).status == "finished"
 
 

@@ -21,7 +21,7 @@ TINY = ["model=tiny", "training.freeze_encoder=true", "training.epochs=1", "data
 
 
 def at_terminal(arguments: list[str], cwd: Path, typed: str = "") -> str:
-    """What the program shows at a terminal of 80 columns, as the terminal is left: bars that have gone are not there."""
+    """What the program shows at a terminal of 80 columns, as it is left: bars have gone."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "biencoder_ablate", *arguments],

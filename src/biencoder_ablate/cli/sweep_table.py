@@ -201,7 +201,10 @@ def run_line(sweep: SweepDirectory, name: str, error: str | None = None, width: 
 
 def failed_line(sweep: SweepDirectory, overrides: Sequence[str], reason: str, width: int | None = None) -> str:
     """A run of a sweep that has just failed, and why."""
-    return fold(f"error: {_count_ended(sweep.statuses())}  {' '.join(overrides)}: {reason}", width)
+    runs = sweep.statuses()
+    labels = {run.overrides: label for run, label in zip(runs, differing(runs), strict=True)}
+    label = labels.get(tuple(overrides), " ".join(overrides))
+    return fold(f"error: {_count_ended(runs)}  {label}: {reason}", width)
 
 
 def _count_ended(runs: Sequence[RunStatus]) -> str:
