@@ -98,8 +98,8 @@ def test_help_and_a_word_is_its_help(command, tmp_path):
     assert fits(asked.stdout), asked.stdout
 
 
-def test_queries_are_asked_for_and_the_end_of_input_ends_it(logs):
-    shown = at_terminal(["retrieve", "latest", "-k", "1"], logs, "Zoos are cruel.\n\x04")
+def test_queries_are_asked_for_until_an_empty_line(logs):
+    shown = at_terminal(["retrieve", "latest", "-k", "1"], logs, "Zoos are cruel.\n\n")
     assert shown.count("argument> ") == 2 and shown.count("108 candidates; the head") == 1
     assert "Traceback" not in shown
 
