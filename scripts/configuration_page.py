@@ -64,8 +64,10 @@ def page() -> str:
     docstrings = {name: kind.__doc__ for name, kind in classes.items() if is_dataclass(kind)}
     parts = [HEAD]
     for group in ["", *(item.name for item in fields(Config) if item.name in table), *groups]:
-        if group in groups or group in table:
-            parts.append(f"## {group or 'Top'}\n")
+        # The groups come again in the second list: each has had its section then.
+        if group not in groups and group not in table:
+            continue
+        parts.append(f"## {group or 'Top'}\n")
         if docstrings.get(group):
             parts.append(" ".join(docstrings[group].split()) + "\n")
         if group in groups:

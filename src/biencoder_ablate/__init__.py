@@ -23,6 +23,7 @@ def _leave_out_working_directory() -> None:
 _leave_out_working_directory()
 
 # What follows may be looked for.
+import warnings  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import TYPE_CHECKING  # noqa: E402
@@ -44,4 +45,12 @@ def load(run_dir: str | Path, overrides: Sequence[str] = ()) -> "TrainedModel":
     """
     from biencoder_ablate.api import open_run  # torch comes with it
 
-    return open_run(run_dir, overrides).load_model()
+    run = open_run(run_dir, overrides)
+    if run.warning:
+        warnings.warn(run.warning, stacklevel=2)
+    return run.load_model()
+
+
+def __dir__() -> list[str]:
+    """The public API alone."""
+    return [*__all__]

@@ -62,12 +62,14 @@ class SearchResults:
     candidate: its place in the corpus, −1 where a point has fewer than k. distance: Euclidean, in retrieval space.
     score: what stage 2 ranks by, logit₁ − logit₀ (with evaluation.score=sum the similarity in it); NaN where only
     stage 1 ranked. dead: whether a ReLU has left both logits at zero, so that the head says nothing of the pair.
+    text: the candidate's own, empty where there is none.
     """
 
     candidate: np.ndarray
     distance: np.ndarray
     score: np.ndarray
     dead: np.ndarray
+    text: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class SearchIndex:
         return equal
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainedModel:
     """A finished run's model. Texts are taken as they are, behind the run's own prompts where it has some, and cut at
     its max_tokens; a single string is a list of one. Everything comes back as numpy arrays, on the CPU.
@@ -105,6 +107,10 @@ class TrainedModel:
     encoder: TextEncoder
     biencoder: BiEncoder
     rerank: int | str = 10
+
+    def __repr__(self) -> str:
+        settings = self.encoder.settings
+        return f"<TrainedModel {self.name}: {self.encoder.source.name}, up to {settings.max_tokens} tokens>"
 
     @torch.no_grad()
     def encode_points(self, texts: str | Sequence[str]) -> np.ndarray:
@@ -166,7 +172,8 @@ class TrainedModel:
         asking = _as_list(points)
         if not asking:
             nothing = np.zeros((0, k), np.float32)
-            return SearchResults(nothing.astype(np.int64), nothing, nothing, nothing.astype(bool))
+            none = nothing.astype(bool)
+            return SearchResults(nothing.astype(np.int64), nothing, nothing, none, nothing.astype(object))
 
         # In blocks, so that memory does not grow with the number of points.
         h = self.pooled_points(asking)
@@ -208,11 +215,14 @@ class TrainedModel:
         score = pair_scorer(self.biencoder, embeddings, self.encoder.settings.fast)
         best = rerank(nearest, depth, np.arange(len(points)), as_candidates(embedded_as), score)
         scores = best.score[:, :k]
+        candidates = best.order[:, :k]
+        found = np.array([*index.texts, ""], dtype=object)[index.place[candidates]]
         return SearchResults(
-            best.order[:, :k],
+            candidates,
             np.sqrt(best.distance[:, :k]),
             np.where(np.isfinite(scores), scores, np.nan),
             best.dead[:, :k],
+            np.where(candidates < 0, "", found),
         )
 
     def pooled_points(self, texts: str | Sequence[str]) -> Tensor:
@@ -276,6 +286,17 @@ class TrainedRun:
     def name(self) -> str:
         """What the run is called, wherever its directory lies."""
         return str(self.result.get("name") or self.path.resolve().name)
+
+    @property
+    def warning(self) -> str:
+        """What one must know before the model is used: that its head says nothing of most pairs. Else nothing."""
+        dead = self.result["val"].get("dead_pairs") or 0.0
+        if dead < 0.5:
+            return ""
+        return (
+            f"the head of {self.name} says nothing of {100 * dead:.0f}% of val pairs (a ReLU has left both logits at "
+            "0): distance alone ranks them"
+        )
 
     @property
     def settings(self) -> EncodeSettings:

@@ -33,7 +33,7 @@ from biencoder_ablate.evaluation.overlap import (
 )
 from biencoder_ablate.utils.arrays import take_rows
 from biencoder_ablate.utils.command import add_json_option, print_json, run_command
-from biencoder_ablate.utils.console import printable, text_table
+from biencoder_ablate.utils.console import printable, show, text_table
 from biencoder_ablate.utils.files import replace_nonfinite
 
 if TYPE_CHECKING:
@@ -131,8 +131,8 @@ def _audit_and_print(arguments: argparse.Namespace) -> None:
         print_json(report)
         return
 
-    print(describe(report))
-    print(f"\ntokens: {report['tokenizer']['note']}")
+    show(describe(report))
+    show(f"\ntokens: {report['tokenizer']['note']}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -22,7 +22,7 @@ from biencoder_ablate.evaluation.candidates import TASKS, build_task
 from biencoder_ablate.runs.directory import find_run
 from biencoder_ablate.runs.identity import short_hash
 from biencoder_ablate.utils.command import add_json_option, print_json, run_command
-from biencoder_ablate.utils.console import RunLog, format_number, text_table
+from biencoder_ablate.utils.console import RunLog, format_number, show, text_table
 from biencoder_ablate.utils.files import expand_user, refuse_link, replace_nonfinite, write_json, write_text
 
 if TYPE_CHECKING:
@@ -63,10 +63,10 @@ def _evaluate_and_print(arguments: argparse.Namespace) -> None:
         print_json(report)
         return
 
-    print(describe(report))
-    print(f"kept in {path}")
+    show(describe(report))
+    show(f"kept in {path}")
     if arguments.trec:
-        print(f"TREC runs and qrels in {arguments.trec}")
+        show(f"TREC runs and qrels in {arguments.trec}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -24,7 +24,7 @@ from biencoder_ablate.config.kept import escape, read_settings
 from biencoder_ablate.config.schema import MEASURING_KEYS, looks_like_path
 from biencoder_ablate.data.corpus import text_key
 from biencoder_ablate.utils.command import run_command
-from biencoder_ablate.utils.console import format_error, format_number
+from biencoder_ablate.utils.console import format_error, format_number, show
 from biencoder_ablate.utils.files import (
     copy_regular,
     expand_user,
@@ -82,9 +82,9 @@ def _show(arguments: argparse.Namespace) -> None:
         comparison = "not compared with sentence-transformers, which is not installed here"
     else:
         comparison = f"its embeddings by sentence-transformers differ from the run's by {difference:.1e} at most"
-    print(f"{out}: {comparison}\nread {out / 'README.md'} before you give it away: its licence is yours to choose")
+    show(f"{out}: {comparison}\nread {out / 'README.md'} before you give it away: its licence is yours to choose")
     if arguments.push:
-        print(f"pushed, as a private repository: {push(out, arguments.push)}")
+        show(f"pushed, as a private repository: {push(out, arguments.push)}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -114,6 +114,8 @@ def export(run_dir: str | Path, out: Path, overrides: Sequence[str] = ()) -> flo
     if out.exists() and not (out / "run" / "result.json").is_file() and (out.is_file() or any(out.iterdir())):
         raise ValueError(f"{out}: holds something else than an export; must be new, empty, or an earlier export")
     run = open_run(run_dir, overrides)
+    if run.warning:
+        show(f"note: {run.warning}", sys.stderr)
     with whole_directory(out) as partial:
         _write_modules(run, partial)
         _write_run(run, partial)

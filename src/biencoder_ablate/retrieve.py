@@ -23,11 +23,11 @@ from biencoder_ablate.data.corpus import SPLITS, text_key
 from biencoder_ablate.data.tabular import SUFFIXES, cell_text, decode_text, list_columns, read_table
 from biencoder_ablate.utils.cache import load_entry, seal
 from biencoder_ablate.utils.command import add_json_option, print_json, run_command
-from biencoder_ablate.utils.console import RunLog, printable, progress_bar
+from biencoder_ablate.utils.console import RunLog, fold, printable, progress_bar, show, terminal_width
 from biencoder_ablate.utils.files import expand_user, read_given, refuse_link, whole_directory
 
 if TYPE_CHECKING:
-    from biencoder_ablate.api import SearchIndex, TrainedModel
+    from biencoder_ablate.api import SearchIndex, TrainedModel, TrainedRun
 
 _OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_0-9]+)*=")
 _COLUMNS = {"answers": ("counter", "text"), "all": ("counter", "point", "text")}
@@ -52,10 +52,15 @@ def _show(arguments: argparse.Namespace) -> None:
     is_dialogue = argument is None and arguments.points is None and sys.stdin.isatty()
     points = [] if is_dialogue else _points(argument, arguments.points)
     search = open_search(arguments.run_dir, arguments.candidates, arguments.columns, overrides, quiet=arguments.json)
+    if search.note and not arguments.json:
+        show(f"note: {search.note}", sys.stderr)
     if is_dialogue:
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401  # what is typed can then be edited, and brought back with the arrows
         print(f"{len(search.index)} candidates; an empty line ends")
-        while line := input("argument> ").strip():
-            _print(search([line], arguments.k), arguments.json, many=True)
+        with contextlib.suppress(EOFError):
+            while line := input(f"{search.asks}> ").strip():
+                _print(search([line], arguments.k), arguments.json, many=True)
     else:
         _print(search(points, arguments.k), arguments.json, many=argument is None)
 
@@ -68,17 +73,25 @@ def _points(argument: str | None, file: str | None) -> list[str]:
                 f"{argument}: is a file; give --points {argument} for an argument a line, or - < {argument} to take "
                 "all its text as one"
             )
-        argument = (sys.stdin.read() if argument == "-" else argument).strip()
+        argument = (_standard_input() if argument == "-" else argument).strip().removeprefix("\ufeff")
+        if any("\udc80" <= letter <= "\udcff" for letter in argument):
+            raise ValueError("the argument is not UTF-8; must be UTF-8 text")
         if not argument:
             raise ValueError("the argument is empty; give a text, or - to read it from standard input")
         return [argument]
     if file not in (None, "-"):
         path = Path(str(file))
         return [text for _, text in read_texts("--points", path, _read("--points", path), _POINT_COLUMNS)]
-    points = [line.strip() for line in sys.stdin if line.strip()]
+    points = [line.strip() for line in _standard_input().split("\n") if line.strip()]
     if not points:
         raise ValueError("standard input is empty; must hold one argument a line")
     return points
+
+
+def _standard_input() -> str:
+    """All that standard input holds. Raises DataError where it is not UTF-8."""
+    binary = getattr(sys.stdin, "buffer", None)
+    return sys.stdin.read() if binary is None else decode_text("standard input", binary.read())
 
 
 def _print(answers: Sequence[Mapping[str, Any]], as_json: bool, many: bool) -> None:
@@ -91,8 +104,8 @@ def _print(answers: Sequence[Mapping[str, Any]], as_json: bool, many: bool) -> N
             if number:
                 print()
             if many and len(answers) > 1:
-                print(f"> {printable(textwrap.shorten(answer['argument'], 100))}")
-            print(describe(answer), flush=True)
+                print(f"> {printable(textwrap.shorten(answer['argument'], (terminal_width() or 102) - 2))}")
+            print(describe(answer, terminal_width()), flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -139,6 +152,10 @@ class Search:
     places: Sequence[Sequence[str]]
     named: str
     """What the candidates are called in messages."""
+    asks: str = "query"
+    """What a text that asks is called where one is asked for."""
+    note: str = ""
+    """What is wrong with the model, if anything."""
 
     def __call__(self, points: Sequence[str], k: int = 5) -> list[dict[str, Any]]:
         """For each point the k best candidates, without the point itself. Raises ValueErrors that say what is wrong.
@@ -216,12 +233,16 @@ def open_search(
     name = hashlib.sha256(f"index-2 {source} {model.fingerprint()}".encode()).hexdigest()[:16]
     kept = load_index(run.path / "index" / name, model.encoder.settings.device)
     if kept is not None:
-        return Search(model, *kept, str(candidates))
+        return Search(model, *kept, str(candidates), _asks(run), run.warning)
     places = distinct_texts(read_texts("--candidates", path, content, wanted, must_have_all=columns is not None))
     with progress_bar("encoding", len(places), "text", quiet) as bar:
         index = model.index(list(places), bar.update)
     save_index(run.path / "index" / name, index, list(places.values()))
-    return Search(model, index, list(places.values()), str(candidates))
+    return Search(model, index, list(places.values()), str(candidates), _asks(run), run.warning)
+
+
+def _asks(run: TrainedRun) -> str:
+    return "argument" if run.config.data.name in ("arguana", "sample") else "query"
 
 
 def _search_corpus(run_dir: str | Path, overrides: Sequence[str]) -> Search:
@@ -247,7 +268,8 @@ def _search_corpus(run_dir: str | Path, overrides: Sequence[str]) -> Search:
     table = build_table(corpus)
     number_of = {text: number for number, text in enumerate(table.texts)}
     h = run.pooled(table, RunLog(None, quiet=True))[0][[number_of[text] for text in places]]  # (C, H)
-    return Search(model, model.index_of(list(places), h), list(places.values()), str(run_dir))
+    index = model.index_of(list(places), h)
+    return Search(model, index, list(places.values()), str(run_dir), _asks(run), run.warning)
 
 
 def read_texts(
@@ -342,14 +364,20 @@ def distinct_texts(texts: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     return places
 
 
-def describe(answer: Mapping[str, Any]) -> str:
-    """An answer of `Search` for a person, without the control characters that a text may hold."""
+def describe(answer: Mapping[str, Any], width: int | None = None) -> str:
+    """An answer of `Search` for a person, without the control characters that a text may hold; no wider than `width`,
+    or than 100 columns."""
+    wide = min(width or 100, 100)
     rerank = answer["rerank"]
     stages = {"all": "the head scored all of them", "none": "by distance alone"}
     lines = [f"{answer['num_candidates']} candidates; {stages.get(rerank, f'the head re-ranked the nearest {rerank}')}"]
     num_tokens, num_read = answer["num_tokens"], answer["num_tokens_read"]
     if num_tokens > num_read:
-        lines.append(f"note: the argument has {num_tokens} tokens; the model reads the first {num_read}")
+        note = f"note: the argument has {num_tokens} tokens; the model reads the first {num_read}"
+        lines.append(fold(note, width))
+    scored = [result["dead"] for result in answer["results"] if result["dead"] is not None]
+    if scored and all(scored):
+        lines.append(fold("note: the head says nothing of any of these; by distance alone", width))
     for result in answer["results"]:
         score = ""
         if result["dead"]:
@@ -363,8 +391,8 @@ def describe(answer: Mapping[str, Any]) -> str:
         text = printable(" ".join(result["text"].split()))
         lines += [
             "",
-            f"{result['rank']}. {score}distance {result['distance']:.3f}, {printable(first)}{more}",
-            textwrap.fill(text, width=100, initial_indent="   ", subsequent_indent="   "),
+            fold(f"{result['rank']}. {score}distance {result['distance']:.3f}, {printable(first)}{more}", width),
+            textwrap.fill(text, width=wide, initial_indent="   ", subsequent_indent="   "),
         ]
     return "\n".join(lines)
 

@@ -89,7 +89,7 @@ def test_version(tmp_path):
 
 def test_the_examples_of_the_help_can_be_typed_as_they_stand(tmp_path):
     """With a corpus of that name in the directory."""
-    zip_directory(write_arguana_tree(tmp_path / "tree", make_pairs()), tmp_path / "arguana-counterargs-corpus.zip")
+    zip_directory(write_arguana_tree(tmp_path / "tree", make_pairs()), tmp_path / "arguana.zip")
     text = run_program(["--help"], tmp_path).stdout
     commands = re.findall(r"^ *python -m biencoder_ablate (\S.*)$", text, re.MULTILINE)
     assert commands
@@ -120,6 +120,9 @@ def test_info_is_hydras_own(tmp_path):
         ("head=lay", {"head=layernorm", "head=layernorm_relu"}),
         ("-m head=none neg", {"neg_ratio=", "negatives=", "negatives."}),
         ("training.ep", {"training.epochs="}),
+        ("re", {"recipe=", "report", "rerun=", "retrieve"}),
+        ("retrieve la", {"latest"}),
+        ("-m head=none,( neg", set()),
     ],
 )
 def test_tab_completion(typed, offered, tmp_path):

@@ -17,12 +17,14 @@ from support.runs import finished_result
 
 from biencoder_ablate.cli.launchers import take_first_free
 from biencoder_ablate.cli.sweep import sweep_directory
-from biencoder_ablate.cli.sweep_table import sweep_text
+from biencoder_ablate.cli.sweep_table import sweep_text, sweep_warnings
+from biencoder_ablate.runs import status as run_states
 from biencoder_ablate.runs.__main__ import main as list_runs
-from biencoder_ablate.runs.directory import RunDirectory, locked
+from biencoder_ablate.runs.__main__ import prune
+from biencoder_ablate.runs.directory import RunDirectory, holder, locked
 from biencoder_ablate.runs.records import write_metrics
 from biencoder_ablate.runs.status import RunStatus, SweepDirectory, objective, run_status
-from biencoder_ablate.utils.console import format_number, show_seconds, text_table
+from biencoder_ablate.utils.console import RunLog, format_number, show_seconds, text_table
 from biencoder_ablate.utils.files import write_json
 
 SMALL = ["training.freeze_encoder=true", "training.epochs=2", "model.max_tokens=16", "data.limit=3"]
@@ -70,7 +72,7 @@ def test_the_sweep_directory_holds_only_the_list_and_the_table(with_failure, fol
 
 
 def test_the_last_lines_are_means_beside_what_needs_no_training_and_what_to_type_next(with_failure):
-    after = with_failure.stdout.partition("test top-1, mean")[2].splitlines()
+    after = with_failure.stdout.partition("top-1, mean")[2].splitlines()
     assert [line.split("  ")[0] for line in after[1:7]] == [
         "training.head_learning_rate=0.001",
         "training.head_learning_rate=0.002",
@@ -79,12 +81,58 @@ def test_the_last_lines_are_means_beside_what_needs_no_training_and_what_to_type
         "TF-IDF",
         "chance",
     ]
-    assert after[-1] == "next: biencoder-ablate report logs/sweeps/s -o report"
+    assert after[7] == "choose by val; test is for the figure of what was chosen"
+    assert after[-1] == "next: biencoder-ablate report s -o report"
+    assert with_failure.stdout.count("next: ") == 1
 
 
-def test_progress_and_time_left_are_shown_while_it_runs(with_failure):
-    assert "sweep: 1 of 3 finished, about" in with_failure.stdout
-    assert "sweep: 2 of 3 finished, 1 failed" in with_failure.stdout
+def test_a_run_of_a_sweep_is_one_line_with_its_figures_and_the_time_left(with_failure, folder):
+    shown = re.findall(r"^\d of 3 .*$", with_failure.stdout, re.MULTILINE)
+    first, last = states(folder)[0].result, states(folder)[2].result
+    assert len(shown) == 2, "the failed one is an error"
+    for line, number, rate, result in zip(shown, (1, 3), ("0.001", "0.002"), (first, last), strict=True):
+        figures = [f"{result[split]['top1_clean']:.4f}" for split in ("val", "test")]
+        assert line.startswith(f"{number} of 3  training.head_learning_rate={rate} ")
+        assert re.findall(r"(?:val|test) ([\d.]+)", line) == figures
+    assert shown[0].endswith(" left") and not shown[1].endswith(" left")
+    assert with_failure.stderr.startswith("error: 2 of 3  training.head_learning_rate=1e+30: ")
+    assert "not all finite" in with_failure.stderr
+    assert "selected epoch" not in with_failure.stdout, "that is in the run's train.log"
+    assert "selected epoch" in states(folder)[0].directory.log.read_text("utf-8")
+
+
+def test_what_too_few_seeds_cannot_decide_is_said_beforehand(with_failure, folder):
+    """p is at least 2/2^S, Holm multiplies it by the 3 pairs of three rates, or 3 effects and 6 pairs of four heads."""
+    few = "note: 1 seed cannot decide 3 tests ("
+    assert few in with_failure.stdout.partition("1 of 3")[0]
+    heads = ["head=none,layernorm,relu,layernorm_relu", "sweep_name=h", "plan=true"]
+    five = sweep(folder, *heads, "seed=range(5)").stdout.splitlines()
+    assert [line for line in five if line.startswith("note: ")] == [
+        "note: 5 seeds cannot decide 3 tests (LayerNorm, ReLU, and their interaction): 7 can",
+        "note: 5 seeds cannot decide 6 tests (Every pair of heads): 8 can",
+    ]
+    assert "cannot decide" not in sweep(folder, *heads, "seed=range(8)").stdout
+
+
+def test_warnings_of_a_sweep_are_said_once_with_how_many_runs_have_them(tmp_path):
+    runs = []
+    logs = (
+        "warning: the head says nothing of 57% of val pairs\n",
+        "warning: the head says nothing of 100% of val pairs\nwarning: model4 moved 0.5\n",
+        "warning: top-1 is below BM25\ndata       warning: 3 of 9 texts\nfinetuned  warning: other corpus\n",
+    )
+    for number, lines in enumerate(logs):
+        run = RunDirectory(tmp_path / str(number))
+        run.path.mkdir()
+        log = RunLog(run.log, quiet=True)
+        log.note("biencoder-ablate 0: x\nwarning: of an earlier attempt")
+        log.note(f"biencoder-ablate 0: x\n{lines}")
+        runs.append(RunStatus(run, "finished"))
+    assert sweep_warnings(runs) == [
+        "warning: in 2 of 3 runs: the head says nothing of 57 to 100% of val pairs",
+        "warning: in 1 of 3 runs: model4 moved 0.5",
+        "warning: in 1 of 3 runs: other corpus",
+    ]
 
 
 def test_plan_says_what_would_run_and_runs_nothing(with_failure, folder):
@@ -203,16 +251,19 @@ def test_means_over_seeds_by_hand_marked_where_they_are_below_what_needs_no_trai
         for seed, test in enumerate(values)
     ]
     table, _, means = sweep_text(runs).partition("\n\n")
-    assert table.splitlines()[0].split() == ["run", "epoch", "val", "test", "s"], "nothing unfinished, nothing leaked"
-    assert table.splitlines()[3].split() == ["head=relu", "seed=0", "3", "0.7500", "0.2000!", "2.0"]
-    *lines, warning = means.splitlines()
+    assert table.splitlines()[0].split() == ["run", "epoch", "val", "test", "time"], (
+        "nothing unfinished, nothing leaked"
+    )
+    assert table.splitlines()[3].split() == ["head=relu", "seed=0", "3", "0.7500", "0.2000!", "2.0", "s"]
+    *lines, advice, warning = means.splitlines()
+    assert advice.startswith("choose by val")
     assert [line.split() for line in lines] == [
-        ["test", "top-1,", "mean", "seeds", "test", "sd", "stage", "1"],
-        ["head=none", "2", "0.7000", "0.1414", "0.6000"],
-        ["head=relu", "2", "0.2500!", "0.0707", "0.1500"],
-        ["pretrained", "encoder", "0.5000"],
-        ["BM25", "0.2500"],
-        ["chance", "0.0100"],
+        ["top-1,", "mean", "seeds", "val", "sd", "test", "sd", "stage", "1"],
+        ["head=none", "2", "0.7500", "0.0000", "0.7000", "0.1414", "0.6000"],
+        ["head=relu", "2", "0.7500", "0.0000", "0.2500!", "0.0707", "0.1500"],
+        ["pretrained", "encoder", "0.5000", "0.5000"],
+        ["BM25", "0.2500", "0.2500"],
+        ["chance", "0.0100", "0.0100"],
     ]
     assert warning == "warning: on test 2 of 4 runs below the pretrained encoder, 1 of 4 runs below BM25 (!)"
 
@@ -226,12 +277,11 @@ def test_clean_means_stand_beside_official_ones_and_everything_fits_eighty_colum
         for seed in range(2)
     ]
     lines = sweep_text(runs, width=80).splitlines()
-    assert max(map(len, lines[:-1])) <= 80
-    assert "clean" in lines[0] and lines[-1].startswith(
-        "warning: on clean test 8 of 8 runs below the pretrained encoder"
-    )
+    assert max(map(len, lines)) <= 80
+    warning = "warning: on clean test 8 of 8 runs below the pretrained encoder"
+    assert "clean" in lines[0] and lines[-1].startswith(warning)
     row = next(line for line in lines if line.split()[1:2] == ["2"])
-    assert row.split() == ["head=none", "2", "0.6000", "0.0000", "0.5000", "0.4000!", "0.0000", "0.3000"]
+    assert row.split() == ["head=none", "2", "0.7500", "0.0000", "0.4000!", "0.0000", "0.3000", "0.6000"]
 
 
 def test_a_sweep_has_a_name_one_can_read(tmp_path):
@@ -316,6 +366,60 @@ def test_how_a_run_is(tmp_path):
     assert (run_status(run).status, run_status(run).why) == ("damaged", "result.json has no best_epoch")
     write_json(run.result, finished_result())
     assert (run_status(run, error="too late").status, run_status(run).why) == ("finished", "")
+
+
+@pytest.fixture
+def worked_in(tmp_path):
+    """A run directory that another process holds until a line is written to it, when it finishes the run and goes."""
+    run = RunDirectory(tmp_path / "logs" / "runs" / "r")
+    code = (
+        "import json, pathlib, sys\n"
+        "from biencoder_ablate.runs.directory import locked\n"
+        f"path = pathlib.Path({str(run.path)!r})\n"
+        "with locked(path):\n"
+        "    path.mkdir(parents=True); print('held', flush=True); sys.stdin.readline()\n"
+        f"    (path / 'result.json').write_text({json.dumps(finished_result())!r})\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    yield run, lambda: process.communicate("\n")
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.parametrize("look", [1, 2])
+def test_a_run_that_finishes_while_it_is_looked_at_is_finished(look, worked_in, monkeypatch):
+    """Whether it ends just before the lock is looked at, or between that and its files."""
+    run, finish = worked_in
+    assert run_status(run).status == "running"
+    looks = []
+
+    def late(path):
+        looks.append(path)
+        if len(looks) == look:
+            finish()
+        return holder(path) if len(looks) >= look else None
+
+    monkeypatch.setattr(run_states, "holder", late)
+    assert run_status(run).status == "finished"
+
+
+def test_a_run_that_has_finished_since_it_was_listed_is_not_pruned(worked_in, tmp_path):
+    run, finish = worked_in
+    finish()
+    listed = [RunStatus(run, "interrupted")]
+    assert prune(listed, ["interrupted"], yes=True) == (
+        "deleted 0 runs, 0.0 MB\nkept r: it was interrupted, and is finished now"
+    )
+    assert run.result.exists()
+    assert prune([run_status(run)], ["finished"], yes=True).startswith("deleted 1 run, ")
+    assert not run.path.exists()
 
 
 def test_a_search_looks_at_clean_val_or_where_nothing_is_clean_at_val():

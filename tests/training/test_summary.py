@@ -91,7 +91,7 @@ def test_the_last_lines_name_the_figure_without_training_by_distance_and_after_t
     ]
     assert lines[1].split() == ["val", "val", "clean", "test", "test", "clean"]
     assert lines[8].split() == ["points", "20", "10", "20", "10"]
-    assert "done in 1.5 s: logs/runs/name" in lines and lines[-2].startswith("next ")
+    assert "done in 1.5 s: logs/runs/name" in lines and lines[-2].startswith("next: ")
     config_of_last = Config(evaluation=EvaluationConfig(select="last"))
     assert last_lines(RunDirectory(Path("x")), GOOD, config_of_last, RISING).startswith("selected epoch 2, the last\n")
     untrained = last_lines(RunDirectory(Path("x")), GOOD | {"best_epoch": -1}, config, [])

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import io
 import os
+import re
 import sys
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from biencoder_ablate.config.schema import ConfigError
-from biencoder_ablate.utils.command import Terminated, raise_on_sigterm, until_nobody_reads
-from biencoder_ablate.utils.console import format_error
+from biencoder_ablate.utils.command import Terminated, did_you_mean, raise_on_sigterm, until_nobody_reads
+from biencoder_ablate.utils.console import format_error, show
 from biencoder_ablate.version import __version__
 
 COMMANDS = {
@@ -30,8 +34,10 @@ COMMANDS = {
 def main() -> None:
     """`python -m biencoder_ablate`: exit code 0, 1 for any failure, 130 after Ctrl-C, 143 after SIGTERM.
 
-    A first word of COMMANDS is that command, with all that follows.
+    A first word of COMMANDS is that command, with all that follows; `help` and one of them is its --help.
     """
+    if sys.argv[1:2] == ["help"]:
+        sys.argv[1:] = [*sys.argv[2:], "--help"]
     if sys.argv[1:2] and sys.argv[1] in COMMANDS:
         command = importlib.import_module(f"biencoder_ablate.{COMMANDS[sys.argv[1]]}")
         sys.exit(command.main(sys.argv[2:]))
@@ -50,7 +56,10 @@ def _carry_out(argv: list[str]) -> int:
     from biencoder_ablate.config.compose import check_hydra_query, compose_command, is_hydra_query, parse_arguments
 
     try:
+        _check_word(argv)
         arguments = parse_arguments(argv)
+        if arguments.shell_completion:
+            return _complete(arguments)
         if is_hydra_query(arguments):
             check_hydra_query(arguments)
             return _ask_hydra(arguments)
@@ -111,20 +120,28 @@ def _run_one(command: Any) -> int:
     return 0
 
 
+def _check_word(argv: list[str]) -> None:
+    """Refuse a first word that is neither a command nor KEY=VALUE. Raises ConfigError."""
+    if argv and re.fullmatch(r"[A-Za-z][\w.-]*", argv[0]):
+        hint = did_you_mean(argv[0], [*COMMANDS, "help"])
+        hint = hint or f"must be one of {', '.join(COMMANDS)}, or settings such as head=relu; see --help"
+        raise ConfigError(f"{argv[0]}: there is no such command; {hint}")
+
+
 def _fail(error: BaseException) -> int:
     """One message, exit code 1."""
-    print(f"error: {format_error(error)}", file=sys.stderr)
+    show(f"error: {format_error(error)}", sys.stderr)
     return 1
 
 
 def _stopped(how: str, code: int) -> int:
     what = "every finished epoch and part of an encoding is on disk"
-    print(f"{how}: {what}; the same command goes on from there", file=sys.stderr)
+    show(f"{how}: {what}; the same command goes on from there", sys.stderr)
     return code
 
 
 def _ask_hydra(arguments: argparse.Namespace) -> int:
-    """--help, --cfg, --info and tab completion are Hydra's own."""
+    """--help, --cfg, --info and most of tab completion are Hydra's own."""
     import hydra
 
     from biencoder_ablate.config.compose import conf_directory, register_schema
@@ -136,5 +153,41 @@ def _ask_hydra(arguments: argparse.Namespace) -> int:
 
     # Hydra's parser takes no option after an override, ours does
     sys.argv[1:] = [item for item in sys.argv[1:] if item not in arguments.overrides] + arguments.overrides
-    hydra.main(config_path=str(conf_directory()), config_name="config", version_base="1.3")(nothing)()
+    ask = hydra.main(config_path=str(conf_directory()), config_name="config", version_base="1.3")(nothing)
+    if not arguments.help:
+        ask()
+        return 0
+    answer = io.StringIO()
+    with contextlib.redirect_stdout(answer), contextlib.suppress(SystemExit):
+        ask()
+    show(answer.getvalue().rstrip("\n"))
     return 0
+
+
+def _complete(arguments: argparse.Namespace) -> int:
+    """What the shell may offer for the word that is being typed: Hydra's keys and choices, commands, and runs.
+
+    Nothing is said where a line cannot be understood: a message would land in the middle of it.
+    """
+    typed = os.environ.get("COMP_LINE", "")[: int(os.environ.get("COMP_POINT") or sys.maxsize)]
+    words = typed.split(" ")[1:]
+    if "biencoder_ablate" in words:  # python -m biencoder_ablate …
+        words = words[words.index("biencoder_ablate") + 1 :]
+    command, word = (words or [""])[0], (words or [""])[-1]
+    if len(words) == 1:
+        print(*(name for name in (*COMMANDS, "help") if word and name.startswith(word)))
+    elif command in (*COMMANDS, "help"):
+        print(*_offered(command, word))
+        return 0
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(SystemExit):
+        _ask_hydra(arguments)
+    return 0
+
+
+def _offered(command: str, word: str) -> list[str]:
+    """Names of runs, and for a report of sweeps, for a command that takes them."""
+    names = {"help": list(COMMANDS)}.get(command, [])
+    if command in ("evaluate", "export", "report", "retrieve"):
+        kinds = ("runs", "sweeps") if command == "report" else ("runs",)
+        names = ["latest", *(path.name for kind in kinds for path in Path("logs", kind).glob("[!.]*"))]
+    return sorted(name for name in names if name.startswith(word))

@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
@@ -23,16 +23,28 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, open_dict
 
 from biencoder_ablate.cli.launchers import failure_of, run_on_cluster
-from biencoder_ablate.cli.sweep_table import plan_text, progress_line, sweep_text, write_table
+from biencoder_ablate.cli.seeds import describe_seeds
+from biencoder_ablate.cli.sweep_table import (
+    describe_sweep,
+    failed_line,
+    plan_text,
+    run_line,
+    sweep_text,
+    sweep_warnings,
+    write_table,
+)
 from biencoder_ablate.config.compose import Command, to_config, unresolved, without_hydra
 from biencoder_ablate.config.overrides import format_hydra_error
 from biencoder_ablate.config.schema import Config, ConfigError
-from biencoder_ablate.runs.directory import RunDirectory
+from biencoder_ablate.runs.directory import RunDirectory, find_run
 from biencoder_ablate.runs.identity import short_hash
 from biencoder_ablate.runs.status import RunStatus, SweepDirectory, objective
 from biencoder_ablate.utils.command import Terminated, raise_on_sigterm, ready_streams
-from biencoder_ablate.utils.console import format_error, terminal_width
+from biencoder_ablate.utils.console import NEXT, RunLog, format_error, show, terminal_width
 from biencoder_ablate.utils.files import expand_user
+
+if TYPE_CHECKING:
+    from biencoder_ablate.training.plan import RunPlan
 
 _NOT_IN_THE_NAME = (
     "logs_dir=",
@@ -56,19 +68,25 @@ def run_sweep(command: Command) -> int:
     if command.sweeper != "BasicSweeper":
         return _search(command)
     jobs = command.jobs()
-    configs = command.configs(jobs)
-    names = _names(configs)
-    first = configs[0]
+    plans = _plans(command.configs(jobs))
+    names = [plan.name for plan in plans]
+    first = plans[0].config
     directory = sweep_directory(first.logs_dir, first.sweep_name, command.overrides, jobs)
+    earlier = {job["name"] for job in directory.read()["jobs"]}
+    # Seeds that an earlier command has brought count as well in a report.
+    seeds = describe_seeds(plans, jobs) if earlier <= set(names) else []
     if first.plan:
         print(plan_text(directory.statuses(directory.list_jobs(jobs, names)), first.training.epochs))
+        for line in seeds:
+            show(line)
         return 0
 
     directory.write(command.overrides, jobs, names)
     sweep = _Sweep(command, directory, first.rerun)
     num_runs, num_left = len(set(names)), len(sweep.left(names))
     num_done = num_runs - num_left
-    print(f"sweep {directory.path.name}: {num_runs} runs, {num_done} finished, {num_left} to run\n")
+    print(f"sweep {directory.path.name}: {num_runs} runs, {num_done} finished, {num_left} to run")
+    show("\n".join([*describe_sweep(plans, directory), *seeds, ""]))
     size = command.base.hydra.sweeper.max_batch_size or len(jobs)
     for start in range(0, len(jobs), size):
         sweep.run(jobs[start : start + size], names[start : start + size])
@@ -117,7 +135,7 @@ def _search(command: Command) -> int:
     sweep = _Sweep(command, directory, settings.rerun)
 
     def launch_batch(jobs: Sequence[Sequence[str]]) -> list[JobReturn]:
-        names = _names(command.configs(jobs))
+        names = [plan.name for plan in _plans(command.configs(jobs))]
         directory.write(command.overrides, jobs, names)
         for name in set(names) - set(sweep.left(names)):
             print(f"{name}: finished already")
@@ -151,8 +169,8 @@ def _search(command: Command) -> int:
     return sweep.close(best=True)
 
 
-def _names(configs: Sequence[Config]) -> list[str]:
-    """The names of the jobs' runs. Raises ConfigError where they could not be one sweep."""
+def _plans(configs: Sequence[Config]) -> list[RunPlan]:
+    """The plans of the jobs' runs. Raises ConfigError where they could not be one sweep."""
     from biencoder_ablate.training.plan import plan_runs
 
     for key in ("logs_dir", "sweep_name", "rerun", "plan"):
@@ -160,7 +178,7 @@ def _names(configs: Sequence[Config]) -> list[str]:
         if len(values) > 1:
             listed = ",".join(map(str, sorted(values, key=str)))
             raise ConfigError(f"{key}={listed}: cannot be swept; must be one value")
-    return [plan.name for plan in plan_runs(list(configs))]
+    return plan_runs(list(configs))
 
 
 class _FailedJob(JobReturn):
@@ -224,18 +242,13 @@ class _Sweep:
 
         Raises what the launcher raises, which other jobs than these may have caused.
         """
-        from biencoder_ablate.training.summary import finished_line
-
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=self.context, task_function=run_job, config=self._config
         )
         names, jobs = list(todo), list(todo.values())
 
         def ended(number: int, error: str | None) -> None:
-            run = RunDirectory(self.directory.runs / names[number])
-            result = run.read_finished() if error is None else None
-            print(finished_line(run, result) if result else f"{names[number]}: {error}")
-            print(progress_line(self.directory), flush=True)
+            print(run_line(self.directory, names[number], error, terminal_width()), flush=True)
 
         errors: list[str | None]
         if getattr(launcher, "_EXECUTOR", None) == "slurm":  # submitit's
@@ -258,15 +271,23 @@ class _Sweep:
         runs = self.directory.statuses(errors=self._errors)
         write_table(self.directory.table, runs)
         seconds = time.time() - self._started
-        print(f"\n{sweep_text(runs, terminal_width())}\n{seconds:.1f} s; {self.directory.path}")
+        print(f"\n{sweep_text(runs, terminal_width())}")
+        for warning in sweep_warnings(runs):
+            show(warning)
+        show(f"{seconds:.1f} s; {self.directory.path}")
 
         finished = [run for run in runs if run.status == "finished" and run.name in self._names]
         if best and finished:
             first = max(finished, key=lambda run: objective(run.result))
-            print(f"best by clean top-1 on val: {objective(first.result):.4f}, {' '.join(first.overrides)}")
-        print(f"next: biencoder-ablate report {shlex.quote(str(self.directory.path))} -o report")
+            show(f"best by clean top-1 on val: {objective(first.result):.4f}, {' '.join(first.overrides)}")
+        show(f"{NEXT}biencoder-ablate report {shlex.quote(self._typed())} -o report")
         self.context.callbacks.on_multirun_end(config=self._config, config_name=self._config_name)
         return 0 if len(finished) == len(self._names) and not self.stopped else 1
+
+    def _typed(self) -> str:
+        """The sweep as one types it: its bare name, where that finds it."""
+        path = self.directory.path
+        return path.name if find_run(path.name, sweeps=True).resolve() == path.resolve() else str(path)
 
 
 def _ended_since(started: float, run: RunStatus) -> bool:
@@ -281,7 +302,6 @@ def run_job(composed: DictConfig) -> float:
     """
     from biencoder_ablate.cli.launchers import acquire_gpu
     from biencoder_ablate.training.experiment import run_experiment
-    from biencoder_ablate.training.summary import finished_line
 
     hydra = HydraConfig.get()
     sweep = SweepDirectory(Path(hydra.sweep.dir))
@@ -294,16 +314,15 @@ def run_job(composed: DictConfig) -> float:
     try:
         with acquire_gpu(sweep.path, config.training.device, parallel) as device:
             config = replace(config, training=replace(config.training, device=device))
-            outcome = run_experiment(config, without_hydra(composed), overrides, quiet=parallel)
-        if parallel:
-            print(finished_line(outcome.directory, outcome.result))
+            # What a run says is in its log. Bars of several at a time would overwrite each other.
+            outcome = run_experiment(config, without_hydra(composed), overrides, quiet=True, bars=not parallel)
     except Exception as error:
-        print(f"error: {' '.join(overrides)}: {format_error(error)}", file=sys.stderr)
+        reason = format_error(error)
+        print(failed_line(sweep, overrides, reason, terminal_width(sys.stderr)), file=sys.stderr, flush=True)
         raise
     except Terminated:
         if not parallel:
             raise
         raise RuntimeError("stopped by SIGTERM") from None
-    finally:
-        print(progress_line(sweep), flush=True)
+    RunLog(None).say(run_line(sweep, outcome.directory.name, width=terminal_width()))
     return objective(outcome.result)

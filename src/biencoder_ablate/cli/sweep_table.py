@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 import statistics
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from biencoder_ablate.evaluation.baselines import FLOOR, TITLES, baselines_above
+from biencoder_ablate.runs.records import selection_metric
 from biencoder_ablate.runs.status import RunStatus, SweepDirectory
-from biencoder_ablate.utils.console import format_number, show_seconds, terminal_width, text_table
+from biencoder_ablate.utils.console import fold, format_number, show_seconds, terminal_width, text_table
 from biencoder_ablate.utils.files import directory_bytes, write_text
+
+if TYPE_CHECKING:
+    from biencoder_ablate.training.plan import RunPlan
 
 Result = Mapping[str, Any]
 """What a run's result.json says."""
+BELOW = "top-1 is below "
+"""How the warning begins of a run that is below a baseline."""
+_STAMP = r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  "
+_ATTEMPT = re.compile(_STAMP + r"biencoder-ablate \S+: ", re.MULTILINE)
+"""The first line that a run writes to its train.log, each time it is started."""
+_WARNING = re.compile(_STAMP + r"(?:(\w+) +)?warning: (.*)$", re.MULTILINE)
+_NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.]*\w)")
+"""A number in a sentence, not one in a name."""
 
 
 def sweep_text(runs: Sequence[RunStatus], width: int | None = None) -> str:
@@ -28,7 +41,7 @@ def sweep_text(runs: Sequence[RunStatus], width: int | None = None) -> str:
     """
     labels = differing(runs)
     finished = [run.result for run in runs if run.status == "finished"]
-    columns = ["run", "status", "epoch", "val ", "clean ", "test ", "clean ", "s"]
+    columns = ["run", "status", "epoch", "val ", "clean ", "test ", "clean ", "time"]
     rows = [[label, run.status, *_metrics(run, marked=True)] for label, run in zip(labels, runs, strict=True)]
 
     # Columns that say nothing are left out.
@@ -45,12 +58,13 @@ def sweep_text(runs: Sequence[RunStatus], width: int | None = None) -> str:
 
     for label, run in zip(labels, runs, strict=True):
         if run.status not in ("finished", "new"):
-            lines.append(f"{run.status}: {label}: {run.why}")
+            lines.append(fold(f"{run.status}: {label}: {run.why}", width))
     if finished:
         lines += ["", _means(runs, leaks, width)]
+        lines.append("choose by val; test is for the figure of what was chosen")
         warning = _warning(finished, "top1_clean" if leaks else "top1")
         if warning:
-            lines.append(warning)
+            lines.append(fold(warning, width))
     return "\n".join(lines)
 
 
@@ -66,14 +80,21 @@ def write_table(path: Path, runs: Sequence[RunStatus]) -> None:
 
 
 def _metrics(run: RunStatus, marked: bool = False) -> list[str]:
-    """Best epoch; official and clean top-1 of val, then of test; seconds. Empty where the run is not finished."""
+    """Best epoch; official and clean top-1 of val, then of test; time. Empty where the run is not finished.
+
+    `marked` for people: with ! and time in the unit that suits it; seconds otherwise.
+    """
     result = run.result if run.status == "finished" else {}
     cells = [str(result.get("best_epoch", ""))]
     for split in ("val", "test"):
         for key in ("top1", "top1_clean"):
             value = result.get(split, {}).get(key)
             cells.append(format_number(value) + (_mark(result, split, key, value) if marked else ""))
-    cells.append(format_number(result.get("seconds"), 1))
+    seconds = result.get("seconds")
+    if marked and seconds is not None:
+        cells.append(show_seconds(seconds, 1))
+    else:
+        cells.append(format_number(seconds, 1))
     return cells
 
 
@@ -82,8 +103,12 @@ def _mark(result: Result, split: str, key: str, value: float | None) -> str:
 
 
 def _means(runs: Sequence[RunStatus], leaks: bool, width: int | None) -> str:
-    """A line a configuration: test top-1 at the selected epoch, mean and standard deviation over its runs, which differ
-    in their seeds and folds, and that of stage 1; then the baselines, where all runs have the same."""
+    """A line a configuration: top-1 at the selected epoch, mean and standard deviation over its runs, which differ in
+    their seeds and folds, on val and on test, and test before the head; then the baselines, where all runs have the
+    same.
+
+    Clean figures where any differs from the official one, with the official mean on test behind them.
+    """
     by_configuration: dict[tuple[str, ...], list[Result]] = {}
     for run in runs:
         if run.status == "finished":
@@ -92,42 +117,44 @@ def _means(runs: Sequence[RunStatus], leaks: bool, width: int | None) -> str:
     has_folds = any(item.startswith("data.fold=") for run in runs for item in run.overrides)
     shared = set.intersection(*map(set, by_configuration))
 
-    columns = ["test top-1, mean", "runs" if has_folds else "seeds", "test ", "sd", "stage 1"]
-    keys = ["top1"]
+    key = "top1_clean" if leaks else "top1"
+    title = "clean top-1, mean" if leaks else "top-1, mean"
+    columns = [title, "runs" if has_folds else "seeds", "val ", "sd", "test ", "sd", "stage 1"]
     if leaks:
-        columns += ["clean ", "sd", "stage 1"]
-        keys.append("top1_clean")
+        columns.append("official")
     rows = []
     baselines = []
     for configuration, results in by_configuration.items():
-        label = " ".join(item for item in configuration if item not in shared)
+        label = " ".join(_short(item) for item in configuration if item not in shared)
         row = [label or "all runs", str(len(results))]
-        for key in keys:
-            values = _test_values(results, key)
-            mean = statistics.fmean(values) if values else None
-            deviation = statistics.stdev(values) if len(values) > 1 else None
-            stage1 = _test_values(results, key.replace("top1", "top1_stage1"))
-            row.append(format_number(mean) + _mark(results[0], "test", key, mean))
-            row.append(format_number(deviation))
-            row.append(format_number(statistics.fmean(stage1) if stage1 else None))
+        for split in ("val", "test"):
+            mean, deviation = _mean_and_deviation(results, split, key)
+            row += [format_number(mean) + _mark(results[0], split, key, mean), format_number(deviation)]
+        others = [key.replace("top1", "top1_stage1"), "top1"][: len(columns) - 6]
+        row += [format_number(_mean_and_deviation(results, "test", other)[0]) for other in others]
         rows.append(row)
         baselines += [result["baselines"] for result in results if "baselines" in result]
 
     for name, title in TITLES.items():
-        values_of_runs = [[each.get(name, {}).get("test", {}).get(key) for key in keys] for each in baselines]
-        if not values_of_runs or values_of_runs[0][0] is None:
+        values_of_runs = []
+        for each in baselines:
+            by_split = each.get(name, {})
+            places = [("val", key), ("test", key), ("test", "top1")]
+            values_of_runs.append([by_split.get(split, {}).get(metric) for split, metric in places])
+        if not values_of_runs or values_of_runs[0][1] is None:
             continue
         if all(values == values_of_runs[0] for values in values_of_runs):
-            row = [title, ""]
-            for value in values_of_runs[0]:
-                row += [format_number(value) + " ", "", ""]
-            rows.append(row)
+            val, test, official = map(format_number, values_of_runs[0])
+            rows.append([title, "", f"{val} ", "", f"{test} ", "", "", official][: len(columns)])
     return text_table(columns, rows, width=width)
 
 
-def _test_values(results: Sequence[Result], key: str) -> list[float]:
-    values = [result.get("test", {}).get(key) for result in results]
-    return [value for value in values if value is not None]
+def _mean_and_deviation(results: Sequence[Result], split: str, key: str) -> tuple[float | None, float | None]:
+    """Over the runs that have this figure: None where none has, or too few."""
+    found = [result.get(split, {}).get(key) for result in results]
+    values = [value for value in found if value is not None]
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return (statistics.fmean(values) if values else None), deviation
 
 
 def _warning(results: Sequence[Result], key: str) -> str:
@@ -145,21 +172,90 @@ def _warning(results: Sequence[Result], key: str) -> str:
     return f"warning: on {clean}test {', '.join(counts)} (!)" if counts else ""
 
 
-def progress_line(sweep: SweepDirectory) -> str:
-    """How far the sweep is, and about how long it will take at the pace since it started."""
-    runs, started = sweep.statuses(), sweep.read()["started"]
-    statuses = [run.status for run in runs]
-    num_done, num_failed = statuses.count("finished"), statuses.count("failed")
-    num_left = len(runs) - num_done - num_failed
-    line = f"sweep: {num_done} of {len(runs)} finished"
-    if num_failed:
-        line += f", {num_failed} failed"
+def describe_sweep(plans: Sequence[RunPlan], sweep: SweepDirectory) -> list[str]:
+    """What holds for all runs of a sweep, before the first: each corpus, where the runs are, what their lines say."""
+    from biencoder_ablate.training.summary import data_lines
 
+    by_corpus = {plan.data.fingerprint: data_lines(plan) for plan in plans}
+    lines = [line for described in by_corpus.values() for line in described]
+    lines.append(f"writes     {os.path.relpath(sweep.runs)}/NAME; all that a run says is in its train.log")
+    lines.append("figures    clean top-1 at each run's selected epoch")
+    return lines
+
+
+def run_line(sweep: SweepDirectory, name: str, error: str | None = None, width: int | None = None) -> str:
+    """A run of a sweep that has just ended, in one line: how many have, which it is, its figures, and what is left.
+
+    Figures are clean top-1, or the official one where no point is clean; `error` says why there are none.
+    """
+    runs = sweep.statuses()
+    labels = differing(runs)
+    place = [run.name for run in runs].index(name)
+    result = runs[place].result if runs[place].status == "finished" else {}
+    cells = [_count_ended(runs), labels[place]]
+    if error is None and result:
+        val, test = (format_number(selection_metric(result[split], "top1_clean")) for split in ("val", "test"))
+        seconds = show_seconds(result["seconds"], 1)
+        cells += [f"val {val}", f"test {test}", seconds, _time_left(runs, sweep.read()["started"])]
+        least = [len(cells[0]), max(map(len, labels)), 10, 11, 8]
+        return text_table(cells, [], left=2, width=width, least=least)
+    return f"{'  '.join(cells)}  {error or runs[place].why}"
+
+
+def failed_line(sweep: SweepDirectory, overrides: Sequence[str], reason: str, width: int | None = None) -> str:
+    """A run of a sweep that has just failed, and why."""
+    runs = sweep.statuses()
+    labels = {run.overrides: label for run, label in zip(runs, differing(runs), strict=True)}
+    label = labels.get(tuple(overrides), " ".join(overrides))
+    return fold(f"error: {_count_ended(runs)}  {label}: {reason}", width)
+
+
+def _count_ended(runs: Sequence[RunStatus]) -> str:
+    num_ended = sum(run.status in ("finished", "failed") for run in runs)
+    return f"{num_ended:{len(str(len(runs)))}} of {len(runs)}"
+
+
+def _time_left(runs: Sequence[RunStatus], started: float) -> str:
+    """About how long the rest will take at the pace since the sweep started; nothing where nothing is left."""
+    num_left = sum(run.status not in ("finished", "failed") for run in runs)
     # Runs that an earlier command finished say nothing of the pace of this one.
     num_fresh = sum(bool(run.result) and run.directory.result.stat().st_mtime >= started for run in runs)
-    if num_left and num_fresh:
-        line += f", about {show_seconds((time.time() - started) / num_fresh * num_left)} left"
-    return line
+    if not (num_left and num_fresh):
+        return ""
+    return f"{show_seconds((time.time() - started) / num_fresh * num_left)} left"
+
+
+def sweep_warnings(runs: Sequence[RunStatus]) -> list[str]:
+    """What the logs of the finished runs warn of, each thing once, with in how many of them.
+
+    Warnings that differ in numbers alone are one, with the least and the greatest of each.
+    """
+    finished = [run for run in runs if run.status == "finished"]
+    numbers_of: dict[str, list[list[str]]] = {}  # by the text without its numbers: those of each run
+    for run in finished:
+        texts = {_NUMBER.sub("{}", text): _NUMBER.findall(text) for text in _warned(run)}
+        for text, numbers in texts.items():
+            numbers_of.setdefault(text, []).append(numbers)
+
+    lines = []
+    for text, by_run in numbers_of.items():
+        words = text.split("{}")
+        for place, values in enumerate(zip(*by_run, strict=True)):
+            least, greatest = min(values, key=float), max(values, key=float)
+            words[place] += least if least == greatest else f"{least} to {greatest}"
+        lines.append(f"warning: in {len(by_run)} of {len(finished)} runs: {''.join(words)}")
+    return lines
+
+
+def _warned(run: RunStatus) -> list[str]:
+    """The warnings of the last attempt in a run's train.log, but for those that the sweep's own lines have."""
+    try:
+        content = run.directory.log.read_text("utf-8", errors="replace")
+    except OSError:
+        return []
+    attempt = _ATTEMPT.split(content)[-1]
+    # What is below a baseline is counted under the table, and what is wrong with the data is said before the runs.
+    return [text for label, text in _WARNING.findall(attempt) if label != "data" and not text.startswith(BELOW)]
 
 
 def differing(runs: Sequence[RunStatus]) -> list[str]:

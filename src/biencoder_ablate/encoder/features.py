@@ -174,7 +174,7 @@ def _encode_in_parts(encoded: EncodedTexts, directory: Path, log: RunLog, world:
             seconds = (now - began) * (num_tokens[-1] - tokens_done) / (tokens_done - tokens_before)
             log.say(f"the other {num_texts - num_done} texts will take about {show_seconds(seconds)}, as the first did")
 
-    with progress_bar("encoding", num_texts, "text", log.quiet) as bar:
+    with progress_bar("encoding", num_texts, "text", quiet=not log.bars) as bar:
         bar.initial = bar.n = num_done
         for part, file in zip(parts[num_parts_done:], files[num_parts_done:], strict=True):
             h = encoded.eval_pooled(part, advance).cpu().numpy()

@@ -50,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="DIR",
         help="runs and sweeps (logs/sweeps/NAME, or the bare name; latest), or a logs directory",
     )
-    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="where to write; made if missing")
+    parser.add_argument(
+        "-o", "--output", default="report", metavar="OUT", help="where to write, made if missing; default: report"
+    )
     parser.add_argument(
         "--metric",
         choices=("top1", "mrr", "ndcg@10", "recall@10"),

@@ -24,9 +24,9 @@ from biencoder_ablate.report.comparisons import (
     summarise,
     verdict,
 )
-from biencoder_ablate.report.read import Metric, Protocol
+from biencoder_ablate.report.read import Metric, Protocol, Run
 from biencoder_ablate.report.statistics import seeds_needed
-from biencoder_ablate.report.study import Arms, Axis, Cell, Level, Study, arms_of, cell_name, shared_seeds
+from biencoder_ablate.report.study import Arms, Axis, Cell, Level, Study, arms_of, cell_name, make_studies, shared_seeds
 
 MOST_CELLS = 12  # configurations compared each with each where no axis can be: 66 pairs
 SWITCHES = {
@@ -276,6 +276,18 @@ def analyse(
 
 
 # --- the questions ---
+
+
+def planned_families(runs: Sequence[Run]) -> list[tuple[str, int, int]]:
+    """What a report on these runs will ask once they have finished: each family's title, and its numbers of tests and
+    of seeds. Families within one setting are left out."""
+    families = []
+    for study in make_studies(runs):
+        for question in _questions(study, []) if len(study.cells) > 1 else []:
+            if question.kind is not Kind.SETTING:
+                contrasts = question.contrasts or every_pair(question.arms.names)
+                families.append((question.title, len(contrasts), len(question.arms.seeds)))
+    return families
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,6 +22,7 @@ from biencoder_ablate.report.read import FINISHED, Collection, Protocol
 from biencoder_ablate.report.render import StudyReport, latex, markdown, missing_section, page, study_report
 from biencoder_ablate.report.study import Study, make_studies
 from biencoder_ablate.report.tables import Value, runs_table
+from biencoder_ablate.utils.console import show
 from biencoder_ablate.utils.files import read_json, whole_file
 from biencoder_ablate.version import __version__
 
@@ -65,7 +66,7 @@ def write_report(
             seen[name] = looks_before
     reports = []
     for number, study in enumerate(studies, start=1):
-        print(f"{study.name}: {study.size} …", file=sys.stderr)
+        show(f"{study.name}: {study.size} …", sys.stderr)
         texts = load_texts(study)
         earlier = seen.get(study.name) or []
         seen[study.name] = sorted({*earlier, len(study.seeds)})
@@ -112,8 +113,8 @@ def write_report(
     except OSError as error:
         raise ValueError(f"-o {output}: cannot be written to ({error.strerror}); give another directory") from error
     for line in _summary(reports, collection):
-        print(line)
-    print(f"written: {output / 'index.html'}")
+        show(line)
+    show(f"written: {output / 'index.html'}")
 
 
 # --- on the screen ---

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from biencoder_ablate.runs.directory import RunBusy, RunDirectory, locked
 from biencoder_ablate.runs.records import load_metrics
-from biencoder_ablate.runs.status import STATUSES, RunStatus, SweepDirectory, run_status
+from biencoder_ablate.runs.status import STATUSES, RunStatus, SweepDirectory, run_status, status_of_files
 from biencoder_ablate.utils.command import add_json_option, print_json, run_command
-from biencoder_ablate.utils.console import format_number, printable, terminal_width, text_table
+from biencoder_ablate.utils.console import format_number, printable, show, show_seconds, terminal_width, text_table
 from biencoder_ablate.utils.files import Damaged, directory_bytes, expand_user, load_yaml, remove, require
+
+_SPARED = 24
+"""By how much names of runs can be folded and still be read."""
 
 
 def list_runs(logs_dir: Path) -> list[RunStatus]:
@@ -26,21 +29,53 @@ def list_runs(logs_dir: Path) -> list[RunStatus]:
 
 
 def describe_runs(runs: Sequence[RunStatus], width: int | None = None) -> str:
-    """One aligned line a run, or more where it would be wider than `width`; statuses where any is not finished."""
-    columns = ["run", "status", "data", "model", "epochs", "val", "test", "MB"]
-    rows = []
+    """One aligned line a run; statuses where any is not finished.
+
+    Where that is wider than `width`, what all runs have in common of data and model is said in a line above the others,
+    and a column of them that still does not fit is left out, which is said too; then names take several lines.
+    """
+    texts: dict[str, list[str]] = {"run": [], "status": [], "data": [], "model": []}
+    numbers: dict[str, list[str]] = {"epochs": [], "val": [], "test": [], "time": [], "MB": []}
     for run in map(listed, runs):
-        texts = [run[key] for key in ("name", "status", "data", "model")]
-        numbers = [format_number(run["val"]), format_number(run["test"]), format_number(run["bytes"] / 1e6, 1)]
-        rows.append([*texts, str(run["epochs"]), *numbers])
+        for column, key in zip(texts, ("name", "status", "data", "model"), strict=True):
+            texts[column].append(run[key])
+        seconds = run["seconds"]
+        numbers["epochs"].append(str(run["epochs"]))
+        numbers["val"].append(format_number(run["val"]))
+        numbers["test"].append(format_number(run["test"]))
+        numbers["time"].append("" if seconds is None else show_seconds(seconds, 1))
+        numbers["MB"].append(format_number(run["bytes"] / 1e6, 1))
     if all(run.status == "finished" for run in runs):
-        for row in (columns, *rows):
-            del row[1]
-    return text_table(columns, rows, left=columns.index("epochs"), width=width)
+        del texts["status"]
+
+    lines = []
+    for column in ("model", "data"):
+        if width is None or _width_of(texts | numbers) <= width:
+            break
+        values = set(texts[column]) - {""}  # of a run whose config cannot be read
+        if len(values) == 1:
+            lines.append(f"{column}: {printable(values.pop())}")
+            del texts[column]
+    left_out = []
+    for column in ("model", "data"):
+        if width is not None and column in texts and _width_of(texts | numbers) - _SPARED > width:
+            left_out.append(column)
+            del texts[column]
+    if left_out:
+        lines.append(f"{' and '.join(left_out)}: in a wider terminal, or with --json")
+
+    columns = texts | numbers
+    rows = [list(row) for row in zip(*columns.values(), strict=True)]
+    lines.append(text_table(list(columns), rows, left=len(texts), width=width))
+    return "\n".join(lines)
+
+
+def _width_of(columns: Mapping[str, Sequence[str]]) -> int:
+    return sum(max(map(len, [name, *cells])) + 2 for name, cells in columns.items()) - 2
 
 
 def listed(run: RunStatus) -> dict[str, Any]:
-    """A run as --json lists it: name, directory, status and why, data, model, epochs done, top-1, bytes on disk."""
+    """A run as --json lists it: name, directory, status and why, data, model, epochs done, seconds, top-1, bytes."""
     result = run.result if run.status == "finished" else {}
     data, model = _data_and_model(run.directory)
     entry: dict[str, Any] = {
@@ -51,6 +86,7 @@ def listed(run: RunStatus) -> dict[str, Any]:
         "data": data,
         "model": model,
         "epochs": run.epochs_done,
+        "seconds": result.get("seconds"),
         "bytes": directory_bytes(run.directory.path),
     }
     for split in ("val", "test"):
@@ -124,20 +160,32 @@ def _count_runs(number: int) -> str:
 
 
 def prune(runs: Sequence[RunStatus], statuses: Sequence[str], yes: bool) -> str:
-    """Delete the runs with these statuses, or say which would go. Raises ValueError where one is being worked in."""
+    """Delete the runs with these statuses, or say which would go. Raises ValueError where one is being worked in.
+
+    Each is looked at once more under its lock: one that has finished, or gone, since it was listed stays as it is.
+    """
     chosen = [run for run in runs if run.status in statuses]
-    num_bytes = sum(directory_bytes(run.directory.path) for run in chosen)
-    amount = f"{_count_runs(len(chosen))}, {num_bytes / 1e6:.1f} MB"
     if not yes:
+        num_bytes = sum(directory_bytes(run.directory.path) for run in chosen)
         names = "".join(f"\n  {run.name} ({run.status})" for run in chosen)
-        return f"would delete {amount}; add --yes to do so{names}"
+        return f"would delete {_count_runs(len(chosen))}, {num_bytes / 1e6:.1f} MB; add --yes to do so{names}"
+
+    num_bytes = num_deleted = 0
+    kept = []
     for run in chosen:
+        path = run.directory.path
         try:
-            with locked(run.directory.path):
-                remove(run.directory.path)
+            with locked(path):
+                now = status_of_files(run.directory).status
+                if now not in statuses:
+                    kept.append(f"\nkept {run.name}: it was {run.status}, and is {now} now")
+                    continue
+                num_bytes += directory_bytes(path)
+                remove(path)
+                num_deleted += 1
         except RunBusy as error:
             raise ValueError(str(error)) from error
-    return f"deleted {amount}"
+    return f"deleted {_count_runs(num_deleted)}, {num_bytes / 1e6:.1f} MB{''.join(kept)}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -162,17 +210,17 @@ def _show(arguments: argparse.Namespace) -> None:
     if not runs:
         raise ValueError(f"{arguments.logs_dir}: no runs here; must be a logs_dir, with runs/ in it")
     if arguments.prune:
-        print(prune(runs, arguments.prune, arguments.yes))
+        show(prune(runs, arguments.prune, arguments.yes))
     elif arguments.json:
         print_json([listed(run) for run in runs])
     else:
         print(describe_runs(runs, terminal_width()))
         damage = describe_damage(runs)
         if damage:
-            print(damage)
+            show(damage)
         sweeps = describe_sweeps(arguments.logs_dir)
         if sweeps:
-            print(f"\nsweeps\n{sweeps}")
+            show(f"\nsweeps\n{sweeps}")
 
 
 if __name__ == "__main__":

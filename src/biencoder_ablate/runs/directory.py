@@ -12,6 +12,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from biencoder_ablate.config.schema import ConfigError
+from biencoder_ablate.utils.command import did_you_mean
 from biencoder_ablate.utils.files import (
     NUMBER,
     Damaged,
@@ -180,7 +182,8 @@ def find_run(name: str | Path, sweeps: bool = False) -> Path:
 
     LOGS_DIR/latest and LOGS_DIR/NAME work as well, and with `sweeps` a sweep's name. `latest` is the newest finished
     run, with `sweeps` the newest of runs and sweeps. What `biencoder_ablate.export` wrote stands for the run in it.
-    Where nothing is found the path comes back as it is, for the caller to refuse.
+    Where nothing is found the path comes back as it is, for the caller to refuse. Raises ConfigError where the name is
+    nearly that of a run, or sweep.
     """
     path = expand_user(name)
     if (path / "modules.json").is_file() and (path / "run" / "result.json").is_file():
@@ -193,8 +196,15 @@ def find_run(name: str | Path, sweeps: bool = False) -> Path:
     if sweeps:
         kinds.append("sweeps/*/runs.json")
     if path.name != "latest":
-        places = [logs / kind.partition("/")[0] / path.name for kind in kinds]
-        return next((place for place in places if place.is_dir()), path)
+        folders = [logs / kind.partition("/")[0] for kind in kinds]
+        found = next((folder / path.name for folder in folders if (folder / path.name).is_dir()), None)
+        if found is not None:
+            return found
+        names = [place.name for folder in folders for place in folder.glob("[!.]*")]
+        hint = did_you_mean(path.name, [*names, "latest"])
+        if hint:
+            raise ConfigError(f"{name}: no {'run or sweep' if sweeps else 'run'} of this name in {logs}; {hint}")
+        return path
 
     done = []
     for file in (file for kind in kinds for file in logs.glob(kind)):

@@ -49,7 +49,25 @@ class RunStatus:
 
 
 def run_status(run: RunDirectory, overrides: Sequence[str] = (), error: str | None = None) -> RunStatus:
-    """How far a run is, from its files and its lock; `error` says why its job ended without a result."""
+    """How far a run is, from its lock and its files; `error` says why its job ended without a result.
+
+    Its result is written before its lock is given back. So the lock is looked at first, and what is not finished then
+    is looked at again: it may have begun, or ended, in between.
+    """
+    is_held = holder(run.path) is not None
+    status = status_of_files(run, overrides, error)
+    if not is_held and status.status not in ("finished", "failed"):
+        is_held = holder(run.path) is not None
+        status = status_of_files(run, overrides, error)
+    if not is_held:
+        return status
+    # A run that is being worked in is running, whatever its files say of an earlier time.
+    why = f"{status.progress} done; {error or 'another process is working in it'}"
+    return replace(status, status="running", why=why)
+
+
+def status_of_files(run: RunDirectory, overrides: Sequence[str] = (), error: str | None = None) -> RunStatus:
+    """The same from its files alone, for who holds its lock."""
     result: dict[str, Any] = {}
     damage = ""
     try:
@@ -61,10 +79,6 @@ def run_status(run: RunDirectory, overrides: Sequence[str] = (), error: str | No
         damage = f"{run.result.name} {problem}"
     status = RunStatus(run, str(result.get("status")), "", result, tuple(overrides))
 
-    # A run that is being worked in is running, whatever its files say of an earlier time.
-    if holder(run.path) is not None:
-        why = f"{status.progress} done; {error or 'another process is working in it'}"
-        return replace(status, status="running", why=why)
     if status.status == "finished":
         return status
     if status.status == "failed":

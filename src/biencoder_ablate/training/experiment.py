@@ -72,8 +72,17 @@ class OutOfMemory(RuntimeError):
     """The device, or the machine, has no room for what the run asks for."""
 
 
-def run_experiment(config: Config, composed: str, overrides: list[str], quiet: bool = False) -> RunOutcome:
+def run_experiment(
+    config: Config,
+    composed: str,
+    overrides: list[str],
+    quiet: bool = False,
+    bars: bool | None = None,
+) -> RunOutcome:
     """Train and evaluate one config, or report a run that has finished already.
+
+    A `quiet` run says on the screen nothing of what is in its train.log; `bars`: whether it shows progress bars there,
+    as a rule where it is not quiet.
 
     `composed` is the config as YAML and `overrides` the command line, both kept with the run. Of several processes
     rank 0 alone locks and writes, and has the result. Raises ValueError for what the user can mend and RunBusy when
@@ -98,7 +107,7 @@ def run_experiment(config: Config, composed: str, overrides: list[str], quiet: b
         with locked(run.path):
             if config.rerun:
                 start_over(run)
-            log = _open_run(plan, run, composed, overrides, quiet)
+            log = _open_run(plan, run, composed, overrides, RunLog(run.log, quiet, bars))
             try:
                 with memory_explained(plan):
                     result = _train(plan, run, log, world, trackers)
@@ -182,7 +191,7 @@ def _note_failure(run: RunDirectory, log: RunLog, error: Exception) -> None:
         write_json(run.result, {"status": "failed", "name": run.name, "error": why})
 
 
-def _open_run(plan: RunPlan, run: RunDirectory, composed: str, overrides: list[str], quiet: bool) -> RunLog:
+def _open_run(plan: RunPlan, run: RunDirectory, composed: str, overrides: list[str], log: RunLog) -> RunLog:
     """Make the directory and write the config and the manifest, before the first step."""
     refuse_links(run.path)
     hydra = run.path / ".hydra"
@@ -195,7 +204,6 @@ def _open_run(plan: RunPlan, run: RunDirectory, composed: str, overrides: list[s
     write_json(run.path / "manifest.json", manifest)
     # A failure of an earlier attempt is no longer the run's result.
     run.result.unlink(missing_ok=True)
-    log = RunLog(run.log, quiet)
     log.say(summary.first_lines(plan, run))
     return log
 

@@ -257,7 +257,7 @@ def build_components(plan: RunPlan, log: RunLog, world: World) -> Components:
         loss=plan.loss,
         device=plan.device,
         world=world,
-        quiet=log.quiet,
+        quiet=not log.bars,
         peak_flops=peak_flops(describe_device(plan.device), plan.precision),
         prompted=None if prompted.as_point is None else prompted,
     )

@@ -19,7 +19,7 @@ from biencoder_ablate.runs.directory import RunDirectory
 from biencoder_ablate.runs.records import Record
 from biencoder_ablate.training.loop import epoch_rows
 from biencoder_ablate.training.plan import Components, RunPlan
-from biencoder_ablate.utils.console import format_number, printable, text_table
+from biencoder_ablate.utils.console import NEXT, format_number, printable, text_table
 from biencoder_ablate.version import __version__
 
 _MEGABYTE = 1e6
@@ -51,7 +51,7 @@ def first_lines(plan: RunPlan, run: RunDirectory) -> str:
     model = config.model
     negatives = config.negatives
     lines = [f"biencoder-ablate {__version__}: {run.name}"]
-    lines += [f"data       {line}" for line in _data_lines(config, plan.data.corpus)]
+    lines += data_lines(plan)
     lines.append(f"ranked     {_ranked_line(plan)}")
 
     name = model.name_or_path or "tiny: a small BERT with random weights"
@@ -118,8 +118,12 @@ def describe_hard_ratio(schedule: str, ratio: float, start: float | None) -> str
     return f"{100 * start:.3g}% of the first epoch's, {100 * ratio:.3g} points more each epoch, at most all"
 
 
-def _data_lines(config: Config, corpus: Corpus) -> list[str]:
+def data_lines(plan: RunPlan) -> list[str]:
     """What the corpus holds, the texts that its splits share, and whether its figures mean anything."""
+    return [f"data       {line}" for line in _describe_data(plan.config, plan.data.corpus)]
+
+
+def _describe_data(config: Config, corpus: Corpus) -> list[str]:
     sizes: list[str] = []
     debates: set[tuple[str, str]] = set()
     for name in SPLITS:
@@ -202,10 +206,11 @@ def last_lines(
         lines.append(meaning(result))
     lines.append(f"done in {result['seconds']:.1f} s: {run.path}")
 
-    path = shlex.quote(str(run.path))
-    lines.append(f'next       biencoder-ablate retrieve {path} "an argument"')
-    command = "python -m biencoder_ablate" if config.data.name == "sample" else "the same command with"
-    lines.append(f"           {command} -m head=none,layernorm,relu,layernorm_relu seed=0,1,2")
+    # This run is the newest one; a path would fill the line.
+    latest = shlex.quote(str(run.path.parent.parent / "latest")) if config.logs_dir != "logs" else "latest"
+    lines.append(f'{NEXT}biencoder-ablate retrieve {latest} "an argument"')
+    command = "biencoder-ablate" if config.data.name == "sample" else "the same command with"
+    lines.append(f"{' ' * len(NEXT)}{command} -m head=none,layernorm,relu,layernorm_relu seed=0,1,2")
     return "\n".join(lines)
 
 

@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import io
 import json
 import os
+import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
-from biencoder_ablate.utils.console import OutputClosed, printable
+from biencoder_ablate.utils.console import OutputClosed, printable, show
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """`did you mean X?`, or X or Y, for a word that is nearly one of the choices; nothing where none is near."""
+    similar = difflib.get_close_matches(word, list(choices), n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(similar)}?" if similar else ""
 
 
 def raise_usage_errors(parser: argparse.ArgumentParser, error: type[ValueError] = ValueError) -> None:
     """Have a parser raise `error` where argparse would print its usage and exit with 2."""
 
     def refuse(message: str) -> NoReturn:
-        raise error(f"{message}; see --help")
+        unknown = re.match(r"unrecognized arguments: (--[\w-]+)", message)
+        hint = did_you_mean(unknown[1], parser._option_string_actions) if unknown else ""
+        raise error(f"{message}; {hint or 'see --help'}")
 
     parser.error = refuse  # type: ignore[method-assign]
 
@@ -83,7 +93,7 @@ def run_command(
         except (ValueError, OSError) as error:
             # What a damaged file holds must not steer the terminal.
             message = printable(str(error), keep="\n")
-            print(f"error: {message}", file=sys.stderr)
+            show(f"error: {message}", sys.stderr)
             return 1
         except KeyboardInterrupt:
             return 130

@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import itertools
 import math
 import re
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -31,6 +33,10 @@ _REMEDIES = (
 """What a person can do about an OSError, by its number."""
 _NARROWEST = 16
 """A folded column stays at least so wide."""
+NEXT = "next: "
+"""How the line begins that says what to type next."""
+_LABEL = re.compile(r" *(?:[a-z]+(?: {2,}|: )|\d+\. )(?=\S)")
+"""What a line of prose may begin with, such as `data       `, `warning: ` or `1. `."""
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that steer a terminal, break a line, turn the direction of writing, or cannot be encoded."""
 
@@ -44,7 +50,7 @@ def text_table(
 ) -> str:
     """Rows of text under their columns' names, aligned: the first `left` columns to the left, the others to the right.
 
-    A table wider than `width` has the widest of its left columns folded, each cell over as many lines as it needs.
+    A table wider than `width` has its left columns folded, the widest first, each cell over as many lines as it needs.
     `least`: the widths that the first columns have at least, for tables that are printed a row at a time.
     """
     table = [[printable(cell) for cell in row] for row in (columns, *rows)]
@@ -52,12 +58,10 @@ def text_table(
     for place, minimum in enumerate(least):
         widths[place] = max(widths[place], minimum)
 
-    gaps = 2 * (len(widths) - 1)
-    excess = 0 if width is None else sum(widths) + gaps - width
-    if excess > 0:
-        widest = max(range(left), key=widths.__getitem__)
-        widths[widest] = max(_NARROWEST, widths[widest] - excess)
-        table = [line for row in table for line in _fold_row(row, widest, widths[widest])]
+    if width is not None:
+        narrowed = _narrow(widths, left, width)
+        table = [line for row in table for line in _fold_row(row, widths, narrowed)]
+        widths = narrowed
 
     lines = []
     for row in table:
@@ -67,30 +71,77 @@ def text_table(
     return "\n".join(lines)
 
 
-def _fold_row(row: list[str], place: int, width: int) -> list[list[str]]:
-    """A row as several, with the cell at `place` in lines of at most `width`.
+def _narrow(widths: Sequence[int], left: int, width: int) -> list[int]:
+    """Widths that make a table no wider than `width`, as far as its left columns can be folded: the widest first."""
+    narrowed = list(widths)
+    excess = sum(widths) + 2 * (len(widths) - 1) - width
+    for place in sorted(range(left), key=lambda place: -widths[place]):
+        spared = min(excess, narrowed[place] - _NARROWEST)
+        if spared > 0:
+            narrowed[place] -= spared
+            excess -= spared
+    return narrowed
+
+
+def _fold_row(row: Sequence[str], widths: Sequence[int], narrowed: Sequence[int]) -> list[list[str]]:
+    """A row as several, where a cell has a width less than it was."""
+    columns = []
+    for cell, wide, narrow in zip(row, widths, narrowed, strict=True):
+        columns.append([cell] if narrow == wide else _fold_cell(cell, narrow))
+    return [list(line) for line in itertools.zip_longest(*columns, fillvalue="")]
+
+
+def _fold_cell(cell: str, width: int) -> list[str]:
+    """A cell in lines of at most `width`.
 
     It is broken at spaces, and inside long words after a mark if there is one; the later lines are indented.
     """
     pieces = []
-    for word in re.findall(r"[^ ]* ?", row[place]):
+    for word in re.findall(r"[^ ]* ?", cell):
         pieces += [word] if len(word) <= width - 1 else re.findall(rf"[^_/=,]{{1,{width - 3}}}[_/=,]?|[_/=,]", word)
     lines = [""]
     for piece in pieces:
         if len(lines[-1]) + len(piece.rstrip()) > width:
             lines.append("  ")
         lines[-1] += piece
-
-    folded = [[""] * len(row) for _ in lines]
-    folded[0] = list(row)
-    for cells, line in zip(folded, lines, strict=True):
-        cells[place] = line.rstrip()
-    return folded
+    return [line.rstrip() for line in lines]
 
 
-def terminal_width() -> int | None:
-    """The columns of the terminal that standard output is; None where it is a file or a pipe, which nothing folds."""
-    return shutil.get_terminal_size().columns if _is_open(sys.stdout) and sys.stdout.isatty() else None
+def terminal_width(stream: TextIO | None = None) -> int | None:
+    """The columns of the terminal that a stream is (standard output unless given); None for a file or a pipe."""
+    stream = sys.stdout if stream is None else stream
+    return shutil.get_terminal_size().columns if _is_open(stream) and stream.isatty() else None
+
+
+def fold(text: str, width: int | None) -> str:
+    """Lines of text broken at spaces where they are wider than `width`; no word is broken, and None breaks nothing.
+
+    What follows a label (`data       …`, `warning: …`) stays to its right. A command to type (`next: …`) is continued
+    with a backslash, as shells have it.
+    """
+    return text if width is None else "\n".join(_fold_line(line, width) for line in text.split("\n"))
+
+
+def _fold_line(line: str, width: int) -> str:
+    if len(line) <= width:
+        return line
+    label = _LABEL.match(line)
+    indent = len(label[0]) if label else len(line) - len(line.lstrip()) + 2
+    glue = " \\" if line.startswith(NEXT) else ""
+    words = textwrap.TextWrapper(
+        width - len(glue),
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+        drop_whitespace=True,
+    )
+    return f"{glue}\n".join(words.wrap(line))
+
+
+def show(text: str = "", file: TextIO | None = None) -> None:
+    """Print text on standard output, or another stream, folded to the terminal if it is one."""
+    stream = sys.stdout if file is None else file
+    print(fold(text, terminal_width(stream)), file=stream, flush=True)
 
 
 def format_number(value: object, digits: int = 4) -> str:
@@ -125,10 +176,10 @@ def format_error(error: BaseException, brief: bool = False) -> str:
     return " ".join(lines)
 
 
-def show_seconds(seconds: float) -> str:
-    """A duration for people: 45 s, 12 min, 3.5 h."""
+def show_seconds(seconds: float, digits: int = 0) -> str:
+    """A duration for people: 45 s, or with so many decimals, 12 min, 3.5 h."""
     if seconds < 90:
-        return f"{seconds:.0f} s"
+        return f"{seconds:.{digits}f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
@@ -156,17 +207,22 @@ def _is_open(stream: Any) -> bool:
 
 
 class RunLog:
-    """Writes lines to the screen and to train.log; the file gets the time and survives restarts."""
+    """Writes lines to the screen and to train.log; the file gets the time and survives restarts.
 
-    def __init__(self, path: Path | None, quiet: bool = False) -> None:
+    A `quiet` one leaves the screen alone; it may have progress bars nevertheless, which go when they are done.
+    """
+
+    def __init__(self, path: Path | None, quiet: bool = False, bars: bool | None = None) -> None:
         self.path = path
         self.quiet = quiet
+        self.bars = not quiet if bars is None else bars
 
     def say(self, text: str = "") -> None:
         """One or more lines, for the screen and the file. Raises OutputClosed where nobody reads the screen."""
         if not self.quiet and _is_open(sys.stdout):
             encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-            shown = text.encode(encoding, "replace").decode(encoding)
+            folded = fold(text, terminal_width())
+            shown = folded.encode(encoding, "replace").decode(encoding)
             try:
                 tqdm.write(shown, file=sys.stdout)
                 sys.stdout.flush()

@@ -1,0 +1,51 @@
+"""Whether a sweep has enough seeds for what its report will test, known before the first run starts."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from biencoder_ablate.training.plan import RunPlan
+
+
+def describe_seeds(plans: Sequence[RunPlan], jobs: Sequence[Sequence[str]]) -> list[str]:
+    """A line for each family of comparisons that so many seeds cannot decide: which, and how many seeds can.
+
+    The sign-flip test of S seeds has no p below 2/2^S, which Holm multiplies by the number of tests in the family. More
+    seeds than that may be needed; with fewer nothing is significant, whatever the figures. Empty where there are
+    enough, where nothing will be compared, or without the `report` extra.
+    """
+    if importlib.util.find_spec("scipy") is None:
+        return []
+    from biencoder_ablate.report.analysis import planned_families
+    from biencoder_ablate.report.read import NOTHING, WITHOUT, Outcomes
+    from biencoder_ablate.report.read import Run as ReportedRun
+    from biencoder_ablate.report.statistics import seeds_needed
+
+    # The report's own questions, asked of the runs as if they had finished: none looks at a figure.
+    runs = []
+    unknown = Outcomes(ids=(), debates=(), correct={}, first=())
+    for plan, job in zip(plans, jobs, strict=True):
+        part = dict(override.partition("=")[::2] for override in job).get(WITHOUT)
+        runs.append(
+            ReportedRun(
+                plan.directory,
+                "finished",
+                identity=plan.determined_by,
+                config=asdict(plan.config),
+                measured=unknown,
+                without=part,
+                baseline=part == NOTHING,
+            )
+        )
+    lines = []
+    for title, num_tests, num_seeds in planned_families(runs):
+        needed = seeds_needed(num_tests)
+        if num_seeds < needed:
+            seeds = f"{num_seeds} seed{'s' * (num_seeds != 1)}"
+            tests = "one test" if num_tests == 1 else f"{num_tests} tests"
+            lines.append(f"note: {seeds} cannot decide {tests} ({title}): {needed} can")
+    return list(dict.fromkeys(lines))
