@@ -148,6 +148,26 @@ def test_the_places_are_where_the_text_is(runs):
         assert by_id[place] == result["text"]
 
 
+def test_among_the_answers_no_point_is_found(runs):
+    everything = open_search(runs.frozen)
+    answers = open_search(runs.frozen, overrides=["evaluation.candidates=answers", "evaluation.source=false"])
+    places = [place for listed in answers.places for place in listed]
+    assert places and all(place.endswith("#counter") for place in places)
+    assert any(place.endswith("#point") for listed in everything.places for place in listed)
+    assert set(answers.index.texts) < set(everything.index.texts)
+    found = answers(["Zoos are cruel to animals."], k=len(answers.index))[0]
+    assert found["num_candidates"] == len(found["results"]) == len(answers.index)
+
+
+def test_a_table_s_points_are_candidates_where_the_run_ranks_them(runs, tmp_path):
+    """The same file, ranked both ways: neither finds the other's kept index."""
+    table = tmp_path / "texts.csv"
+    table.write_text("point,counter\nwho asks?,it answers\n")
+    answers = ["evaluation.candidates=answers", "evaluation.source=false"]
+    for overrides, expected in ((answers, ["it answers"]), ([], ["it answers", "who asks?"])) * 2:
+        assert sorted(open_search(runs.frozen, table, overrides=overrides).index.texts) == expected
+
+
 def test_a_frozen_run_finds_in_its_corpus(runs):
     """Its encoder is found again in the cache, and so are the corpus's features."""
     sample = load_sample()
