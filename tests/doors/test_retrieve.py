@@ -25,7 +25,7 @@ from biencoder_ablate.encoder.texts import EncodeSettings, encode
 from biencoder_ablate.encoder.tiny import make_tiny
 from biencoder_ablate.model.biencoder import Architecture, BiEncoder
 from biencoder_ablate.model.saved import read_model_spec, restore_biencoder
-from biencoder_ablate.retrieve import describe, distinct_texts
+from biencoder_ablate.retrieve import describe, distinct_texts, open_search
 
 LINES = ["Zoos are cruel.", "", "  Buses should be free.", "ZOOS ARE CRUEL!", "Nobody reads any more.", "Ban cars."]
 
