@@ -131,7 +131,7 @@ def test_a_finished_run_is_measured_among_the_answers_and_that_is_named(run):
 
 def test_a_run_from_before_the_setting_is_measured_as_it_was(run, tmp_path):
     """Neither its config.yaml nor its manifest has the key, and a corpus's usual candidates may be others now."""
-    copy = shutil.copytree(run, tmp_path / "run")
+    copy = shutil.copytree(run, tmp_path / "old")
     manifest = json.loads((copy / "manifest.json").read_text())
     del manifest["determined_by"]["evaluation"]["candidates"]
     (copy / "manifest.json").write_text(json.dumps(manifest))
