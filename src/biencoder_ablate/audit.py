@@ -530,14 +530,12 @@ def _choice_lines(report: Mapping[str, Any]) -> list[str]:
     choice = report["candidates"]
     both, asking = choice["num_ask_and_answer"], choice["num_ask"]
     in_force, suggested = choice["in_force"], choice["suggested"]
-    counted = f"{both} of {asking} distinct texts that ask answer too"
+    lines = [f"{both} of {asking} distinct texts that ask answer too"]
     if any(report["splits"][name]["num_documents"] for name in SPLITS):
-        return [f"{counted}; the documents are ranked"]
-    verdict = f"{counted}, which suggests evaluation.candidates={suggested}"
-    if suggested == in_force:
-        return [f"{verdict}, as is in force"]
-    why = ", the protocol that the corpus was published with" if report["asks_pairs"] else ""
-    return [verdict, f"in force: evaluation.candidates={in_force}{why if in_force == 'all' else ''}"]
+        return [*lines, "ranked: the documents"]
+    why = " (as published)" if report["asks_pairs"] and in_force == "all" else ""
+    lines.append(f"that suggests evaluation.candidates={suggested}; in force: {in_force}{why}")
+    return lines
 
 
 def _leak_lines(report: Mapping[str, Any]) -> list[str]:
@@ -546,13 +544,13 @@ def _leak_lines(report: Mapping[str, Any]) -> list[str]:
     num_near = sum(report["near_shared_texts"].values())
     lines = []
     if num_equal:
-        lines.append("equal texts: clean figures leave them out; data.disjoint=true takes their pairs out of training")
+        lines.append("equal texts: not in clean figures; data.disjoint=true drops them from training")
     leaked = report["shared_pairs"]["train_or_val_test"]
     if leaked["folded"]:
         share = leaked["folded"] / leaked["num_pairs"]
         lines.append(f"{share:.1%} of the test pairs are pairs of train or val, with the same answers")
     if num_near:
-        lines.append("near duplicates stay, in clean figures too: put what belongs together into one split")
+        lines.append("near duplicates count in clean figures: put what belongs together in one split")
     return lines
 
 

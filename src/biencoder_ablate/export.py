@@ -287,7 +287,8 @@ def model_card(run: TrainedRun, difference: float | None) -> str:
         task, tag = "the best counterargument to an argument", "counterargument-retrieval"
     else:
         task, tag = "the text that answers another", "answer-retrieval"
-    point, *answers = map(json.dumps, _EXAMPLE if has_counters else _own_example(run))
+    example = _EXAMPLE if has_counters else _own_example(run)
+    point, *answers = (json.dumps(text, ensure_ascii=False) for text in example)
     uses_of_head = {"none": "is not used", "all": "scores all candidates"}
 
     command = ["python", "-m", "biencoder_ablate"]

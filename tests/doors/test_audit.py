@@ -349,3 +349,43 @@ def test_a_collection_that_is_not_there_is_named(tmp_path):
     )
     assert ended.returncode == 1
     assert "gone.csv" in ended.stderr and len(ended.stderr.splitlines()) == 1
+# Which candidates a corpus suggests.
+
+
+def both_roles(candidates, num_asking=3):
+    """In test, p0 → a0, p1 → a1, … and a0 → b; in train a1 asks, and val shares nothing."""
+    rows = [("test", f"p{n}", f"a{n}") for n in range(num_asking)]
+    rows += [("test", "A0!", "b"), ("train", "a1", "c"), ("val", "v", "w")]
+    pairs = [Pair(split, "t", "d", "", number, *texts) for number, (split, *texts) in enumerate(rows)]
+    return build_corpus("hand", pairs, candidates=candidates)
+
+
+def test_texts_that_ask_and_answer_are_counted_by_split_and_in_all():
+    """a0 does both in test; a1 answers there and asks in train, so that it does both in all only."""
+    report = audited(both_roles("answers"))
+    assert [report["splits"][name]["num_ask_and_answer"] for name in SPLITS] == [0, 0, 1]
+    assert report["candidates"] == {
+        "num_ask": 6,  # p0, p1, p2, a0, a1, v
+        "num_ask_and_answer": 2,
+        "suggested": "all",
+        "in_force": "answers",
+    }
+    assert "that suggests evaluation.candidates=all; in force: answers" in describe(report)
+    # Four points, one right answer each, of a0, a1, a2 and b. (A0! is left out of none: official folds nothing.)
+    assert report["splits"]["test"]["candidates"] == {"true": 4, "answer": 12}
+
+
+def test_few_texts_that_do_both_suggest_answers_only():
+    """2 of 23 texts that ask answer too: fewer than 1 in 10."""
+    report = audited(both_roles("all", num_asking=20), among="answers")
+    assert report["candidates"]["suggested"] == report["candidates"]["in_force"] == "answers"
+    assert audited(both_roles("all"))["candidates"]["in_force"] == "all"
+
+
+def test_blocks_that_say_nothing_of_plain_pairs_are_left_out():
+    pairs = [Pair(split, "", f"row{n}", "", n, f"{split} p{n}", f"{split} a{n}") for split in SPLITS for n in range(3)]
+    shown = describe(audited(build_corpus("pairs", pairs, candidates="answers")))
+    for word in ("documents", "incomplete", "stance", "theme  ", "data.disjoint"):
+        assert word not in shown, word
+    leaking = [*pairs, Pair("test", "", "row9", "", 9, "train p0", "new")]
+    assert "data.disjoint=true" in describe(audited(build_corpus("pairs", leaking, candidates="answers")))

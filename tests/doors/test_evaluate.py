@@ -20,7 +20,7 @@ from biencoder_ablate.config.schema import Config, cache_directory
 from biencoder_ablate.data.corpus import SPLITS, Pair
 from biencoder_ablate.data.text_table import build_table
 from biencoder_ablate.encoder.tiny import make_tiny
-from biencoder_ablate.evaluate import metrics_table
+from biencoder_ablate.evaluate import describe, metrics_table
 from biencoder_ablate.evaluation.baselines import lexical_metrics
 from biencoder_ablate.evaluation.candidates import build_task
 from biencoder_ablate.evaluation.lexical import bm25_similarities, count_words, tfidf_similarities
@@ -108,13 +108,39 @@ def test_a_trained_model_comes_back_with_its_own_figures(run):
     report = evaluated(run)
     result = json.loads((run / "result.json").read_text())
     assert report["measured"] == {name: result[name] for name in ("val", "test")}
-    assert report["own"] == {"rerank": 10, **report["measured"]}
+    assert report["own"] == {"rerank": 10, "candidates": "all", **report["measured"]}
     after = contents(run)
     assert {name: after[name] for name in before} == before
     (new,) = after.keys() - before.keys()
     assert new.startswith("evaluations/sample_rerank10_")
     assert json.loads((run / new).read_text()) == report
     assert report["notes"] == [] and report["overrides"] == []
+
+
+def test_a_finished_run_is_measured_among_the_answers_and_that_is_named(run):
+    """The sample's own figures are among answers and points, with the task epc beside them."""
+    report = evaluated(run, "evaluation.candidates=answers")
+    for split in ("val", "test"):
+        epc = report["own"][split]["tasks"]["epc"]
+        assert {key: report["measured"][split][key] for key in epc} == epc
+    assert report["evaluation"]["candidates"] == "answers" and report["own"]["candidates"] == "all"
+    assert report["notes"] == ["ranked among the answers; the run's own figures are among answers and points"]
+    shown = describe(report)
+    assert "this run, rerank=10, all" in shown and "measured, rerank=10, answers" in shown
+
+
+def test_a_run_from_before_the_setting_is_measured_as_it_was(run, tmp_path):
+    """Neither its config.yaml nor its manifest has the key, and a corpus's usual candidates may be others now."""
+    copy = shutil.copytree(run, tmp_path / "old")
+    manifest = json.loads((copy / "manifest.json").read_text())
+    del manifest["determined_by"]["evaluation"]["candidates"]
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    config = (copy / ".hydra" / "config.yaml").read_text()
+    assert "candidates: null" in config
+    (copy / ".hydra" / "config.yaml").write_text(config.replace("  candidates: null\n", ""))
+    report = evaluated(copy)
+    assert report["measured"] == {name: report["own"][name] for name in ("val", "test")}
+    assert report["evaluation"]["candidates"] == report["own"]["candidates"] == "all"
 
 
 @pytest.mark.parametrize("which", ["frozen", "from_files", "untrained"])
@@ -184,7 +210,12 @@ def test_another_corpus_and_what_the_model_has_seen_of_it(run, table):
         for name in ("val", "test")
     }
     assert sizes == {"val": (6, 5), "test": (7, 4)}
-    assert report["data"]["name"] == "pairs" and len(report["notes"]) == 1
+    assert report["data"]["name"] == "pairs"
+    # Its reader ranks answers only, which the run did not.
+    assert [note.partition(";")[0] for note in report["notes"]] == [
+        "ranked among the answers",
+        "not the corpus, or not the part of it, that the run's own figures are of",
+    ]
 
 
 def test_without_the_runs_corpus_the_reader_is_told(run, table, tmp_path):

@@ -25,7 +25,7 @@ from biencoder_ablate.encoder.texts import EncodeSettings, encode
 from biencoder_ablate.encoder.tiny import make_tiny
 from biencoder_ablate.model.biencoder import Architecture, BiEncoder
 from biencoder_ablate.model.saved import read_model_spec, restore_biencoder
-from biencoder_ablate.retrieve import describe, distinct_texts
+from biencoder_ablate.retrieve import describe, distinct_texts, open_search
 
 LINES = ["Zoos are cruel.", "", "  Buses should be free.", "ZOOS ARE CRUEL!", "Nobody reads any more.", "Ban cars."]
 
@@ -146,6 +146,26 @@ def test_the_places_are_where_the_text_is(runs):
     for result in found["results"]:
         (place,) = result["places"]
         assert by_id[place] == result["text"]
+
+
+def test_among_the_answers_no_point_is_found(runs):
+    everything = open_search(runs.frozen)
+    answers = open_search(runs.frozen, overrides=["evaluation.candidates=answers", "evaluation.source=false"])
+    places = [place for listed in answers.places for place in listed]
+    assert places and all(place.endswith("#counter") for place in places)
+    assert any(place.endswith("#point") for listed in everything.places for place in listed)
+    assert set(answers.index.texts) < set(everything.index.texts)
+    found = answers(["Zoos are cruel to animals."], k=len(answers.index))[0]
+    assert found["num_candidates"] == len(found["results"]) == len(answers.index)
+
+
+def test_a_table_s_points_are_candidates_where_the_run_ranks_them(runs, tmp_path):
+    """The same file, ranked both ways: neither finds the other's kept index."""
+    table = tmp_path / "texts.csv"
+    table.write_text("point,counter\nwho asks?,it answers\n")
+    answers = ["evaluation.candidates=answers", "evaluation.source=false"]
+    for overrides, expected in ((answers, ["it answers"]), ([], ["it answers", "who asks?"])) * 2:
+        assert sorted(open_search(runs.frozen, table, overrides=overrides).index.texts) == expected
 
 
 def test_a_frozen_run_finds_in_its_corpus(runs):

@@ -51,8 +51,8 @@ def make_batch(model, h, rows=None, rows_of_all=None, gather=lambda values: valu
     )
 
 
-def plain_contrastive(model, h, temperature=0.05, weights=(1.0, 1.0), switches=(True, True, True)):
-    """The contrastive loss in loops: one pair, one text at a time."""
+def plain_contrastive(model, h, temperature=0.05, weights=(1.0, 1.0), switches=(True, True, True), asking=POINTS):
+    """The contrastive loss in loops: one pair, one text at a time. `asking` are the points that may be negatives."""
     cosine = model.architecture.similarity == "cosine"
 
     def similarity(point, text):
@@ -70,7 +70,7 @@ def plain_contrastive(model, h, temperature=0.05, weights=(1.0, 1.0), switches=(
     sums = {"retrieval": 0.0, "head": 0.0}
     counters, points, negatives = switches
     for row, (point, counter) in enumerate(zip(POINTS, COUNTERS, strict=True)):
-        rivals = COUNTERS * counters + POINTS * points
+        rivals = COUNTERS * counters + asking * points
         rivals += [text for mined in NEGATIVES for text in mined] if negatives else NEGATIVES[row]
         rivals = [similarity(point, text) / temperature for text in rivals if not is_right(row, text)]
         right = similarity(point, counter) / temperature

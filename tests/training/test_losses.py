@@ -3,13 +3,17 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
-from support.loss_batches import gradients, make_batch, make_model, make_texts, plain_contrastive
+from support.loss_batches import COUNTERS, POINTS, gradients, make_batch, make_model, make_texts, plain_contrastive
 from torch import nn
 
+from biencoder_ablate.data.corpus import Pair, build_corpus
+from biencoder_ablate.data.text_table import build_table
 from biencoder_ablate.model.biencoder import Architecture, BiEncoder, Embeddings
 from biencoder_ablate.training.losses import Batch, ContrastiveLoss, StudyLoss
+from biencoder_ablate.training.negatives import build_pool
 
 # Point at the origin; counters at distance 5, 1 and 3; negatives at distance 13, 1.25 and 1.
 POINT = torch.zeros(3, 2)
@@ -193,3 +197,30 @@ def test_equal_to_sentence_transformers_where_both_mean_the_same(temperature):
     expected.backward()
     torch.testing.assert_close(mine.grad, other.grad, rtol=1e-6, atol=1e-9)
     assert mine.grad.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("among", "asking"),
+    [
+        ("all", POINTS),
+        ("answers", [0, 0]),  # of the points 0, 1, 2, 3, 0, 1 only 0 answers something
+    ],
+)
+def test_points_of_the_batch_compete_only_where_they_may_be_negatives(among, asking):
+    """The masks of a real pool against a plain loop over the texts that are left."""
+    named = [*zip(POINTS, COUNTERS, strict=True), (1, 19)]  # the last pair is not in the batch
+    pairs = [Pair("train", "t", "d", "pro", n, f"t{a}", f"t{b}") for n, (a, b) in enumerate(named)]
+    pairs += [Pair(split, "t", "d", "pro", 1, "other", "else") for split in ("val", "test")]
+    pool = build_pool(build_table(build_corpus("made", pairs)).splits["train"], among)
+
+    rows = np.arange(len(POINTS))
+    positions = {"counters": pool.counter[rows], "points": pool.point[rows]}
+    model, h = make_model(), make_texts().requires_grad_()
+    batch = make_batch(model, h)
+    batch.excluded = lambda kind: torch.from_numpy(pool.are_excluded(rows, positions[kind]))
+    found = ContrastiveLoss(in_batch_negatives=False)(batch)
+    expected = plain_contrastive(model, h, switches=(True, True, False), asking=asking)
+    for part, value in expected.items():
+        assert found[part].item() == pytest.approx(value.item(), rel=1e-6)
+    for name, gradient in gradients(model, h, expected["total"]).items():
+        torch.testing.assert_close(gradients(model, h, found["total"])[name], gradient, rtol=1e-5, atol=1e-6)

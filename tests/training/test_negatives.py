@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from support.reference import ToyModel, allowed_negatives, corpora, fold
 
-from biencoder_ablate.data.corpus import DataError, Pair, build_corpus
+from biencoder_ablate.data.corpus import DataError, Document, Pair, build_corpus
 from biencoder_ablate.data.text_table import build_table
 from biencoder_ablate.model.biencoder import Embeddings
 from biencoder_ablate.training.negatives import build_pool, draw_negatives, hard_ratio, mine_nearest
@@ -394,3 +394,58 @@ def test_every_share_is_a_probability_and_never_falls(epoch, ratio, start):
     for schedule, first in (("constant", None), ("curriculum", start)):
         share = hard_ratio(schedule, epoch, ratio, first)
         assert 0 <= share <= hard_ratio(schedule, epoch + 1, ratio, first) <= 1
+
+
+@pytest.mark.parametrize(
+    ("among", "pool_texts", "allowed"),
+    [
+        # p asks a, q asks b, a asks c; c is also declared no answer to q.
+        ("answers", ["a", "b", "c"], {"p": {"b", "c"}, "q": {"a", "c"}, "a": {"b"}}),
+        ("all", ["p", "a", "q", "b", "c"], {"p": {"q", "b", "c"}, "q": {"p", "a", "c"}, "a": {"p", "q", "b"}}),
+    ],
+)
+def test_negatives_are_answers_only_or_all_texts(among, pool_texts, allowed):
+    pairs = [Pair("train", "t", "d", "pro", n, *texts) for n, texts in enumerate([("p", "a"), ("q", "b"), ("a", "c")])]
+    pairs.append(Pair("train", "t", "d", "pro", 4, "q", "c", grade=0))
+    pairs += [Pair(split, "t", "d", "pro", 1, "other", "else") for split in ("val", "test")]
+    table = build_table(build_corpus("hand", pairs))
+    train = table.splits["train"]
+    pool = build_pool(train, among)
+    assert [table.texts[number] for number in pool.text] == pool_texts
+
+    retrieval = torch.arange(float(len(table.texts)))[:, None]
+    embeddings = Embeddings(retrieval, retrieval, retrieval)
+    drawn = {point: set() for point in allowed}
+    for seed in range(30):
+        for share in (0.0, 1.0):
+            negative, _ = draw_negatives(pool, share, seed, 0, embeddings, train)
+            for pair, number in zip(train.pairs, negative[:, 0].tolist(), strict=True):
+                assert table.texts[number] in allowed[pair.point]
+                drawn[pair.point].add(table.texts[number])
+    assert drawn == allowed
+
+
+def test_a_pool_of_answers_says_that_there_is_no_negative():
+    table = make_table([("p", "a"), ("q", "a")])
+    with pytest.raises(DataError, match=r"no possible negative: .*negatives\.pool=answers"):
+        build_pool(table.splits["train"], "answers")
+    assert build_pool(table.splits["train"], "all").size == 3
+
+
+def test_with_documents_the_pool_holds_what_asks_only_on_demand():
+    """The query d1 is a document too; q is none, and stands behind the end of the pool."""
+    documents = [Document("d1", "one"), Document("d2", "two"), Document("d3", "three")]
+    asked = [("q", "q text", "d2", "two"), ("d1", "one", "d3", "three")]
+    pairs = [
+        Pair("train", "", query, "", n, point, counter, query=query, document=document)
+        for n, (query, point, document, counter) in enumerate(asked)
+    ]
+    corpus = build_corpus("beir", pairs, documents=documents, may_lack=("val", "test"))
+    train = build_table(corpus).splits["train"]
+    answers, everything = build_pool(train), build_pool(train, "all")
+    by_query = {pair.query: row for row, pair in enumerate(train.pairs)}
+    rows = np.array([by_query["q"], by_query["d1"]])
+    assert (answers.size, everything.size) == (3, 4)
+    # In the batch d1 competes for q, as a document; q competes for d1 only where what asks may be a negative.
+    assert answers.are_excluded(rows, answers.point[rows]).tolist() == [[True, False], [True, True]]
+    assert everything.are_excluded(rows, everything.point[rows]).tolist() == [[True, False], [False, True]]
