@@ -23,7 +23,7 @@ from biencoder_ablate.utils.seeding import generator
 ALPHA = 0.05
 NUM_DRAWS = 999  # of signs, beyond the seeds whose patterns are all tried
 AT_ONCE = 100  # studies
-DESIGNS = [(seeds, folds, groups) for seeds in (6, 10) for folds, groups in ((3, 12), (5, 30), (5, 75), (10, 75))]
+DESIGNS = [(6, 3, 12), (6, 5, 75), (10, 5, 30), (10, 5, 75), (10, 10, 75)]
 """Numbers of seeds, folds and groups. Fewer than six seeds cannot tell anything apart."""
 
 

@@ -158,6 +158,9 @@ def desk(tmp_path_factory):
         zip_directory(beir, cwd / name)
     for name in ("my_pairs.csv", "my_texts.csv", "other.csv"):
         write_pairs_csv(cwd / name, make_pairs())
+    for name, columns in (("faq.csv", "nr,product,question,answer"), ("my_posts.csv", "nr,thread,title,body")):
+        rows = [f"{i},{i % 6},What of {i}?,This of {i}." for i in range(24)]
+        (cwd / name).write_text("\n".join([columns, *rows]) + "\n")
     if find_spec("datasets"):
         import pandas
 
