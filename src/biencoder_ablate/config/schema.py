@@ -20,7 +20,6 @@ from platformdirs import user_cache_path
 from biencoder_ablate.utils.console import printable
 from biencoder_ablate.utils.files import expand_user
 
-
 _LONGEST_MESSAGE = 1500
 """Characters of a message about a setting; a value may be of any length, and what would do comes last."""
 

@@ -46,7 +46,9 @@ def read_beir(settings: DataConfig) -> Corpus:
             )
         return _parse(path, home, settings.split_seed)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
-        raise DataError(f"data.path={path}: cannot be read ({format_error(error, brief=True)}); download it again if it is damaged") from error
+        raise DataError(
+            f"data.path={path}: cannot be read ({format_error(error, brief=True)}); download it again if it is damaged"
+        ) from error
 
 
 def _parse(path: Path, home: Any, split_seed: int) -> Corpus:

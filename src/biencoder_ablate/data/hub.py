@@ -18,7 +18,7 @@ from biencoder_ablate.config.schema import ConfigError, DataConfig, looks_like_p
 from biencoder_ablate.data.corpus import SPLITS, Corpus, DataError, Pair, build_corpus, text_key
 from biencoder_ablate.data.readers import SPLIT_WORDS, checked_by, split_debates
 from biencoder_ablate.data.tabular import cell_text, check_unread, list_columns, parse_grade, read_table
-from biencoder_ablate.utils.console import excerpt, format_error, printable
+from biencoder_ablate.utils.console import excerpt, format_error
 
 _FILES = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json"}
 """By suffix, what `datasets` calls a kind of file; csv and tsv are read by tabular.py."""
