@@ -97,53 +97,6 @@ def test_without_dev_a_fifth_of_the_training_queries_is_val(tmp_path):
     assert any("2 training queries" in note for note in corpus.notes)
 
 
-@pytest.mark.parametrize(
-    ("file", "text", "said"),
-    [
-        ("corpus.jsonl", '{"_id": "d0", "text": "a"}\nno\n', "corpus.jsonl, line 2: not JSON"),
-        ("corpus.jsonl", '{"text": "a"}\n', "corpus.jsonl, line 1: must be a JSON object with _id"),
-        ("queries.jsonl", '{"_id": "q0", "text": "a"}\n' * 2, "queries.jsonl, line 2: _id q0 is there twice"),
-        ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq0\td1\n", "qrels/test.tsv, line 2: must be query-id"),
-        ("qrels/test.tsv", "q0\td1\t1.5\n" * 2, "qrels/test.tsv, line 1: must be query-id"),
-        ("qrels/test.tsv", "q0\td1\t1\nq99\td1\t1\n", "line 2: query q99 is not in queries.jsonl"),
-        ("qrels/test.tsv", "q0\td1\t0\n", "no judgement above 0 in qrels/test.tsv"),
-        ("queries.jsonl", None, "no queries.jsonl"),
-        ("corpus.jsonl", None, "no corpus.jsonl"),
-    ],
-)
-def test_what_is_damaged_is_named(tmp_path, file, text, said):
-    directory = write(tmp_path / "set", {"test": [("q0", "d1", 1)]})
-    (directory / file).unlink() if text is None else (directory / file).write_text(text)
-    with pytest.raises(DataError, match=said):
-        read("beir", directory)
-
-
-@pytest.mark.parametrize("file", ["corpus", "queries"])
-@pytest.mark.parametrize(
-    ("fields", "said"),
-    [
-        ({"contents": "a"}, "line 2: no text; must be a JSON object with _id and text; found _id, contents"),
-        ({"title": "Of debates", "passage": "a"}, "line 2: no text; .*found _id, title, passage"),
-        ({"query": "a"}, "line 2: no text; .*found _id, query"),
-        ({"Text": "a"}, "line 2: no text; .*found _id, Text"),
-        ({"text": None}, "line 2: text is null; must be text"),
-        ({"text": ["a"]}, r"line 2: text is \['a'\]; must be text"),
-        ({"text": 3}, "line 2: text is 3; must be text"),
-        ({"text": {"en": "a"}}, "line 2: text is {'en': 'a'}; must be text"),
-        ({"text": "\ud800"}, "line 2: text holds half a surrogate pair"),
-        ({"text": "a", "title": ["b"]}, r"line 2: title is \['b'\]; must be text"),
-        ({"text": "a", "title": 0}, "line 2: title is 0; must be text"),
-    ],
-)
-def test_a_row_whose_text_is_none_is_refused_with_the_keys_it_has(tmp_path, file, fields, said):
-    directory = write(tmp_path / "set", {"test": [("q0", "d1", 1)]})
-    rows = [{"_id": "d1", "text": "a text"}, {"_id": "d2"} | fields]
-    (directory / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(DataError, match=f"{file}.jsonl, {said}") as refused:
-        read("beir", directory)
-    assert str(refused.value).isprintable()
-
-
 def test_a_document_of_a_title_only_is_one_and_empty_ones_are_counted(tmp_path):
     directory = write(tmp_path / "set", {"test": [("q0", "d1", 1)]})
     rows = [

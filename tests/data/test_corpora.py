@@ -528,60 +528,6 @@ def test_a_row_without_a_counter_is_an_incomplete_point(tmp_path):
     assert [pair.point for pair in corpus.train] == ["a"]
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "said"),
-    [
-        ("a.csv", "", ["no rows"]),
-        ("a.csv", "point,counter\n", ["no rows"]),
-        ("a.csv", "claim,counter,c\na,b,c\n", ["which column asks? data.point=…; found claim, counter, c"]),
-        ("a.csv", "point,reply,c\na,b,c\n", ["which column answers? data.counter=…; found point, reply, c"]),
-        (
-            "a.csv",
-            "point;counter\na;b\n",
-            ["data.point=… data.counter=…; found", "is the separator ;? save with commas"],
-        ),
-        ("a.csv", "Cars are loud.,They are not.\na,b\n", ["which columns ask", "the first row must name the columns"]),
-        ("a.csv", "query,question,answer\na,b,c\n", ["which column asks? data.point=…; found query, question, answer"]),
-        ("a.csv", "Point,counter,point\na,b,c\n", ["two columns are called point"]),
-        ("a.csv", "point,counter\na,b\nnan,c\n", ["line 3", "point is nan"]),
-        ("a.csv", "point,counter\na, NaN\nc,d\n", ["line 2", "counter is NaN"]),
-        ("a.jsonl", '{"point": "nan", "counter": "b"}\n', ["line 1", "point is nan"]),
-        ("a.csv", "point,counter\na,b\nc,d,e\n", ["line 3", "more fields"]),
-        ("a.csv", 'point,counter\na,b\nc,"d" e\nf,g\n', ["line 3"]),
-        ("a.csv", 'point,counter\na,b\nc,"d\ne,f\n', ["line 3"]),
-        ("a.csv", '"point,counter\na,b\n', ["line 1"]),
-        ("a.csv", "point,counter\na,b\n,c\n", ["line 3", "no point"]),
-        ("a.csv", "point,counter,split\na,b,train\nc,d,trian\n", ["line 3", "split=trian", "train, val or test"]),
-        ("a.csv", "point,counter,split\na,b,train\nc,d,\n", ["line 3", "no split"]),
-        ("a.csv", "point,counter,stance\na,b,pro\nc,d,against\ne,f,con\n", ["line 3", "stance=against", "pro, con"]),
-        ("a.csv", "point,counter,split\na,b,val\nc,d,test\n", ["no split train"]),
-        ("a.csv", "point,counter\na,b\nc,d\n", ["at least 3"]),
-        ("a.csv", b"point,counter\na,\xff\n", ["not UTF-8", "byte 16"]),
-        ("a.tsv", "point,counter\na,b\n", ["which columns ask and answer"]),
-        ("a.jsonl", "", ["no rows"]),
-        ("a.jsonl", '{"point": "a", "counter": "b"}\n\n{"point": "c"\n', ["line 3", "not JSON"]),
-        ("a.jsonl", '["a", "b"]\n', ["line 1", "object"]),
-        ("a.jsonl", '{"point": "a", "counter": "b"}\n{"point": 3, "counter": "b"}\n', ["line 2", "point is 3"]),
-        ("a.jsonl", '{"counter": "b", "point": "c"}\n{"counter": "b"}\n', ["line 2", "no point"]),
-        (
-            "a.jsonl",
-            '{"point": "a", "counter": "b", "split": "train"}\n{"point": "c", "counter": "d"}\n',
-            ["line 2", "no split"],
-        ),
-        ("a.jsonl", '{"point": "lone \\ud800 half", "counter": "b"}\n', ["line 1", "point"]),
-        ("a.jsonl", "[" * 100_000, ["line 1", "not JSON"]),
-    ],
-)
-def test_a_damaged_table_is_refused_by_file_and_line(name, content, said, tmp_path):
-    path = tmp_path / name
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    message = refusal(read, "pairs", path)
-    for words in said:
-        assert words in message
-    if said[0].startswith("line") or "column" in said[0]:
-        assert str(path) in message
-
-
 def test_what_a_table_leaves_out_is_a_note_of_the_corpus(tmp_path):
     (tmp_path / "a.csv").write_text("point,counter,split\na,b,train\n,,\nc,d,val\ne,f,test")
     notes = read("pairs", tmp_path / "a.csv").notes

@@ -260,22 +260,6 @@ def test_words_that_a_csv_reader_takes_for_nothing_are_texts(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rows", "keys", "said"),
-    [
-        ([row | {"label": 0} for row in ROWS], {}, "a column label, so not every row need be a right answer"),
-        ([row | {"query": 3} for row in ROWS], {}, "row 0: query is 3; must be text"),
-        ([*ROWS, {"query": None, "answer": "a"}], {}, "row 20: query must be one text; it has 0"),
-        (ROWS[:2], {}, "debates: 2; to be split"),
-        ([row | {"split": "later"} for row in ROWS], {"split": "split"}, "row 0: split=later; must be train, val or"),
-    ],
-)
-def test_rows_that_are_no_pairs_are_named(rows, keys, said, tmp_path):
-    table(rows).to_parquet(tmp_path / "d.parquet")
-    with pytest.raises(DataError, match=said):
-        hub(tmp_path / "d.parquet", **keys)
-
-
-@pytest.mark.parametrize(
     ("settings", "said"),
     [
         (DataConfig("hub"), "data.path is missing"),

@@ -291,21 +291,6 @@ def test_files_without_a_candidate_are_named(runs, tmp_path):
     assert "latin.txt: not UTF-8" in refused(runs.trained, "x", "--candidates", latin)
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "said"),
-    [
-        ("cut.csv", "text,note\nZoos are cruel, but old.\n1,2,3\n", "line 3: more fields than columns"),
-        ("twice.csv", "text,text\na,b\n", "two columns are called text"),
-        ("number.jsonl", '{"text": "a"}\n{"text": 3}\n', "line 2: text is 3; must be text"),
-    ],
-)
-def test_a_damaged_table_of_candidates_is_refused(runs, tmp_path, name, content, said):
-    (tmp_path / name).write_text(content)
-    assert f"{name}{', ' if said.startswith('line') else ': '}{said}" in refused(
-        runs.trained, "x", "--candidates", tmp_path / name
-    )
-
-
 def test_a_person_s_terminal_is_not_steered(runs, tmp_path):
     (tmp_path / "c.txt").write_text("Zoos\x1b]0;title\x07 are cruel.\n")
     ended = main(runs.trained, "x", "--candidates", tmp_path / "c.txt")

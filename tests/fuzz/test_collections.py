@@ -1,3 +1,4 @@
+# ruff: noqa: B023 - what is defined in a loop is called in it
 """BEIR's and ArguAna's files and TREC's, whole and damaged: right, or refused in one good line that names the file."""
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def test_a_data_set_of_beir_is_read_or_refused(tmp_path):
         assert {pair.document: pair.counter for pair in pairs}.items() <= texts.items()
 
         damage = damage_one(some, directory, list(files))
-        keeps_the_law(lambda: read("beir", directory), NAMED, lambda: damage)  # noqa: B023
+        keeps_the_law(lambda: read("beir", directory), NAMED, lambda: damage)
 
 
 def test_a_zip_of_beir_is_read_or_refused(tmp_path):
@@ -88,7 +89,7 @@ def test_a_zip_of_beir_is_read_or_refused(tmp_path):
         assert found == wanted
         content = damaged(some, whole)
         path.write_bytes(content)
-        keeps_the_law(lambda: read("beir", path), NAMED, lambda: content)  # noqa: B023
+        keeps_the_law(lambda: read("beir", path), NAMED, lambda: content)
 
 
 # --- ArguAna ---
@@ -133,7 +134,7 @@ def test_a_zip_of_arguana_is_read_or_refused(tmp_path):
         assert texts_of(read("arguana", path)) == wanted
         whole = zipped(some, renamed(some, files)) if some.random() < 0.5 else damaged(some, path.read_bytes())
         path.write_bytes(whole)
-        keeps_the_law(lambda: read("arguana", path), NAMED, lambda: whole)  # noqa: B023
+        keeps_the_law(lambda: read("arguana", path), NAMED, lambda: whole)
 
 
 def test_a_directory_of_arguana_is_read_or_refused(tmp_path):
@@ -148,7 +149,7 @@ def test_a_directory_of_arguana_is_read_or_refused(tmp_path):
             damage: object = sorted(changed)
         else:
             damage = damage_one(some, directory, list(files))
-        keeps_the_law(lambda: read("arguana", directory), NAMED, lambda: damage)  # noqa: B023
+        keeps_the_law(lambda: read("arguana", directory), NAMED, lambda: damage)
 
 
 def _is_a_path(name: str) -> bool:
@@ -198,7 +199,7 @@ def test_run_files_are_read_or_refused(tmp_path):
         damage = damage_one(some, directory, list(files))
         named = ["one", "two.b", "qrels", "groups"]
         # A file that is gone, or a directory in its place, is an OSError, whose line names it as well.
-        keeps_the_law(collection, named, lambda: damage, also=(FileNotFoundError, IsADirectoryError))  # noqa: B023
+        keeps_the_law(collection, named, lambda: damage, also=(FileNotFoundError, IsADirectoryError))
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+# ruff: noqa: B023 - what is defined in a loop is called in it
 """Our own files, damaged: a run that is damaged is said and hides no other; all else is as written, or not believed."""
 
 from __future__ import annotations
@@ -81,11 +82,11 @@ def test_a_damaged_list_of_runs_hides_no_run(logs):
     for some in cases("runs.json", 100):
         content = damaged_json(some, whole)
         (logs / "sweeps" / "both" / "runs.json").write_bytes(content)
-        said = keeps_the_law(lambda: describe_sweeps(logs), ["runs.json"], lambda: content)  # noqa: B023
+        said = keeps_the_law(lambda: describe_sweeps(logs), ["runs.json"], lambda: content)
         assert said is not None and not steering(said.replace("\n", "")), content
-        collection = keeps_the_law(lambda: collect([logs]), ["runs.json"], lambda: content)  # noqa: B023
+        collection = keeps_the_law(lambda: collect([logs]), ["runs.json"], lambda: content)
         assert collection is not None and {"whole", "broken"} <= {run.name for run in collection.runs}, content
-        keeps_the_law(lambda: collect([logs / "sweeps" / "both"]), ["both"], lambda: content)  # noqa: B023
+        keeps_the_law(lambda: collect([logs / "sweeps" / "both"]), ["both"], lambda: content)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +109,7 @@ def test_a_file_of_a_run_is_read_or_refused(name, read, spoil, finished_run, tmp
     for some in cases(name, 200):
         content = spoil(some, whole)
         path.write_bytes(content)
-        keeps_the_law(lambda: read(path), [str(path)], lambda: content)  # noqa: B023
+        keeps_the_law(lambda: read(path), [str(path)], lambda: content)
 
 
 @pytest.mark.parametrize("name", ["result.json", ".hydra/config.yaml", "model/biencoder.json", "manifest.json"])
@@ -123,7 +124,7 @@ def test_a_run_with_a_damaged_file_is_opened_or_refused(name, finished_run, tmp_
         (run / name).write_bytes(content)
         # What is wrong with a setting is said of its key, as on the command line.
         named = [str(run), *("=", ": must be")]
-        keeps_the_law(lambda: open_run(run, ()), named, lambda: content)  # noqa: B023
+        keeps_the_law(lambda: open_run(run, ()), named, lambda: content)
 
 
 def test_a_saved_model_is_loaded_or_refused(finished_run, tmp_path):
@@ -137,7 +138,7 @@ def test_a_saved_model_is_loaded_or_refused(finished_run, tmp_path):
         def load():
             return restore_biencoder(model, read_model_spec(model))
 
-        keeps_the_law(load, [str(model)], lambda: damage)  # noqa: B023
+        keeps_the_law(load, [str(model)], lambda: damage)
 
 
 # --- what is believed only as it was written ---

@@ -1,3 +1,4 @@
+# ruff: noqa: B023 - what is defined in a loop is called in it
 """Tables of every reader, whole and damaged: right, or refused in one good line that names the file."""
 
 from __future__ import annotations
@@ -196,7 +197,7 @@ def test_tables_of_scores_are_read_or_refused(tmp_path):
 
         content = damaged(some, whole)
         path.write_bytes(content)
-        num_read += keeps_the_law(lambda: read_csv([path]), ["r.csv"], lambda: content) is not None  # noqa: B023
+        num_read += keeps_the_law(lambda: read_csv([path]), ["r.csv"], lambda: content) is not None
     assert num_read > 0
 
 
@@ -219,7 +220,7 @@ def test_texts_to_search_are_read_or_refused(option, suffix):
         assert [found for _, found in read_texts(option, path, whole)] == texts
 
         content = spoiled(some, whole, suffix) if suffix != ".txt" else damaged(some, whole, b" ")
-        keeps_the_law(lambda: read_texts(option, path, content), [f"{option} {path}"], lambda: content)  # noqa: B023
+        keeps_the_law(lambda: read_texts(option, path, content), [f"{option} {path}"], lambda: content)
 
 
 def test_any_word_in_a_cell_is_read_or_refused(tmp_path):

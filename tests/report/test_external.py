@@ -157,36 +157,6 @@ def test_one_seed_is_tested_over_groups_and_what_it_cannot_show_is_said(tmp_path
     assert "it cannot show" in said
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("system,seed,query\na,0,q\n", "no column value"),
-        ("seed,query,value\n0,q,1\n", "no column system"),
-        ("a,0,q,1\na,0,r,0\n", "seed, query, value; its first line must name the columns; found a, 0, q, 1"),
-        ("system,seed,query,value\na,0,q,x\n", "line 2: value=x; must be a number"),
-        ("system,seed,query,value\na,one,q,1\n", "line 2: seed=one"),
-        ("system,seed,query,value\na,0,q,1\na,0,q,1\n", "line 3: query q again"),
-        ("system,seed,query,value\na,0,q,1\nb,0,r,1\n", "has no value of 1 queries, r"),
-        ("system,seed,query,value,baseline\na,0,q,1,yes\nb,0,q,1,yes\n", "baseline is yes for a, b"),
-        (
-            "system,seed,query,value,baseline\na,0,q,1,\nb,0,q,1,bm25\n",
-            "line 3: baseline=bm25; must be 1, true, yes or",
-        ),
-        ("system,seed,query,value\na,7,q,1\na,07,q,0\n", "line 3: query q again for system a, seed 7"),
-        ("system,seed,query,value\na,0,q,1\na,0.0,q,0\n", "line 3: query q again for system a, seed 0"),
-        ("system,seed,query,value\na,²,q,1\n", "line 2: seed=²; must be a whole number"),
-        ("system,seed,query,value\na,0,q,1\na,,q,0\n", "system a has runs with and without seeds ("),
-        ("system,seed,query,value\na,0,q,1e308\n", "line 2: value=1e308; must be a number"),
-        ("system,seed,query,value,size\na,0,q,1,2\na,1,q,1,3\n", "line 3: system a has other factors than above, size"),
-    ],
-)
-def test_a_table_that_will_not_do_is_refused_in_one_line(tmp_path, text, message):
-    (tmp_path / "r.csv").write_text(text, "utf-8")
-    with pytest.raises(ValueError, match=r"r\.csv") as refused:
-        read_csv([tmp_path / "r.csv"])
-    assert message in str(refused.value)
-
-
 @pytest.mark.parametrize("word", ["1", "1.0", "true", "Y", "t"])
 def test_the_baseline_may_be_marked_as_people_and_pandas_do(tmp_path, word):
     rows = [(system, seed, "q", hit, word if system == "b" else "") for system in "ab" for seed, hit in enumerate("01")]

@@ -22,8 +22,8 @@ _BIDIRECTIONAL = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}
 NUMBERS = ("1e308", "1e999", "-1", "0", "nan", "inf", "-inf", "NaN", "Infinity", "0x10", "1_000", "٣", "²", "１", "1,5",
            "1e-400", "9" * 25, "9" * 400, "9" * 5000, "3.0", "-0.0", "true")  # fmt: skip
 WORDS = ("", " ", "null", "None", "~", "{}", "[]", "x\x00y", "\x1b[2J", "\u202e", "\u2028", "a\nb", "\ud800", "'", '"',
-         "${seed}", "${oc.env:HOME}", "=1+1", "\ufeff", "\x85", "../..", "/dev/zero", "%s", "\\", "é", "e\u0301", "\u200b",
-         "x" * 200_000, *NUMBERS)  # fmt: skip
+         "${seed}", "${oc.env:HOME}", "=1+1", "\ufeff", "\x85", "../..", "/dev/zero", "%s", "\\", "é", "e\u0301",
+         "\u200b", "x" * 200_000, *NUMBERS)  # fmt: skip
 INSERTED = (b"\x00", b"\xef\xbb\xbf", b'"', b"'", b"\r", b"\n", b"\r\n", b"\t", b",", b";", b"\\", b"\x1b[31m", b"\xff",
             b"\xed\xa0\x80", b"\xe2\x80\xa8", b"\xe2\x80\xae", b"\xc2\x85", b"\x0b", b"\x0c", b"\x1c", b"{", b"[", b"}",
             b"]", b":", b"#", b"&a ", b"*a", b"!!python/object:os.system ", b"${", b"-", b" ")  # fmt: skip
@@ -39,8 +39,8 @@ ENCODINGS = (
     "utf-7",
     "shift_jis",
 )
-JSON_VALUES: tuple[Any, ...] = (None, True, False, 0, -1, 1.5, 10**30, float("nan"), float("inf"), [], {}, [1], {"a": 1},
-                                [[[]]], *WORDS)  # fmt: skip
+JSON_VALUES: tuple[Any, ...] = (None, True, False, 0, -1, 1.5, 10**30, float("nan"), float("inf"), [], {}, [1],
+                                {"a": 1}, [[[]]], *WORDS)  # fmt: skip
 
 
 def cases(reader: str, usual: int = 200) -> Iterator[Random]:

@@ -177,8 +177,9 @@ def read_arguana(settings: DataConfig) -> Corpus:
             check_zip(path, archive)
             return _parse_arguana(path, archive.namelist(), archive.read)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+        reason = format_error(error, brief=True)
         raise DataError(
-            f"data.path={path}: cannot be read as a zip ({format_error(error, brief=True)}); must be the corpus's directory "
+            f"data.path={path}: cannot be read as a zip ({reason}); must be the corpus's directory "
             "or its zip as published; download it again if it is damaged"
         ) from error
 
@@ -270,6 +271,7 @@ def _parse_arguana(path: Path, names: Iterable[str], read: Callable[[str], bytes
 
 
 def _argument_text(path: Path, name: str, read: Callable[[str], bytes]) -> str:
+    where = f"data.path={path}: {printable(name)}"
     try:
         content = read(name)
         if len(content) > _MOST_ARGUMENT_BYTES:
@@ -277,11 +279,9 @@ def _argument_text(path: Path, name: str, read: Callable[[str], bytes]) -> str:
             raise DataError(f"data.path={path}: {name} has {size}; an argument has at most 1 MB")
         text = content.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"data.path={path}: {printable(name)} is not UTF-8 (byte {error.start}); save it as UTF-8"
-        ) from error
+        raise DataError(f"{where} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
     if not text:
-        raise DataError(f"data.path={path}: {printable(name)} is empty; an argument needs a text")
+        raise DataError(f"{where} is empty; an argument needs a text")
     return text
 
 

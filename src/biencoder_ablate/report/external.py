@@ -78,9 +78,10 @@ def read_csv(paths: Sequence[Path], measure: str = "value") -> Collection:
             usual = factors.setdefault(system, levels)
             if levels != usual:
                 name = next(name for name in {**usual, **levels} if levels.get(name) != usual.get(name))
+                shown = excerpt(name) or "a column without a name"
                 raise ValueError(
-                    f"{here}: system {excerpt(system)} has other factors than above, {excerpt(name) or 'a column without a name'} "
-                    "for one; a factor belongs to a system"
+                    f"{here}: system {excerpt(system)} has other factors than above, {shown} for one; a factor belongs "
+                    "to a system"
                 )
             is_baseline = (row.get("baseline") or "").strip().lower()
             if is_baseline in YES:
@@ -95,8 +96,9 @@ def read_csv(paths: Sequence[Path], measure: str = "value") -> Collection:
     for (system, seed), scores in values.items():
         lacking = [query for query in groups if query not in scores]
         if lacking:
+            run = f"system {excerpt(system)}, seed {excerpt(seed) or 'none'}"
             raise ValueError(
-                f"{place}: system {excerpt(system)}, seed {excerpt(seed) or 'none'} has no value of {len(lacking)} queries, {excerpt(lacking[0])} "
+                f"{place}: {run} has no value of {len(lacking)} queries, {excerpt(lacking[0])} "
                 "the first; systems are compared on the same queries"
             )
     collection = _collection(
@@ -189,8 +191,8 @@ def read_trec(place: Path, qrels: Path, metric: Metric, groups: Path | None = No
                 scores[query] = _score(graded, rankings[query], metric)
         if not scores:
             raise ValueError(
-                f"{printable(str(path))}: has none of the {len(relevant)} queries of --qrels {qrels} that have a relevant document; "
-                "the two must name queries alike"
+                f"{printable(str(path))}: has none of the {len(relevant)} queries of --qrels {qrels} that have a "
+                "relevant document; the two must name queries alike"
             )
         values[run] = scores
         sources[run] = path.name
@@ -209,9 +211,8 @@ def _read_qrels(path: Path) -> dict[str, dict[str, float]]:
             raise ValueError(f"{where}: grade {excerpt(text)}; must be a whole number")
         usual = judged.setdefault((query, document), grade)
         if usual != grade:
-            raise ValueError(
-                f"{where}: document {excerpt(document)} of query {excerpt(query)} is judged {grade:g} here and {usual:g} above"
-            )
+            pair = f"document {excerpt(document)} of query {excerpt(query)}"
+            raise ValueError(f"{where}: {pair} is judged {grade:g} here and {usual:g} above")
         if grade > 0:
             relevant[query][document] = grade
     if not relevant:
@@ -229,8 +230,8 @@ def _read_groups(path: Path, relevant: Mapping[str, object]) -> dict[str, str]:
     lacking = [query for query in relevant if query not in named]
     if lacking:
         raise ValueError(
-            f"--groups {path}: no group of {len(lacking)} of the {len(relevant)} queries, {excerpt(lacking[0])} the first; must "
-            "name one for every query of the qrels"
+            f"--groups {path}: no group of {len(lacking)} of the {len(relevant)} queries, {excerpt(lacking[0])} the "
+            "first; must name one for every query of the qrels"
         )
     return {query: named[query] for query in relevant}
 
