@@ -43,7 +43,8 @@ _PATTERNS_AT_ONCE = 2**14
 class Interval:
     """An estimate, its interval and the p of the same t; `note` says what a lone seed or debate leaves unsaid.
 
-    `variance` is the estimate's; `by_seeds` is the part of it that more seeds would make smaller.
+    `variance` is the estimate's; `by_seeds` is the part of it that more seeds would make smaller. `debates_freedom` are
+    the degrees of freedom of the debates, 0 for one alone.
     """
 
     note: str
@@ -54,6 +55,7 @@ class Interval:
     p: float
     variance: float
     by_seeds: float
+    debates_freedom: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,6 +151,7 @@ def intervals(moments: Moments) -> list[Interval]:
         moments.p,
         moments.variance,
         moments.by_seeds,
+        np.full_like(half, moments.debates_freedom),
     ]
     return [Interval("; ".join(notes), *row) for row in np.transpose(columns).tolist()]
 

@@ -1,0 +1,260 @@
+"""Keep, remove, equal or not yet: the outcome of each declared comparison, and what would decide those that are open.
+
+A part is told apart from 0 as everywhere in the report (comparisons.py), and may be removed if it is worth less than a
+margin that was declared beforehand (margins.py). The margin has no default: without one nothing may be removed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+import numpy as np
+
+from biencoder_ablate.report.analysis import Analysis, Family, Kind
+from biencoder_ablate.report.comparisons import ContrastResult
+from biencoder_ablate.report.margins import NEVER, Design, Enough, as_moments, equality_p, margin_p
+from biencoder_ablate.report.read import WITHOUT
+from biencoder_ablate.report.statistics import ALPHA, holm, seeds_needed
+
+
+class Role(StrEnum):
+    """What a comparison is of: a part (with minus without), two systems, or whether one effect depends on another."""
+
+    PART = "part"
+    SYSTEMS = "systems"
+    INTERACTION = "interaction"
+
+
+class Outcome(StrEnum):
+    """What is concluded of a comparison; the first two are of parts, the third and fourth of all else."""
+
+    EARNS = "earns_its_place"
+    HARMS = "does_harm"
+    HIGHER = "higher"
+    LOWER = "lower"
+    REMOVABLE = "may_be_removed"
+    EQUAL = "equal"
+    NOT_YET = "not_yet"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is concluded of one comparison, and on what grounds.
+
+    `sign` turns the contrast into what the part brings: −1 where the contrast is without minus with. `p_margin` is
+    Holm's p that the difference is the margin or more, None without a margin; `within_margin` says that it is below
+    ALPHA. `to_tell_apart` and `to_clear` are what would decide it, one way or the other, if the difference stays as it
+    is. `decides` marks the comparisons that the question is about; the others stand beside them.
+    """
+
+    name: str
+    family: str
+    role: Role
+    sign: float
+    result: ContrastResult
+    outcome: Outcome
+    margin: float | None
+    p_margin: float | None
+    to_tell_apart: Enough
+    to_clear: Enough
+    decides: bool
+
+    @property
+    def estimate(self) -> float:
+        """What the part brings, or by how much the first system is above the second."""
+        return self.sign * self.result.estimate
+
+    @property
+    def within_margin(self) -> bool:
+        return self.p_margin is not None and self.p_margin < ALPHA
+
+    @property
+    def is_decided(self) -> bool:
+        return self.outcome is not Outcome.NOT_YET
+
+    @property
+    def seeds_needed(self) -> int | None:
+        """The fewest seeds, in all, that would decide it on these debates; None where no number of them would."""
+        return _fewest(self.to_tell_apart.seeds, self.to_clear.seeds)
+
+    @property
+    def debates_needed(self) -> int | None:
+        """The fewest debates, in all, that would decide it; None where no number of them would."""
+        return _fewest(self.to_tell_apart.debates, self.to_clear.debates)
+
+
+def _fewest(*numbers: int | None) -> int | None:
+    return min((number for number in numbers if number is not None), default=None)
+
+
+def decisions(analysis: Analysis, margin: float | None) -> list[Decision]:
+    """The outcome of every comparison of a study, family by family; those of the first family decide.
+
+    Its interactions do not: they are four times as wide as its effects, and no part. Raises ValueError for a margin
+    that is no finite number above 0.
+    """
+    check_margin(margin)
+    scale = score_range(analysis)
+    found = []
+    for number, family in enumerate(analysis.families):
+        found += _of_family(
+            analysis,
+            family,
+            margin,
+            scale,
+            is_main=number == 0,
+        )
+    return found
+
+
+def check_margin(margin: float | None, name: str = "margin=") -> None:
+    """Raise ValueError for a margin that is no finite number above 0; `name` is how it was given."""
+    if margin is not None and not (math.isfinite(margin) and margin > 0):
+        raise ValueError(
+            f"{name}{margin:g}: must be a number above 0, the smallest difference that matters to you, such as 0.01 "
+            "for 1 point in 100"
+        )
+
+
+def score_range(analysis: Analysis) -> float:
+    """How far two scores of a point may lie apart: 1 for hits, reciprocal ranks and nDCG; else as far as any two do."""
+    scores = [run.outcomes.correct[analysis.primary] for run in analysis.study.runs]
+    low = min(float(np.nanmin(row)) for row in scores)
+    high = max(float(np.nanmax(row)) for row in scores)
+    return 1.0 if low >= 0 and high <= 1 else high - low
+
+
+@dataclass(frozen=True)
+class _Test:
+    """A comparison before its margin test: `span` is how far its value at one point can lie from 0."""
+
+    result: ContrastResult
+    role: Role
+    sign: float
+    span: float
+
+
+def _of_family(
+    analysis: Analysis,
+    family: Family,
+    margin: float | None,
+    scale: float,
+    is_main: bool,
+) -> list[Decision]:
+    tests = []
+    for result in family.primary:
+        role = role_of(family, result)
+        sign = -1.0 if role is Role.PART and family.subject == WITHOUT else 1.0
+        weights = [abs(weight) for _, weight in result.contrast.weights]
+        tests.append(_Test(result, role, sign, scale * sum(weights) / 2))
+    p_values: Sequence[float | None] = [None] * len(tests)
+    if margin is not None:
+        p_values = _margin_p_values(analysis, tests, margin)
+
+    found = []
+    for test, p in zip(tests, p_values, strict=True):
+        to_tell_apart, to_clear = _what_would_decide(analysis, test, margin)
+        found.append(
+            Decision(
+                name=_name(family, test.result),
+                family=family.title,
+                role=test.role,
+                sign=test.sign,
+                result=test.result,
+                outcome=_outcome(test, p),
+                margin=margin,
+                p_margin=p,
+                to_tell_apart=to_tell_apart,
+                to_clear=to_clear,
+                decides=is_main and (test.role is not Role.INTERACTION or family.kind is Kind.INTERACTION),
+            )
+        )
+    return found
+
+
+def role_of(family: Family, result: ContrastResult) -> Role:
+    """What a comparison is of.
+
+    A part is a switch among the effects of a design, or what a recipe was run without. A factor with two levels of
+    which neither is without it (its name says from which to which) is a choice between systems.
+    """
+    name = result.contrast.name
+    if family.kind is Kind.INTERACTION:
+        return Role.INTERACTION
+    if family.kind in (Kind.EFFECTS, Kind.EFFECTS_BEFORE):
+        if " × " in name:
+            return Role.INTERACTION
+        return Role.SYSTEMS if name.endswith(")") else Role.PART
+    if family.kind is Kind.PARTS and family.subject == WITHOUT:
+        return Role.PART
+    return Role.SYSTEMS
+
+
+def _name(family: Family, result: ContrastResult) -> str:
+    """The part, or the two systems that are compared."""
+    name = result.contrast.name
+    if family.kind is not Kind.PARTS:
+        return name
+    if family.subject == WITHOUT:
+        return name.removeprefix(f"{WITHOUT}=")
+    return f"{name} − {family.baseline}"
+
+
+def _margin_p_values(analysis: Analysis, tests: Sequence[_Test], margin: float) -> list[float]:
+    """Holm's p of the family's margin tests, shared among the looks; 1 before the first declared look."""
+    num_points = analysis.num_points[analysis.primary]
+    p_values = []
+    for test in tests:
+        interval, num_seeds = test.result.interval, len(test.result.seeds)
+        if not math.isfinite(interval.estimate):
+            p_values.append(1.0)
+            continue
+        moments = as_moments(interval, num_seeds, test.sign)
+        one_sided = margin_p if test.role is Role.PART else equality_p
+        p_values += one_sided(moments, margin, test.span, num_points).tolist()
+
+    fewest = min(len(test.result.seeds) for test in tests)
+    if analysis.looks and fewest < min(analysis.looks):
+        return [1.0] * len(tests)
+    num_looks = tests[0].result.num_looks
+    adjusted: list[float] = np.minimum(1, num_looks * holm(p_values)).tolist()
+    return adjusted
+
+
+def _outcome(test: _Test, p_margin: float | None) -> Outcome:
+    """Told apart comes first: a part that earns its place does so also where it is worth less than the margin."""
+    is_part = test.role is Role.PART
+    if test.result.is_significant():
+        if test.sign * test.result.estimate > 0:
+            return Outcome.EARNS if is_part else Outcome.HIGHER
+        return Outcome.HARMS if is_part else Outcome.LOWER
+    if p_margin is not None and p_margin < ALPHA:
+        return Outcome.REMOVABLE if is_part else Outcome.EQUAL
+    return Outcome.NOT_YET
+
+
+def _what_would_decide(
+    analysis: Analysis,
+    test: _Test,
+    margin: float | None,
+) -> tuple[Enough, Enough]:
+    """How many seeds or debates would tell the difference apart from 0, and show that it is below the margin."""
+    result = test.result
+    if len(result.seeds) < 2 or not math.isfinite(result.interval.variance):
+        return NEVER, NEVER
+    num_tests = result.num_tests * result.num_looks
+    design = Design(
+        replace(result.interval, estimate=test.sign * result.estimate),
+        len(result.seeds),
+        analysis.num_debates[analysis.primary],
+        num_tests,
+    )
+    to_tell_apart = design.to_tell_apart(seeds_needed(num_tests))
+    if margin is None:
+        return to_tell_apart, NEVER
+    num_points = analysis.num_points[analysis.primary]
+    both_sides = test.role is not Role.PART
+    return to_tell_apart, design.to_clear(margin, test.span, num_points, both_sides)
