@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from biencoder_ablate.runs.directory import find_run
 from biencoder_ablate.utils.command import run_command
+from biencoder_ablate.utils.files import expand_user
 
 if TYPE_CHECKING:
     from biencoder_ablate.report.read import Collection
@@ -36,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         given = _read(arguments)
         looks = sorted({_count(part) for part in arguments.looks.split(",")}) if arguments.looks else []
         protocol = Protocol(arguments.protocol) if arguments.protocol else None
-        write_report(given, Path(arguments.output), command, protocol, looks, arguments.points)
+        output = _output(arguments)
+        write_report(given, output, command, protocol, looks, arguments.points, arguments.baseline)
 
     parser = argparse.ArgumentParser(
         prog="biencoder-ablate report",
@@ -50,7 +52,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="DIR",
         help="runs and sweeps (logs/sweeps/NAME, or the bare name; latest), or a logs directory",
     )
-    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="where to write; made if missing")
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", help="where to write; made if missing; report/ in the sweep's directory unless "
+        "given, or in the current one for several places and other programs' runs",
+    )  # fmt: skip
+    parser.add_argument(
+        "--baseline", action="append", default=[], metavar="KEY=VALUE", help="what the others are compared with: a "
+        "setting, such as head=none; several times to name one configuration",
+    )  # fmt: skip
     parser.add_argument(
         "--metric",
         choices=("top1", "mrr", "ndcg@10", "recall@10"),
@@ -79,7 +88,7 @@ def _read(arguments: argparse.Namespace) -> Collection:
     from biencoder_ablate.report.external import read_csv, read_trec
     from biencoder_ablate.report.read import Metric, collect
 
-    given = [Path(path) for path in arguments.outside or ()]
+    given = [expand_user(Path(path)) for path in arguments.outside or ()]
     if bool(given) == bool(arguments.directories):
         raise ValueError("give run directories, or --from tables or a directory of run files: one of the two")
     run_files = len(given) == 1 and given[0].is_dir()
@@ -98,6 +107,17 @@ def _read(arguments: argparse.Namespace) -> Collection:
     if not arguments.qrels:
         raise ValueError("--from a directory of TREC run files: needs --qrels FILE, what is relevant")
     return read_trec(given[0], Path(arguments.qrels), metric, Path(arguments.groups) if arguments.groups else None)
+
+
+def _output(arguments: argparse.Namespace) -> Path:
+    """Where to write: as given; else in the directory of the one sweep; else here."""
+    if arguments.output:
+        return expand_user(Path(arguments.output))
+    if len(arguments.directories) == 1:
+        place = find_run(arguments.directories[0], sweeps=True)
+        if (place / "runs.json").is_file():
+            return place / "report"
+    return Path("report")
 
 
 def _count(text: str) -> int:

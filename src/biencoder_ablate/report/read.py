@@ -115,6 +115,12 @@ class Outcomes:
     measure: str = Metric.TOP1.label
     num_missing: int = 0
 
+    def mean(self, protocol: Protocol) -> float | None:
+        """The mean over the points that count; None where none does."""
+        scores = self.correct[protocol]
+        counted = scores[~np.isnan(scores)]
+        return float(counted.mean()) if counted.size else None
+
     def debates_of(self, protocol: Protocol) -> list[str]:
         """The debates of the points that count."""
         counts = ~np.isnan(self.correct[protocol])

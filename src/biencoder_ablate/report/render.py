@@ -162,7 +162,7 @@ def _comparisons(analysis: Analysis, plots: Sequence[Plot]) -> list[Block]:
         place.append(("table", tables.family_table(family, analysis.primary, f"family{k}")))
         place.append(("note", sentences.about(analysis.study, family)))
         if k == 0 and place is blocks:
-            place.append(("table", tables.power_table(family)))
+            place.append(("table", tables.power_table(family, analysis.words)))
     if analysis.notes:
         blocks += [("heading", "Not asked"), ("list", analysis.notes)]
     if by_setting:
@@ -179,7 +179,7 @@ def _debates(
     best = analysis.verdict.best if analysis.verdict else None
     first = next((pair for pair in pairs if best in (pair.a, pair.b)), None)
     ordered = sorted(pairs, key=lambda pair: pair is not first)
-    return [(pair, tables.debates_table(pair, f"{prefix}debates{k}")) for k, pair in enumerate(ordered)]
+    return [(pair, tables.debates_table(pair, f"{prefix}debates{k}", analysis.words)) for k, pair in enumerate(ordered)]
 
 
 def declared(analysis: Analysis) -> list[str]:

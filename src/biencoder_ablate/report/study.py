@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any
 
@@ -50,28 +50,37 @@ class Level:
     """A value on an axis: `label` shows it, and `sort_key` orders it.
 
     `key` is what it is a variant of: "relu" for the head labelled "relu before linear2"; the label itself otherwise.
+    `moved` are the settings that were given together with it, in words: "5 a pair" beside "neg 1".
     """
 
     key: str
     label: str
     sort_key: tuple[Any, ...] = field(compare=False)
+    moved: str = field(default="", compare=False)
+
+    @property
+    def text(self) -> str:
+        """The label with all that was set together with it."""
+        return f"{self.label}, {self.moved}" if self.moved else self.label
 
 
 @dataclass(frozen=True)
 class Axis:
     """A setting that differs: its levels in reading order, and `with_it` what else changes exactly where it does.
 
-    Where there is a `baseline`, the other levels are compared with it rather than with each other.
+    Where there is a `baseline`, the other levels are compared with it rather than with each other. `moved` are those of
+    the settings that change with it which somebody typed, with the label that each level has of them.
     """
 
     name: str
     levels: tuple[Level, ...]
     with_it: tuple[str, ...] = ()
     baseline: Level | None = None
+    moved: Mapping[str, Mapping[Level, str]] = field(default_factory=dict)
 
     def in_words(self, level: Level) -> str:
         """A level as it reads outside its column."""
-        return level.label if self.name in _UNPREFIXED_AXES else f"{self.name}={level.label}"
+        return _setting_in_words(self.name, level.text)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +118,8 @@ class Cell:
 class Study:
     """Runs on one corpus, which may be compared. `axes` are the settings that differ, the main one first.
 
-    `constants` are the settings that all runs share, by key.
+    `constants` are the settings that all runs share, by key. Where a `centre` was declared, each other configuration is
+    a change of it.
     """
 
     name: str
@@ -117,6 +127,7 @@ class Study:
     axes: tuple[Axis, ...]
     cells: tuple[Cell, ...]
     constants: tuple[tuple[str, str], ...]
+    centre: Cell | None = None
 
     @property
     def runs(self) -> list[Run]:
@@ -176,6 +187,7 @@ def _make_study(runs: Sequence[Run], one_of_several: bool) -> Study:
     # A setting is the same in all runs, changes with an axis found before, or is an axis of its own.
     varying: dict[str, list[Level]] = {}  # axis → the level of each run
     with_it: dict[str, list[str]] = defaultdict(list)
+    moved: dict[str, dict[str, Sequence[Level]]] = defaultdict(dict)  # axis → settings typed with it
     constants = []
     for name, levels in _settings(runs).items():
         if len(set(levels)) == 1:
@@ -186,16 +198,26 @@ def _make_study(runs: Sequence[Run], one_of_several: bool) -> Study:
             varying[name] = levels
         else:
             with_it[axis].append(f"{name} ({_changes_with(axis, varying[axis], levels)})")
+            if axis != WITHOUT and _is_typed(name, runs):  # what a part taken out changes goes without saying
+                moved[axis][name] = levels
 
+    # A level that was typed together with other settings says so in its name.
+    for axis, others in moved.items():
+        varying[axis] = _with_moved(varying[axis], others)
     axes = []
     for name, levels in varying.items():
         in_order = sorted(set(levels), key=lambda level: level.sort_key)
+        labels = {}
+        for key, others_levels in moved[name].items():
+            by_level = zip(levels, others_levels, strict=True)
+            labels[key] = {level: other.label for level, other in by_level}
         axes.append(
             Axis(
                 name,
                 tuple(in_order),
                 tuple(with_it[name]),
                 _baseline(runs, levels),
+                labels,
             )
         )
 
@@ -224,7 +246,44 @@ def _make_study(runs: Sequence[Run], one_of_several: bool) -> Study:
         tuple(axes),
         tuple(cells),
         tuple(constants),
+        _marked_centre(axes, cells),
     )
+
+
+def _is_typed(name: str, runs: Sequence[Run]) -> bool:
+    """Whether a setting was given by somebody, rather than following from another; of other programs, always."""
+    keys = {
+        "encoder": {"model", "model.name_or_path"},
+        "finetuned": {"model.finetuned"},
+    }.get(name, {name})
+    for run in runs:
+        typed = {override.partition("=")[0].lstrip("+~") for override in run.overrides}
+        if keys & typed or not run.result:
+            return True
+    return False
+
+
+def _with_moved(levels: Sequence[Level], others: Mapping[str, Sequence[Level]]) -> list[Level]:
+    """The level of each run, with the levels that it has of other settings in its name."""
+    named = []
+    for k, level in enumerate(levels):
+        words = [_setting_in_words(name, of_runs[k].label) for name, of_runs in others.items()]
+        named.append(replace(level, moved=", ".join(words)))
+    return named
+
+
+def _setting_in_words(name: str, value: str) -> str:
+    if name == "negatives.per_pair":
+        return f"{value} a pair"
+    return value if name in _UNPREFIXED_AXES else f"{name}={value}"
+
+
+def _marked_centre(axes: Sequence[Axis], cells: Sequence[Cell]) -> Cell | None:
+    """The one configuration that is marked as the baseline, where it is not the baseline of an axis."""
+    marked = [cell for cell in cells if any(run.baseline for run in cell.runs.values())]
+    if len(marked) != 1 or len(axes) < 2 or any(axis.baseline for axis in axes):
+        return None
+    return marked[0]
 
 
 def _axis_that_decides(
@@ -329,13 +388,13 @@ def _head_levels(heads: Sequence[Settings]) -> list[Level]:
     positions = set()
     by_name: dict[str, list[Settings]] = defaultdict(list)
     for head in heads:
-        by_name[_head_label(head)].append(head)
+        by_name[head_label(head)].append(head)
         if _has_activation(head):
             positions.add(head.get("activation_position"))
 
     levels = []
     for head in heads:
-        name = _head_label(head)
+        name = head_label(head)
 
         # Heads of one name are told apart by those of their settings that differ.
         details = ["hidden"]
@@ -362,7 +421,7 @@ def _head_levels(heads: Sequence[Settings]) -> list[Level]:
     return levels
 
 
-def _head_label(head: Settings) -> str:
+def head_label(head: Settings) -> str:
     """A head's name from its settings in the manifest: none, layernorm_relu, rmsnorm_gelu, mlp, mine width=8."""
     config = HeadConfig(
         head.get("name", "linear"),

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from biencoder_ablate.report import sentences
 from biencoder_ablate.report.analysis import Analysis, analyse
+from biencoder_ablate.report.design import declare
 from biencoder_ablate.report.diagnostics import baselines
 from biencoder_ablate.report.examples import load_texts, side_by_side
 from biencoder_ablate.report.plots import draw
@@ -42,15 +43,17 @@ def write_report(
     protocol: Protocol | None = None,
     looks: Sequence[int] = (),
     with_points: bool = False,
+    baseline: Sequence[str] = (),
 ) -> None:
-    """Write the report on these runs to `output`, with points.csv where asked, saying on the screen what came out;
-    analyse() says what the rest is.
+    """Write the report on these runs to `output`, with points.csv where asked, saying on the screen what came out.
+
+    `baseline` are settings of the configuration that others are compared with; analyse() says what the rest is.
 
     Raises ValueError where there is no finished run, or an output that will not do.
     """
     if output.exists() and not output.is_dir():
         raise ValueError(f"-o {output}: is a file; must be a directory, made if missing")
-    studies = make_studies(collection.runs)
+    studies = [declare(study, baseline) for study in make_studies(collection.runs)]
     if not studies:
         raise ValueError(_none_finished(collection))
 
@@ -160,7 +163,7 @@ def groups_csv(analyses: Sequence[Analysis]) -> str:
         for cell in analysis.study.cells:
             row: dict[str, Value] = {"corpus": analysis.study.name, **dict.fromkeys(axes, "")}
             for axis, level in zip(analysis.study.axes, cell.levels, strict=True):
-                row[axis.name] = level.label
+                row[axis.name] = level.text
             row["num_seeds"] = len(cell.runs)
             row["seeds"] = " ".join(map(str, cell.runs))
             for protocol in Protocol:
@@ -201,7 +204,11 @@ def comparisons_csv(analyses: Sequence[Analysis]) -> str:
     for analysis in analyses:
         for family in analysis.families:
             results = [(analysis.primary, result) for result in family.primary]
-            results += [(analysis.primary.other, result) for result in family.beside]
+            # Where both protocols score alike, the other's results are the same.
+            beside = family.beside
+            if not beside and analysis.num_points[analysis.primary.other]:
+                beside = family.primary
+            results += [(analysis.primary.other, result) for result in beside]
             for protocol, result in results:
                 rows.append(
                     {
