@@ -39,6 +39,7 @@ _NOT_IN_THE_NAME = (
     "rerun=",
     "plan=",
     "sweep_name=",
+    "margin=",
     "cache_dir=",
     "hydra",
     "training.device=",
@@ -64,7 +65,7 @@ def run_sweep(command: Command) -> int:
         print(plan_text(directory.statuses(directory.list_jobs(jobs, names)), first.training.epochs))
         return 0
 
-    directory.write(command.overrides, jobs, names)
+    directory.write(command.overrides, jobs, names, first.margin)
     sweep = _Sweep(command, directory, first.rerun)
     num_runs, num_left = len(set(names)), len(sweep.left(names))
     num_done = num_runs - num_left
@@ -118,7 +119,7 @@ def _search(command: Command) -> int:
 
     def launch_batch(jobs: Sequence[Sequence[str]]) -> list[JobReturn]:
         names = _names(command.configs(jobs))
-        directory.write(command.overrides, jobs, names)
+        directory.write(command.overrides, jobs, names, settings.margin)
         for name in set(names) - set(sweep.left(names)):
             print(f"{name}: finished already")
         return sweep.run([list(job) for job in jobs], names)
@@ -155,7 +156,7 @@ def _names(configs: Sequence[Config]) -> list[str]:
     """The names of the jobs' runs. Raises ConfigError where they could not be one sweep."""
     from biencoder_ablate.training.plan import plan_runs
 
-    for key in ("logs_dir", "sweep_name", "rerun", "plan"):
+    for key in ("logs_dir", "sweep_name", "rerun", "plan", "margin"):
         values = {getattr(config, key) for config in configs}
         if len(values) > 1:
             listed = ",".join(map(str, sorted(values, key=str)))

@@ -101,7 +101,8 @@ class Analysis:
     averaged over settings, or the cells themselves where there is no setting that all levels ran in, or of a `star`.
     `notes` name questions that cannot be asked. `earlier` are the numbers of seeds that earlier reports in the same
     place had. `cluster_of` is analyse()'s. Where no run scores otherwise under one protocol than under the other,
-    `protocols_differ` is false and families have nothing `beside`.
+    `protocols_differ` is false and families have nothing `beside`. `margin` is the smallest difference that matters,
+    where one was declared, and `margin_declared_by` says how.
     """
 
     study: Study
@@ -117,6 +118,8 @@ class Analysis:
     star: Star | None = None
     cluster_of: Mapping[str, str] = field(default_factory=dict)
     protocols_differ: bool = True
+    margin: float | None = None
+    margin_declared_by: str = ""
 
     @property
     def words(self) -> Words:
@@ -279,7 +282,9 @@ def _against_centre_in_words(changes: Family) -> str:
     seen = ""
     if math.isfinite(largest.estimate):
         side = "higher" if largest.estimate > 0 else "lower"
-        seen = f" The largest difference seen is with {quoted(largest.contrast.name)}: {abs(largest.estimate):.3f} {side}."
+        seen = (
+            f" The largest difference seen is with {quoted(largest.contrast.name)}: {abs(largest.estimate):.3f} {side}."
+        )
         if not largest.estimate:
             seen = " All means are equal."
     if changes.too_few_seeds:

@@ -37,8 +37,9 @@ def as_moments(interval: Interval, num_seeds: int, sign: float = 1.0) -> Moments
         interval.variance,
         interval.by_seeds,
         interval.degrees_of_freedom,
+        interval.noise,
     )
-    estimate, variance, by_seeds, freedom = (np.array([value]) for value in columns)
+    estimate, variance, by_seeds, freedom, noise = (np.array([value]) for value in columns)
     return Moments(
         estimate,
         variance,
@@ -46,6 +47,7 @@ def as_moments(interval: Interval, num_seeds: int, sign: float = 1.0) -> Moments
         freedom,
         float(num_seeds - 1),
         interval.debates_freedom,
+        noise,
     )
 
 
@@ -119,7 +121,8 @@ class Design:
         """The least gap that so many seeds, and `times` as many debates, find with `power`.
 
         `tail` is the share of alpha on the side that is tested. All of the variance but the seeds' part is the
-        debates'. `least` is how large it is at least, on the debates that there are.
+        debates', and the noise within the seeds' part falls with either. `least` is how large the variance is at least,
+        on the debates that there are.
         """
         by_seeds = self.interval.by_seeds
         by_debates = max(self.interval.variance - by_seeds, 0.0)
@@ -128,7 +131,8 @@ class Design:
         of_debates = max(denominator - of_seeds, 0.0)
 
         # Satterthwaite's degrees of freedom, with each part as large as it would be.
-        seeds_part = by_seeds * self.num_seeds / seeds
+        noise = self.interval.noise
+        seeds_part = (by_seeds - noise + noise / times) * self.num_seeds / seeds
         total = max(seeds_part + by_debates / times, least / times)
         denominator = seeds_part**2 / (seeds - 1) + of_debates / times**3
         freedom = total**2 / denominator if denominator > 0 else seeds - 1

@@ -168,11 +168,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep's runs.json: the overrides it was last started with, and the names of its runs."""
+    """A sweep's runs.json: the overrides it was last started with, the names of its runs, the margin it declared."""
 
     path: Path
     overrides: tuple[str, ...]
     names: tuple[str, ...]
+    margin: float | None = None
 
 
 @dataclass(frozen=True)
@@ -260,6 +261,7 @@ def _runs_at(
             place,
             overrides,
             tuple(path.name for path in paths),
+            described["margin"],
         )
         for path, job in zip(paths, jobs, strict=True):
             yield path, tuple(job["overrides"])

@@ -13,11 +13,13 @@ from enum import StrEnum
 
 import numpy as np
 
-from biencoder_ablate.report.analysis import Analysis, Family, Kind
+from biencoder_ablate.report.analysis import CHANGES, Analysis, Family, Kind
 from biencoder_ablate.report.comparisons import ContrastResult
-from biencoder_ablate.report.margins import NEVER, Design, Enough, as_moments, equality_p, margin_p
+from biencoder_ablate.report.margins import MOST_TIMES, NEVER, Design, Enough, as_moments, equality_p, margin_p
 from biencoder_ablate.report.read import WITHOUT
+from biencoder_ablate.report.sentences import Answer
 from biencoder_ablate.report.statistics import ALPHA, holm, seeds_needed
+from biencoder_ablate.report.tables import p_text
 
 
 class Role(StrEnum):
@@ -77,8 +79,16 @@ class Decision:
 
     @property
     def seeds_needed(self) -> int | None:
-        """The fewest seeds, in all, that would decide it on these debates; None where no number of them would."""
-        return _fewest(self.to_tell_apart.seeds, self.to_clear.seeds)
+        """The fewest seeds, in all, that would decide it on these debates; None where no number of them would.
+
+        One seed shows no spread: the number that the tests need whatever the figures, at least 3.
+        """
+        result = self.result
+        num_seeds = len(result.seeds)
+        if num_seeds < 2:
+            return max(3, seeds_needed(result.num_tests * result.num_looks))
+        fewest = _fewest(self.to_tell_apart.seeds, self.to_clear.seeds)
+        return None if fewest is None else max(fewest, num_seeds + 1)
 
     @property
     def debates_needed(self) -> int | None:
@@ -90,20 +100,19 @@ def _fewest(*numbers: int | None) -> int | None:
     return min((number for number in numbers if number is not None), default=None)
 
 
-def decisions(analysis: Analysis, margin: float | None) -> list[Decision]:
+def decisions(analysis: Analysis) -> list[Decision]:
     """The outcome of every comparison of a study, family by family; those of the first family decide.
 
-    Its interactions do not: they are four times as wide as its effects, and no part. Raises ValueError for a margin
-    that is no finite number above 0.
+    Its interactions do not: the variance of one is four times that of an effect, and it is no part. Raises ValueError
+    for a margin that is no finite number above 0.
     """
-    check_margin(margin)
+    check_margin(analysis.margin)
     scale = score_range(analysis)
     found = []
     for number, family in enumerate(analysis.families):
         found += _of_family(
             analysis,
             family,
-            margin,
             scale,
             is_main=number == 0,
         )
@@ -140,10 +149,10 @@ class _Test:
 def _of_family(
     analysis: Analysis,
     family: Family,
-    margin: float | None,
     scale: float,
     is_main: bool,
 ) -> list[Decision]:
+    margin = analysis.margin
     tests = []
     for result in family.primary:
         role = role_of(family, result)
@@ -200,7 +209,8 @@ def _name(family: Family, result: ContrastResult) -> str:
         return name
     if family.subject == WITHOUT:
         return name.removeprefix(f"{WITHOUT}=")
-    return f"{name} − {family.baseline}"
+    baseline = "the centre" if family.subject == CHANGES else family.baseline
+    return f"{name} − {baseline}"
 
 
 def _margin_p_values(analysis: Analysis, tests: Sequence[_Test], margin: float) -> list[float]:
@@ -258,3 +268,93 @@ def _what_would_decide(
     num_points = analysis.num_points[analysis.primary]
     both_sides = test.role is not Role.PART
     return to_tell_apart, design.to_clear(margin, test.span, num_points, both_sides)
+
+
+# --- in words ---
+
+OUTCOMES = {
+    Outcome.EARNS: "earns its place",
+    Outcome.HARMS: "does harm",
+    Outcome.HIGHER: "higher",
+    Outcome.LOWER: "lower",
+    Outcome.REMOVABLE: "may be removed",
+    Outcome.EQUAL: "equal within the margin",
+    Outcome.NOT_YET: "not yet",
+}
+
+
+def in_words(decision: Decision) -> str:
+    """The outcome in a few words: "earns its place, by less than the margin"."""
+    words = OUTCOMES[decision.outcome]
+    told_above = decision.outcome in (Outcome.EARNS, Outcome.HIGHER, Outcome.LOWER)
+    return f"{words}, by less than the margin" if told_above and decision.within_margin else words
+
+
+def what_would_decide(decision: Decision, num_debates: int, groups: str) -> str:
+    """What a comparison that is not decided would take, as a sentence goes on; nothing for one that is.
+
+    `groups` are what the debates are called.
+    """
+    if decision.is_decided:
+        return ""
+    num_seeds = len(decision.result.seeds)
+    seeds, debates = decision.seeds_needed, decision.debates_needed
+    if num_seeds < 2:
+        return f"{num_seeds or 'no'} seed{'s' * (num_seeds != 1)} cannot show what another would do; {seeds} are needed"
+    more_seeds = (
+        "" if seeds is None else f"about {seeds - num_seeds} more seed{'s' * (seeds - num_seeds != 1)} ({seeds} in all)"
+    )
+    more_debates = ""
+    if debates is not None and debates > num_debates:
+        more_debates = f"about {debates - num_debates} more {groups} ({debates} in all)"
+    if seeds is not None:
+        return f"{more_seeds}{', or ' if more_debates else ''}{more_debates}"
+    if more_debates:
+        return f"no number of seeds can, as {num_debates} {groups} are too few; {more_debates} would"
+    return f"neither more seeds nor up to {MOST_TIMES} times as many {groups} would, if the difference stays as it is"
+
+
+STATUSES = {
+    Outcome.EARNS: "earns",
+    Outcome.HIGHER: "earns",
+    Outcome.HARMS: "costs",
+    Outcome.LOWER: "costs",
+    Outcome.REMOVABLE: "removable",
+    Outcome.EQUAL: "removable",
+}
+"""Outcome → how its answer is coloured; those that are not decided keep their status."""
+
+
+def with_verdicts(
+    answers: Sequence[Answer],
+    decided: Sequence[Decision],
+    analysis: Analysis,
+) -> list[Answer]:
+    """The report's answers with the outcome in place of their words, and with what would decide those that are open.
+
+    An answer that names what is ahead of what keeps its words unless its comparison is decided by the margin.
+    """
+    by_name = {decision.name: decision for decision in reversed(decided)}
+    by_name |= {decision.name.replace(" × ", " and ") + " together": decision for decision in by_name.values()}
+    best = analysis.verdict.best if analysis.verdict else ""
+    found = []
+    for answer in answers:
+        names = [answer.part, f"{answer.part} − {best}", f"{best} − {answer.part}"]
+        if analysis.families[0].kind is Kind.PARTS:
+            names.append(next((name for name in by_name if name.startswith(f"{answer.part} − ")), ""))
+        decision = next((by_name[name] for name in names if name in by_name), None)
+        found.append(answer if decision is None else _with_verdict(answer, decision, analysis))
+    return found
+
+
+def _with_verdict(answer: Answer, decision: Decision, analysis: Analysis) -> Answer:
+    needed = what_would_decide(decision, analysis.num_debates[analysis.primary], analysis.words.groups)
+    detail = f"{answer.detail}; {needed}" if needed else answer.detail
+    p = decision.p_margin
+    if p is not None:
+        detail = detail.replace("Holm p ", f"margin p {p_text(p)}, Holm p ", 1)
+    if decision.role is Role.PART or decision.outcome in (Outcome.EQUAL, Outcome.NOT_YET):
+        status = STATUSES.get(decision.outcome, answer.status)
+        return replace(answer, status=status, words=in_words(decision), detail=detail)
+    words = f"{answer.words}, by less than the margin" if decision.within_margin else answer.words
+    return replace(answer, words=words, detail=detail)

@@ -14,14 +14,17 @@ from pathlib import Path
 
 from biencoder_ablate.report import sentences
 from biencoder_ablate.report.analysis import Analysis, analyse
+from biencoder_ablate.report.decision import Judged, check_looks, declared_in, verdict_json
 from biencoder_ablate.report.design import declare
 from biencoder_ablate.report.diagnostics import baselines
 from biencoder_ablate.report.examples import load_texts, side_by_side
+from biencoder_ablate.report.ledger import open_ledger
 from biencoder_ablate.report.plots import draw
 from biencoder_ablate.report.read import FINISHED, Collection, Protocol
 from biencoder_ablate.report.render import StudyReport, latex, markdown, missing_section, page, study_report
 from biencoder_ablate.report.study import Study, make_studies
 from biencoder_ablate.report.tables import Value, runs_table
+from biencoder_ablate.report.verdicts import decisions, with_verdicts
 from biencoder_ablate.utils.files import read_json, whole_file
 from biencoder_ablate.version import __version__
 
@@ -44,15 +47,18 @@ def write_report(
     looks: Sequence[int] = (),
     with_points: bool = False,
     baseline: Sequence[str] = (),
+    margin: float | None = None,
 ) -> None:
     """Write the report on these runs to `output`, with points.csv where asked, saying on the screen what came out.
 
-    `baseline` are settings of the configuration that others are compared with; analyse() says what the rest is.
+    `baseline` are settings of the configuration that others are compared with; a part that is worth less than `margin`
+    may be removed; analyse() says what the rest is.
 
     Raises ValueError where there is no finished run, or an output that will not do.
     """
     if output.exists() and not output.is_dir():
         raise ValueError(f"-o {output}: is a file; must be a directory, made if missing")
+    ledger = open_ledger(collection, margin)
     studies = [declare(study, baseline) for study in make_studies(collection.runs)]
     if not studies:
         raise ValueError(_none_finished(collection))
@@ -63,15 +69,17 @@ def write_report(
     for name, looks_before in (known or {}).items():
         if isinstance(looks_before, list) and all(type(num_seeds) is int for num_seeds in looks_before):
             seen[name] = looks_before
-    reports = []
+    reports, judged = [], []
     for number, study in enumerate(studies, start=1):
         print(f"{study.name}: {study.size} …", file=sys.stderr)
         texts = load_texts(study)
+        check_looks(study.seeds, study.trained_here, looks)
         earlier = seen.get(study.name) or []
         seen[study.name] = sorted({*earlier, len(study.seeds)})
         analysis = analyse(study, protocol, looks, texts.cluster_of)
-        analysis = replace(analysis, earlier=tuple(earlier))
+        analysis = declared_in(ledger, analysis, earlier)
         others = baselines(study)
+        judged.append(Judged(analysis, others, decisions(analysis)))
 
         # Several corpora share a page and a directory: ids begin with a number, plots have a folder each.
         prefix, folder = "", "figures"
@@ -80,13 +88,16 @@ def write_report(
             prefix, folder = f"s{number}-", f"figures/{words.strip('-')}"
         plots = draw(analysis, others)
         pairs = side_by_side(analysis)
-        reports.append(study_report(analysis, others, plots, pairs, texts, prefix, folder))
+        report = study_report(analysis, others, plots, pairs, texts, prefix, folder)
+        answers = with_verdicts(report.answers, judged[-1].decisions, analysis) if ledger.margin else report.answers
+        reports.append(replace(report, answers=answers))
 
     # Everything is worked out before the first file is written.
     analyses = [report.analysis for report in reports]
     missing = missing_section(collection, reports)
     files: dict[str, str | bytes] = {
         LOOKS: json.dumps(seen, indent=1, ensure_ascii=False) + "\n",
+        "verdict.json": json.dumps(verdict_json(collection, judged, ledger), indent=1, ensure_ascii=False) + "\n",
         "index.html": page(reports, missing, command, __version__),
         "report.md": markdown(reports, missing, command),
         "table.csv": groups_csv(analyses),
@@ -111,6 +122,9 @@ def write_report(
                 file.write(content.encode() if isinstance(content, str) else content)
     except OSError as error:
         raise ValueError(f"-o {output}: cannot be written to ({error.strerror}); give another directory") from error
+    problem = ledger.add({analysis.study.name: len(analysis.study.seeds) for analysis in analyses})
+    if problem:
+        print(f"note: {problem}", file=sys.stderr)
     for line in _summary(reports, collection):
         print(line)
     print(f"written: {output / 'index.html'}")
