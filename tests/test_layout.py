@@ -20,7 +20,19 @@ LAYERS = [
     {"report"},
     {"door", "cli"},
 ]
-DOORS = {"__init__", "__main__", "version", "api", "audit", "cross_encoder", "decide", "evaluate", "export", "retrieve"}
+DOORS = {
+    "__init__",
+    "__main__",
+    "version",
+    "api",
+    "audit",
+    "cross_encoder",
+    "decide",
+    "evaluate",
+    "export",
+    "frames",
+    "retrieve",
+}
 """What may lie at the root: what is typed after `python -m biencoder_ablate.`, or imported as the public API."""
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -7,7 +7,7 @@ import hashlib
 import math
 import re
 from collections import defaultdict
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,11 +38,7 @@ def read_csv(paths: Sequence[Path], measure: str = "value") -> Collection:
 
     Raises ValueError naming the line where a cell is not valid, and for a system with rows with and without seeds.
     """
-    values: dict[RunKey, dict[str, float]] = defaultdict(dict)  # run → query → value
-    sources: dict[RunKey, str] = {}  # run → where it begins
-    groups: dict[str, str] = {}
-    factors: dict[str, dict[str, str]] = {}
-    baselines: set[str] = set()
+    tables = []
     notes: list[str] = []
     for path in paths:
         table = read_table(str(path), ".csv", path.read_bytes())
@@ -55,9 +51,36 @@ def read_csv(paths: Sequence[Path], measure: str = "value") -> Collection:
                 f"{list_columns([*table.columns.values()])}; must have system (or factors), seed, query, value, may "
                 "have group, baseline and factors"
             )
-        for line, row in table.rows:
-            here = f"{path}, line {line}"
-            levels = {table.columns[name]: row[name].strip() for name in named}
+        tables.append((table.columns, _with_lines(path, table.rows)))
+    place = Path(" + ".join(path.name for path in paths))
+    collection = read_rows(place, tables, measure)
+    return replace(collection, notes=(*collection.notes, *notes))
+
+
+def _with_lines(path: Path, rows: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows, each with its file and line."""
+    for line, row in rows:
+        yield f"{path}, line {line}", row
+
+
+def read_rows(
+    place: Path,
+    tables: Iterable[tuple[Mapping[str, str], Iterable[tuple[str, Mapping[str, str]]]]],
+    measure: str = "value",
+) -> Collection:
+    """Runs from tables, each its columns (name → as it was written) and its rows, each with where it stands.
+
+    The columns are those of read_csv, which says what they mean and what is raised.
+    """
+    values: dict[RunKey, dict[str, float]] = defaultdict(dict)  # run → query → value
+    sources: dict[RunKey, str] = {}  # run → where it begins
+    groups: dict[str, str] = {}
+    factors: dict[str, dict[str, str]] = {}
+    baselines: set[str] = set()
+    for columns, rows in tables:
+        named = [name for name in columns if name not in COLUMNS]
+        for here, row in rows:
+            levels = {columns[name]: row[name].strip() for name in named}
             described = " ".join(f"{name}={level}" for name, level in levels.items())
             system = (row.get("system") or "").strip() or described
 
@@ -84,10 +107,9 @@ def read_csv(paths: Sequence[Path], measure: str = "value") -> Collection:
             elif is_baseline not in NO:
                 raise ValueError(f"{here}: baseline={row['baseline']}; must be 1, true, yes or empty")
     if len(baselines) > 1:
-        raise ValueError(f"{paths[0]}: baseline is yes for {', '.join(sorted(baselines))}; one system can be it")
+        raise ValueError(f"{place}: baseline is yes for {', '.join(sorted(baselines))}; one system can be it")
 
     # A row that is not there is no score, unlike a query that a run file lacks.
-    place = Path(" + ".join(path.name for path in paths))
     for (system, seed), scores in values.items():
         lacking = [query for query in groups if query not in scores]
         if lacking:
@@ -95,7 +117,7 @@ def read_csv(paths: Sequence[Path], measure: str = "value") -> Collection:
                 f"{place}: system {system}, seed {seed or 'none'} has no value of {len(lacking)} queries, {lacking[0]} "
                 "the first; systems are compared on the same queries"
             )
-    collection = _collection(
+    return _collection(
         place,
         values,
         sources,
@@ -104,7 +126,6 @@ def read_csv(paths: Sequence[Path], measure: str = "value") -> Collection:
         factors,
         baselines,
     )
-    return replace(collection, notes=(*collection.notes, *notes))
 
 
 def _parse_seed(where: str, text: str) -> str:
