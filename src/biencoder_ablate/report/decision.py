@@ -293,6 +293,7 @@ def _comparison_json(decision: Decision, judged: Judged, collection: Collection)
             "words": what_would_decide(decision, num_debates, analysis.words.groups),
             "seeds": seeds,
             "groups": decision.debates_needed,
+            "times_both": decision.times_both,
             "command": follow_up,
         },
     }

@@ -69,17 +69,17 @@ def open_ledger(collection: Collection, given: float | None = None) -> Ledger:
     Raises ValueError for a margin that is no number above 0, for one that contradicts what the sweep or an earlier look
     declared, and for sweeps that declare several.
     """
-    check_margin(given, "--margin ")
+    check_margin(given)
     declared = {sweep.path.name: sweep.margin for sweep in collection.sweeps if sweep.margin is not None}
     if len(set(declared.values())) > 1:
         listed = ", ".join(f"{name} {margin:g}" for name, margin in declared.items())
         raise ValueError(f"these sweeps declare several margins ({listed}); take those of one margin at a time")
     margin = next(iter(declared.values()), None)
     if margin is not None:
-        check_margin(margin, "margin=")
+        check_margin(margin)
         if given not in (None, margin):
             raise ValueError(
-                f"--margin {given:g}: sweep {next(iter(declared))} declared margin={margin:g} before it ran; leave "
+                f"margin={given:g}: sweep {next(iter(declared))} declared margin={margin:g} before it ran; leave "
                 "--margin out"
             )
     path = collection.sweeps[0].path / LOOKS if len(collection.sweeps) == 1 else None
@@ -92,7 +92,7 @@ def open_ledger(collection: Collection, given: float | None = None) -> Ledger:
     if isinstance(earlier, int | float) and not isinstance(earlier, bool):
         if given not in (None, earlier):
             raise ValueError(
-                f"--margin {given:g}: an earlier look at this sweep had {earlier:g} ({path}); a margin is declared "
+                f"margin={given:g}: an earlier look at this sweep had {earlier:g} ({path}); a margin is declared "
                 "before the figures are seen: leave --margin out"
             )
         late = content.get("declared") == "after_a_look"

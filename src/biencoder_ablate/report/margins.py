@@ -91,14 +91,16 @@ def equality_p(moments: Moments, margin: float, span: float, num_points: int) ->
 class Enough:
     """How many seeds, on these debates, or how many debates, with these seeds, decide with probability POWER.
 
-    None where no number of them would: up to MOST_SEEDS seeds, and MOST_TIMES as many debates.
+    `times_both` is how many times both numbers decide together. None where no number would: up to MOST_SEEDS seeds, and
+    MOST_TIMES as many debates.
     """
 
     seeds: int | None
     debates: int | None
+    times_both: int | None
 
 
-NEVER = Enough(None, None)
+NEVER = Enough(None, None, None)
 
 
 @dataclass(frozen=True)
@@ -157,8 +159,9 @@ class Design:
         fewest = max(2, fewest_seeds)
         seeds = next((n for n in range(fewest, MOST_SEEDS + 1) if found(n)), None)
         with_these = max(self.num_seeds, fewest)
+        times_both = next((k for k in range(2, MOST_TIMES + 1) if found(max(fewest, k * self.num_seeds), k)), None)
         if not found(with_these, MOST_TIMES):
-            return Enough(seeds, None)
+            return Enough(seeds, None, times_both)
 
         # More debates are never worse: the fewest by bisection.
         low, high = 0, MOST_TIMES * self.num_debates
@@ -168,7 +171,7 @@ class Design:
                 high = middle
             else:
                 low = middle
-        return Enough(seeds, high)
+        return Enough(seeds, high, times_both)
 
     def to_tell_apart(self, fewest_seeds: int) -> Enough:
         """What tells a difference as large as the one seen from 0."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from biencoder_ablate.report.analysis import CHANGES, Analysis, Family, Kind
 from biencoder_ablate.report.comparisons import ContrastResult
-from biencoder_ablate.report.margins import MOST_TIMES, NEVER, Design, Enough, as_moments, equality_p, margin_p
+from biencoder_ablate.report.margins import NEVER, Design, Enough, as_moments, equality_p, margin_p
 from biencoder_ablate.report.read import WITHOUT
 from biencoder_ablate.report.sentences import Answer
 from biencoder_ablate.report.statistics import ALPHA, holm, seeds_needed
@@ -95,6 +95,11 @@ class Decision:
         """The fewest debates, in all, that would decide it; None where no number of them would."""
         return _fewest(self.to_tell_apart.debates, self.to_clear.debates)
 
+    @property
+    def times_both(self) -> int | None:
+        """How many times the seeds and the debates that there are would decide it together; None where none would."""
+        return _fewest(self.to_tell_apart.times_both, self.to_clear.times_both)
+
 
 def _fewest(*numbers: int | None) -> int | None:
     return min((number for number in numbers if number is not None), default=None)
@@ -119,11 +124,11 @@ def decisions(analysis: Analysis) -> list[Decision]:
     return found
 
 
-def check_margin(margin: float | None, name: str = "margin=") -> None:
-    """Raise ValueError for a margin that is no finite number above 0; `name` is how it was given."""
+def check_margin(margin: float | None) -> None:
+    """Raise ValueError for a margin that is no finite number above 0."""
     if margin is not None and not (math.isfinite(margin) and margin > 0):
         raise ValueError(
-            f"{name}{margin:g}: must be a number above 0, the smallest difference that matters to you, such as 0.01 "
+            f"margin={margin:g}: must be a number above 0, the smallest difference that matters to you, such as 0.01 "
             "for 1 point in 100"
         )
 
@@ -311,7 +316,11 @@ def what_would_decide(decision: Decision, num_debates: int, groups: str) -> str:
         return f"{more_seeds}{', or ' if more_debates else ''}{more_debates}"
     if more_debates:
         return f"no number of seeds can, as {num_debates} {groups} are too few; {more_debates} would"
-    return f"neither more seeds nor up to {MOST_TIMES} times as many {groups} would, if the difference stays as it is"
+    times = decision.times_both
+    if times is not None:
+        both = f"about {times * num_seeds} seeds and {times * num_debates} {groups}"
+        return f"neither more seeds nor more {groups} alone would; together, {both} would"
+    return f"no number of seeds and {groups} would, if the difference stays as it is"
 
 
 STATUSES = {
