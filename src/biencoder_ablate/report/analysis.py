@@ -279,7 +279,9 @@ def _against_centre_in_words(changes: Family) -> str:
     seen = ""
     if math.isfinite(largest.estimate):
         side = "higher" if largest.estimate > 0 else "lower"
-        seen = f" The largest difference seen is with {quoted(largest.contrast.name)}: {abs(largest.estimate):.3f} {side}."
+        seen = (
+            f" The largest difference seen is with {quoted(largest.contrast.name)}: {abs(largest.estimate):.3f} {side}."
+        )
         if not largest.estimate:
             seen = " All means are equal."
     if changes.too_few_seeds:

@@ -134,7 +134,9 @@ def _having(study: Study, override: str) -> list[Cell]:
     if not (key and equals):
         raise ValueError(f"--baseline {override}: must be a setting and its value, such as head=none")
     for k, axis in enumerate(study.axes):
-        named = [cell for cell in study.cells if axis.name == key and value in (cell.levels[k].label, cell.levels[k].text)]
+        named = [
+            cell for cell in study.cells if axis.name == key and value in (cell.levels[k].label, cell.levels[k].text)
+        ]
         if named:
             return named
     found = {}

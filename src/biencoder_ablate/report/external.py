@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from biencoder_ablate.data.tabular import list_columns, read_table
-from biencoder_ablate.report.read import FINISHED, Collection, Metric, Outcomes, Protocol, Run
+from biencoder_ablate.report.read import FINISHED, NOTHING, WITHOUT, Collection, Metric, Outcomes, Protocol, Run
 
-COLUMNS = ("system", "seed", "query", "value", "group", "baseline")
+COLUMNS = ("system", "seed", "query", "value", "group", "baseline", "measure")
 RUN_FILE = re.compile(r"(?P<system>.+?)(?:[._-]seed(?P<seed>\d+))?(?:\.(?:run|trec|txt))?")
 YES = ("1", "1.0", "true", "t", "yes", "y")  # 1.0 is pandas' 1 in a column with empty cells
 NO = ("", "0", "0.0", "false", "f", "no", "n")
@@ -27,11 +27,12 @@ RunKey = tuple[str, str]
 """A system, and the seed as a whole number without leading zeros; no seed is the empty text."""
 
 
-def read_csv(paths: Sequence[Path], measure: str = "value") -> Collection:
+def read_csv(paths: Sequence[Path], measure: str | None = None) -> Collection:
     """Runs from tables, which are read as one.
 
-    The columns are system, seed, query and value, and optionally group and baseline. `value` is what a query scores, a
-    hit (0 or 1) or any number, more being better, and `measure` its name in sentences. Queries of one `group` are not
+    The columns are system, seed, query and value, and optionally group, baseline and measure. `value` is what a query
+    scores, a hit (0 or 1) or any number, more being better, and `measure` its name in sentences; without it the column
+    `measure`, if all rows agree, names it. Queries of one `group` are not
     independent. `baseline` is 1 or yes in the rows of the one system that the others are compared with. A system
     without seeds (the cell empty) is the same beside each seed of the others. Any other column is a factor of the
     design, constant within a system; with factors, `system` may be left out.
@@ -44,6 +45,7 @@ def read_csv(paths: Sequence[Path], measure: str = "value") -> Collection:
     factors: dict[str, dict[str, str]] = {}
     baselines: set[str] = set()
     notes: list[str] = []
+    measures: set[str] = set()
     for path in paths:
         table = read_table(str(path), ".csv", path.read_bytes())
         notes += table.notes
@@ -53,7 +55,7 @@ def read_csv(paths: Sequence[Path], measure: str = "value") -> Collection:
             raise ValueError(
                 f"{path}: no column {', '.join(lacking) or 'system'}; its first line must name the columns; found "
                 f"{list_columns([*table.columns.values()])}; must have system (or factors), seed, query, value, may "
-                "have group, baseline and factors"
+                "have group, baseline, measure and factors"
             )
         for line, row in table.rows:
             here = f"{path}, line {line}"
@@ -69,6 +71,8 @@ def read_csv(paths: Sequence[Path], measure: str = "value") -> Collection:
             values[system, seed][query] = _parse_value(here, row["value"].strip())
             sources.setdefault((system, seed), here)
             _set_group(groups, here, query, (row.get("group") or query).strip())
+
+            measures.add((row.get("measure") or "").strip())
 
             # Factors and the mark of the baseline belong to a system.
             usual = factors.setdefault(system, levels)
@@ -100,7 +104,7 @@ def read_csv(paths: Sequence[Path], measure: str = "value") -> Collection:
         values,
         sources,
         groups,
-        measure,
+        measure or (measures.pop() if len(measures) == 1 else "") or "value",
         factors,
         baselines,
     )
@@ -290,7 +294,10 @@ def _collection(
     baselines: Container[str] = (),
 ) -> Collection:
     """A Run for each system and seed; a system without seeds once for every seed that there is."""
+    # Where a table beside others has no factors, or others, the systems are what is compared.
     factors = factors or {}
+    if len({frozenset(levels) for levels in factors.values()}) > 1:
+        factors = {}
     queries = tuple(groups)
     fingerprint = hashlib.sha256("\n".join(queries).encode()).hexdigest()
     seeds = sorted({int(seed) for _, seed in values if seed}) or [0]
@@ -333,7 +340,7 @@ def _collection(
                 identity={**identity, "seed": number},
                 config={"data": {"name": place.name}},
                 measured=measured,
-                baseline=system in baselines,
+                baseline=system in baselines or identity.get(WITHOUT) == NOTHING,
             )
             runs.append(run)
     return Collection(tuple(runs), (), tuple(notes))

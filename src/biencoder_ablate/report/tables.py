@@ -28,7 +28,9 @@ MINUS = "−"
 NOTHING = "–"
 MOST_AXES = 3  # that have a column each
 SECONDS_BELOW = 0.1  # minutes of a run from which on minutes are shown
-CLEAN_IN_WORDS = "Clean: only {}, and only candidates, whose texts are in no earlier split; official: all, as published."
+CLEAN_IN_WORDS = (
+    "Clean: only {}, and only candidates, whose texts are in no earlier split; official: all, as published."
+)
 
 
 @dataclass(frozen=True)
