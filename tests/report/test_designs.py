@@ -278,7 +278,12 @@ def test_a_study_is_declared_by_what_one_types(star, tmp_path):
     )
 
 
-def test_a_star_s_page_can_be_made_whole(star):
+def test_the_paper_s_table_marks_the_changes_that_are_told_apart(star):
     (study,) = make_studies(collect([star]).runs)
-    text = render.latex(analyse(study), "headline")
-    assert r"\toprule" in text
+    text = render.latex(analyse(study), "headline", [])
+    rows = [line for line in text.splitlines() if line.endswith(r" \\")]
+    assert rows[0] == r"change & seeds & test top-1 & 95\% interval \\"
+    assert rows[1].startswith("none: the centre & 8 & 0.")
+    marked = {row.partition(" & ")[0] for row in rows if r"$^{\mathrm{*}}$" in row}
+    assert marked == {"model.towers=separate", "neg 1, 5 a pair"}
+    assert r"*: told apart from the centre (Holm p \textless{} 0.05, 3 comparisons)." in text

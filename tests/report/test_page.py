@@ -176,6 +176,19 @@ def test_figures_in_the_tables_are_those_of_the_runs(report, logs):
     assert {row["figure"] for row in comparisons if row["decides"] == "True"} == {"clean"}
 
 
+def test_every_file_has_the_metric_that_was_asked(logs, tmp_path):
+    """By another metric a reviewer gets the means of table.csv from runs.csv, and the paper's table names it."""
+    assert main([str(logs), "-o", str(tmp_path), "--metric", "ndcg@10"]) == 0
+    rows = list(csv.DictReader((tmp_path / "runs.csv").open(encoding="utf-8")))
+    for row in csv.DictReader((tmp_path / "table.csv").open(encoding="utf-8")):
+        for protocol, column in (("clean", "clean test nDCG@10"), ("official", "test nDCG@10")):
+            values = [float(run[column]) for run in rows if run["head"] == row["head"]]
+            assert float(row[f"{protocol}_mean"]) == pytest.approx(sum(values) / len(values), abs=1e-12)
+    assert any(run["test nDCG@10"] != run["val nDCG@10"] for run in rows)
+    text = (tmp_path / "table.tex").read_text("utf-8")
+    assert "test nDCG@10 & " in text and "top-1" not in text.lower()
+
+
 def test_what_a_head_costs_is_on_the_page(report, logs):
     results = [json.loads(path.read_text("utf-8")) for path in (logs / "runs").glob("[!.]*/result.json")]
     weights = {head: {r["trained_weights"] for r in results if r["name"].startswith(f"{head}_neg")} for head in HEADS}
@@ -244,10 +257,12 @@ def test_page_markdown_and_screen_begin_with_the_same_answers(written):
 def test_the_latex_table_has_a_row_for_each_head(report):
     text = (report / "table.tex").read_text("utf-8")
     assert r"layernorm\_relu & 2 & " in text
+    assert text.count(r"\begin{table}") == text.count(r"\caption{Top-1 on sample (") == text.count(r"\label{tab:sample}") == 1
     assert "Needs \\usepackage{booktabs}.\n" in text
     assert re.search(r"layernorm\\_relu & 2 & 0\.\d{3} \$\\pm\$ 0\.\d{3} & \[", text)
     body = [line for line in text.splitlines() if line.endswith(r"\\")]
-    assert len(body) == 5
+    assert len(body) == 1 + 4 + 4, "the heading, four heads, and four baselines"
+    assert "\nBM25 & -- & 0." in text
     assert len({len(re.findall(r"(?<!\\)&", line)) for line in body}) == 1
 
 

@@ -92,7 +92,7 @@ def write_report(
         "table.csv": groups_csv(analyses),
         "comparisons.csv": comparisons_csv(analyses),
         "runs.csv": runs_csv(studies),
-        "table.tex": "\n".join(latex(report.analysis, report.headline) for report in reports),
+        "table.tex": "\n".join(latex(report.analysis, report.headline, report.others) for report in reports),
     }
     if with_points:
         if len(analyses) > 1:
