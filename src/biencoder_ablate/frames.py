@@ -183,7 +183,7 @@ def compare(
     where pandas or the `report` extra is not installed.
     """
     _check_installed()
-    from biencoder_ablate.report.external import read_rows
+    from biencoder_ablate.report.external import COLUMNS, read_rows
     from biencoder_ablate.report.ledger import open_ledger
 
     present = [str(name) for name in frame]
@@ -192,7 +192,10 @@ def compare(
         named["system"] = system or "system"
     if group is not None or "group" in present:
         named["group"] = group or "group"
-    named |= {name: name for name in factors}
+    for name in factors:
+        if name in COLUMNS:
+            raise ValueError(f"factors={name}: is no factor; {', '.join(COLUMNS)} have a meaning of their own")
+        named[name] = name
     for role, name in named.items():
         if name not in present:
             raise ValueError(f"{role}={name}: no such column; the frame has {', '.join(present)}")

@@ -321,3 +321,10 @@ def test_how_a_run_is(tmp_path):
 def test_a_search_looks_at_clean_val_or_where_nothing_is_clean_at_val():
     assert objective({"val": {"top1": 0.3, "top1_clean": 0.2}, "test": {"top1_clean": 0.9}}) == 0.2
     assert objective({"val": {"top1": 0.3, "top1_clean": None}}) == 0.3
+
+
+def test_two_jobs_that_are_one_run_are_said(tmp_path):
+    ended = run_program(["-m", "plan=true", "model=tiny", "training.device=auto,cpu"], tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    said = r"note: training\.device=auto and training\.device=cpu are one run, \S+\n"
+    assert re.fullmatch(said, ended.stderr)

@@ -59,6 +59,7 @@ def run_sweep(command: Command) -> int:
     jobs = command.jobs()
     configs = command.configs(jobs)
     names = _names(configs)
+    _say_twice(jobs, names)
     first = configs[0]
     directory = sweep_directory(first.logs_dir, first.sweep_name, command.overrides, jobs)
     if first.plan:
@@ -162,6 +163,17 @@ def _names(configs: Sequence[Config]) -> list[str]:
             listed = ",".join(map(str, sorted(values, key=str)))
             raise ConfigError(f"{key}={listed}: cannot be swept; must be one value")
     return [plan.name for plan in plan_runs(list(configs))]
+
+
+def _say_twice(jobs: Sequence[Sequence[str]], names: Sequence[str]) -> None:
+    """Say which jobs are one run, as their settings come to the same: it is made once, and counted once."""
+    first: dict[str, Sequence[str]] = {}
+    for job, name in zip(jobs, names, strict=True):
+        other = first.setdefault(name, job)
+        if other is job:
+            continue
+        one, two = (" ".join(item for item in items if item not in rest) for items, rest in ((other, job), (job, other)))
+        print(f"note: {one or ' '.join(other)} and {two or ' '.join(job)} are one run, {name}", file=sys.stderr)
 
 
 class _FailedJob(JobReturn):

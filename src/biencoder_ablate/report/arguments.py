@@ -38,7 +38,7 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--from", dest="outside", nargs="+", metavar="PATH", help="results.csv (system, seed, query, value; group, "
-        "baseline, factors), or several such tables, or a directory of TREC run files SYSTEM.seed0.run",
+        "baseline, measure, factors), or several such tables, or a directory of TREC run files SYSTEM.seed0.run",
     )  # fmt: skip
     parser.add_argument("--qrels", metavar="FILE", help="what is relevant, for --from a directory")
     parser.add_argument("--groups", metavar="FILE", help="query and group a line: queries that are not independent")
@@ -71,7 +71,7 @@ def read_runs(arguments: argparse.Namespace) -> Collection:
         if not path.exists() or (path.is_dir() and not run_files):
             raise ValueError(f"--from {path}: {'is a directory among tables' if path.exists() else 'no such file'}")
     if not run_files:
-        return read_csv(given, metric.label if arguments.metric else "value")
+        return read_csv(given, metric.label if arguments.metric else None)
     if not arguments.qrels:
         raise ValueError("--from a directory of TREC run files: needs --qrels FILE, what is relevant")
     return read_trec(given[0], Path(arguments.qrels), metric, Path(arguments.groups) if arguments.groups else None)

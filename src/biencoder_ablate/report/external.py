@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from biencoder_ablate.data.tabular import list_columns, read_table
-from biencoder_ablate.report.read import FINISHED, Collection, Metric, Outcomes, Protocol, Run
+from biencoder_ablate.report.read import FINISHED, NOTHING, WITHOUT, Collection, Metric, Outcomes, Protocol, Run
 
-COLUMNS = ("system", "seed", "query", "value", "group", "baseline")
+COLUMNS = ("system", "seed", "query", "value", "group", "baseline", "measure")
 RUN_FILE = re.compile(r"(?P<system>.+?)(?:[._-]seed(?P<seed>\d+))?(?:\.(?:run|trec|txt))?")
 YES = ("1", "1.0", "true", "t", "yes", "y")  # 1.0 is pandas' 1 in a column with empty cells
 NO = ("", "0", "0.0", "false", "f", "no", "n")
@@ -27,11 +27,12 @@ RunKey = tuple[str, str]
 """A system, and the seed as a whole number without leading zeros; no seed is the empty text."""
 
 
-def read_csv(paths: Sequence[Path], measure: str = "value") -> Collection:
+def read_csv(paths: Sequence[Path], measure: str | None = None) -> Collection:
     """Runs from tables, which are read as one.
 
-    The columns are system, seed, query and value, and optionally group and baseline. `value` is what a query scores, a
-    hit (0 or 1) or any number, more being better, and `measure` its name in sentences. Queries of one `group` are not
+    The columns are system, seed, query and value, and optionally group, baseline and measure. `value` is what a query
+    scores, a hit (0 or 1) or any number, more being better, and `measure` its name in sentences; without it the column
+    `measure`, if all rows agree, names it. Queries of one `group` are not
     independent. `baseline` is 1 or yes in the rows of the one system that the others are compared with. A system
     without seeds (the cell empty) is the same beside each seed of the others. Any other column is a factor of the
     design, constant within a system; with factors, `system` may be left out.
@@ -49,7 +50,7 @@ def read_csv(paths: Sequence[Path], measure: str = "value") -> Collection:
             raise ValueError(
                 f"{path}: no column {', '.join(lacking) or 'system'}; its first line must name the columns; found "
                 f"{list_columns([*table.columns.values()])}; must have system (or factors), seed, query, value, may "
-                "have group, baseline and factors"
+                "have group, baseline, measure and factors"
             )
         tables.append((table.columns, _with_lines(path, table.rows)))
     place = Path(" + ".join(path.name for path in paths))
@@ -66,7 +67,7 @@ def _with_lines(path: Path, rows: Iterable[tuple[int, dict[str, Any]]]) -> Itera
 def read_rows(
     place: Path,
     tables: Iterable[tuple[Mapping[str, str], Iterable[tuple[str, Mapping[str, str]]]]],
-    measure: str = "value",
+    measure: str | None = None,
 ) -> Collection:
     """Runs from tables, each its columns (name → as it was written) and its rows, each with where it stands.
 
@@ -77,6 +78,7 @@ def read_rows(
     groups: dict[str, str] = {}
     factors: dict[str, dict[str, str]] = {}
     baselines: set[str] = set()
+    measures: set[str] = set()
     for columns, rows in tables:
         named = [name for name in columns if name not in COLUMNS]
         for here, row in rows:
@@ -92,6 +94,8 @@ def read_rows(
             values[system, seed][query] = _parse_value(here, row["value"].strip())
             sources.setdefault((system, seed), here)
             _set_group(groups, here, query, (row.get("group") or query).strip())
+
+            measures.add((row.get("measure") or "").strip())
 
             # Factors and the mark of the baseline belong to a system.
             usual = factors.setdefault(system, levels)
@@ -122,7 +126,7 @@ def read_rows(
         values,
         sources,
         groups,
-        measure,
+        measure or (measures.pop() if len(measures) == 1 else "") or "value",
         factors,
         baselines,
     )
@@ -311,7 +315,10 @@ def _collection(
     baselines: Container[str] = (),
 ) -> Collection:
     """A Run for each system and seed; a system without seeds once for every seed that there is."""
+    # Where a table beside others has no factors, or others, the systems are what is compared.
     factors = factors or {}
+    if len({frozenset(levels) for levels in factors.values()}) > 1:
+        factors = {}
     queries = tuple(groups)
     fingerprint = hashlib.sha256("\n".join(queries).encode()).hexdigest()
     seeds = sorted({int(seed) for _, seed in values if seed}) or [0]
@@ -354,7 +361,7 @@ def _collection(
                 identity={**identity, "seed": number},
                 config={"data": {"name": place.name}},
                 measured=measured,
-                baseline=system in baselines,
+                baseline=system in baselines or identity.get(WITHOUT) == NOTHING,
             )
             runs.append(run)
     return Collection(tuple(runs), (), tuple(notes))

@@ -7,6 +7,7 @@ settings without effect do not tell runs apart there. Any setting in which runs 
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,10 +24,9 @@ from biencoder_ablate.utils.files import flatten
 
 # Keys that are no axis of their own. The first three tell corpora, versions and seeds apart, the next ones make the
 # axis `negatives` together, and the weights that a fine-tuned run starts from differ from seed to seed.
+_TELLING = {"results_version", "data", "seed"}
 _NOT_AXES = {
-    "results_version",
-    "data",
-    "seed",
+    *_TELLING,
     "neg_ratio",
     "negatives.schedule",
     "negatives.start",
@@ -40,6 +40,8 @@ _NAMES = {
     "finetuned.run": "finetuned",
 }
 _PLACES = {"fusion": 0, "fusion.name": 1, "model.fingerprint": 2}  # of settings that are read before the others
+BEFORE = " before linear2"  # how the label of a head ends whose activation is there
+NUMBER = re.compile(r"-?\d+(\.\d+)?(e[-+]?\d+)?", re.ASCII)
 _UNPREFIXED_AXES = ("head", "negatives", "encoder", "system")  # whose levels speak for themselves
 
 Settings = Mapping[str, Any]
@@ -350,16 +352,19 @@ def _settings(runs: Sequence[Run]) -> dict[str, list[Level]]:
     settings: dict[str, list[Level]] = {}
     parts = [run.without or "" for run in runs]
     if all(parts):
-        settings[WITHOUT] = [Level(part, part, (part != NOTHING, part)) for part in parts]
-    if all("head" in run.identity for run in runs):  # another program's runs have neither head nor negatives
+        settings[WITHOUT] = [_part_level(part) for part in parts]
+    own = all(isinstance(run.identity.get("head"), Mapping) for run in runs)
+    if own:  # another program's runs have neither head nor negatives, or a level of them as points.csv names it
         settings["head"] = _head_levels([run.identity["head"] for run in runs])
         settings["negatives"] = _negatives_levels([run.identity for run in runs])
+    else:
+        settings |= _named_levels(runs)
 
     values_by_run = [flatten(run.identity) for run in runs]
     keys = dict.fromkeys(key for values in values_by_run for key in values)  # a set that keeps the order
     # The head's keys are in its levels already; all others keep their order, but for the first ones.
     for key in sorted(keys, key=lambda key: _PLACES.get(key, len(_PLACES))):
-        if key in _NOT_AXES or key.startswith("head."):
+        if key in settings or key in (_NOT_AXES if own else _TELLING) or (own and key.startswith("head.")):
             continue
         if key == "model.fingerprint":
             levels = _encoder_levels(runs)
@@ -369,11 +374,48 @@ def _settings(runs: Sequence[Run]) -> dict[str, list[Level]]:
     return settings
 
 
+def _named_levels(runs: Sequence[Run]) -> dict[str, list[Level]]:
+    """The levels of the axes `without`, `head` and `negatives` from their labels, in the order that they have here."""
+    settings: dict[str, list[Level]] = {}
+    makers = {WITHOUT: _part_level, "head": _level_of_head_label, "negatives": _level_of_negatives_label}
+    for name, make in makers.items():
+        labels = [run.identity.get(name) for run in runs]
+        if all(isinstance(label, str) for label in labels):
+            settings[name] = [make(str(label)) for label in labels]
+    return settings
+
+
+def _part_level(part: str) -> Level:
+    return Level(part, part, (part != NOTHING, part))
+
+
+def _level_of_head_label(label: str) -> Level:
+    key = label.removesuffix(BEFORE)
+    place = HEADS.index(key) if key in HEADS else len(HEADS)
+    return Level(key, label, (key not in HEADS, key != label, place, label))
+
+
+def _level_of_negatives_label(label: str) -> Level:
+    """ "neg 0.01" by its ratio, "curr 0.2+0.01" by its start and ratio; anything else by the alphabet."""
+    schedule, _, numbers = label.rpartition(" ")
+    start, _, ratio = numbers.rpartition("+")
+    try:
+        place = float(start or 0), float(ratio)
+    except ValueError:
+        place = 0.0, 0.0
+    return Level(label, label, (schedule != "neg", schedule, *place, label))
+
+
 def _value_level(value: Any) -> Level:
-    """A plain value's level: numbers by size, then words by the alphabet, then null."""
+    """A plain value's level: numbers by size, then words by the alphabet, then null.
+
+    A number in the table of another program is a text, and has its place by size as well.
+    """
     label = show(value)
     kind, size = 1, 0.0
-    if value is None:
+    if isinstance(value, str) and NUMBER.fullmatch(value):
+        kind, size = 0, float(value)
+    elif value in (None, "null"):
         kind = 2
     elif isinstance(value, int | float) and not isinstance(value, bool):
         kind, size = 0, value
@@ -408,7 +450,7 @@ def _head_levels(heads: Sequence[Settings]) -> list[Level]:
 
         is_before = head.get("activation_position") == "before_linear2"
         before = is_before and _has_activation(head) and len(positions) > 1
-        label = f"{key} before linear2" if before else key
+        label = f"{key}{BEFORE}" if before else key
         is_other = name not in HEADS
         place = len(HEADS) if is_other else HEADS.index(name)
         levels.append(

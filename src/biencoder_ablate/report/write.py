@@ -103,7 +103,7 @@ def write_report(
         "table.csv": groups_csv(analyses),
         "comparisons.csv": comparisons_csv(analyses),
         "runs.csv": runs_csv(studies),
-        "table.tex": "\n".join(latex(report.analysis, report.headline) for report in reports),
+        "table.tex": "\n".join(latex(report.analysis, report.headline, report.others) for report in reports),
     }
     if with_points:
         if len(analyses) > 1:
@@ -189,11 +189,29 @@ def groups_csv(analyses: Sequence[Analysis]) -> str:
 
 
 def points_csv(analysis: Analysis) -> str:
-    """points.csv: a row a configuration, seed and test point of the deciding protocol, as external.py reads them."""
+    """points.csv: a row a configuration, seed and test point of the deciding protocol, as external.py reads them.
+
+    It has a column for each axis and each setting that was typed with one, so that the same questions are asked of it:
+    the baseline is marked where one configuration is it, and groups are those that the statistics go by.
+    """
     rows: list[dict[str, Value]] = []
-    cells = analysis.study.cells
+    study = analysis.study
+    cells = study.cells
+    baseline = study.centre
+    if baseline is None:
+        are_baseline = [
+            [axis.baseline == level for axis, level in zip(study.axes, cell.levels, strict=True)] for cell in cells
+        ]
+        marked = [cell for cell, of_axes in zip(cells, are_baseline, strict=True) if any(of_axes)]
+        baseline = marked[0] if len(marked) == 1 else None
     for cell in cells:
         system = cell.name if len(cells) > 1 else "biencoder-ablate"
+        factors: dict[str, Value] = {}
+        for axis, level in zip(study.axes, cell.levels, strict=True):
+            factors[axis.name] = level.label
+            for name, labels in axis.moved.items():
+                factors[name] = labels[level]
+        marks = {"baseline": int(cell is baseline)} if baseline else {}
         for seed, run in cell.runs.items():
             points = run.outcomes
             values = points.correct[analysis.primary].tolist()
@@ -206,7 +224,10 @@ def points_csv(analysis: Analysis) -> str:
                         "seed": seed,
                         "query": point,
                         "value": value,
-                        "group": debate,
+                        "group": analysis.cluster_of.get(debate, debate),
+                        "measure": analysis.measure,
+                        **marks,
+                        **factors,
                     }
                 )
     return csv_text(rows)
