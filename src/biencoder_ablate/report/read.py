@@ -412,7 +412,8 @@ def _read_outcomes(path: Path, metric: Metric) -> Outcomes:
 
 def _parse_lines(text: str, metric: Metric) -> tuple[list[tuple[Any, ...]], list[float | None]]:
     """The test points' values of _KEPT, and the score of each over all its answers, from lines of any form."""
-    rows, scores_over_all = [], []
+    rows: list[tuple[Any, ...]] = []
+    scores_over_all: list[float | None] = []
     for line in text.split("\n"):
         cut = _TEST_LINE.fullmatch(line)
         if cut is not None:
