@@ -20,6 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import yaml
 from support.helpers import (
     PACKAGE,
     REPOSITORY,
@@ -34,6 +35,7 @@ from biencoder_ablate.cli.main import COMMANDS
 from biencoder_ablate.config.compose import compose_command, load_config, parse_arguments, to_config
 from biencoder_ablate.config.registry import BUILT_IN
 from biencoder_ablate.config.schema import MEASURING_KEYS
+from biencoder_ablate.version import __version__
 
 DOCUMENTS = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 README = DOCUMENTS[0].read_text("utf-8")
@@ -399,3 +401,9 @@ def test_the_map_has_every_room():
     assert set(re.findall(r"^\| `(\w+)/` \|", text, re.MULTILINE)) == rooms
     doors = {path.stem for path in PACKAGE.glob("*.py") if not path.stem.startswith("__")}
     assert doors <= set(re.findall(r"`(\w+)`", text))
+
+
+def test_the_citation_is_of_this_version():
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text("utf-8"))
+    assert citation["version"] == __version__
+    assert citation["authors"] == [{"name": "biencoder-ablate developers"}]

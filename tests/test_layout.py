@@ -28,8 +28,10 @@ DOORS = {
     "audit",
     "benchmark",
     "cross_encoder",
+    "decide",
     "evaluate",
     "export",
+    "frames",
     "retrieve",
 }
 """What may lie at the root: what is typed after `python -m biencoder_ablate.`, or imported as the public API."""

@@ -26,14 +26,24 @@ _leave_out_working_directory()
 import warnings  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
-from typing import TYPE_CHECKING  # noqa: E402
+from typing import TYPE_CHECKING, Any  # noqa: E402
 
 from biencoder_ablate.version import __version__  # noqa: E402
 
 if TYPE_CHECKING:
     from biencoder_ablate.api import TrainedModel
+    from biencoder_ablate.frames import compare, study
 
-__all__ = ["__version__", "load"]
+__all__ = ["__version__", "compare", "load", "study"]
+
+
+def __getattr__(name: str) -> Any:
+    """`compare` and `study` come with what they need when they are first used, so that the import stays fast."""
+    if name in ("compare", "study"):
+        from biencoder_ablate import frames
+
+        return getattr(frames, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def load(run_dir: str | Path, overrides: Sequence[str] = ()) -> "TrainedModel":

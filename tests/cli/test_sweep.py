@@ -425,3 +425,38 @@ def test_a_run_that_has_finished_since_it_was_listed_is_not_pruned(worked_in, tm
 def test_a_search_looks_at_clean_val_or_where_nothing_is_clean_at_val():
     assert objective({"val": {"top1": 0.3, "top1_clean": 0.2}, "test": {"top1_clean": 0.9}}) == 0.2
     assert objective({"val": {"top1": 0.3, "top1_clean": None}}) == 0.3
+
+
+def test_two_jobs_that_are_one_run_are_said(tmp_path):
+    ended = run_program(["-m", "plan=true", "model=tiny", "training.device=auto,cpu"], tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    said = r"note: training\.device=auto and training\.device=cpu are one run, \S+\n"
+    assert re.fullmatch(said, ended.stderr)
+
+
+def test_a_margin_is_declared_once_with_the_sweep_and_names_no_run(tmp_path):
+    sweep = SweepDirectory(tmp_path / "sweeps" / "s")
+    sweep.write(["margin=0.01"], [["seed=0"]], ["a"], 0.01)
+    assert sweep.load()["margin"] == 0.01
+    sweep.write([], [["seed=1"]], ["b"])
+    assert sweep.load()["margin"] == 0.01, "what was declared stays declared"
+    with pytest.raises(ValueError, match=r"^margin=0\.02: sweep s was started with margin=0\.01"):
+        sweep.write(["margin=0.02"], [["seed=1"]], ["b"], 0.02)
+    with_margin, without = (
+        sweep_directory("logs", None, ["head=none,relu", *more], []) for more in (["margin=0.01"], [])
+    )
+    assert with_margin == without
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["margin=0.01", "model=tiny"], "margin=0.01: is for a sweep"),
+        (["-m", "margin=0.01,0.02", "model=tiny"], "margin=0.01,0.02: cannot be swept"),
+        (["-m", "margin=0", "seed=0,1", "model=tiny"], "margin=0.0: must be null, or a number above 0"),
+    ],
+)
+def test_a_margin_that_cannot_be_is_refused(tmp_path, arguments, said):
+    ended = run_here(arguments, tmp_path)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert said in ended.stderr

@@ -406,6 +406,35 @@ def test_the_command_line_has_the_last_word():
     assert (config.model.name, config.model.pooling) == ("minilm", "cls")
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["without=towers", "model.towers=separate"],
+            "model.towers=separate: overrules without=towers, which sets model",
+        ),
+        (["without=plus_gelu", "head=none"], "head=none: overrules without=plus_gelu, which sets head=gelu"),
+        (["without=towers", "model.towers=shared"], ""),
+        (["without=nothing", "head=none"], ""),
+    ],
+)
+def test_what_a_part_taken_out_sets_is_not_overruled_in_silence(tmp_path, overrides, message):
+    (tmp_path / "without").mkdir()
+    own = "# @package _global_\ndefaults:\n  - override /head: gelu\n"
+    (tmp_path / "without" / "plus_gelu.yaml").write_text(own, "utf-8")
+    for arguments in (overrides, ["-m", *overrides, "seed=0,1"]):
+
+        def compose(arguments=arguments):
+            with compose_command(parse_arguments(["--config-dir", str(tmp_path), "model=tiny", *arguments])) as command:
+                command.configs(command.jobs())
+
+        if message:
+            with pytest.raises(ConfigError, match=message):
+                compose()
+        else:
+            compose()
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_composes_and_passes_its_checks(name, tmp_path):
     corpus = write_arguana_tree(tmp_path / "corpus", make_pairs())

@@ -349,6 +349,8 @@ def test_a_collection_that_is_not_there_is_named(tmp_path):
     )
     assert ended.returncode == 1
     assert "gone.csv" in ended.stderr and len(ended.stderr.splitlines()) == 1
+
+
 # Which candidates a corpus suggests.
 
 

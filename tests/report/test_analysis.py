@@ -346,16 +346,16 @@ def test_findings_say_what_was_averaged_and_group_equal_answers(clear):
     assert len(said) == 5
 
 
-def test_what_each_part_of_the_head_does_is_said_in_points_of_the_test_set(clear):
+def test_what_each_part_of_the_head_does_is_said_in_queries_of_the_test_set(clear):
     total = clear.num_points[clear.primary]
     said = sentences.answers(clear)
     assert [(answer.part, answer.status) for answer in said] == [
         ("LayerNorm", "earns"), ("ReLU", "earns"), ("LayerNorm and ReLU together", "earns")
     ]  # fmt: skip
     for answer, result in zip(said, clear.family(Kind.EFFECTS).primary, strict=True):
-        size = f"{100 * result.estimate:.1f} points in 100 (about {round(result.estimate * total)} of {total})"
-        low, high = (f"{100 * end:+.1f}" for end in (result.family_low, result.family_high))
-        assert size in answer.detail and f", 95% interval for all at once {low} to {high}; Holm p 0." in answer.detail
+        size = f"{result.estimate:.3f} (about {round(result.estimate * total)} of {total} points)"
+        low, high = (f"{end:+.3f}" for end in (result.family_low, result.family_high))
+        assert size in answer.detail and f"; 95% interval for all at once {low} to {high}; Holm p 0." in answer.detail
     assert str(said[0]).startswith("LayerNorm: earns its place; it brings ")
 
 
@@ -382,7 +382,7 @@ def test_effects_over_seeds_that_no_two_heads_share_are_not_made_up(tmp_path):
     assert "with no seed in common, the sign-flip test cannot reach" in analysis.headline
     assert ", each group over its own seeds)" in analysis.headline
     for answer in sentences.answers(analysis):
-        assert answer.status == "unknown" and "an unknown number of points (no seed in common)" in answer.detail
+        assert answer.status == "unknown" and "an unknown amount (no seed in common)" in answer.detail
 
 
 def test_without_parts_every_level_stands_beside_the_best(tmp_path):
@@ -392,7 +392,7 @@ def test_without_parts_every_level_stands_beside_the_best(tmp_path):
     other = "relu" if best == "none" else "none"
     said = {answer.part: answer for answer in sentences.answers(analysis)}
     assert set(said) == {"layernorm", other}
-    assert said["layernorm"].words == f"loses to “{best}”" and f" behind “{best}”, 95% " in said["layernorm"].detail
+    assert said["layernorm"].words == f"loses to “{best}”" and f" behind “{best}”; 95% " in said["layernorm"].detail
     assert said[other].words == f"cannot be told from “{best}”"
 
 

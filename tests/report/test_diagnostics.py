@@ -142,7 +142,7 @@ def test_every_rule_s_epoch_and_figures_are_shown(curves):
 def test_heads_that_change_places_by_another_rule_are_named(curves):
     assert sentences.selected(selection(curves)) == (
         "By another rule of picking the epoch “none” and “relu” change places; under no rule are they more than "
-        "5.0 points in 100 apart."
+        "0.050 apart."
     )
 
 

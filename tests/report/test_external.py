@@ -116,7 +116,7 @@ def test_no_difference_at_all_is_said_so(tmp_path):
     rows = [(system, seed, f"q{q}", q % 2) for system in "ab" for seed in range(2) for q in range(10)]
     analysis = analysis_of(read_csv([table(tmp_path / "r.csv", "system,seed,query,value", rows)], "top-1"))
     (answer,) = sentences.answers(analysis)
-    assert answer.detail == "0.0 points in 100 (none of 10) behind “a”, 95% interval 0.0 to 0.0; Holm p 1"
+    assert answer.detail == "0.000 (none of 10 queries) behind “a”; 95% interval 0.000 to 0.000; Holm p 1"
     assert analysis.families[0].primary[0].power.seeds_to_decide is None
 
 

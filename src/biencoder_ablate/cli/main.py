@@ -22,6 +22,7 @@ from biencoder_ablate.version import __version__
 COMMANDS = {
     "audit": "audit",
     "benchmark": "benchmark",
+    "decide": "decide",
     "evaluate": "evaluate",
     "export": "export",
     "report": "report.__main__",
@@ -89,6 +90,9 @@ def _run_one(command: Any) -> int:
     idle = [override for override in command.overrides if override.startswith(("hydra/launcher=", "hydra/sweeper="))]
     if idle:
         raise ConfigError(f"{idle[0]}: is for a sweep; add -m, or leave it out")
+    margins = [override for override in command.overrides if override.startswith("margin=")]
+    if margins:
+        raise ConfigError(f"{margins[0]}: is for a sweep, whose runs are compared; add -m, or leave it out")
     config = to_config(command.base)
 
     from biencoder_ablate.cli.launchers import failure_of

@@ -51,6 +51,7 @@ _NOT_IN_THE_NAME = (
     "rerun=",
     "plan=",
     "sweep_name=",
+    "margin=",
     "cache_dir=",
     "hydra",
     "training.device=",
@@ -70,6 +71,7 @@ def run_sweep(command: Command) -> int:
     jobs = command.jobs()
     plans = _plans(command.configs(jobs))
     names = [plan.name for plan in plans]
+    _say_twice(jobs, names)
     first = plans[0].config
     directory = sweep_directory(first.logs_dir, first.sweep_name, command.overrides, jobs)
     earlier = {job["name"] for job in directory.read()["jobs"]}
@@ -81,7 +83,7 @@ def run_sweep(command: Command) -> int:
             show(line)
         return 0
 
-    directory.write(command.overrides, jobs, names)
+    directory.write(command.overrides, jobs, names, first.margin)
     sweep = _Sweep(command, directory, first.rerun)
     num_runs, num_left = len(set(names)), len(sweep.left(names))
     num_done = num_runs - num_left
@@ -136,7 +138,7 @@ def _search(command: Command) -> int:
 
     def launch_batch(jobs: Sequence[Sequence[str]]) -> list[JobReturn]:
         names = [plan.name for plan in _plans(command.configs(jobs))]
-        directory.write(command.overrides, jobs, names)
+        directory.write(command.overrides, jobs, names, settings.margin)
         for name in set(names) - set(sweep.left(names)):
             print(f"{name}: finished already")
         return sweep.run([list(job) for job in jobs], names)
@@ -173,12 +175,25 @@ def _plans(configs: Sequence[Config]) -> list[RunPlan]:
     """The plans of the jobs' runs. Raises ConfigError where they could not be one sweep."""
     from biencoder_ablate.training.plan import plan_runs
 
-    for key in ("logs_dir", "sweep_name", "rerun", "plan"):
+    for key in ("logs_dir", "sweep_name", "rerun", "plan", "margin"):
         values = {getattr(config, key) for config in configs}
         if len(values) > 1:
             listed = ",".join(map(str, sorted(values, key=str)))
             raise ConfigError(f"{key}={listed}: cannot be swept; must be one value")
     return plan_runs(list(configs))
+
+
+def _say_twice(jobs: Sequence[Sequence[str]], names: Sequence[str]) -> None:
+    """Say which jobs are one run, as their settings come to the same: it is made once, and counted once."""
+    first: dict[str, Sequence[str]] = {}
+    for job, name in zip(jobs, names, strict=True):
+        other = first.setdefault(name, job)
+        if other is job:
+            continue
+        one, two = (
+            " ".join(item for item in items if item not in rest) for items, rest in ((other, job), (job, other))
+        )
+        print(f"note: {one or ' '.join(other)} and {two or ' '.join(job)} are one run, {name}", file=sys.stderr)
 
 
 class _FailedJob(JobReturn):

@@ -35,6 +35,7 @@ from biencoder_ablate.config.overrides import (
     EXTRAS,
     check_extra,
     check_hydra,
+    check_overlays,
     check_overrides,
     explain_hydra_error,
     format_hydra_error,
@@ -178,6 +179,7 @@ class Command:
         configs = []
         for job in jobs:
             parsed = _parse(self.loader, list(job))
+            check_overlays(self.loader, parsed)
             values = [override for override in parsed if override.key_or_group not in groups]
             if not all(override.type == OverrideType.CHANGE and override.package is None for override in values):
                 values = []  # a key that is added or taken out: Hydra composes the whole job
@@ -224,6 +226,7 @@ def compose_command(arguments: argparse.Namespace) -> Iterator[Command]:
         given = list(arguments.overrides)
         parsed = _parse(loader, given)
         check_overrides(loader, parsed)
+        check_overlays(loader, parsed)
         overrides = given + ["hydra.mode=MULTIRUN"] * arguments.multirun
         swept = [override.input_line or "" for override in parsed if override.is_sweep_override()]
         name = arguments.config_name or CONFIG_NAME

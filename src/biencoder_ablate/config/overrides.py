@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import ChoiceSweep, Override
@@ -13,6 +14,7 @@ from omegaconf.errors import InterpolationResolutionError
 
 from biencoder_ablate.config.registry import check_option
 from biencoder_ablate.config.schema import ConfigError, is_word_for_null, schema_keys
+from biencoder_ablate.utils.files import flatten
 
 EXTRAS = {
     ("hydra/launcher", "joblib"): ("joblib", "hydra_joblib_launcher"),
@@ -32,6 +34,9 @@ _ELSEWHERE = {
     "bs": ["training.batch_size"],
 }
 """What keys are called here that go by another name elsewhere."""
+
+_OVERLAY = "without"
+"""The group whose choices are compared by name, each with the settings that make it what it is called."""
 
 _PROMPTS = ("model.point_prompt", "model.candidate_prompt")
 """Keys that take any text, in which a word for null would be put before every text."""
@@ -72,6 +77,34 @@ def check_overrides(loader: ConfigLoader, overrides: list[Override]) -> None:
             similar = similar or difflib.get_close_matches(key, [*keys, *groups], n=3, cutoff=0.5)
             hint = f"did you mean {' or '.join(similar)}?" if similar else "see --cfg job for all keys"
             raise ConfigError(f"{line}: there is no key {key}; {hint}")
+
+
+def check_overlays(loader: ConfigLoader, overrides: list[Override]) -> None:
+    """Refuse values on the command line that overrule what a part taken out (without=…) is there to set.
+
+    The run would be named and reported as one without that part, and have it. Raises ConfigError.
+    """
+    typed = {override.key_or_group: override for override in overrides if not override.is_sweep_override()}
+    if _OVERLAY not in typed:
+        return
+    choice = typed[_OVERLAY].get_value_element_as_str()
+    name = f"{_OVERLAY}/{choice}"
+    source = next((source for source in loader.get_sources() if source.is_config(name)), None)
+    if source is None:
+        return
+    overlay = source.load_config(name)
+    content: Any = OmegaConf.to_container(overlay.config, resolve=False)
+    defaults = content.pop("defaults", None) or []
+    settings = flatten(content)
+    for default in defaults:
+        for group, option in default.items() if isinstance(default, dict) else ():
+            settings[group.removeprefix("override ").lstrip("/")] = option
+    for key, value in settings.items():
+        override = typed.get(key)
+        if override is not None and override.value() != value:
+            raise ConfigError(
+                f"{override.input_line}: overrules {_OVERLAY}={choice}, which sets {key}={value}; leave one of them out"
+            )
 
 
 def _check_prompt(key: str, override: Override) -> None:

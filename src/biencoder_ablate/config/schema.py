@@ -267,6 +267,12 @@ class Config:
     rerun: bool = _key(False, "true or false", False)
     plan: bool = _key(False, "true or false", False)
     sweep_name: str | None = _key(None, "null, or a name of letters, digits, '.', '_' and '-'", False)
+    margin: float | None = _key(
+        None,
+        "null, or a number above 0 (of a sweep: a part that is worth less may be removed, such as 0.01)",
+        False,
+        above=0,
+    )
     cache_dir: str | None = _key(None, "null (the user's cache directory), or a directory, made if missing", False)
 
 

@@ -5,9 +5,12 @@ Which questions are asked depends on what was varied and which runs there are, n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
+
+import numpy as np
 
 from biencoder_ablate.report.comparisons import (
     HEADS,
@@ -24,9 +27,11 @@ from biencoder_ablate.report.comparisons import (
     summarise,
     verdict,
 )
+from biencoder_ablate.report.design import Star, star_of
 from biencoder_ablate.report.read import Metric, Protocol, Run
 from biencoder_ablate.report.statistics import seeds_needed
 from biencoder_ablate.report.study import Arms, Axis, Cell, Level, Study, arms_of, cell_name, make_studies, shared_seeds
+from biencoder_ablate.report.words import Words, words_of
 
 MOST_CELLS = 12  # configurations compared each with each where no axis can be: 66 pairs
 SWITCHES = {
@@ -37,6 +42,7 @@ SWITCHES = {
     ("without", "with"),
 }  # levels without a name
 HEAD_FACTORS = ("LayerNorm", "ReLU")
+CHANGES = "changes"  # subject of the family that compares each change with the centre
 
 
 class Kind(Enum):
@@ -92,8 +98,11 @@ class Analysis:
 
     `num_points` and `num_debates` count the points that a protocol has, and their debates. `summaries` hold a cell's
     scores under both protocols, by its name. `main` are the arms that the verdict is about: the levels of the main axis
-    averaged over settings, or the cells themselves where there is no setting that all levels ran in. `notes` name
-    questions that cannot be asked. `earlier` are the numbers of seeds that earlier reports in the same place had.
+    averaged over settings, or the cells themselves where there is no setting that all levels ran in, or of a `star`.
+    `notes` name questions that cannot be asked. `earlier` are the numbers of seeds that earlier reports in the same
+    place had. `cluster_of` is analyse()'s. Where no run scores otherwise under one protocol than under the other,
+    `protocols_differ` is false and families have nothing `beside`. `margin` is the smallest difference that matters,
+    where one was declared, and `margin_declared_by` says how.
     """
 
     study: Study
@@ -106,6 +115,16 @@ class Analysis:
     notes: tuple[str, ...]
     looks: tuple[int, ...] = ()
     earlier: tuple[int, ...] = ()
+    star: Star | None = None
+    cluster_of: Mapping[str, str] = field(default_factory=dict)
+    protocols_differ: bool = True
+    margin: float | None = None
+    margin_declared_by: str = ""
+
+    @property
+    def words(self) -> Words:
+        """What the report calls a query, its answer and a group of queries."""
+        return words_of(self.study.runs)
 
     @property
     def added_after_a_look(self) -> str:
@@ -126,7 +145,9 @@ class Analysis:
 
     def figure(self, starts: bool = False) -> str:
         """The metric that decides, as a sentence has or starts with it: clean test top-1; or another program's."""
-        name = f"{self.primary} test {self.measure}" if self.study.trained_here else self.measure
+        name = self.measure
+        if self.study.trained_here:
+            name = f"{self.primary} test {name}" if self.protocols_differ else f"test {name}"
         return name[0].upper() + name[1:] if starts else name
 
     @property
@@ -134,9 +155,11 @@ class Analysis:
         """What counts, in words: 550 clean test points of 74 debates, or 40 queries in 10 groups."""
         points = self.num_points[self.primary]
         debates = self.num_debates[self.primary]
+        words = self.words
         if not self.study.trained_here:
-            return f"{points} queries in {debates} groups"
-        return f"{points} {self.primary} test points of {debates} debates"
+            return f"{points} {words.plural} in {debates} {words.groups}"
+        kind = f"{self.primary} test" if self.protocols_differ else "test"
+        return f"{points} {kind} {words.plural} of {debates} {words.groups}"
 
     @property
     def metric(self) -> Metric:
@@ -160,14 +183,27 @@ class Analysis:
 
     @property
     def protocols(self) -> list[Protocol]:
-        """Those that some test point counts under, the primary first."""
-        return [protocol for protocol in (self.primary, self.primary.other) if self.num_points[protocol]]
+        """Those that some test point counts under, the primary first; one where both are equal."""
+        both = (self.primary, self.primary.other) if self.protocols_differ else (self.primary,)
+        return [protocol for protocol in both if self.num_points[protocol]]
 
     @property
     def verdict(self) -> Verdict | None:
         """The verdict on the main axis."""
         pairs = self.family(Kind.PAIRS)
         return pairs.verdict if pairs else None
+
+    def unasked(self, cells: Sequence[Cell]) -> str:
+        """Whether some cells take part in the verdict, in other comparisons only, or in none; nothing if in it."""
+        if not self.families:
+            return ""
+        asked = {id(cell) for cells_of_arm in self.main.cells.values() for cell in cells_of_arm}
+        if any(id(cell) in asked for cell in cells):
+            return ""
+        for family in self.families:
+            asked.update(id(cell) for of_arm in family.arms.cells.values() for cell in of_arm)
+        in_others = any(id(cell) in asked for cell in cells)
+        return "not in the verdict" if in_others else "in no comparison"
 
     @property
     def headline(self) -> str:
@@ -191,12 +227,13 @@ class Analysis:
             return f"No verdict over all settings: no setting has finished runs of every {axis}."
 
         only = self.summaries[self.study.cells[0].name][self.primary]
+        seeds = "one seed, which says nothing of others"
+        interval = ""
         if only.num_seeds > 1:
-            interval = f" (95% interval {only.low:.3f} to {only.high:.3f})"
             seeds = f"{only.num_seeds} seeds"
-        else:
-            interval = ""
-            seeds = "one seed, which says nothing of others"
+            interval = ", the same with each seed"
+            if math.isfinite(only.low):
+                interval = f" (95% interval {only.low:.3f} to {only.high:.3f})"
         return (
             "Nothing to compare: all finished runs are of one configuration. "
             f"Its {self.figure()} is {only.mean:.3f}{interval}, over {seeds}."
@@ -205,6 +242,8 @@ class Analysis:
 
 def _against_baseline_in_words(parts: Family) -> str:
     """Which arms are lower, higher and not told apart from the baseline, as a sentence."""
+    if parts.subject == CHANGES:
+        return _against_centre_in_words(parts)
     sides: dict[str, list[str]] = {
         "lower": [],
         "higher": [],
@@ -221,6 +260,36 @@ def _against_baseline_in_words(parts: Family) -> str:
         return f"Too few seeds to tell anything apart from {baseline}: {parts.too_few_seeds}."
     listed = [f"{side} {quoted(*names)}" for side, names in sides.items() if names]
     return f"Against {baseline}: {'; '.join(listed)}."
+
+
+def _against_centre_in_words(changes: Family) -> str:
+    """What is higher and lower than the centre and by how much, the largest first, and what is not told apart."""
+    sides: dict[str, list[str]] = {"higher": [], "lower": []}
+    untold = []
+    for result in changes.primary:
+        if result.is_significant():
+            side = "higher" if result.estimate > 0 else "lower"
+            sides[side].append(f"{quoted(result.contrast.name)} (by {abs(result.estimate):.3f})")
+        else:
+            untold.append(result.contrast.name)
+
+    clauses = [f"{side} with {', '.join(named)}" for side, named in sides.items() if named]
+    if clauses and untold:
+        clauses.append(f"not told apart with {quoted(*untold)}")
+    if clauses:
+        return f"Against the centre, the metric is {'; '.join(clauses)}."
+    largest = changes.primary[0]
+    seen = ""
+    if math.isfinite(largest.estimate):
+        side = "higher" if largest.estimate > 0 else "lower"
+        seen = (
+            f" The largest difference seen is with {quoted(largest.contrast.name)}: {abs(largest.estimate):.3f} {side}."
+        )
+        if not largest.estimate:
+            seen = " All means are equal."
+    if changes.too_few_seeds:
+        return f"Too few seeds to tell any change from the centre: {changes.too_few_seeds}.{seen}"
+    return f"No change can be told from the centre.{seen}"
 
 
 def analyse(
@@ -244,8 +313,15 @@ def analyse(
         primary = primary.other
 
     notes: list[str] = []
-    questions = _questions(study, notes) if len(study.cells) > 1 else []
-    families = [_answer(question, primary, debates, looks) for question in questions]
+    star = star_of(study)
+    questions = []
+    if star is not None:
+        questions = _changes(study, star)
+    elif len(study.cells) > 1:
+        questions = _questions(study, notes)
+    differ = _protocols_differ(study)
+    asked = debates if differ else debates | {primary.other: []}
+    families = [_answer(question, primary, asked, looks) for question in questions]
 
     # The main arms are what the verdict is about, or whatever was asked first.
     main = next(
@@ -272,7 +348,26 @@ def analyse(
         tuple(families),
         tuple(notes),
         tuple(looks),
+        star=star,
+        cluster_of=clusters,
+        protocols_differ=differ,
     )
+
+
+def _protocols_differ(study: Study) -> bool:
+    """Whether some run scores otherwise under the official protocol than under the clean one.
+
+    Where no text is shared between or within the splits, both have the same queries, candidates and scores.
+    """
+    for run in study.runs:
+        correct = run.outcomes.correct
+        if not np.array_equal(correct[Protocol.CLEAN], correct[Protocol.OFFICIAL]):
+            return True
+        for name in ("top1_stage1", "mrr_stage1"):
+            clean = run.test.get(f"{name}_clean")
+            if clean is not None and clean != run.test.get(name):
+                return True
+    return False
 
 
 # --- the questions ---
@@ -316,6 +411,13 @@ def _answer(
         groups = arms.groups(protocol) if names else []
         results[protocol] = compare(groups, names, contrasts, looks) if names else ()
         verdicts[protocol] = verdict(groups, results[protocol]) if names and not question.contrasts else None
+    if question.subject == CHANGES:  # the largest first
+        in_order = sorted(
+            range(len(contrasts)),
+            key=lambda k: -abs(np.nan_to_num(results[primary][k].estimate)),
+        )
+        for protocol, unordered in results.items():
+            results[protocol] = tuple(unordered[k] for k in in_order) if unordered else ()
     return Family(
         question.kind,
         question.subject,
@@ -329,7 +431,7 @@ def _answer(
 
 
 def _questions(study: Study, notes: list[str]) -> list[_Question]:
-    """Everything that a study of several configurations can be asked; `notes` get what it cannot."""
+    """Everything that a study of several configurations, which is no star, can be asked; `notes` get what it cannot."""
     main, *others = study.axes
 
     # A head with the ReLU before linear2 is a variant of one that is there without: a further question.
@@ -359,6 +461,36 @@ def _questions(study: Study, notes: list[str]) -> list[_Question]:
 
     if not questions and len(study.cells) <= MOST_CELLS:  # no axis's levels meet under otherwise equal settings
         questions.append(_every_configuration(_arms_of_cells({cell.name: cell for cell in study.cells})))
+    return questions
+
+
+def _changes(study: Study, star: Star) -> list[_Question]:
+    """Each change against the centre, as one family; then the levels of each axis that has several changes."""
+    centre = star.centre.name
+    cells = {centre: star.centre} | {cell.name: cell for cell in study.cells}
+    contrasts = against(centre, list(star.changes), list(star.changes.values()))
+    title = f"Each change against the centre, which is {centre}"
+    questions = [_Question(Kind.PARTS, CHANGES, title, _arms_of_cells(cells), contrasts)]
+
+    # Three heads beside the centre's are also a question of which head, with all else as in the centre.
+    for k, axis in enumerate(study.axes):
+        others = [*star.centre.levels[:k], *star.centre.levels[k + 1 :]]
+        here = {}
+        for cell in study.cells:
+            if [*cell.levels[:k], *cell.levels[k + 1 :]] == others:
+                here[cell.levels[k]] = cell
+        levels = [level for level in axis.levels if level in here]
+        if len(levels) < 3:
+            continue
+        arms = _arms_of_cells({axis.in_words(level): here[level] for level in levels})
+        four = _four_heads(axis, levels)
+        if four:
+            title = "LayerNorm, ReLU, and their interaction, all else as in the centre"
+            names = [axis.in_words(level) for level in four]
+            effects = factorial_effects(HEAD_FACTORS, names)
+            questions.append(_Question(Kind.EFFECTS, axis.name, title, arms, effects))
+        title = f"{axis.name.capitalize()}: every pair of levels, all else as in the centre"
+        questions.append(_Question(Kind.AXIS, axis.name, title, arms))
     return questions
 
 

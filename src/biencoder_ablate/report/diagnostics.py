@@ -175,6 +175,8 @@ def selection(analysis: Analysis) -> Selection | None:
 
     # The effects are linear in the arms' means, so each rule's follow from its means.
     family = analysis.family(Kind.EFFECTS)
+    if family and not set(family.arms.names) <= set(arms.names):  # of a star they are another question
+        family = None
     effects: dict[str, dict[str, float]] = {rule: {} for rule in means}
     for result in family.primary if family else ():
         contrast = result.contrast

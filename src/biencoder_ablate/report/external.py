@@ -7,7 +7,7 @@ import hashlib
 import math
 import re
 from collections import defaultdict
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from biencoder_ablate.data.tabular import list_columns, read_table
-from biencoder_ablate.report.read import FINISHED, Collection, Metric, Outcomes, Protocol, Run
+from biencoder_ablate.report.read import FINISHED, NOTHING, WITHOUT, Collection, Metric, Outcomes, Protocol, Run
 from biencoder_ablate.utils.console import excerpt, printable
 from biencoder_ablate.utils.files import open_regular, read_given
 
-COLUMNS = ("system", "seed", "query", "value", "group", "baseline")
+COLUMNS = ("system", "seed", "query", "value", "group", "baseline", "measure")
 RUN_FILE = re.compile(r"(?P<system>.+?)(?:[._-]seed(?P<seed>\d+))?(?:\.(?:run|trec|txt))?")
 YES = ("1", "1.0", "true", "t", "yes", "y")  # 1.0 is pandas' 1 in a column with empty cells
 NO = ("", "0", "0.0", "false", "f", "no", "n")
@@ -29,22 +29,19 @@ RunKey = tuple[str, str]
 """A system, and the seed as a whole number without leading zeros; no seed is the empty text."""
 
 
-def read_csv(paths: Sequence[Path], measure: str = "value") -> Collection:
+def read_csv(paths: Sequence[Path], measure: str | None = None) -> Collection:
     """Runs from tables, which are read as one.
 
-    The columns are system, seed, query and value, and optionally group and baseline. `value` is what a query scores, a
-    hit (0 or 1) or any number, more being better, and `measure` its name in sentences. Queries of one `group` are not
+    The columns are system, seed, query and value, and optionally group, baseline and measure. `value` is what a query
+    scores, a hit (0 or 1) or any number, more being better, and `measure` its name in sentences; without it the column
+    `measure`, if all rows agree, names it. Queries of one `group` are not
     independent. `baseline` is 1 or yes in the rows of the one system that the others are compared with. A system
     without seeds (the cell empty) is the same beside each seed of the others. Any other column is a factor of the
     design, constant within a system; with factors, `system` may be left out.
 
     Raises ValueError naming the line where a cell is not valid, and for a system with rows with and without seeds.
     """
-    values: dict[RunKey, dict[str, float]] = defaultdict(dict)  # run → query → value
-    sources: dict[RunKey, str] = {}  # run → where it begins
-    groups: dict[str, str] = {}
-    factors: dict[str, dict[str, str]] = {}
-    baselines: set[str] = set()
+    tables = []
     notes: list[str] = []
     for path in paths:
         table = read_table(str(path), ".csv", read_given(path))
@@ -55,11 +52,39 @@ def read_csv(paths: Sequence[Path], measure: str = "value") -> Collection:
             raise ValueError(
                 f"{path}: no column {', '.join(lacking) or 'system'}; its first line must name the columns; found "
                 f"{list_columns([*table.columns.values()])}; must have system (or factors), seed, query, value, may "
-                "have group, baseline and factors"
+                "have group, baseline, measure and factors"
             )
-        for line, row in table.rows:
-            here = f"{printable(str(path))}, line {line}"
-            levels = {table.columns[name]: row[name].strip() for name in named}
+        tables.append((table.columns, _with_lines(path, table.rows)))
+    place = Path(" + ".join(path.name for path in paths))
+    collection = read_rows(place, tables, measure)
+    return replace(collection, notes=(*collection.notes, *notes))
+
+
+def _with_lines(path: Path, rows: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows, each with its file and line."""
+    for line, row in rows:
+        yield f"{printable(str(path))}, line {line}", row
+
+
+def read_rows(
+    place: Path,
+    tables: Iterable[tuple[Mapping[str, str], Iterable[tuple[str, Mapping[str, str]]]]],
+    measure: str | None = None,
+) -> Collection:
+    """Runs from tables, each its columns (name → as it was written) and its rows, each with where it stands.
+
+    The columns are those of read_csv, which says what they mean and what is raised.
+    """
+    values: dict[RunKey, dict[str, float]] = defaultdict(dict)  # run → query → value
+    sources: dict[RunKey, str] = {}  # run → where it begins
+    groups: dict[str, str] = {}
+    factors: dict[str, dict[str, str]] = {}
+    baselines: set[str] = set()
+    measures: set[str] = set()
+    for columns, rows in tables:
+        named = [name for name in columns if name not in COLUMNS]
+        for here, row in rows:
+            levels = {columns[name]: row[name].strip() for name in named}
             described = " ".join(f"{name}={level}" for name, level in levels.items())
             system = (row.get("system") or "").strip() or described
 
@@ -73,6 +98,8 @@ def read_csv(paths: Sequence[Path], measure: str = "value") -> Collection:
             values[system, seed][query] = _parse_value(here, row["value"].strip())
             sources.setdefault((system, seed), here)
             _set_group(groups, here, query, (row.get("group") or query).strip())
+
+            measures.add((row.get("measure") or "").strip())
 
             # Factors and the mark of the baseline belong to a system.
             usual = factors.setdefault(system, levels)
@@ -89,10 +116,9 @@ def read_csv(paths: Sequence[Path], measure: str = "value") -> Collection:
             elif is_baseline not in NO:
                 raise ValueError(f"{here}: baseline={excerpt(row['baseline'])}; must be 1, true, yes or empty")
     if len(baselines) > 1:
-        raise ValueError(f"{paths[0]}: baseline is yes for {list_columns(sorted(baselines))}; one system can be it")
+        raise ValueError(f"{place}: baseline is yes for {list_columns(sorted(baselines))}; one system can be it")
 
     # A row that is not there is no score, unlike a query that a run file lacks.
-    place = Path(" + ".join(path.name for path in paths))
     for (system, seed), scores in values.items():
         lacking = [query for query in groups if query not in scores]
         if lacking:
@@ -101,16 +127,15 @@ def read_csv(paths: Sequence[Path], measure: str = "value") -> Collection:
                 f"{place}: {run} has no value of {len(lacking)} queries, {excerpt(lacking[0])} "
                 "the first; systems are compared on the same queries"
             )
-    collection = _collection(
+    return _collection(
         place,
         values,
         sources,
         groups,
-        measure,
+        measure or (measures.pop() if len(measures) == 1 else "") or "value",
         factors,
         baselines,
     )
-    return replace(collection, notes=(*collection.notes, *notes))
 
 
 def _parse_seed(where: str, text: str) -> str:
@@ -298,7 +323,10 @@ def _collection(
     baselines: Container[str] = (),
 ) -> Collection:
     """A Run for each system and seed; a system without seeds once for every seed that there is."""
+    # Where a table beside others has no factors, or others, the systems are what is compared.
     factors = factors or {}
+    if len({frozenset(levels) for levels in factors.values()}) > 1:
+        factors = {}
     queries = tuple(groups)
     fingerprint = hashlib.sha256("\n".join(queries).encode()).hexdigest()
     seeds = sorted({int(seed) for _, seed in values if seed}) or [0]
@@ -341,7 +369,7 @@ def _collection(
                 identity={**identity, "seed": number},
                 config={"data": {"name": place.name}},
                 measured=measured,
-                baseline=system in baselines,
+                baseline=system in baselines or identity.get(WITHOUT) == NOTHING,
             )
             runs.append(run)
     return Collection(tuple(runs), (), tuple(notes))

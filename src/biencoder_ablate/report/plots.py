@@ -220,7 +220,7 @@ def _differences(analysis: Analysis, arms: Arms) -> list[Plot]:
     each setting.
     """
     # Whole families beside the answers, at least one, as many as have room.
-    families = analysis.of(Kind.EFFECTS, Kind.PARTS, Kind.PAIRS)
+    families = analysis.of(Kind.PARTS, Kind.EFFECTS, Kind.PAIRS)
     further = analysis.of(Kind.EFFECTS_BEFORE, Kind.VARIANTS, Kind.INTERACTION, Kind.AXIS)
     rows_so_far = np.cumsum([len(family.primary) for family in families])
     num_beside = max(1, int(np.sum(rows_so_far <= MOST_BESIDE)))
@@ -240,14 +240,17 @@ def _differences(analysis: Analysis, arms: Arms) -> list[Plot]:
                 groups.append([])
                 num_rows = len(family.primary)
             groups[-1].append(family)
-        pages = [partial(forest_page, group, analysis.primary, measure=analysis.measure) for group in groups]
+        measure, queries = analysis.measure, analysis.words.plural
+        pages = []
+        for group in groups:
+            pages.append(partial(forest_page, group, analysis.primary, measure=measure, queries=queries))
 
         caption = "As in the first figure."
         if not plots:
             caption = (
                 f"Differences in {analysis.figure()}, right of 0 where the first named is better. Thick: 95% interval "
-                "over seeds and debates; thin: the one that holds for its whole family at once. Filled: told apart "
-                f"from 0, Holm p < {ALPHA:g}."
+                f"over seeds and {analysis.words.groups}; thin: the one that holds for its whole family at once. "
+                f"Filled: told apart from 0, Holm p < {ALPHA:g}."
             )
         plots += save_plots(pages, name, title, caption, width)
     return plots
@@ -258,6 +261,7 @@ def forest_page(
     primary: Protocol,
     width: float = style.WIDTH,
     measure: str = "test top-1",
+    queries: str = "queries",
 ) -> Figure:
     """One panel a family, one row a comparison; on a narrow page its name above it."""
     narrow = width == style.NARROW
@@ -276,7 +280,7 @@ def forest_page(
     for panel, family in zip(axes[:, 0], families, strict=True):
         _forest_panel(panel, family, narrow)
     lowest = axes[-1, 0]
-    lowest.set_xlabel(f"difference in {measure}, mean over points")
+    lowest.set_xlabel(f"difference in {measure}, mean over {queries}")
     lowest.locator_params(axis="x", nbins=5 if narrow else 8)
 
     # The mark beside is explained only where there is one.
@@ -447,7 +451,7 @@ def _dots_page(
         panel.set_ylim(num_rows - 0.5, -0.7 if above else -0.5)
         panel.tick_params(axis="y", length=0)
         panel.tick_params(labelbottom=k >= len(settings) - num_columns)  # nothing stands below
-    figure.supxlabel(f"{analysis.measure}, mean over points", fontsize=8.5)
+    figure.supxlabel(f"{analysis.measure}, mean over {analysis.words.plural}", fontsize=8.5)
 
     # In black: the marks mean the same for every arm.
     dot = dict(
@@ -541,7 +545,7 @@ def _tasks(analysis: Analysis, arms: Arms) -> list[Plot]:
         panel.grid(axis="x", visible=False)
         for edge in np.arange(len(tasks) - 1) + 0.5:
             panel.axvline(edge, color="#eeeeee", linewidth=0.6)
-        panel.set_ylabel("test top-1 (share of points)")
+        panel.set_ylabel(f"test top-1 (share of {analysis.words.plural})")
         style.legend(figure, panel)
         return figure
 

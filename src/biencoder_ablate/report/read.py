@@ -40,10 +40,11 @@ _KEPT = ("id", "debate", "stage1_rank", "rank", "clean_stage1_rank", "clean_rank
 
 # The same, as runs write a point's line where no name has a character that JSON escapes and no answers are listed.
 _TEST_LINE = re.compile(
-    r'\{"id": "([^"\\]*)", "split": "test", "theme": "[^"\\]*", "debate": "([^"\\]*)", "stance": "[^"\\]*", '
+    r'^\{"id": "([^"\\]*)", "split": "test", "theme": "[^"\\]*", "debate": "([^"\\]*)", "stance": "[^"\\]*", '
     r'"stage1_rank": (\d+|null), "rank": (\d+|null), "clean_stage1_rank": (\d+|null), "clean_rank": (\d+|null), '
     r'"stage1_ranks": \{[^{}]*\}, "ranks": \{[^{}]*\}, "tied": \w+, "num_scored": \d+, "num_dead": \d+, '
-    r'"first": "([^"\\]*)"\}'
+    r'"first": "([^"\\]*)"\}$',
+    re.MULTILINE,
 )
 
 
@@ -115,6 +116,12 @@ class Outcomes:
     measure: str = Metric.TOP1.label
     num_missing: int = 0
 
+    def mean(self, protocol: Protocol) -> float | None:
+        """The mean over the points that count; None where none does."""
+        scores = self.correct[protocol]
+        counted = scores[~np.isnan(scores)]
+        return float(counted.mean()) if counted.size else None
+
     def debates_of(self, protocol: Protocol) -> list[str]:
         """The debates of the points that count."""
         counts = ~np.isnan(self.correct[protocol])
@@ -164,11 +171,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep's runs.json: the overrides it was last started with, and the names of its runs."""
+    """A sweep's runs.json: the overrides it was last started with, the names of its runs, the margin it declared."""
 
     path: Path
     overrides: tuple[str, ...]
     names: tuple[str, ...]
+    margin: float | None = None
 
 
 @dataclass(frozen=True)
@@ -256,6 +264,7 @@ def _runs_at(
             place,
             overrides,
             tuple(path.name for path in paths),
+            described["margin"],
         )
         for path, job in zip(paths, jobs, strict=True):
             yield path, tuple(job["overrides"])
@@ -366,20 +375,15 @@ def _read_outcomes(path: Path, metric: Metric) -> Outcomes:
     data = read_regular(path)
     first_test = max(0, data.find(b'"test"'))
     start = data.rfind(b"\n", 0, first_test) + 1  # val's lines come first
-    rows = []
-    for line in data[start:].decode().split("\n"):
-        cut = _TEST_LINE.fullmatch(line)
-        if cut is not None:
-            rows.append((*cut.groups(), None))
-        elif '"test"' in line:
-            record = json.loads(line)
-            if record["split"] == "test":
-                over_all = metric.of_answers(record["answers"]) if "answers" in record else None
-                rows.append((*(record[key] for key in _KEPT), over_all))
+    text = data[start:].decode()
+    rows: list[tuple[Any, ...]] = _TEST_LINE.findall(text)
+    scores_over_all: Sequence[float | None] = [None] * len(rows)
+    if len(rows) != text.rstrip("\n").count("\n") + 1:  # some line has another form
+        rows, scores_over_all = _parse_lines(text, metric)
     if not rows:
         raise ValueError("rankings.jsonl has no test point")
 
-    ids, debates, *ranks, first, scores_over_all = zip(*rows, strict=True)
+    ids, debates, *ranks, first = zip(*rows, strict=True)
     stage1, final, clean_stage1, clean_final = ranks
     columns = {Protocol.CLEAN: clean_final, Protocol.OFFICIAL: final}
     if metric is Metric.RECALL:  # recall is of stage 1 (docs/evaluation.md)
@@ -389,7 +393,9 @@ def _read_outcomes(path: Path, metric: Metric) -> Outcomes:
     several = np.array(scores_over_all, dtype=np.float64)  # (N,)
     correct = {}
     for protocol, column in columns.items():
-        numbers = [math.nan if rank in (None, "null") else float(rank) for rank in column]
+        # Of the many points few ranks are different.
+        known = {rank: math.nan if rank in (None, "null") else float(rank) for rank in set(column)}
+        numbers = [known[rank] for rank in column]
         scores = metric.of_ranks(np.array(numbers))
         correct[protocol] = np.where(
             np.isnan(several) | np.isnan(scores),
@@ -404,6 +410,23 @@ def _read_outcomes(path: Path, metric: Metric) -> Outcomes:
         names[2],
         metric.label,
     )
+
+
+def _parse_lines(text: str, metric: Metric) -> tuple[list[tuple[Any, ...]], list[float | None]]:
+    """The test points' values of _KEPT, and the score of each over all its answers, from lines of any form."""
+    rows: list[tuple[Any, ...]] = []
+    scores_over_all: list[float | None] = []
+    for line in text.split("\n"):
+        cut = _TEST_LINE.fullmatch(line)
+        if cut is not None:
+            rows.append(cut.groups())
+            scores_over_all.append(None)
+        elif '"test"' in line:
+            record = json.loads(line)
+            if record["split"] == "test":
+                rows.append(tuple(record[key] for key in _KEPT))
+                scores_over_all.append(metric.of_answers(record["answers"]) if "answers" in record else None)
+    return rows, scores_over_all
 
 
 def _config(path: Path) -> dict[str, Any]:

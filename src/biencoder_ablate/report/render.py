@@ -24,12 +24,15 @@ from biencoder_ablate.report.analysis import Analysis, Kind
 from biencoder_ablate.report.candidate_sets import measured_tasks, ranked, tasks_title
 from biencoder_ablate.report.diagnostics import Baseline, find_leakage, selection
 from biencoder_ablate.report.examples import SideBySide
+from biencoder_ablate.report.paper import paper_table
 from biencoder_ablate.report.plot_style import Plot
 from biencoder_ablate.report.read import Collection, Protocol
 from biencoder_ablate.report.sentences import Answer
 from biencoder_ablate.report.statistics import ALPHA, FEW_SEEDS, MAX_EXACT_SEEDS, seeds_needed
+from biencoder_ablate.version import __version__
 
 MOST_MARKDOWN_ROWS = 60  # of a table of runs; the page and runs.csv have all
+CITATION = f"biencoder-ablate developers. biencoder-ablate, version {__version__}. Software (CITATION.cff)."
 Block = tuple[str, Any]
 
 
@@ -51,6 +54,7 @@ class StudyReport:
 
     analysis: Analysis
     headline: str
+    others: Sequence[Baseline]
     answers: Sequence[Answer]
     opening: Sequence[Plot]
     table: tables.Table
@@ -139,6 +143,7 @@ def study_report(
     return StudyReport(
         analysis=analysis,
         headline=headline,
+        others=others,
         answers=sentences.answers(analysis),
         opening=[plot for _, plot in _plot_blocks(plots, "forest")],
         table=tables.arms_table(analysis, others) if several else groups,
@@ -171,7 +176,7 @@ def _comparisons(analysis: Analysis, plots: Sequence[Plot]) -> list[Block]:
         place.append(("table", tables.family_table(family, analysis.primary, f"family{k}")))
         place.append(("note", sentences.about(analysis.study, family)))
         if k == 0 and place is blocks:
-            place.append(("table", tables.power_table(family)))
+            place.append(("table", tables.power_table(family, analysis.words)))
     if analysis.notes:
         blocks += [("heading", "Not asked"), ("list", analysis.notes)]
     if by_setting:
@@ -188,7 +193,7 @@ def _debates(
     best = analysis.verdict.best if analysis.verdict else None
     first = next((pair for pair in pairs if best in (pair.a, pair.b)), None)
     ordered = sorted(pairs, key=lambda pair: pair is not first)
-    return [(pair, tables.debates_table(pair, f"{prefix}debates{k}")) for k, pair in enumerate(ordered)]
+    return [(pair, tables.debates_table(pair, f"{prefix}debates{k}", analysis.words)) for k, pair in enumerate(ordered)]
 
 
 def declared(analysis: Analysis) -> list[str]:
@@ -257,6 +262,7 @@ def page(studies: Sequence[StudyReport], last: Section, command: str, version: s
         last=last,
         command=command,
         version=version,
+        citation=CITATION,
         script=Markup(script),
         css=Markup(templates.joinpath("page.css").read_text("utf-8")),
         digest=hashlib.sha256(script.encode()).digest(),
@@ -265,11 +271,11 @@ def page(studies: Sequence[StudyReport], last: Section, command: str, version: s
 
 def markdown(studies: Sequence[StudyReport], last: Section, command: str) -> str:
     """report.md: what the page says, for a repository or a terminal; plots are linked, texts are on the page."""
-    return render_template("report.md.j2", studies=studies, last=last, command=Markup(command))
+    return render_template("report.md.j2", studies=studies, last=last, command=Markup(command), citation=CITATION)
 
 
-def latex(analysis: Analysis, headline: str) -> str:
-    """table.tex: the configurations' table for a paper, with booktabs: mean ± standard deviation, and one interval.
+def latex(analysis: Analysis, headline: str, others: Sequence[Baseline]) -> str:
+    """table.tex: the table for a paper, with booktabs, caption and label, as paper.py builds it.
 
     Narrower than the page's table: with one or two axes it fits the text of an article, or nearly.
     """
@@ -279,8 +285,7 @@ def latex(analysis: Analysis, headline: str) -> str:
         "table.tex.j2",
         comment=Markup(comment),
         analysis=analysis,
-        metric=tables.METRIC,
-        nothing=tables.NOTHING,
+        table=paper_table(analysis, others),
     )
 
 

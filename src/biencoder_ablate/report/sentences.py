@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from biencoder_ablate.report import diagnostics
-from biencoder_ablate.report.analysis import Analysis, Family, Kind
+from biencoder_ablate.report.analysis import CHANGES, Analysis, Family, Kind
 from biencoder_ablate.report.comparisons import (
     MOST_NAMED,
     ContrastResult,
@@ -22,7 +22,9 @@ from biencoder_ablate.report.read import FINISHED, WITHOUT, Metric, Run
 from biencoder_ablate.report.statistics import ALPHA
 from biencoder_ablate.report.study import Arms, Study
 from biencoder_ablate.report.tables import MINUS, effect_text, p_text
+from biencoder_ablate.report.words import words_of
 
+SAME = 1e-9  # means that differ by less are equal
 MOST_LISTED = 6  # settings in a sentence, levels among the answers
 MOST_CHARACTERS = 200  # of settings by name; beyond that a sentence only counts them
 VERDICTS = {
@@ -52,12 +54,12 @@ class Answer:
 
 def answers(analysis: Analysis) -> list[Answer]:
     """A line for each part of the head; where no parts were varied, for each level of what was, against the best."""
-    effects = analysis.family(Kind.EFFECTS)
-    if effects is not None:
-        return _effect_answers(analysis, effects)
     parts = analysis.family(Kind.PARTS)
     if parts is not None:
         return [_baseline_answer(analysis, parts, result) for result in parts.primary]
+    effects = analysis.family(Kind.EFFECTS)
+    if effects is not None:
+        return _effect_answers(analysis, effects)
     pairs = analysis.family(Kind.PAIRS)
     if pairs is None or pairs.verdict is None:
         return []
@@ -175,7 +177,7 @@ def _baseline_answer(
         }
         status = opposite.get(status, status)
     else:
-        baseline = quoted(family.baseline)
+        baseline = "the centre" if family.subject == CHANGES else quoted(family.baseline)
         reference = f"than {baseline}"
         words = words | {
             "earns": f"above {baseline}",
@@ -184,11 +186,12 @@ def _baseline_answer(
         }
     size = _size(analysis, result.estimate)
     certainty = _certainty(analysis, result)
+    seen = f"{size} {direction} {reference}" if result.estimate else "no difference seen"
     return Answer(
         part=part,
         status=status,
         words=words[status],
-        detail=f"{size} {direction} {reference}{certainty}",
+        detail=f"{seen}{certainty}",
     )
 
 
@@ -199,16 +202,15 @@ def _status(family: Family, result: ContrastResult) -> str:
 
 
 def _size(analysis: Analysis, difference: float) -> str:
-    """How large a difference is, without its sign: "3.4 points in 100 (about 19 of 550)"; of another metric "0.034
-    MRR"."""
+    """How large a difference is, without its sign: "0.034 (about 19 of 550 queries)"; of another metric "0.034 MRR"."""
     if not math.isfinite(difference):
-        return "an unknown number of points (no seed in common)"
+        return "an unknown amount (no seed in common)"
     size = abs(difference)
     if analysis.measure != Metric.TOP1.label:
         unit = "" if analysis.measure == "value" else f" {analysis.measure}"
         return f"{size:.3f}{unit}"
 
-    # Top-1 is a share of points, so that a difference is a number of them.
+    # Top-1 is a share of queries, so that a difference is a number of them.
     total = analysis.num_points[analysis.primary]
     num_points = round(size * total)
     about = "none"
@@ -216,7 +218,7 @@ def _size(analysis: Analysis, difference: float) -> str:
         about = f"about {num_points}"
     elif size:
         about = "less than one"
-    return f"{100 * size:.1f} points in 100 ({about} of {total})"
+    return f"{size:.3f} ({about} of {analysis.words.queries(total)})"
 
 
 def _certainty(
@@ -226,29 +228,43 @@ def _certainty(
 ) -> str:
     """How sure `sign` times a difference is, as a sentence goes on: the family's interval and Holm's p.
 
-    The interval holds for all comparisons of the family at once, as the verdict does. It is in points in 100 if it is
-    of top-1.
+    The interval holds for all comparisons of the family at once, as the verdict does. Of a difference that is not told
+    apart from 0 the interval's end farther from 0 comes first: it says what is ruled out.
     """
     if not math.isfinite(result.family_low):
-        return ", with no interval yet"
-    is_top1 = analysis.measure == Metric.TOP1.label
+        return f"; no interval: {_why_no_interval(result)}"
     ends = []
     for end in sorted((sign * result.family_low, sign * result.family_high)):
-        text = f"{100 * end:+.1f}" if is_top1 else f"{end:+.3f}"
-        ends.append(text.replace("-", MINUS) if end else text[1:])  # 0 itself has no sign
+        text = f"{end:+.3f}".replace("-", MINUS)
+        ends.append(text if end else text[1:])  # 0 itself has no sign
+
+    # Rounded up, as the bound must hold.
+    farthest = max(-result.family_low, result.family_high)
+    bound = math.ceil(1000 * farthest - 1e-9) / 1000
+    ruled_out = ""
+    if bound and not result.is_significant():
+        ruled_out = f"; any difference is smaller than {bound:.3f}"
 
     # Of a single comparison the two intervals are one.
     at_once = " for all at once" if result.num_tests > 1 else ""
-    return f", 95% interval{at_once} {ends[0]} to {ends[1]}; Holm p {p_text(result.p_family)}"
+    return f"{ruled_out}; 95% interval{at_once} {ends[0]} to {ends[1]}; Holm p {p_text(result.p_family)}"
+
+
+def _why_no_interval(result: ContrastResult) -> str:
+    """What an interval would need: seeds in common, or more than one of seeds and groups."""
+    if not result.seeds:
+        return "no seed in common"
+    return "one seed" if len(result.seeds) == 1 else "all in one group"
 
 
 def headline(analysis: Analysis, others: Sequence[Baseline]) -> str:
     """The verdict in a sentence or two.
 
-    No arm wins by what its stage 1 has found, and none is named without the baselines (`others`) that are higher.
+    No arm wins by what its stage 1 has found, and none is named without the baselines (`others`) and the configurations
+    that are higher.
     """
     pairs = analysis.family(Kind.PAIRS)
-    if pairs is None or pairs.verdict is None:
+    if analysis.family(Kind.PARTS) or pairs is None or pairs.verdict is None:
         return analysis.headline
     sentence = pairs.verdict.sentence
     best = pairs.verdict.best
@@ -263,7 +279,8 @@ def headline(analysis: Analysis, others: Sequence[Baseline]) -> str:
         sentence = f"{quoted(best)} has the highest mean ({means[best]:.3f}) and no claim to it: {why_idle[best]}. "
         active = [name for name in arms.names if not why_idle[name]]
         if not active:
-            return f"No head brings anything over its own stage 1. {sentence}"
+            sentence = f"No head brings anything over its own stage 1. {sentence}".rstrip()
+            return f"{sentence}{_higher_rows(analysis, best, means[best], sentence)}"
         best = max(active, key=means.__getitem__)
         if len(active) > 1:
             # With the p-values of the whole family: leaving arms out must not make the others more significant.
@@ -279,7 +296,38 @@ def headline(analysis: Analysis, others: Sequence[Baseline]) -> str:
         *named, last = [f"{other.label} ({other.figures[analysis.key()]:.3f})" for other in higher]
         listed = f"{', '.join(named)} and {last}, which need" if named else f"{last}, which needs"
         sentence += f" That is below {listed} no training."
+    sentence += _higher_rows(analysis, best, means[best], sentence)
     return " ".join([sentence, *analysis.missing_queries])
+
+
+def _higher_rows(analysis: Analysis, best: str, mean: float, said: str) -> str:
+    """A sentence on the configurations with a higher mean than the arm that is named as the best; or nothing.
+
+    The verdict may average over settings, leave some out, or go by the seeds that all arms share: rows of the table may
+    lie above it. Those that are named in what was `said` are not named again.
+    """
+    arms, primary = analysis.main, analysis.primary
+    averaged = len(arms.settings) > 1
+    own = arms.cells[best]
+    arm_of = {id(cells[0]): name for name, cells in arms.cells.items() if not averaged}
+    figures = {cell.name: analysis.summaries[cell.name][primary].mean for cell in analysis.study.cells}
+    least = mean if averaged else min(mean, figures[own[0].name])
+
+    higher = []
+    for cell in analysis.study.cells:
+        name = arm_of.get(id(cell), cell.name)
+        is_best = not averaged and cell is own[0]
+        if figures[cell.name] > least + SAME and not is_best and quoted(name) not in said:
+            higher.append(cell.name)
+    if not higher:
+        return ""
+    higher.sort(key=lambda name: -figures[name])
+    named = [f"{quoted(name)} ({figures[name]:.3f})" for name in higher[:MOST_NAMED]]
+    if len(higher) > MOST_NAMED:
+        named.append(f"and {len(higher) - MOST_NAMED} more")
+    if averaged:
+        return f" That is an average; single configurations above it are {', '.join(named)}."
+    return f" The table has higher means: {', '.join(named)}."
 
 
 def selected(selection: Selection) -> str:
@@ -300,7 +348,7 @@ def selected(selection: Selection) -> str:
         named = f"{len(swapped)} of the {len(pairs)} pairs"
     return (
         f"By another rule of picking the epoch {named} change places; under no rule are they more than "
-        f"{100 * max(swapped.values()):.1f} points in 100 apart."
+        f"{max(swapped.values()):.3f} apart."
     )
 
 
@@ -335,6 +383,8 @@ def findings(analysis: Analysis) -> list[str]:
             sentences.append(_interaction(analysis, family))
         elif family.kind in (Kind.AXIS, Kind.VARIANTS) and family.verdict is not None:
             subject = "with the ReLU before linear2 as well" if family.kind is Kind.VARIANTS else family.subject
+            if analysis.star is not None:
+                subject += ", all else as in the centre"
             if family.verdict.status == "too_few_seeds":
                 undecided.append(f"{subject} (highest so far: {family.verdict.best})")
             else:
@@ -403,10 +453,11 @@ def about(study: Study, family: Family) -> list[str]:
         if result.p_debates is not None:
             by_debates[name] = result.p_debates
     if by_debates:
+        groups = words_of(study.runs).groups
         significant = [f"{name} (Holm p {p_text(p)})" for name, p in by_debates.items() if p < ALPHA]
         sentences.append(
-            f"One seed: of these very models, over further debates, {_listed(significant) or 'nothing'} can be told "
-            "from 0 (paired sign-flip test, by debates). Whether another seed of the setting would do so, it cannot "
+            f"One seed: of these very models, over further {groups}, {_listed(significant) or 'nothing'} can be told "
+            f"from 0 (paired sign-flip test, by {groups}). Whether another seed of the setting would do so, it cannot "
             "show."
         )
     for note, names in notes.items():

@@ -43,7 +43,9 @@ _PATTERNS_AT_ONCE = 2**14
 class Interval:
     """An estimate, its interval and the p of the same t; `note` says what a lone seed or debate leaves unsaid.
 
-    `variance` is the estimate's; `by_seeds` is the part of it that more seeds would make smaller.
+    `variance` is the estimate's; `by_seeds` is the part of it that more seeds would make smaller. `debates_freedom` are
+    the degrees of freedom of the debates, 0 for one alone. `noise` is the part of `by_seeds` that more debates would
+    make smaller as well.
     """
 
     note: str
@@ -54,6 +56,8 @@ class Interval:
     p: float
     variance: float
     by_seeds: float
+    debates_freedom: float = 0.0
+    noise: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +65,7 @@ class Moments:
     """Of m tables (m, S, D): `estimate`, `variance`, its part `by_seeds`, and Satterthwaite's `freedom`, each (m,).
 
     `seeds_freedom` and `debates_freedom` are the degrees of freedom of the two factors, 0 for one that is alone.
+    `noise` (m,) is what neither explains, divided by seeds and debates: a part of `by_seeds`.
     """
 
     estimate: FloatArray
@@ -69,6 +74,7 @@ class Moments:
     freedom: FloatArray
     seeds_freedom: float
     debates_freedom: float
+    noise: FloatArray
 
     def half_widths(self, alpha: FloatArray | float) -> FloatArray:
         """How far two-sided intervals reach to either side (m,): Student's t times √variance.
@@ -149,6 +155,8 @@ def intervals(moments: Moments) -> list[Interval]:
         moments.p,
         moments.variance,
         moments.by_seeds,
+        np.full_like(half, moments.debates_freedom),
+        moments.noise,
     ]
     return [Interval("; ".join(notes), *row) for row in np.transpose(columns).tolist()]
 
@@ -171,7 +179,7 @@ def crossed_moments(sums: FloatArray, sizes: FloatArray) -> Moments:
     zero = np.zeros_like(estimate)
     if num_seeds == num_debates == 1:
         nan = zero + math.nan
-        return Moments(estimate, nan, zero, nan, 0.0, 0.0)
+        return Moments(estimate, nan, zero, nan, 0.0, 0.0, zero)
 
     share = sizes / num_points
     squares = (share**2).sum()
@@ -214,7 +222,7 @@ def crossed_moments(sums: FloatArray, sizes: FloatArray) -> Moments:
         where=denominator > 0,
     )
     freedom = np.maximum(satterthwaite, smaller)
-    return Moments(estimate, variance, seeds, freedom, seeds_freedom, debates_freedom)
+    return Moments(estimate, variance, seeds, freedom, seeds_freedom, debates_freedom, np.minimum(noise, seeds))
 
 
 def t_quantile(degrees_of_freedom: float, confidence: float) -> float:

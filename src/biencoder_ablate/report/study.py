@@ -7,6 +7,7 @@ settings without effect do not tell runs apart there. Any setting in which runs 
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,10 +25,9 @@ from biencoder_ablate.utils.files import flatten
 
 # Keys that are no axis of their own. The first three tell corpora, versions and seeds apart, the next ones make the
 # axis `negatives` together, and the weights that a fine-tuned run starts from differ from seed to seed.
+_TELLING = {"results_version", "data", "seed"}
 _NOT_AXES = {
-    "results_version",
-    "data",
-    "seed",
+    *_TELLING,
     "neg_ratio",
     "negatives.schedule",
     "negatives.start",
@@ -42,6 +42,8 @@ _NAMES = {
     "folds.num": "data.folds",
 }
 _PLACES = {"fusion": 0, "fusion.name": 1, "model.fingerprint": 2}  # of settings that are read before the others
+BEFORE = " before linear2"  # how the label of a head ends whose activation is there
+NUMBER = re.compile(r"-?\d+(\.\d+)?(e[-+]?\d+)?", re.ASCII)
 _UNPREFIXED_AXES = ("head", "negatives", "encoder", "system")  # whose levels speak for themselves
 
 Settings = Mapping[str, Any]
@@ -52,28 +54,37 @@ class Level:
     """A value on an axis: `label` shows it, and `sort_key` orders it.
 
     `key` is what it is a variant of: "relu" for the head labelled "relu before linear2"; the label itself otherwise.
+    `moved` are the settings that were given together with it, in words: "5 a pair" beside "neg 1".
     """
 
     key: str
     label: str
     sort_key: tuple[Any, ...] = field(compare=False)
+    moved: str = field(default="", compare=False)
+
+    @property
+    def text(self) -> str:
+        """The label with all that was set together with it."""
+        return f"{self.label}, {self.moved}" if self.moved else self.label
 
 
 @dataclass(frozen=True)
 class Axis:
     """A setting that differs: its levels in reading order, and `with_it` what else changes exactly where it does.
 
-    Where there is a `baseline`, the other levels are compared with it rather than with each other.
+    Where there is a `baseline`, the other levels are compared with it rather than with each other. `moved` are those of
+    the settings that change with it which somebody typed, with the label that each level has of them.
     """
 
     name: str
     levels: tuple[Level, ...]
     with_it: tuple[str, ...] = ()
     baseline: Level | None = None
+    moved: Mapping[str, Mapping[Level, str]] = field(default_factory=dict)
 
     def in_words(self, level: Level) -> str:
         """A level as it reads outside its column."""
-        return level.label if self.name in _UNPREFIXED_AXES else f"{self.name}={level.label}"
+        return _setting_in_words(self.name, level.text)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +122,8 @@ class Cell:
 class Study:
     """Runs on one corpus, which may be compared. `axes` are the settings that differ, the main one first.
 
-    `constants` are the settings that all runs share, by key.
+    `constants` are the settings that all runs share, by key. Where a `centre` was declared, each other configuration is
+    a change of it.
     """
 
     name: str
@@ -119,6 +131,7 @@ class Study:
     axes: tuple[Axis, ...]
     cells: tuple[Cell, ...]
     constants: tuple[tuple[str, str], ...]
+    centre: Cell | None = None
 
     @property
     def runs(self) -> list[Run]:
@@ -188,6 +201,7 @@ def _make_study(runs: Sequence[Run], one_of_several: bool) -> Study:
     # A setting is the same in all runs, changes with an axis found before, or is an axis of its own.
     varying: dict[str, list[Level]] = {}  # axis → the level of each run
     with_it: dict[str, list[str]] = defaultdict(list)
+    moved: dict[str, dict[str, Sequence[Level]]] = defaultdict(dict)  # axis → settings typed with it
     constants = []
     for name, levels in _settings(runs).items():
         if len(set(levels)) == 1:
@@ -198,16 +212,26 @@ def _make_study(runs: Sequence[Run], one_of_several: bool) -> Study:
             varying[name] = levels
         else:
             with_it[axis].append(f"{name} ({_changes_with(axis, varying[axis], levels)})")
+            if axis != WITHOUT and _is_typed(name, runs):  # what a part taken out changes goes without saying
+                moved[axis][name] = levels
 
+    # A level that was typed together with other settings says so in its name.
+    for axis, others in moved.items():
+        varying[axis] = _with_moved(varying[axis], others)
     axes = []
     for name, levels in varying.items():
         in_order = sorted(set(levels), key=lambda level: level.sort_key)
+        labels = {}
+        for key, others_levels in moved[name].items():
+            by_level = zip(levels, others_levels, strict=True)
+            labels[key] = {level: other.label for level, other in by_level}
         axes.append(
             Axis(
                 name,
                 tuple(in_order),
                 tuple(with_it[name]),
                 _baseline(runs, levels),
+                labels,
             )
         )
 
@@ -236,7 +260,44 @@ def _make_study(runs: Sequence[Run], one_of_several: bool) -> Study:
         tuple(axes),
         tuple(cells),
         tuple(constants),
+        _marked_centre(axes, cells),
     )
+
+
+def _is_typed(name: str, runs: Sequence[Run]) -> bool:
+    """Whether a setting was given by somebody, rather than following from another; of other programs, always."""
+    keys = {
+        "encoder": {"model", "model.name_or_path"},
+        "finetuned": {"model.finetuned"},
+    }.get(name, {name})
+    for run in runs:
+        typed = {override.partition("=")[0].lstrip("+~") for override in run.overrides}
+        if keys & typed or not run.result:
+            return True
+    return False
+
+
+def _with_moved(levels: Sequence[Level], others: Mapping[str, Sequence[Level]]) -> list[Level]:
+    """The level of each run, with the levels that it has of other settings in its name."""
+    named = []
+    for k, level in enumerate(levels):
+        words = [_setting_in_words(name, of_runs[k].label) for name, of_runs in others.items()]
+        named.append(replace(level, moved=", ".join(words)))
+    return named
+
+
+def _setting_in_words(name: str, value: str) -> str:
+    if name == "negatives.per_pair":
+        return f"{value} a pair"
+    return value if name in _UNPREFIXED_AXES else f"{name}={value}"
+
+
+def _marked_centre(axes: Sequence[Axis], cells: Sequence[Cell]) -> Cell | None:
+    """The one configuration that is marked as the baseline, where it is not the baseline of an axis."""
+    marked = [cell for cell in cells if any(run.baseline for run in cell.runs.values())]
+    if len(marked) != 1 or len(axes) < 2 or any(axis.baseline for axis in axes):
+        return None
+    return marked[0]
 
 
 def _axis_that_decides(
@@ -303,16 +364,19 @@ def _settings(runs: Sequence[Run]) -> dict[str, list[Level]]:
     settings: dict[str, list[Level]] = {}
     parts = [run.without or "" for run in runs]
     if all(parts):
-        settings[WITHOUT] = [Level(part, part, (part != NOTHING, part)) for part in parts]
-    if all("head" in run.identity for run in runs):  # another program's runs have neither head nor negatives
+        settings[WITHOUT] = [_part_level(part) for part in parts]
+    own = all(isinstance(run.identity.get("head"), Mapping) for run in runs)
+    if own:  # another program's runs have neither head nor negatives, or a level of them as points.csv names it
         settings["head"] = _head_levels([run.identity["head"] for run in runs])
         settings["negatives"] = _negatives_levels([run.identity for run in runs])
+    else:
+        settings |= _named_levels(runs)
 
     values_by_run = [flatten(run.identity) for run in runs]
     keys = dict.fromkeys(key for values in values_by_run for key in values)  # a set that keeps the order
     # The head's keys are in its levels already; all others keep their order, but for the first ones.
     for key in sorted(keys, key=lambda key: _PLACES.get(key, len(_PLACES))):
-        if key in _NOT_AXES or key.startswith("head."):
+        if key in settings or key in (_NOT_AXES if own else _TELLING) or (own and key.startswith("head.")):
             continue
         if key == "model.fingerprint":
             levels = _encoder_levels(runs)
@@ -322,11 +386,48 @@ def _settings(runs: Sequence[Run]) -> dict[str, list[Level]]:
     return settings
 
 
+def _named_levels(runs: Sequence[Run]) -> dict[str, list[Level]]:
+    """The levels of the axes `without`, `head` and `negatives` from their labels, in the order that they have here."""
+    settings: dict[str, list[Level]] = {}
+    makers = {WITHOUT: _part_level, "head": _level_of_head_label, "negatives": _level_of_negatives_label}
+    for name, make in makers.items():
+        labels = [run.identity.get(name) for run in runs]
+        if all(isinstance(label, str) for label in labels):
+            settings[name] = [make(str(label)) for label in labels]
+    return settings
+
+
+def _part_level(part: str) -> Level:
+    return Level(part, part, (part != NOTHING, part))
+
+
+def _level_of_head_label(label: str) -> Level:
+    key = label.removesuffix(BEFORE)
+    place = HEADS.index(key) if key in HEADS else len(HEADS)
+    return Level(key, label, (key not in HEADS, key != label, place, label))
+
+
+def _level_of_negatives_label(label: str) -> Level:
+    """ "neg 0.01" by its ratio, "curr 0.2+0.01" by its start and ratio; anything else by the alphabet."""
+    schedule, _, numbers = label.rpartition(" ")
+    start, _, ratio = numbers.rpartition("+")
+    try:
+        place = float(start or 0), float(ratio)
+    except ValueError:
+        place = 0.0, 0.0
+    return Level(label, label, (schedule != "neg", schedule, *place, label))
+
+
 def _value_level(value: Any) -> Level:
-    """A plain value's level: numbers by size, then words by the alphabet, then null."""
+    """A plain value's level: numbers by size, then words by the alphabet, then null.
+
+    A number in the table of another program is a text, and has its place by size as well.
+    """
     label = show(value)
     kind, size = 1, 0.0
-    if value is None:
+    if isinstance(value, str) and NUMBER.fullmatch(value):
+        kind, size = 0, float(value)
+    elif value in (None, "null"):
         kind = 2
     elif isinstance(value, int | float) and not isinstance(value, bool):
         kind, size = 0, value
@@ -341,13 +442,13 @@ def _head_levels(heads: Sequence[Settings]) -> list[Level]:
     positions = set()
     by_name: dict[str, list[Settings]] = defaultdict(list)
     for head in heads:
-        by_name[_head_label(head)].append(head)
+        by_name[head_label(head)].append(head)
         if _has_activation(head):
             positions.add(head.get("activation_position"))
 
     levels = []
     for head in heads:
-        name = _head_label(head)
+        name = head_label(head)
 
         # Heads of one name are told apart by those of their settings that differ.
         details = ["hidden"]
@@ -361,7 +462,7 @@ def _head_levels(heads: Sequence[Settings]) -> list[Level]:
 
         is_before = head.get("activation_position") == "before_linear2"
         before = is_before and _has_activation(head) and len(positions) > 1
-        label = f"{key} before linear2" if before else key
+        label = f"{key}{BEFORE}" if before else key
         is_other = name not in HEADS
         place = len(HEADS) if is_other else HEADS.index(name)
         levels.append(
@@ -374,7 +475,7 @@ def _head_levels(heads: Sequence[Settings]) -> list[Level]:
     return levels
 
 
-def _head_label(head: Settings) -> str:
+def head_label(head: Settings) -> str:
     """A head's name from its settings in the manifest: none, layernorm_relu, rmsnorm_gelu, mlp, mine width=8."""
     config = HeadConfig(
         head.get("name", "linear"),

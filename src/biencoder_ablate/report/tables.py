@@ -17,15 +17,20 @@ from biencoder_ablate.report.candidate_sets import measured_tasks
 from biencoder_ablate.report.comparisons import ContrastResult, GroupSummary, Verdict, summarise
 from biencoder_ablate.report.diagnostics import RULES, Baseline, Leakage, Selection
 from biencoder_ablate.report.examples import SideBySide
-from biencoder_ablate.report.read import FINISHED, Protocol, Run, Sweep
+from biencoder_ablate.report.read import FINISHED, Metric, Protocol, Run, Sweep
 from biencoder_ablate.report.statistics import MOST_SEEDS, POWER
 from biencoder_ablate.report.study import Arms, Cell, Study, show, task_values
+from biencoder_ablate.report.words import Words
 
 Value = str | float | int | bool | None
 Row = tuple[Value, ...]
 MINUS = "−"
 NOTHING = "–"
 MOST_AXES = 3  # that have a column each
+SECONDS_BELOW = 0.1  # minutes of a run from which on minutes are shown
+CLEAN_IN_WORDS = (
+    "Clean: only {}, and only candidates, whose texts are in no earlier split; official: all, as published."
+)
 
 
 @dataclass(frozen=True)
@@ -114,8 +119,11 @@ def effect_text(result: ContrastResult) -> str:
     if not math.isfinite(result.estimate):
         return "an unknown amount (no seed in common)"
     estimate = format_value(result.estimate, DIFFERENCE)
-    low, high = _interval(result)[1:-1].split(", ")
-    return f"{estimate} (95% interval {low} to {high}; Holm p {p_text(result.p_family)})"
+    interval = "no interval"
+    if math.isfinite(result.interval.low):
+        low, high = _interval(result)[1:-1].split(", ")
+        interval = f"95% interval {low} to {high}"
+    return f"{estimate} ({interval}; Holm p {p_text(result.p_family)})"
 
 
 def _interval(result: ContrastResult) -> str:
@@ -135,8 +143,15 @@ def groups_table(analysis: Analysis, others: Sequence[Baseline]) -> Table:
     """One row a configuration: its metrics over seeds; then the baselines."""
     study = analysis.study
     names = [axis.name for axis in study.axes]
-    by_cell: list[list[str]] = [[level.label for level in cell.levels] for cell in study.cells]
-    if len(names) > MOST_AXES:
+    by_cell: list[list[str]] = [[level.text for level in cell.levels] for cell in study.cells]
+    cells = list(study.cells)
+    star = analysis.star
+    if star is not None:
+        # The centre first; of the others what they change.
+        names = ["change"]
+        cells = [star.centre, *(cell for cell in cells if cell is not star.centre)]
+        by_cell = [[star.changes.get(cell.name, "the centre")] for cell in cells]
+    elif len(names) > MOST_AXES:
         # A column each would hide the metrics: only what is unlike most configurations.
         names = ["what is unlike most"]
         usual = [Counter(labels).most_common(1)[0][0] for labels in zip(*by_cell, strict=True)]
@@ -144,7 +159,7 @@ def groups_table(analysis: Analysis, others: Sequence[Baseline]) -> Table:
             unlike = [
                 axis.in_words(level)
                 for axis, level, label in zip(study.axes, cell.levels, usual, strict=True)
-                if level.label != label
+                if level.text != label
             ]
             labels[:] = [", ".join(unlike) or "like most"]
     elif not names:
@@ -152,7 +167,7 @@ def groups_table(analysis: Analysis, others: Sequence[Baseline]) -> Table:
         by_cell = [[cell.name] for cell in study.cells]
     rows = [
         (*labels, *_metrics(analysis, [cell], analysis.summaries[cell.name], others))
-        for cell, labels in zip(study.cells, by_cell, strict=True)
+        for cell, labels in zip(cells, by_cell, strict=True)
     ]
     return _with_baselines(analysis, "groups", names, rows, others)
 
@@ -189,6 +204,7 @@ def _metrics(
 
     # What keeps a reader from believing too much.
     remarks = [*dict.fromkeys(cell.missing_queries for cell in cells)]
+    remarks.append(analysis.unasked(cells))
     remarks.append(diagnostics.inactive_head(cells, primary, metric))
     higher = diagnostics.below(summaries[primary].mean, analysis.key(), others)
     if higher:
@@ -208,8 +224,10 @@ def _with_baselines(
     trained_here = analysis.study.trained_here
     columns = [*map(Column, names), Column("seeds", 0)]
     for protocol in analysis.protocols:
-        after = f"{protocol}, after" if trained_here else analysis.measure
-        columns += [Column(f"{protocol}, before", 3), Column(after, 3)]
+        before, after = f"{protocol}, before", f"{protocol}, after"
+        if not analysis.protocols_differ:
+            before, after = "before", "after"
+        columns += [Column(before, 3), Column(after if trained_here else analysis.measure, 3)]
         if protocol is primary:
             columns += [Column("sd", 3), Column("95% interval")]
     columns += [
@@ -237,21 +255,25 @@ def _with_baselines(
     if key == "groups" and num_settings > 1:
         caption = "The same figures, configuration by configuration."
     elif trained_here:
-        counts = ", ".join(
-            [f"{analysis.num_points[primary]} {primary} points"]
-            + [f"{analysis.num_points[protocol]} {protocol}" for protocol in second]
-        )
+        counts = _counted(analysis, second)
         caption = (
-            f"Test {analysis.measure}, mean over seeds{over} ({counts}): what stage 1 finds before the head re-ranks, "
-            "and after. 95% interval: of the mean, Student's t over seeds. Recall@10 is of stage 1."
+            f"Test {analysis.measure}, mean over seeds{over} ({counts}). Before: candidates in the order of their "
+            f"distance alone (stage 1). After: the head has re-ranked the first of them. sd: standard deviation over "
+            "seeds. 95% interval: where the mean over many seeds lies (Student's t). Recall@10 is of stage 1."
         )
+        if analysis.protocols_differ and analysis.num_points[Protocol.CLEAN]:
+            caption += f" {CLEAN_IN_WORDS.format(analysis.words.plural)}"
         if others:
             caption += " In italics: what needs no training."
+        if analysis.star is not None:
+            caption += f" The centre is {analysis.star.centre.name}."
     else:
         caption = (
-            f"{analysis.measure}, mean over seeds{over} ({analysis.num_points[primary]} queries). 95% interval: of the "
-            "mean, Student's t over seeds, on these queries."
+            f"{analysis.measure}, mean over seeds{over} ({analysis.num_points[primary]} queries). sd: standard deviation "
+            "over seeds. 95% interval: where the mean over many seeds lies on these queries (Student's t)."
         )
+        if analysis.star is not None:
+            caption += f" The centre is {analysis.star.centre.name}."
     return Table(
         key,
         caption,
@@ -259,6 +281,16 @@ def _with_baselines(
         [tuple(row[k] for k in filled) for row in all_rows],
         num_last=len(others),
     )
+
+
+def _counted(analysis: Analysis, second: Sequence[Protocol]) -> str:
+    """How many queries each protocol has: "384 queries", or "550 clean points, 1401 official"."""
+    words = analysis.words
+    number = analysis.num_points[analysis.primary]
+    if not analysis.protocols_differ:
+        return words.queries(number)
+    others = [f"{analysis.num_points[protocol]} {protocol}" for protocol in second]
+    return ", ".join([f"{number} {analysis.primary} {words.plural}", *others])
 
 
 def overview_table(analysis: Analysis) -> Table | None:
@@ -302,11 +334,11 @@ def tasks_table(study: Study, arms: Arms) -> Table:
     )
 
 
-def debates_table(pair: SideBySide, key: str) -> Table:
-    """One row a debate: the shares that two arms get right."""
+def debates_table(pair: SideBySide, key: str, words: Words) -> Table:
+    """One row a debate, or other group of queries: the shares that two arms get right."""
     columns = [
-        Column("debate"),
-        Column("points", 0),
+        Column(words.group),
+        Column(words.plural, 0),
         Column(pair.a, 2),
         Column(pair.b, 2),
         Column("difference", 2, signed=True),
@@ -316,7 +348,8 @@ def debates_table(pair: SideBySide, key: str) -> Table:
     num_ahead = sum(lead > 0 for lead in leads)
     num_behind = sum(lead < 0 for lead in leads)
     caption = (
-        f"A debate's points, what they score on average, over {pair.num_runs} runs each. Of {len(leads)} debates "
+        f"The {words.plural} of a {words.group}, what they score on average, over {pair.num_runs} runs each. Of "
+        f"{len(leads)} {words.groups} "
         f"{pair.a} leads in {num_ahead} and {pair.b} in {num_behind}."
     )
     rows = [(*debate, lead) for debate, lead in zip(pair.debates, leads, strict=True)]
@@ -363,7 +396,7 @@ def family_table(family: Family, primary: Protocol, key: str) -> Table:
     return Table(key, family.title, columns, rows)
 
 
-def power_table(family: Family) -> Table:
+def power_table(family: Family, words: Words) -> Table:
     """What the family could have found, how many seeds would decide, and what one more seed will do."""
     rows = []
     for result in family.primary:
@@ -384,10 +417,10 @@ def power_table(family: Family) -> Table:
             )
         )
     caption = (
-        f"What more seeds would show. Within reach: the least difference that these seeds and debates find in "
+        f"What more seeds would show. Within reach: the least difference that these seeds and {words.groups} find in "
         f"{POWER:.0%} of studies, the family adjusted for. Seeds to decide: how many would find one as large as that "
         "seen, if it is so large. A new seed above 0: the probability that one more seed's difference is, on these "
-        "points."
+        f"{words.plural}."
     )
     columns = [
         Column("comparison"),
@@ -443,7 +476,7 @@ def leakage_table(leakage: Leakage) -> Table:
                 shift.swaps,
             )
         )
-    caption = "What leakage does to each difference. The test is over seeds, on these points; Holm over the rows."
+    caption = "What leakage does to each difference. The test is over seeds, on these queries; Holm over the rows."
     return Table("leakage-pairs", caption, columns, rows)
 
 
@@ -476,35 +509,42 @@ def costs_table(study: Study) -> Table:
 
 
 def runs_table(study: Study) -> Table:
-    """One row a finished run, with the command that makes it again."""
+    """One row a finished run, with the command that makes it again. Its test figures are the means of what the other
+    tables are made from."""
+    outcomes = study.runs[0].outcomes
+    measure = outcomes.measure
+    metric = next(metric for metric in Metric if metric.label == measure)
+    minutes = max(run.result["seconds"] for run in study.runs) / 60
+    unit, seconds_in = ("minutes", 60) if minutes >= SECONDS_BELOW else ("seconds", 1)
     columns = [
         *(Column(axis.name) for axis in study.axes),
         Column("seed", 0),
         Column("epoch", 0),
-        Column("val", 3),
-        Column("test", 3),
-        Column("clean test", 3),
+        Column(f"val {measure}", 3),
+        Column(f"test {measure}", 3),
+        Column(f"clean test {measure}", 3),
         Column("dead pairs", 3),
-        Column("minutes", 1),
+        Column(unit, 1),
         Column("command", code=True),
         Column("run", code=True),
     ]
     rows = []
     for cell in study.cells:
-        labels = [level.label for level in cell.levels]
+        labels = [level.text for level in cell.levels]
         for seed, run in cell.runs.items():
             result = run.result
+            figures = {protocol: run.outcomes.mean(protocol) for protocol in Protocol}
             selected = result.get("selected") or {}
             rows.append(
                 (
                     *labels,
                     seed,
                     result["best_epoch"],
-                    result["val"].get("top1"),
-                    run.test.get("top1"),
-                    run.test.get("top1_clean"),
+                    result["val"].get(metric),
+                    figures[Protocol.OFFICIAL],
+                    figures[Protocol.CLEAN],
                     selected.get("dead_pairs"),
-                    result["seconds"] / 60,
+                    result["seconds"] / seconds_in,
                     command(run),
                     run.name,
                 )

@@ -14,14 +14,18 @@ from pathlib import Path
 
 from biencoder_ablate.report import sentences
 from biencoder_ablate.report.analysis import Analysis, analyse
+from biencoder_ablate.report.decision import Judged, check_looks, declared_in, verdict_json
+from biencoder_ablate.report.design import declare
 from biencoder_ablate.report.diagnostics import baselines
 from biencoder_ablate.report.examples import load_texts, side_by_side
 from biencoder_ablate.report.folds import pool_folds
+from biencoder_ablate.report.ledger import open_ledger
 from biencoder_ablate.report.plots import draw
 from biencoder_ablate.report.read import FINISHED, Collection, Protocol
 from biencoder_ablate.report.render import StudyReport, latex, markdown, missing_section, page, study_report
 from biencoder_ablate.report.study import Study, make_studies
 from biencoder_ablate.report.tables import Value, runs_table
+from biencoder_ablate.report.verdicts import decisions, with_verdicts
 from biencoder_ablate.utils.console import show
 from biencoder_ablate.utils.files import read_json, whole_file
 from biencoder_ablate.version import __version__
@@ -44,17 +48,22 @@ def write_report(
     protocol: Protocol | None = None,
     looks: Sequence[int] = (),
     with_points: bool = False,
+    baseline: Sequence[str] = (),
+    margin: float | None = None,
 ) -> None:
-    """Write the report on these runs to `output`, with points.csv where asked, saying on the screen what came out;
-    analyse() says what the rest is.
+    """Write the report on these runs to `output`, with points.csv where asked, saying on the screen what came out.
+
+    `baseline` are settings of the configuration that others are compared with; a part that is worth less than `margin`
+    may be removed; analyse() says what the rest is.
 
     Raises ValueError where there is no finished run, or an output that will not do.
     """
     if output.exists() and not output.is_dir():
         raise ValueError(f"-o {output}: is a file; must be a directory, made if missing")
     runs, notes = pool_folds(collection.runs)
-    collection = replace(collection, notes=(*collection.notes, *notes))
-    studies = make_studies(runs)
+    collection = replace(collection, runs=tuple(runs), notes=(*collection.notes, *notes))
+    ledger = open_ledger(collection, margin)
+    studies = [declare(study, baseline) for study in make_studies(runs)]
     if not studies:
         raise ValueError(_none_finished(collection))
 
@@ -64,15 +73,17 @@ def write_report(
     for name, looks_before in (known or {}).items():
         if isinstance(looks_before, list) and all(type(num_seeds) is int for num_seeds in looks_before):
             seen[name] = looks_before
-    reports = []
+    reports, judged = [], []
     for number, study in enumerate(studies, start=1):
         show(f"{study.name}: {study.size} …", sys.stderr)
         texts = load_texts(study)
+        check_looks(study.seeds, study.trained_here, looks)
         earlier = seen.get(study.name) or []
         seen[study.name] = sorted({*earlier, len(study.seeds)})
         analysis = analyse(study, protocol, looks, texts.cluster_of)
-        analysis = replace(analysis, earlier=tuple(earlier))
+        analysis = declared_in(ledger, analysis, earlier)
         others = baselines(study)
+        judged.append(Judged(analysis, others, decisions(analysis)))
 
         # Several corpora share a page and a directory: ids begin with a number, plots have a folder each.
         prefix, folder = "", "figures"
@@ -81,19 +92,22 @@ def write_report(
             prefix, folder = f"s{number}-", f"figures/{words.strip('-')}"
         plots = draw(analysis, others)
         pairs = side_by_side(analysis)
-        reports.append(study_report(analysis, others, plots, pairs, texts, prefix, folder))
+        report = study_report(analysis, others, plots, pairs, texts, prefix, folder)
+        answers = with_verdicts(report.answers, judged[-1].decisions, analysis) if ledger.margin else report.answers
+        reports.append(replace(report, answers=answers))
 
     # Everything is worked out before the first file is written.
     analyses = [report.analysis for report in reports]
     missing = missing_section(collection, reports)
     files: dict[str, str | bytes] = {
         LOOKS: json.dumps(seen, indent=1, ensure_ascii=False) + "\n",
+        "verdict.json": json.dumps(verdict_json(collection, judged, ledger), indent=1, ensure_ascii=False) + "\n",
         "index.html": page(reports, missing, command, __version__),
         "report.md": markdown(reports, missing, command),
         "table.csv": groups_csv(analyses),
         "comparisons.csv": comparisons_csv(analyses),
         "runs.csv": runs_csv(studies),
-        "table.tex": "\n".join(latex(report.analysis, report.headline) for report in reports),
+        "table.tex": "\n".join(latex(report.analysis, report.headline, report.others) for report in reports),
     }
     if with_points:
         if len(analyses) > 1:
@@ -112,6 +126,9 @@ def write_report(
                 file.write(content.encode() if isinstance(content, str) else content)
     except OSError as error:
         raise ValueError(f"-o {output}: cannot be written to ({error.strerror}); give another directory") from error
+    problem = ledger.add({analysis.study.name: len(analysis.study.seeds) for analysis in analyses})
+    if problem:
+        print(f"note: {problem}", file=sys.stderr)
     for line in _summary(reports, collection):
         show(line)
     show(f"written: {output / 'index.html'}")
@@ -166,7 +183,7 @@ def groups_csv(analyses: Sequence[Analysis]) -> str:
         for cell in analysis.study.cells:
             row: dict[str, Value] = {"corpus": analysis.study.name, **dict.fromkeys(axes, "")}
             for axis, level in zip(analysis.study.axes, cell.levels, strict=True):
-                row[axis.name] = level.label
+                row[axis.name] = level.text
             row["num_seeds"] = len(cell.runs)
             row["seeds"] = " ".join(map(str, cell.runs))
             for protocol in Protocol:
@@ -178,11 +195,29 @@ def groups_csv(analyses: Sequence[Analysis]) -> str:
 
 
 def points_csv(analysis: Analysis) -> str:
-    """points.csv: a row a configuration, seed and test point of the deciding protocol, as external.py reads them."""
+    """points.csv: a row a configuration, seed and test point of the deciding protocol, as external.py reads them.
+
+    It has a column for each axis and each setting that was typed with one, so that the same questions are asked of it:
+    the baseline is marked where one configuration is it, and groups are those that the statistics go by.
+    """
     rows: list[dict[str, Value]] = []
-    cells = analysis.study.cells
+    study = analysis.study
+    cells = study.cells
+    baseline = study.centre
+    if baseline is None:
+        are_baseline = [
+            [axis.baseline == level for axis, level in zip(study.axes, cell.levels, strict=True)] for cell in cells
+        ]
+        marked = [cell for cell, of_axes in zip(cells, are_baseline, strict=True) if any(of_axes)]
+        baseline = marked[0] if len(marked) == 1 else None
     for cell in cells:
         system = cell.name if len(cells) > 1 else "biencoder-ablate"
+        factors: dict[str, Value] = {}
+        for axis, level in zip(study.axes, cell.levels, strict=True):
+            factors[axis.name] = level.label
+            for name, labels in axis.moved.items():
+                factors[name] = labels[level]
+        marks = {"baseline": int(cell is baseline)} if baseline else {}
         for seed, run in cell.runs.items():
             points = run.outcomes
             values = points.correct[analysis.primary].tolist()
@@ -195,7 +230,10 @@ def points_csv(analysis: Analysis) -> str:
                         "seed": seed,
                         "query": point,
                         "value": value,
-                        "group": debate,
+                        "group": analysis.cluster_of.get(debate, debate),
+                        "measure": analysis.measure,
+                        **marks,
+                        **factors,
                     }
                 )
     return csv_text(rows)
@@ -207,7 +245,11 @@ def comparisons_csv(analyses: Sequence[Analysis]) -> str:
     for analysis in analyses:
         for family in analysis.families:
             results = [(analysis.primary, result) for result in family.primary]
-            results += [(analysis.primary.other, result) for result in family.beside]
+            # Where both protocols score alike, the other's results are the same.
+            beside = family.beside
+            if not beside and analysis.num_points[analysis.primary.other]:
+                beside = family.primary
+            results += [(analysis.primary.other, result) for result in beside]
             for protocol, result in results:
                 rows.append(
                     {

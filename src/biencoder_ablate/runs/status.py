@@ -128,19 +128,38 @@ class SweepDirectory:
             for job, name in zip(jobs, names, strict=True)
         ]
 
-    def write(self, overrides: Sequence[str], jobs: Sequence[Sequence[str]], names: Sequence[str]) -> None:
-        """Write the list of runs. Under one sweep_name, runs of earlier calls stay listed, before new ones."""
+    def write(
+        self,
+        overrides: Sequence[str],
+        jobs: Sequence[Sequence[str]],
+        names: Sequence[str],
+        margin: float | None = None,
+    ) -> None:
+        """Write the list of runs. Under one sweep_name, runs of earlier calls stay listed, before new ones.
+
+        A `margin` that an earlier call declared stays declared. Raises ValueError where this one declares another.
+        """
         refuse_link(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         earlier: list[dict[str, Any]] = []
         try:
-            earlier = self.load()["jobs"]
+            before = self.load()
+            earlier = before["jobs"]
+            declared = before["margin"]
+            if None not in (margin, declared) and margin != declared:
+                raise ValueError(
+                    f"margin={margin:g}: sweep {self.path.name} was started with margin={declared:g}, and a margin is "
+                    "declared once; leave it out, or give another sweep_name"
+                )
+            margin = margin if declared is None else declared
         except FileNotFoundError:
             pass
         except Damaged as error:
             print(f"note: {error}; written anew, with the runs of this command alone", file=sys.stderr)
         listed = {job["name"]: job for job in [*earlier, *self.list_jobs(jobs, names)]}
         described = {"name": self.path.name, "overrides": list(overrides), "started": time.time()}
+        if margin is not None:
+            described["margin"] = margin
         write_json(self.runs_list, described | {"jobs": list(listed.values())})
 
     def read(self) -> dict[str, Any]:
@@ -148,7 +167,7 @@ class SweepDirectory:
         try:
             return self.load()
         except (OSError, Damaged):
-            return {"jobs": [], "started": time.time()}
+            return {"jobs": [], "started": time.time(), "margin": None}
 
     def load(self) -> dict[str, Any]:
         """What runs.json says. Raises OSError, or Damaged."""
@@ -160,6 +179,8 @@ class SweepDirectory:
         content.setdefault("started", time.time())
         content.setdefault("overrides", [])
         require(self.runs_list, content, started=NUMBER, overrides=list)
+        if content.setdefault("margin", None) is not None:
+            require(self.runs_list, content, margin=NUMBER)
         return content
 
     def statuses(

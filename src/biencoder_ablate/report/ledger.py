@@ -1,0 +1,112 @@
+"""What was declared of a sweep, and how often it was looked at: kept in the sweep's directory, beside its runs.json.
+
+A margin that is chosen after the figures are seen can be chosen to fit them, and seeds that are added until something
+is significant find something more often than they should. Both are remembered, so that a verdict can say so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from biencoder_ablate.report.read import Collection
+from biencoder_ablate.report.verdicts import check_margin
+from biencoder_ablate.utils.files import read_json, whole_file
+
+LOOKS = "looks.json"
+SOURCES = {
+    "sweep": "by the sweep",
+    "earlier_look": "at an earlier look",
+    "command": "on the command line",
+    "after_a_look": "on the command line, after a look at the figures",
+}
+"""Who declared the margin, for programs and in words; the last one is no declaration beforehand, and stays so."""
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """`margin` is the one that counts, None where none was declared; `source` is one of SOURCES, empty without one.
+
+    `seen` are the numbers of seeds that earlier looks had, by study. `path` is None for runs that are no one sweep:
+    nothing is remembered of them.
+    """
+
+    path: Path | None = None
+    margin: float | None = None
+    source: str = ""
+    seen: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def earlier(self, study: str) -> tuple[int, ...]:
+        """The numbers of seeds that earlier looks at a study had, ascending."""
+        return self.seen.get(study, ())
+
+    def add(self, seeds: Mapping[str, int]) -> str:
+        """Remember a look at studies with so many seeds each; returns why that cannot be, or nothing."""
+        if self.path is None:
+            return ""
+        content: dict[str, Any] = {}
+        if self.margin is not None:
+            content["margin"] = self.margin
+            content["declared"] = self.source
+        studies = {name: list(numbers) for name, numbers in self.seen.items()}
+        for name, num_seeds in seeds.items():
+            studies[name] = sorted({*studies.get(name, []), num_seeds})
+        text = json.dumps(content | {"seeds": studies}, indent=1, ensure_ascii=False) + "\n"
+        try:
+            with whole_file(self.path, "wb") as file:
+                file.write(text.encode())
+        except OSError as error:
+            return f"this look is not remembered: {self.path} cannot be written ({error.strerror})"
+        return ""
+
+
+def open_ledger(collection: Collection, given: float | None = None) -> Ledger:
+    """The ledger of the sweep that the runs are of, with the margin that counts: declared, or else `given` now.
+
+    Raises ValueError for a margin that is no number above 0, for one that contradicts what the sweep or an earlier look
+    declared, and for sweeps that declare several.
+    """
+    check_margin(given)
+    declared = {sweep.path.name: sweep.margin for sweep in collection.sweeps if sweep.margin is not None}
+    if len(set(declared.values())) > 1:
+        listed = ", ".join(f"{name} {margin:g}" for name, margin in declared.items())
+        raise ValueError(f"these sweeps declare several margins ({listed}); take those of one margin at a time")
+    margin = next(iter(declared.values()), None)
+    if margin is not None:
+        check_margin(margin)
+        if given not in (None, margin):
+            raise ValueError(
+                f"margin={given:g}: sweep {next(iter(declared))} declared margin={margin:g} before it ran; leave "
+                "--margin out"
+            )
+    path = collection.sweeps[0].path / LOOKS if len(collection.sweeps) == 1 else None
+    content = (read_json(path) if path else None) or {}
+    seen = _seen(content)
+    if margin is not None:
+        return Ledger(path, margin, "sweep", seen)
+
+    earlier = content.get("margin")
+    if isinstance(earlier, int | float) and not isinstance(earlier, bool):
+        if given not in (None, earlier):
+            raise ValueError(
+                f"margin={given:g}: an earlier look at this sweep had {earlier:g} ({path}); a margin is declared "
+                "before the figures are seen: leave --margin out"
+            )
+        late = content.get("declared") == "after_a_look"
+        return Ledger(path, float(earlier), "after_a_look" if late else "earlier_look", seen)
+    if given is None:
+        return Ledger(path, seen=seen)
+    return Ledger(path, given, "after_a_look" if seen else "command", seen)
+
+
+def _seen(content: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """What looks.json says of earlier looks, without whatever is no list of whole numbers."""
+    studies = content.get("seeds")
+    seen = {}
+    for name, numbers in studies.items() if isinstance(studies, dict) else ():
+        if isinstance(numbers, list) and all(type(number) is int for number in numbers):
+            seen[name] = tuple(sorted(numbers))
+    return seen
