@@ -53,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="runs and sweeps (logs/sweeps/NAME, or the bare name; latest), or a logs directory",
     )
     parser.add_argument(
-        "-o", "--output", metavar="OUT", help="where to write; made if missing; report/ in the sweep's directory unless "
-        "given, or in the current one for several places and other programs' runs",
+        "-o", "--output", metavar="OUT", help="where to write, made if missing; unless given report/ in the "
+        "sweep's directory, or in the current one for several places and other programs' runs",
     )  # fmt: skip
     parser.add_argument(
         "--baseline", action="append", default=[], metavar="KEY=VALUE", help="what the others are compared with: a "
