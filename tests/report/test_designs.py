@@ -61,9 +61,8 @@ def test_a_star_is_seen_and_its_changes_are_one_family_the_largest_first():
     assert [result.estimate for result in family.primary] == pytest.approx([-0.3, 0.1, 0.05])
     assert {result.num_tests for result in family.primary} == {3}
     headline = sentences.headline(analysis, [])
-    assert (
-        headline
-        == "Against the centre, the metric is higher with “A=b” (by 0.100), “C=v” (by 0.050); lower with “B=y” (by 0.300)."
+    assert headline == (
+        "Against the centre, the metric is higher with “A=b” (by 0.100), “C=v” (by 0.050); lower with “B=y” (by 0.300)."
     )
     parts = [answer.part for answer in sentences.answers(analysis)]
     assert parts == ["B=y", "A=b", "C=v"]

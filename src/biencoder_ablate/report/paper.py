@@ -138,9 +138,10 @@ def _marks(analysis: Analysis) -> tuple[dict[str, str], dict[str, str], str]:
 
 
 def _caption(analysis: Analysis, explained: str, with_baselines: bool) -> list[str]:
+    measure = f"{analysis.measure[0].upper()}{analysis.measure[1:]}"
     sentences = [
-        f"{analysis.measure[0].upper()}{analysis.measure[1:]} on {analysis.study.name} ({analysis.asked}): mean ± standard "
-        "deviation over seeds, and the 95% interval of the mean (Student's t).",
+        f"{measure} on {analysis.study.name} ({analysis.asked}): mean ± standard deviation over seeds, and the 95% "
+        "interval of the mean (Student's t).",
     ]
     if analysis.study.trained_here:
         sentences.append("The epoch is chosen on the validation split.")

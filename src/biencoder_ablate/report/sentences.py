@@ -108,9 +108,9 @@ def reading(analysis: Analysis) -> str:
     elif analysis.family(Kind.EFFECTS):
         compared = "Each line is one part: its effect with and without it, averaged over the other parts"
     return (
-        f"{compared}, in {analysis.figure()} (0 to 1). A 95% interval is where the difference over more seeds and "
-        f"{words.groups} lies; “for all at once” means that all intervals here hold together. Holm p is the chance of so "
-        f"large a difference where there is none, corrected for the number of comparisons; below {ALPHA:g} the two are "
+        f"{compared}, in {analysis.figure()}. A 95% interval is where the difference over more seeds and "
+        f"{words.groups} lies; “for all at once” means that all intervals here hold together. Holm p is the chance of "
+        f"so large a difference where there is none, corrected for the number of comparisons; below {ALPHA:g} the two are "
         "told apart."
     )
 
