@@ -247,8 +247,8 @@ def _differences(analysis: Analysis, arms: Arms) -> list[Plot]:
         if not plots:
             caption = (
                 f"Differences in {analysis.figure()}, right of 0 where the first named is better. Thick: 95% interval "
-                f"over seeds and {analysis.words.groups}; thin: the one that holds for its whole family at once. Filled: "
-                f"told apart from 0, Holm p < {ALPHA:g}."
+                f"over seeds and {analysis.words.groups}; thin: the one that holds for its whole family at once. "
+                f"Filled: told apart from 0, Holm p < {ALPHA:g}."
             )
         plots += save_plots(pages, name, title, caption, width)
     return plots

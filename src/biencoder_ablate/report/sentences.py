@@ -110,8 +110,8 @@ def reading(analysis: Analysis) -> str:
     return (
         f"{compared}, in {analysis.figure()}. A 95% interval is where the difference over more seeds and "
         f"{words.groups} lies; “for all at once” means that all intervals here hold together. Holm p is the chance of "
-        f"so large a difference where there is none, corrected for the number of comparisons; below {ALPHA:g} the two are "
-        "told apart."
+        "so large a difference where there is none, corrected for the number of comparisons; below "
+        f"{ALPHA:g} the two are told apart."
     )
 
 
