@@ -240,10 +240,8 @@ def _differences(analysis: Analysis, arms: Arms) -> list[Plot]:
                 groups.append([])
                 num_rows = len(family.primary)
             groups[-1].append(family)
-        measure, queries = analysis.measure, analysis.words.plural
-        pages = []
-        for group in groups:
-            pages.append(partial(forest_page, group, analysis.primary, measure=measure, queries=queries))
+        page = partial(forest_page, measure=analysis.measure, queries=analysis.words.plural)
+        pages = [partial(page, group, analysis.primary) for group in groups]
 
         caption = "As in the first figure."
         if not plots:
