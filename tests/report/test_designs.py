@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from biencoder_ablate.report.read import FINISHED, Outcomes, Protocol, Run, coll
 from biencoder_ablate.report.study import Study, make_studies
 from biencoder_ablate.report.tables import arms_table, groups_table
 from biencoder_ablate.report.write import comparisons_csv, points_csv
+from biencoder_ablate.runs.status import SweepDirectory
 
 LAST = render.Section("missing", "What is missing", [])
 QUERIES = tuple(f"q{k}" for k in range(8))
@@ -298,9 +298,7 @@ def test_the_paper_s_table_marks_the_changes_that_are_told_apart(star):
 def test_without_an_output_the_report_lies_in_the_sweep(tmp_path, capsys):
     run = write_run(tmp_path / "logs" / "runs", config_of(), [1] * 72, made_up_points(12), fingerprint="f" * 64)
     sweep = tmp_path / "logs" / "sweeps" / "mine"
-    sweep.mkdir(parents=True)
-    jobs = [{"directory": f"../../runs/{run.name}", "overrides": ["seed=0"]}]
-    (sweep / "runs.json").write_text(json.dumps({"overrides": ["seed=0"], "jobs": jobs, "started": 0}), "utf-8")
+    SweepDirectory(sweep).write(["seed=0"], [["seed=0"]], [run.name])
     assert main([str(sweep)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"written: {sweep / 'report' / 'index.html'}"
     assert (sweep / "report" / "report.md").is_file()
