@@ -10,7 +10,7 @@ LOGS/NAME.csv, a table as `report --from` reads it, is kept likewise; its runs h
 and a mean `value`.
 
 The templates are docs/findings.md.j2 and docs/findings-readme.md.j2; the latter's part of README.md stands between two
-comments. In them `cell`, `mean`, `spread`, `num`, `rise`, `pretrained` and `points` stand for numbers: they take a
+comments. In them `cell`, `mean`, `spread`, `num`, `rise`, `pretrained` and `size` stand for numbers: they take a
 sweep's name, the overrides that its runs have in common, and the key of a metric in the test part of result.json.
 `effect` is a cell of comparisons.csv. A sweep that is neither kept nor in LOGS is an error: a page is written whole or
 not at all.
@@ -75,9 +75,9 @@ class Sweeps:
         """The same of the pretrained encoder's own similarity."""
         return f"{self._said(sweep)['pretrained'][key]:.3f}"
 
-    def points(self, sweep: str, comparison: str) -> str:
-        """An effect's size in points of 100, without its sign."""
-        return f"{abs(100 * float(self.effect(sweep, comparison, 'estimate').replace('−', '-'))):.1f}"
+    def size(self, sweep: str, comparison: str) -> str:
+        """An effect's estimate without its sign."""
+        return self.effect(sweep, comparison, "estimate").lstrip("+−")
 
     def effect(self, sweep: str, comparison: str, column: str, figure: str = "clean") -> str:
         """A cell of the report's comparisons.csv: numbers with their sign, or what stands there."""
@@ -168,13 +168,13 @@ def render(template: str, sweeps: Sweeps) -> str:
         return len(sweeps.runs(sweep, overrides))
 
     def rise(before: str, after: str, key: str) -> str:
-        """The least and the most, in points of 100, by which a head's mean is higher in one sweep than in another."""
+        """The least and the most by which a head's mean is higher in one sweep than in another."""
         heads = dict.fromkeys(o for run in sweeps.runs(after) for o in run["overrides"] if o.startswith("head="))
-        gains = [100 * (float(mean(after, head, key)) - float(mean(before, head, key))) for head in heads]
-        return " to ".join(dict.fromkeys(f"{gain:.0f}" for gain in (min(gains), max(gains))))
+        gains = [float(mean(after, head, key)) - float(mean(before, head, key)) for head in heads]
+        return " to ".join(dict.fromkeys(f"{gain:.2f}" for gain in (min(gains), max(gains))))
 
     given: dict[str, Any] = {"rise": rise, "mean": mean, "spread": spread, "cell": cell, "num": num}
-    given |= {"effect": sweeps.effect, "pretrained": sweeps.pretrained, "points": sweeps.points}
+    given |= {"effect": sweeps.effect, "pretrained": sweeps.pretrained, "size": sweeps.size}
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
     return environment.from_string((ROOT / "docs" / template).read_text("utf-8")).render(**given)
 

@@ -23,6 +23,7 @@ from biencoder_ablate.report.examples import load_texts, side_by_side
 from biencoder_ablate.report.read import Metric, Protocol, collect
 from biencoder_ablate.report.study import Study, arms_of, make_studies
 from biencoder_ablate.report.tables import (
+    constants_table,
     costs_table,
     groups_table,
     leakage_table,
@@ -594,3 +595,27 @@ def test_a_head_that_is_there_in_one_place_alone_is_no_variant(tmp_path):
 def test_the_figure_that_chose_the_epoch_is_named_as_the_runs_say(tmp_path, select, words):
     write_heads(tmp_path, FOUR[:2], evaluation={"select": select})
     assert words in render.declared(analysis_of(tmp_path))[0]
+
+
+# --- settings as they are shown ---
+
+
+def test_numbers_that_a_search_draws_are_shown_with_six_digits_where_these_tell_them_apart(tmp_path):
+    drawn = (0.16464405117819741, 0.00016464405117819741)
+    write_study(tmp_path / "apart", {"none": 0.5}, seeds=range(2), ratios=drawn)
+    (axis,) = study_of(tmp_path / "apart").axes
+    assert [level.label for level in axis.levels] == ["neg 0.000164644", "neg 0.164644"]
+    alike = (0.16464405117819741, 0.16464405117819742 + 1e-12)
+    write_study(tmp_path / "alike", {"none": 0.5}, seeds=range(2), ratios=alike)
+    (axis,) = study_of(tmp_path / "alike").axes
+    assert [level.label for level in axis.levels] == [f"neg {ratio}" for ratio in alike]
+
+
+def test_the_rate_of_an_encoder_that_was_frozen_is_no_setting_of_the_runs(tmp_path):
+    for frozen in (True, False):
+        runs = tmp_path / str(frozen)
+        training = replace(config_of().training, freeze_encoder=frozen)
+        write_study(runs, {"none": 0.5}, seeds=range(2), change=lambda config: replace(config, training=training))  # noqa: B023
+        settings = [row[0] for row in constants_table(study_of(runs)).rows]
+        assert "training.head_learning_rate" in settings
+        assert ("training.learning_rate" in settings) is not frozen

@@ -44,6 +44,7 @@ _NAMES = {
 _PLACES = {"fusion": 0, "fusion.name": 1, "model.fingerprint": 2}  # of settings that are read before the others
 BEFORE = " before linear2"  # how the label of a head ends whose activation is there
 NUMBER = re.compile(r"-?\d+(\.\d+)?(e[-+]?\d+)?", re.ASCII)
+_LONG_NUMBER = re.compile(r"\d+\.\d{7,}(?:e-?\d+)?", re.ASCII)
 _UNPREFIXED_AXES = ("head", "negatives", "encoder", "system")  # whose levels speak for themselves
 
 Settings = Mapping[str, Any]
@@ -383,7 +384,16 @@ def _settings(runs: Sequence[Run]) -> dict[str, list[Level]]:
         else:
             levels = [_value_level(values.get(key)) for values in values_by_run]
         settings[_NAMES.get(key, key)] = levels
-    return settings
+    return {name: _shown_short(levels) for name, levels in settings.items()}
+
+
+def _shown_short(levels: list[Level]) -> list[Level]:
+    """The levels with six digits of longer numbers, such as a search draws; as they are where two would look alike."""
+    short = [
+        replace(level, label=_LONG_NUMBER.sub(lambda found: f"{float(found[0]):.6g}", level.label)) for level in levels
+    ]
+    num_labels = len({level.label for level in levels})
+    return short if len({level.label for level in short}) == num_labels else levels
 
 
 def _named_levels(runs: Sequence[Run]) -> dict[str, list[Level]]:

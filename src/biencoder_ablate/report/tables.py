@@ -586,7 +586,9 @@ def missing_table(runs: Sequence[Run], studies: Sequence[Study], sweeps: Sequenc
 
 def constants_table(study: Study) -> Table:
     """The settings that all runs of a study share, and what changes together with an axis."""
-    rows = [(key, value) for key, value in study.constants if value != "null"]
+    # The encoder's rate is in force where the encoder is trained; a frozen one is named with 0 for it.
+    idle = ("training.learning_rate", "0")
+    rows = [constant for constant in study.constants if constant[1] != "null" and constant != idle]
     for axis in study.axes:
         rows += [(f"with {axis.name}", text) for text in axis.with_it]
     caption = "Settings that all runs share (those that are null are left out), and what changes with an axis."
