@@ -43,6 +43,8 @@ def train(run: Path) -> None:
         state.best_epoch = epoch if top1 > best else state.best_epoch
         save_checkpoint(run / "checkpoint", snapshot(model, optimizer, state))
         write_metrics(run, state.records)
+    # The last epoch may have been committed without its line.
+    write_metrics(run, state.records)
 
 
 def first_record(epoch: int, top1: float) -> dict:
