@@ -408,7 +408,10 @@ def test_the_command_line_has_the_last_word():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["without=towers", "model.towers=separate"], "model.towers=separate: overrules without=towers, which sets model"),
+        (
+            ["without=towers", "model.towers=separate"],
+            "model.towers=separate: overrules without=towers, which sets model",
+        ),
         (["without=plus_gelu", "head=none"], "head=none: overrules without=plus_gelu, which sets head=gelu"),
         (["without=towers", "model.towers=shared"], ""),
         (["without=nothing", "head=none"], ""),

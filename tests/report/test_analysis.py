@@ -584,7 +584,12 @@ def test_a_head_that_is_there_in_one_place_alone_is_no_variant(tmp_path):
 
 @pytest.mark.parametrize(
     ("select", "words"),
-    [("top1_clean", "best clean val top-1 "), ("top1", "best official val top-1 "), ("mrr", "best val mrr ")],
+    [
+        ("top1_clean", "best clean val top-1 "),
+        ("top1", "best official val top-1 "),
+        ("mrr", "best official val MRR "),
+        ("ndcg@10_clean", "best clean val nDCG@10 "),
+    ],
 )
 def test_the_figure_that_chose_the_epoch_is_named_as_the_runs_say(tmp_path, select, words):
     write_heads(tmp_path, FOUR[:2], evaluation={"select": select})

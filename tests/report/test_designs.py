@@ -14,17 +14,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.report_runs import config_of, made_up_points, write_run, write_study
 
+from biencoder_ablate.config.schema import DataConfig
 from biencoder_ablate.report import render, sentences
 from biencoder_ablate.report.__main__ import main
 from biencoder_ablate.report.analysis import Analysis, Kind, analyse
 from biencoder_ablate.report.comparisons import quoted
 from biencoder_ablate.report.design import declare, star_of
+from biencoder_ablate.report.examples import load_texts
 from biencoder_ablate.report.external import read_csv
 from biencoder_ablate.report.read import FINISHED, Outcomes, Protocol, Run, collect
 from biencoder_ablate.report.study import Study, make_studies
 from biencoder_ablate.report.tables import arms_table, groups_table
 from biencoder_ablate.report.write import comparisons_csv, points_csv
+from biencoder_ablate.runs.status import SweepDirectory
 
+LAST = render.Section("missing", "What is missing", [])
 QUERIES = tuple(f"q{k}" for k in range(8))
 
 
@@ -61,9 +65,8 @@ def test_a_star_is_seen_and_its_changes_are_one_family_the_largest_first():
     assert [result.estimate for result in family.primary] == pytest.approx([-0.3, 0.1, 0.05])
     assert {result.num_tests for result in family.primary} == {3}
     headline = sentences.headline(analysis, [])
-    assert (
-        headline
-        == "Against the centre, the metric is higher with “A=b” (by 0.100), “C=v” (by 0.050); lower with “B=y” (by 0.300)."
+    assert headline == (
+        "Against the centre, the metric is higher with “A=b” (by 0.100), “C=v” (by 0.050); lower with “B=y” (by 0.300)."
     )
     parts = [answer.part for answer in sentences.answers(analysis)]
     assert parts == ["B=y", "A=b", "C=v"]
@@ -287,3 +290,46 @@ def test_the_paper_s_table_marks_the_changes_that_are_told_apart(star):
     marked = {row.partition(" & ")[0] for row in rows if r"$^{\mathrm{*}}$" in row}
     assert marked == {"model.towers=separate", "neg 1, 5 a pair"}
     assert r"*: told apart from the centre (Holm p \textless{} 0.05, 3 comparisons)." in text
+
+
+# --- where it is written, and what has no interval ---
+
+
+def test_without_an_output_the_report_lies_in_the_sweep(tmp_path, capsys):
+    run = write_run(tmp_path / "logs" / "runs", config_of(), [1] * 72, made_up_points(12), fingerprint="f" * 64)
+    sweep = tmp_path / "logs" / "sweeps" / "mine"
+    SweepDirectory(sweep).write(["seed=0"], [["seed=0"]], [run.name])
+    assert main([str(sweep)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"written: {sweep / 'report' / 'index.html'}"
+    assert (sweep / "report" / "report.md").is_file()
+
+
+def test_an_output_in_the_home_directory_is_expanded(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_run(tmp_path / "runs", config_of(), [1] * 72, made_up_points(12), fingerprint="f" * 64)
+    assert main([str(tmp_path / "runs"), "-o", "~/x"]) == 0
+    assert (tmp_path / "x" / "index.html").is_file()
+
+
+def test_seeds_that_are_all_alike_have_no_interval_and_no_nan():
+    only = analyse(made_up({("a",): 0.5}, seeds=3))
+    assert only.headline.endswith("Its value is 0.500, the same with each seed, over 3 seeds.")
+    one_group = analyse(made_up({("a",): 0.5, ("b",): 0.4}, seeds=1))
+    said = said_first(one_group)
+    assert "nan" not in said.replace("None", "")
+
+
+def test_other_people_s_data_has_queries_and_no_debates(tmp_path):
+    theirs = config_of(data=DataConfig(name="pairs", path="faq.csv"))
+    rng = np.random.default_rng(0)
+    for seed in range(3):
+        for head in ("none", "relu"):
+            config = replace(config_of(head, seed), data=theirs.data)
+            write_run(tmp_path, config, rng.random(72) < 0.5, made_up_points(12), fingerprint="f" * 64)
+    (study,) = make_studies(collect([tmp_path]).runs)
+    analysis = analyse(study)
+    assert analysis.asked == "72 test queries of 12 groups"
+    page = render.page([render.study_report(analysis, [], [], [], load_texts(study), "", "")], LAST, "command", "1")
+    text = re.sub(r"<script>.*?</script>|<style>.*?</style>", "", page, flags=re.DOTALL)
+    for word in ("debate", "counter", " points"):
+        assert word not in re.sub(r"The eight tasks.*?</section>", "", text, flags=re.DOTALL).lower(), word

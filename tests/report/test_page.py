@@ -106,6 +106,7 @@ def test_all_files_are_written(report):
         "runs.csv",
         "comparisons.csv",
         "looks.json",
+        "verdict.json",
     } | {f"figures/{name}.{ending}" for name in figures for ending in ("svg", "png")}
 
 
@@ -257,7 +258,12 @@ def test_page_markdown_and_screen_begin_with_the_same_answers(written):
 def test_the_latex_table_has_a_row_for_each_head(report):
     text = (report / "table.tex").read_text("utf-8")
     assert r"layernorm\_relu & 2 & " in text
-    assert text.count(r"\begin{table}") == text.count(r"\caption{Top-1 on sample (") == text.count(r"\label{tab:sample}") == 1
+    assert (
+        text.count(r"\begin{table}")
+        == text.count(r"\caption{Top-1 on sample (")
+        == text.count(r"\label{tab:sample}")
+        == 1
+    )
     assert "Needs \\usepackage{booktabs}.\n" in text
     assert re.search(r"layernorm\\_relu & 2 & 0\.\d{3} \$\\pm\$ 0\.\d{3} & \[", text)
     body = [line for line in text.splitlines() if line.endswith(r"\\")]

@@ -15,6 +15,7 @@ from biencoder_ablate.data.text_table import build_table
 from biencoder_ablate.evaluation.candidates import Qrels, build_task
 from biencoder_ablate.evaluation.protocols import SplitRankings, final_rankings, point_records, split_metrics
 from biencoder_ablate.evaluation.ranking import Ranking
+from biencoder_ablate.runs.records import select_epoch
 
 
 def through_json(records):
@@ -102,3 +103,19 @@ def test_every_point_has_a_name_of_its_own_and_all_eight_tasks():
     records = point_records(rankings)
     assert len({record["id"] for record in records}) == len(records) == len(table.splits["test"])
     assert set(split_metrics(rankings)["tasks"]) == set(TASKS)
+
+
+@pytest.mark.parametrize(
+    ("select", "epoch"),
+    [("top1", 0), ("ndcg@10", 1), ("ndcg@10_clean", 2), ("map_clean", 1), ("last", 2)],
+)
+def test_any_val_metric_may_select_the_epoch(select, epoch):
+    """A clean metric that no point counts in, as map_clean here, is the official one."""
+    figures = [(0.9, 0.1, 0.1, 0.3), (0.5, 0.8, 0.2, 0.6), (0.5, 0.7, 0.3, 0.2)]
+    records = []
+    for number, (top1, ndcg, ndcg_clean, average_precision) in enumerate(figures):
+        records.append({
+            "epoch": number, "val/top1": top1, "val/ndcg@10": ndcg, "val/ndcg@10_clean": ndcg_clean,
+            "val/map": average_precision, "val/map_clean": None,
+        })  # fmt: skip
+    assert select_epoch(records, select) == epoch

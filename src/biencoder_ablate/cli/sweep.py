@@ -172,7 +172,9 @@ def _say_twice(jobs: Sequence[Sequence[str]], names: Sequence[str]) -> None:
         other = first.setdefault(name, job)
         if other is job:
             continue
-        one, two = (" ".join(item for item in items if item not in rest) for items, rest in ((other, job), (job, other)))
+        one, two = (
+            " ".join(item for item in items if item not in rest) for items, rest in ((other, job), (job, other))
+        )
         print(f"note: {one or ' '.join(other)} and {two or ' '.join(job)} are one run, {name}", file=sys.stderr)
 
 

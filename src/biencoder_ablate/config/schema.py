@@ -198,14 +198,26 @@ class TrainingConfig:
     compile: bool = _key(False, "true or false (torch.compile in the encoder: for long runs on a GPU)", False)
 
 
+SELECTABLE = (
+    "top1_clean",
+    "top1",
+    "mrr_clean",
+    "mrr",
+    "ndcg@10_clean",
+    "ndcg@10",
+    "map_clean",
+    "map",
+    "recall@10",
+)
+"""The val metrics that may select the epoch, by their names in records and results."""
+
+
 @dataclass
 class EvaluationConfig:
     """How a ranking is measured, and which figure selects the epoch (group `evaluation`)."""
 
     rerank: Union[int, str] = _key(10, "an integer of 1 or more, all or none", True)  # noqa: UP007 (OmegaConf)
-    select: str = _key(
-        "top1_clean", "top1_clean, top1, mrr or last", True, choices=("top1_clean", "top1", "mrr", "last")
-    )
+    select: str = _key("top1_clean", f"{', '.join(SELECTABLE)} or last", True, choices=(*SELECTABLE, "last"))
     score: str = _key("head", "head or sum", True, choices=("head", "sum"))
     source: bool = _key(False, "true or false", True)
 

@@ -45,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add_reading_options(parser)
     parser.add_argument(
-        "-o", "--output", metavar="OUT", help="where to write; made if missing; report/ in the sweep's directory unless "
-        "given, or in the current one for several places and other programs' runs",
+        "-o", "--output", metavar="OUT", help="where to write, made if missing; unless given report/ in the "
+        "sweep's directory, or in the current one for several places and other programs' runs",
     )  # fmt: skip
     parser.add_argument(
         "--points", action="store_true", help="write points.csv as well: what --from reads, to go beside other systems"

@@ -162,7 +162,8 @@ def selection(analysis: Analysis) -> Selection | None:
     arms = analysis.main
     means: dict[str, dict[str, float]] = {}
     epochs: dict[str, list[int]] = {}
-    for rule in RULES:
+    rules = {(run.identity.get("evaluation") or {}).get("select", "top1") for run in analysis.study.runs}
+    for rule in [*RULES, *sorted(rules - RULES.keys())]:
         picked = _means_by_rule(
             arms,
             rule,
@@ -183,9 +184,8 @@ def selection(analysis: Analysis) -> Selection | None:
         for rule, by_arm in means.items():
             effects[rule][contrast.name] = sum(weight * by_arm[arm] for arm, weight in contrast.weights)
 
-    declared = {(run.identity.get("evaluation") or {}).get("select", "top1") for run in analysis.study.runs}
     return Selection(
-        declared.pop() if len(declared) == 1 else None,
+        rules.pop() if len(rules) == 1 else None,
         means,
         {rule: float(np.mean(picked)) for rule, picked in epochs.items()},
         effects,

@@ -72,8 +72,8 @@ def paper_table(analysis: Analysis, others: Sequence[Baseline]) -> PaperTable:
 
     baselines = []
     for other in others:
-        figures = [other.figures.get(analysis.key(protocol)) for protocol in analysis.protocols]
-        means = [(format_value(figure, METRIC), "") for figure in figures]
+        values = [other.figures.get(analysis.key(protocol)) for protocol in analysis.protocols]
+        means = [(format_value(value, METRIC), "") for value in values]
         baselines.append(PaperRow([other.label, *[""] * (num_names - 1)], NOTHING, means, NOTHING))
 
     test = "test " if study.trained_here else ""
@@ -130,13 +130,18 @@ def _marks(analysis: Analysis) -> tuple[dict[str, str], dict[str, str], str]:
             by_weight = {weight * sign: name for name, weight in result.contrast.weights}
             lower[by_weight[1]].append(letters[by_weight[-1]])
     marks = {name: "".join(sorted(below)) for name, below in lower.items()}
-    return letters, marks, f"Superscripts: significantly above the rows of these letters ({holm}, {len(pairs.primary)} comparisons)."
+    return (
+        letters,
+        marks,
+        f"Superscripts: significantly above the rows of these letters ({holm}, {len(pairs.primary)} comparisons).",
+    )
 
 
 def _caption(analysis: Analysis, explained: str, with_baselines: bool) -> list[str]:
+    measure = f"{analysis.measure[0].upper()}{analysis.measure[1:]}"
     sentences = [
-        f"{analysis.measure[0].upper()}{analysis.measure[1:]} on {analysis.study.name} ({analysis.asked}): mean ± standard "
-        "deviation over seeds, and the 95% interval of the mean (Student's t).",
+        f"{measure} on {analysis.study.name} ({analysis.asked}): mean ± standard deviation over seeds, and the 95% "
+        "interval of the mean (Student's t).",
     ]
     if analysis.study.trained_here:
         sentences.append("The epoch is chosen on the validation split.")

@@ -240,15 +240,15 @@ def _differences(analysis: Analysis, arms: Arms) -> list[Plot]:
                 groups.append([])
                 num_rows = len(family.primary)
             groups[-1].append(family)
-        named = {"measure": analysis.measure, "queries": analysis.words.plural}
-        pages = [partial(forest_page, group, analysis.primary, **named) for group in groups]
+        page = partial(forest_page, measure=analysis.measure, queries=analysis.words.plural)
+        pages = [partial(page, group, analysis.primary) for group in groups]
 
         caption = "As in the first figure."
         if not plots:
             caption = (
                 f"Differences in {analysis.figure()}, right of 0 where the first named is better. Thick: 95% interval "
-                f"over seeds and {analysis.words.groups}; thin: the one that holds for its whole family at once. Filled: told apart "
-                f"from 0, Holm p < {ALPHA:g}."
+                f"over seeds and {analysis.words.groups}; thin: the one that holds for its whole family at once. "
+                f"Filled: told apart from 0, Holm p < {ALPHA:g}."
             )
         plots += save_plots(pages, name, title, caption, width)
     return plots

@@ -27,6 +27,7 @@ from biencoder_ablate.report.plot_style import Plot
 from biencoder_ablate.report.read import Collection, Protocol
 from biencoder_ablate.report.sentences import Answer
 from biencoder_ablate.report.statistics import ALPHA, FEW_SEEDS, MAX_EXACT_SEEDS, seeds_needed
+from biencoder_ablate.runs.records import metric_in_words
 from biencoder_ablate.version import __version__
 
 MOST_MARKDOWN_ROWS = 60  # of a table of runs; the page and runs.csv have all
@@ -53,6 +54,7 @@ class StudyReport:
     analysis: Analysis
     headline: str
     others: Sequence[Baseline]
+    reading: str
     answers: Sequence[Answer]
     opening: Sequence[Plot]
     table: tables.Table
@@ -121,7 +123,11 @@ def study_report(
         add("tasks", "The eight tasks", *_plot_blocks(plots, "tasks"), ("table", tables.tasks_table(analysis.main)))
 
     if pairs:
-        add("debates", "Debate by debate", ("debates", _debates(analysis, pairs, prefix)))
+        add(
+            "debates",
+            f"{analysis.words.group.capitalize()} by {analysis.words.group}",
+            ("debates", _debates(analysis, pairs, prefix)),
+        )
     add("declared", "Declared beforehand", ("list", declared(analysis)))
     if study.trained_here:
         add(
@@ -135,6 +141,7 @@ def study_report(
         analysis=analysis,
         headline=headline,
         others=others,
+        reading=sentences.reading(analysis),
         answers=sentences.answers(analysis),
         opening=[plot for _, plot in _plot_blocks(plots, "forest")],
         table=tables.arms_table(analysis, others) if several else groups,
@@ -191,11 +198,11 @@ def declared(analysis: Analysis) -> list[str]:
     """What was fixed before any metric was seen: templates/declared.txt.j2 says it alike for every sweep."""
     # Runs may follow several rules of picking the epoch; the last epoch is no maximum, and comes at the end.
     selects = {(run.identity.get("evaluation") or {}).get("select", "top1") for run in analysis.study.runs}
-    names = {
-        "top1": "best official val top-1",
-        "top1_clean": "best clean val top-1",
-    }
-    best = " or ".join(names.get(select, f"best val {select}") for select in sorted(selects - {"last"}))
+    names = []
+    for select in sorted(selects - {"last"}):
+        clean, _, metric = metric_in_words(select).rpartition(" ")
+        names.append(f"best {clean or 'official'} val {metric}")
+    best = " or ".join(names)
     rules = []
     if best:
         rules.append(f"the epoch with the {best} (the first on a tie)")

@@ -94,6 +94,27 @@ def answers(analysis: Analysis) -> list[Answer]:
     return lines[:MOST_LISTED]
 
 
+def reading(analysis: Analysis) -> str:
+    """How to read the answers: what is compared, and what their words mean; nothing where nothing is compared."""
+    if not analysis.families:
+        return ""
+    words = analysis.words
+    parts = analysis.family(Kind.PARTS)
+    compared = "Each line is one comparison"
+    if analysis.star is not None:
+        compared = f"Each line is one change, compared with the centre ({analysis.star.centre.name})"
+    elif parts is not None:
+        compared = f"Each line is compared with {quoted(parts.baseline)}"
+    elif analysis.family(Kind.EFFECTS):
+        compared = "Each line is one part: its effect with and without it, averaged over the other parts"
+    return (
+        f"{compared}, in {analysis.figure()}. A 95% interval is where the difference over more seeds and "
+        f"{words.groups} lies; “for all at once” means that all intervals here hold together. Holm p is the chance of "
+        "so large a difference where there is none, corrected for the number of comparisons; below "
+        f"{ALPHA:g} the two are told apart."
+    )
+
+
 def _effect_answers(analysis: Analysis, family: Family) -> list[Answer]:
     """A line for each factor and interaction; those interactions that are not significant share one."""
     # One interaction that is not significant, as of two factors, keeps its line; several would bury the factors.

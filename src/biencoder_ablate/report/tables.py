@@ -21,6 +21,7 @@ from biencoder_ablate.report.read import FINISHED, Metric, Protocol, Run, Sweep
 from biencoder_ablate.report.statistics import MOST_SEEDS, POWER
 from biencoder_ablate.report.study import Arms, Cell, Study, show, task_values
 from biencoder_ablate.report.words import Words
+from biencoder_ablate.runs.records import metric_in_words
 
 Value = str | float | int | bool | None
 Row = tuple[Value, ...]
@@ -269,8 +270,8 @@ def _with_baselines(
             caption += f" The centre is {analysis.star.centre.name}."
     else:
         caption = (
-            f"{analysis.measure}, mean over seeds{over} ({analysis.num_points[primary]} queries). sd: standard deviation "
-            "over seeds. 95% interval: where the mean over many seeds lies on these queries (Student's t)."
+            f"{analysis.measure}, mean over seeds{over} ({analysis.num_points[primary]} queries). sd: standard "
+            "deviation over seeds. 95% interval: where the mean over many seeds lies on these queries (Student's t)."
         )
         if analysis.star is not None:
             caption += f" The centre is {analysis.star.centre.name}."
@@ -437,7 +438,7 @@ def selection_table(analysis: Analysis, selection: Selection) -> Table:
     columns = [Column("figure")]
     for rule in selection.means:
         declared = ", declared" if rule == selection.declared else ""
-        columns.append(Column(f"{RULES[rule]}{declared}", 3))
+        columns.append(Column(f"{RULES.get(rule) or f'val {metric_in_words(rule)}'}{declared}", 3))
     means = list(selection.means.values())
     effects = list(selection.effects.values())
 

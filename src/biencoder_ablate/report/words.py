@@ -1,4 +1,4 @@
-"""What a report calls what was asked: points, counters and debates on ArguAna; queries, answers and groups elsewhere."""
+"""What a report calls what was asked: points, counters, debates on ArguAna; queries, answers, groups elsewhere."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ TEXTS = Words("query", "answer", "group")
 
 
 def words_of(runs: Sequence[Run]) -> Words:
-    """The words for runs on one corpus, which their config names; runs without a config are of debates, as once all were."""
+    """The words for runs on one corpus, which their config names; without a config, of debates, as once all were."""
     names = set()
     for run in runs:
         if not run.result:  # another program's

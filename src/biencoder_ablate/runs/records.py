@@ -60,15 +60,22 @@ def load_metrics(directory: Path) -> list[Record]:
 
 
 def selection_metric(metrics: Mapping[str, Any], select: str, prefix: str = "") -> float:
-    """The val metric that `select` names (evaluation.select); the official top-1 where no point counts in clean ones.
+    """The val metric that `select` names (evaluation.select); the official one where no point counts in the clean one.
 
     `metrics` holds it under `prefix` and its name. NaN where there is no val.
     """
-    for name in (select, "top1"):
+    for name in (select, select.removesuffix("_clean"), "top1"):
         value = metrics.get(prefix + name)
         if value is not None and not math.isnan(value):
             return float(value)
     return math.nan
+
+
+def metric_in_words(key: str) -> str:
+    """A metric's key in records as it stands in a sentence: "clean top-1" of top1_clean."""
+    name = key.removesuffix("_clean")
+    words = {"top1": "top-1", "mrr": "MRR", "ndcg@10": "nDCG@10", "map": "MAP"}.get(name, name)
+    return words if name == key else f"clean {words}"
 
 
 def select_epoch(records: Sequence[Record], select: str) -> int | None:

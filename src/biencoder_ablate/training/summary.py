@@ -14,7 +14,7 @@ from biencoder_ablate.data.corpus import SPLITS, Corpus, pair_keys
 from biencoder_ablate.encoder.device import describe_device
 from biencoder_ablate.evaluation.baselines import MEASURED, TITLES, baselines_above
 from biencoder_ablate.runs.directory import RunDirectory
-from biencoder_ablate.runs.records import Record
+from biencoder_ablate.runs.records import Record, metric_in_words
 from biencoder_ablate.training.loop import epoch_rows
 from biencoder_ablate.training.plan import Components, RunPlan
 from biencoder_ablate.utils.console import format_number, text_table
@@ -175,9 +175,7 @@ def last_lines(
     elif config.evaluation.select == "last":
         selected = f"selected epoch {best}, the last"
     else:
-        metrics = {"top1": "top-1", "top1_clean": "clean top-1", "mrr": "MRR"}
-        metric = metrics[config.evaluation.select]
-        selected = f"selected epoch {best}, by val {metric}"
+        selected = f"selected epoch {best}, by val {metric_in_words(config.evaluation.select)}"
     lines = [selected, figures_table(result)]
     lines += [f"warning: {warning}" for warning in warnings(result, records)]
     if best >= 0:
