@@ -106,6 +106,7 @@ def test_all_files_are_written(report):
         "runs.csv",
         "comparisons.csv",
         "looks.json",
+        "verdict.json",
     } | {f"figures/{name}.{ending}" for name in figures for ending in ("svg", "png")}
 
 
