@@ -105,8 +105,8 @@ def test_all_files_are_written(report):
         "table.tex",
         "runs.csv",
         "comparisons.csv",
-        "looks.json",
         "verdict.json",
+        "looks.json",
     } | {f"figures/{name}.{ending}" for name in figures for ending in ("svg", "png")}
 
 

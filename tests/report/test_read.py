@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -73,8 +74,14 @@ def test_a_config_with_references_is_read_as_one_without(logs):
     plain = collect([run]).runs[0].config
     assert plain["data"]["name"] == "sample" and plain["training"]["head_learning_rate"] == 1e-3
     path = run / ".hydra" / "config.yaml"
-    path.write_text(path.read_text("utf-8").replace("name: sample", "name: ${oc.decode:sample}"), "utf-8")
+    written = path.read_text("utf-8")
+    assert plain["loss"]["positive"] == plain["loss"]["negative"]
+    path.write_text(re.sub(r"(  negative): 1(\.0)?\n", r"\1: ${loss.positive}\n", written), "utf-8")
+    assert "${loss.positive}" in path.read_text("utf-8")
     assert collect([run]).runs[0].config == plain
+    # What a resolver would make of it could be this machine's own.
+    path.write_text(written.replace("name: sample", "name: ${oc.decode:sample}"), "utf-8")
+    assert collect([run]).runs[0].config["data"]["name"] == "${oc.decode:sample}"
     path.write_text("data: [", "utf-8")
     assert collect([run]).runs[0].config == {}
 
