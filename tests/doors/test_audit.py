@@ -252,7 +252,7 @@ def test_a_model_that_is_not_there_costs_only_the_tokens(capsys):
     [
         (["data=arguana", "data.path=nowhere.zip"], ["data.path=nowhere.zip", "no such file"]),
         (["data.pth=x"], ["data.pth", "data.path"]),
-        (["--jsn"], ["--jsn", "--help"]),
+        (["--jsn"], ["--jsn", "did you mean --json?"]),
         (["data=nothing"], ["data=nothing", "sample"]),
     ],
 )
