@@ -452,7 +452,7 @@ def test_a_run_selects_by_clean_figures_where_val_shares_texts_with_train(tmp_pa
         config = make_config(
             tmp_path,
             data=DataConfig("pairs", str(table)),
-            evaluation=EvaluationConfig(select=select),
+            evaluation=EvaluationConfig(select=select, candidates="all"),
             training={"epochs": 6, "batch_size": 2, "learning_rate": 1e-3, "head_learning_rate": 0.01},
             seed=11,
         )
