@@ -220,12 +220,14 @@ def wrong(find: Callable[[Locked], Licence | None] = installed) -> list[str]:
 
 def renew(options: list[str]) -> None:
     """Resolve the lock anew, with uv's `options`. Raises ValueError where torch is not the build for CPUs."""
+    before = LOCK.read_text("utf-8")
     subprocess.run([*COMPILE, *options], cwd=ROOT, check=True)
     text = LOCK.read_text("utf-8")
-    LOCK.write_text(LOCK_HEAD + text, "utf-8")
     (torch,) = [item for item in read_lock(text) if item.name == "torch"]
     if not torch.version.endswith("+cpu"):
+        LOCK.write_text(before, "utf-8")
         raise ValueError(f"torch {torch.version}: is not the CPU build; tell uv where that is, with --find-links")
+    LOCK.write_text(LOCK_HEAD + text, "utf-8")
 
 
 def write() -> None:
