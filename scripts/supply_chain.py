@@ -38,9 +38,9 @@ PAGE_HEAD = """# Licences
 
 <!-- Written by scripts/supply_chain.py from requirements.lock and the installed packages. -->
 
-What the first line of the README installs (the extras `test` and `minilm`), and the licence that each package states in
-its own metadata: an SPDX expression where it has one, otherwise its own word for it. `sbom.json` lists the same packages
-with their hashes (CycloneDX 1.6). biencoder-ablate itself is under the MIT licence.
+What the first line of the README installs (the extras `test` and `minilm`), and the licence that each package states
+in its own metadata: an SPDX expression where it has one, otherwise its own word for it. `sbom.json` lists the same
+packages with their hashes (CycloneDX 1.6). biencoder-ablate itself is under the MIT licence.
 
 | package | version | licence |
 |---|---|---|

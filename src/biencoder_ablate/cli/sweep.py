@@ -269,8 +269,8 @@ class _Sweep:
         if getattr(launcher, "_EXECUTOR", None) == "slurm":  # submitit's
             errors = run_on_cluster(launcher, jobs, ended)
         else:
-            # What Hydra returns of a job holds its settings, some 1,000 objects, and of a failed one the frames with its
-            # model: in this process one job at a time, so that a long sweep does not keep them all.
+            # What Hydra returns of a job holds its settings, some 1,000 objects, and of a failed one the frames with
+            # its model: in this process one job at a time, so that a long sweep does not keep them all.
             in_process = self._config.hydra.launcher._target_.endswith("BasicLauncher")
             size = 1 if in_process else max(len(jobs), 1)
             errors = []
