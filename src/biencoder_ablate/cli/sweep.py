@@ -269,8 +269,15 @@ class _Sweep:
         if getattr(launcher, "_EXECUTOR", None) == "slurm":  # submitit's
             errors = run_on_cluster(launcher, jobs, ended)
         else:
-            failures = [failure_of(returned) for returned in launcher.launch(jobs, initial_job_idx=0)]
-            errors = [None if failure is None else format_error(failure) for failure in failures]
+            # What Hydra returns of a job holds its settings, some 1,000 objects, and of a failed one the frames with
+            # its model: in this process one job at a time, so that a long sweep does not keep them all.
+            in_process = self._config.hydra.launcher._target_.endswith("BasicLauncher")
+            size = 1 if in_process else max(len(jobs), 1)
+            errors = []
+            for start in range(0, len(jobs), size):
+                batch = launcher.launch(jobs[start : start + size], initial_job_idx=start)
+                failures = [failure_of(returned) for returned in batch]
+                errors += [None if failure is None else format_error(failure) for failure in failures]
         self._errors |= {name: error for name, error in zip(names, errors, strict=True) if error is not None}
 
     def _returned(self, name: str, job: list[str]) -> JobReturn:
