@@ -8,7 +8,6 @@ import pytest
 import torch
 from support.loss_batches import COUNTERS, POINTS, gradients, make_batch, make_model, make_texts, plain_contrastive
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from biencoder_ablate.data.corpus import Pair, build_corpus
 from biencoder_ablate.data.text_table import build_table
@@ -229,18 +228,17 @@ def test_points_of_the_batch_compete_only_where_they_may_be_negatives(among, ask
 
 def test_a_loss_stays_on_the_device_of_its_batch():
     """On a device that only checks: torch refuses to mix it with another."""
-    with FakeTensorMode():
-        logits = torch.zeros(3, 7, 2, device="meta")
-        r = torch.zeros(3, 7, 5, device="meta")
-        batch = Batch(
-            None,
-            Embeddings(r[0], r[0], r[0]),
-            Embeddings(r, r, r),
-            gather=lambda values: values,
-            excluded=lambda kind: torch.zeros(7, 14 if kind == "negatives" else 7, dtype=torch.bool, device="meta"),
-        )
-        batch.logits = logits
-        batch.scores = logits[:, :, 1]
-        batch.model = BiEncoder(Architecture(5, None))
-        for loss in (StudyLoss(), ContrastiveLoss()):
-            assert {value.device.type for value in loss(batch).values()} == {"meta"}
+    logits = torch.zeros(3, 7, 2, device="meta")
+    r = torch.zeros(3, 7, 5, device="meta")
+    batch = Batch(
+        None,
+        Embeddings(r[0], r[0], r[0]),
+        Embeddings(r, r, r),
+        gather=lambda values: values,
+        excluded=lambda kind: torch.zeros(7, 14 if kind == "negatives" else 7, dtype=torch.bool, device="meta"),
+    )
+    batch.logits = logits
+    batch.scores = logits[:, :, 1]
+    batch.model = BiEncoder(Architecture(5, None))
+    for loss in (StudyLoss(), ContrastiveLoss()):
+        assert {value.device.type for value in loss(batch).values()} == {"meta"}
