@@ -277,6 +277,17 @@ def test_judgements_that_contradict_each_other_or_are_no_grades_are_refused(tmp_
         read_files(tmp_path, {"one.run": RUN}, QRELS + line)
 
 
+@pytest.mark.parametrize("qrels", ["", "q1 0 r1 0\nq2 0 r2 -1\n"])
+def test_judgements_without_a_relevant_document_are_refused(tmp_path, qrels):
+    with pytest.raises(ValueError, match=r"--qrels .*qrels\.txt: no relevant document in it; lines are: query 0"):
+        read_files(tmp_path, {"one.run": RUN}, qrels)
+
+
+def test_a_system_without_seeds_stands_beside_each_seed_in_order(tmp_path):
+    runs = read_files(tmp_path, {"a.seed8.run": RUN, "a.seed1.run": RUN, "b.run": RUN}).runs
+    assert [run.identity["seed"] for run in runs if run.identity["system"] == "b"] == [1, 8]
+
+
 def test_grades_may_be_repeated_negative_or_written_with_a_point(tmp_path):
     (run,) = read_files(tmp_path, {"one.run": RUN}, QRELS + "q1 0 r1 1.0\nq4 0 n4 -0\nq2 0 x -1\n").runs
     assert scores_of(run) == [1, 1, 1, 0]

@@ -25,11 +25,13 @@ from biencoder_ablate.report.statistics import (
     crossed_moments,
     holm,
     intervals,
+    power_analysis,
     seeds_needed,
     sign_flip_p,
     smallest_p,
     sums_by_debate,
 )
+from biencoder_ablate.utils.seeding import generator
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "simulate_statistics.py"
 _spec = importlib.util.spec_from_file_location("simulate_statistics", SCRIPT)
@@ -203,6 +205,12 @@ def crossed_interval(values, debates) -> Interval:
 def variance_of(interval) -> float:
     assert interval.high - interval.estimate == pytest.approx(interval.estimate - interval.low)
     return interval.variance
+
+
+def test_sums_over_debates_keep_every_digit():
+    sums, sizes = sums_by_debate([[1 / 3, 1 / 7, 1 / 9], [0.1, 0.2, 0.3]], ["x", "y", "x"])
+    assert sums.tolist() == [[1 / 3 + 1 / 9, 1 / 7], [0.1 + 0.3, 0.2]]
+    assert sizes.tolist() == [2, 1]
 
 
 def test_variance_by_hand():
@@ -410,6 +418,27 @@ def test_a_group_that_loses_on_further_seeds_is_no_winner():
     assert (answer.best, answer.winner, answer.not_told_apart) == ("b", None, ("b", "a"))
 
 
+@pytest.mark.parametrize(("names", "tests"), [("ab", "one test"), ("abc", "3 tests")])
+def test_a_verdict_says_over_how_many_tests(names, tests):
+    groups = [group(name, [0.1 * (1 + k)] * 9) for k, name in enumerate(names)]
+    answer = verdict(groups, compare(groups, range(10), every_pair(names)))
+    assert f"over {tests}" in answer.sentence
+
+
+def test_signs_are_drawn_from_streams_of_their_own():
+    """Beyond what can be tried one by one: over seeds, and over debates where there is one seed."""
+    rng = np.random.default_rng(1)
+    values = rng.random((2, 18, 40))
+    several = [Group(name, range(18), of) for name, of in zip("ab", values, strict=True)]
+    (result,) = compare(several, range(40), every_pair("ab"))
+    per_seed = np.round(values[0] - values[1], 10).sum(axis=1) / 40
+    assert result.p == sign_flip_p(per_seed[None], generator(0, "report", "signs"))[0]
+    alone = [Group(name, range(1), of[:1]) for name, of in zip("ab", values, strict=True)]
+    (result,) = compare(alone, range(40), every_pair("ab"))
+    by_debate = np.round(values[0, 0] - values[1, 0], 10)
+    assert result.p_debates == sign_flip_p(by_debate[None], generator(0, "report", "debates"))[0]
+
+
 # --- looks, one seed, power ---
 
 
@@ -428,6 +457,10 @@ def test_declared_looks_use_the_first_seeds_and_share_alpha():
     early = compare(groups, DEBATES, every_pair(HEADS), looks=(16, 20))
     assert {result.p_family for result in early} == {1.0}
     assert "nothing is decided yet" in early[0].notes[0]
+    at_one_look, at_three = (result[0].power.detectable for result in (plain, looked))
+    moments = looked[0].interval
+    alone = power_analysis(moments, 12, 18).detectable
+    assert at_one_look < at_three == pytest.approx(alone), "as one of 6 tests at each of 3 looks"
     few = [Group(g.name, range(9), g.correct[:9]) for g in groups]
     said = verdict(few, compare(few, DEBATES, every_pair(HEADS), looks=(8, 12, 20))).sentence
     assert "10 are needed" in said, "3·6·2/2^10 < 0.05"
