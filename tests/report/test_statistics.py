@@ -420,9 +420,9 @@ def test_a_group_that_loses_on_further_seeds_is_no_winner():
 
 @pytest.mark.parametrize(("names", "tests"), [("ab", "one test"), ("abc", "3 tests")])
 def test_a_verdict_says_over_how_many_tests(names, tests):
-    groups = [group(name, [0.1 * (1 + k)] * 9) for k, name in enumerate(names)]
+    groups = [group(name, [0.1 * (1 + k)] * 3) for k, name in enumerate(names)]
     answer = verdict(groups, compare(groups, range(10), every_pair(names)))
-    assert f"over {tests}" in answer.sentence
+    assert f"over {tests}; " in answer.sentence, "which three seeds are too few for"
 
 
 def test_signs_are_drawn_from_streams_of_their_own():
