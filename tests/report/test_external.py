@@ -112,6 +112,17 @@ def test_a_complete_design_gives_main_effects_and_interactions(tmp_path):
     assert [picture.name for picture in forest] == ["forest", "forest_more"], "28 pairs stand below"
 
 
+def test_beside_a_complete_design_an_axis_of_several_levels_is_a_question_of_its_own(tmp_path):
+    design = itertools.product("01", "01", "xyz", range(2), range(6))
+    rows = [(a, b, d, seed, f"q{q}", (int(a) + q + seed) % 2) for a, b, d, seed, q in design]
+    analysis = analysis_of(read_csv([table(tmp_path / "r.csv", "A,B,D,seed,query,value", rows)], "top-1"))
+    assert [(family.kind, family.subject, len(family.primary)) for family in analysis.families] == [
+        (Kind.EFFECTS, "A × B", 3),
+        (Kind.PAIRS, "configuration", 6),
+        (Kind.AXIS, "D", 3),
+    ]
+
+
 def test_no_difference_at_all_is_said_so(tmp_path):
     rows = [(system, seed, f"q{q}", q % 2) for system in "ab" for seed in range(2) for q in range(10)]
     analysis = analysis_of(read_csv([table(tmp_path / "r.csv", "system,seed,query,value", rows)], "top-1"))
