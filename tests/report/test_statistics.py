@@ -488,6 +488,13 @@ def test_what_more_seeds_would_show_by_hand():
     assert reached < 0.2
 
 
+@pytest.mark.parametrize(("difference", "probability"), [(0.2, 1.0), (0.0, 0.5), (-0.2, 0.0)])
+def test_where_seeds_never_differ_the_next_one_does_as_they_do(difference, probability):
+    zero = Group("b", range(4), np.zeros((4, 12)))
+    (result,) = compare([Group("a", range(4), zero.correct + difference), zero], np.arange(12) // 3, every_pair("ab"))
+    assert result.power.p_first_better == probability
+
+
 def test_debates_that_few_seeds_cannot_make_up_for_need_more_debates():
     a = np.tile(np.repeat([0.5, -0.4, 0.5, -0.4], 3), (8, 1)) + np.linspace(0, 0.01, 8)[:, None]
     groups = [Group("a", range(8), a), Group("b", range(8), np.zeros((8, 12)))]
