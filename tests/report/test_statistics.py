@@ -263,16 +263,17 @@ def test_variance_of_debates_of_unequal_size_against_a_point_by_point_reference(
     )
 
 
-@pytest.mark.parametrize("num_seeds", [3, 8])
+@pytest.mark.parametrize("num_seeds", [3, 7, 8])
 def test_ends_of_an_interval_by_hand(num_seeds):
-    """Five debates of one size: one t by Satterthwaite, or with few seeds a t of 2 and a t of 4 degrees of freedom."""
+    """Five debates of one size: one t by Satterthwaite, or below eight seeds a t of S − 1 and a t of 4 degrees of freedom."""
     values = np.random.default_rng(3).random((num_seeds, 20)) + np.arange(num_seeds)[:, None] / 9
     interval = crossed_interval(values, np.arange(20) // 4)
     half = t.ppf(0.975, interval.degrees_of_freedom) * math.sqrt(interval.variance)
-    if num_seeds == 3:
-        assert interval.by_seeds == pytest.approx(values.mean(axis=1).var(ddof=1) / 3)
+    if num_seeds < 8:
+        assert interval.by_seeds == pytest.approx(values.mean(axis=1).var(ddof=1) / num_seeds)
         rest = interval.variance - interval.by_seeds
-        half = math.sqrt(4.302653**2 * interval.by_seeds + 2.776445**2 * rest)
+        of_seeds = {3: 4.302653, 7: 2.446912}[num_seeds]
+        half = math.sqrt(of_seeds**2 * interval.by_seeds + 2.776445**2 * rest)
     assert (interval.low, interval.high) == pytest.approx((interval.estimate - half, interval.estimate + half))
     there = crossed_interval(values - interval.low, np.arange(20) // 4)
     assert there.p == pytest.approx(0.05), "the p whose interval ends at 0"
