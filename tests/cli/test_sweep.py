@@ -293,6 +293,8 @@ def test_a_sweep_has_a_name_one_can_read(tmp_path):
     assert re.fullmatch("heads_head2_epochs3_[0-9a-f]{8}", found.name)
     assert found == sweep_directory(str(tmp_path), None, [*typed[::-1], "logs_dir=elsewhere"], jobs).path
     assert found != sweep_directory(str(tmp_path), None, [*typed, "neg_ratio=0"], jobs).path
+    preset_alone = sweep_directory(str(tmp_path), None, ["head=none", "experiment=heads", "seed=0,1"], [["seed=0"]] * 2)
+    assert re.fullmatch("heads_[0-9a-f]{8}", preset_alone.path.name), "of what is typed only presets are named"
     assert re.fullmatch("search_[0-9a-f]{8}", sweep_directory(str(tmp_path), None, ["seed=0"]).path.name)
     assert sweep_directory(str(tmp_path), "mine", typed, jobs).path.name == "mine"
     older = tmp_path / "sweeps" / found.name[-8:]

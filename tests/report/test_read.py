@@ -264,6 +264,17 @@ def test_heads_ratios_and_seeds_are_found(tmp_path):
     assert study.name == "sample"
 
 
+def test_seeds_are_in_order_of_their_numbers(tmp_path):
+    """Whatever order runs are found in: 10 stands before 2 in a list of directories."""
+    points = made_up_points(2)
+    for seed in (10, 8, 2, 1):
+        write_run(tmp_path, config_of(seed=seed), [1.0] * len(points), points, fingerprint="f" * 64)
+    study = study_of(tmp_path)
+    assert study.seeds == [1, 2, 8, 10]
+    assert [list(cell.runs) for cell in study.cells] == [[1, 2, 8, 10]]
+    assert [run.identity["seed"] for run in study.runs] == [1, 2, 8, 10]
+
+
 def test_where_the_relu_stands_sets_apart_only_heads_that_have_one(tmp_path):
     positions = {"none": ["before"], "layernorm": ["after"], "relu": ["before", "after"]}
     positions["layernorm_relu"] = positions["relu"]

@@ -163,6 +163,11 @@ def test_epochs_are_written_in_order_and_what_went_wrong_is_told_once():
         raise OSError("full")  # the first error is the one that is told
 
 
+def test_what_went_wrong_in_the_last_job_is_told_on_leaving():
+    with pytest.raises(FileNotFoundError), BackgroundWriter() as writer:
+        writer.start(lambda: os.stat("/not/there"))
+
+
 def test_a_second_process_is_told_who_works_in_the_run(tmp_path):
     folder = tmp_path / "busy"
     first = begin(folder, "training.epochs=2000")
