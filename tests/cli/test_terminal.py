@@ -2,45 +2,53 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
 import re
-import subprocess
+import select
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.helpers import run_program, train
+from support.forked import Forked
+from support.helpers import run_here, train
 
+from biencoder_ablate.cli.main import COMMANDS
 from biencoder_ablate.utils.console import fold
 
 TINY = ["model=tiny", "training.freeze_encoder=true", "training.epochs=1", "data.limit=3", "model.max_tokens=16"]
+LONGEST = 120.0
+"""Seconds after which a program at the terminal hangs, on a busy machine too."""
 
 
-def at_terminal(arguments: list[str], cwd: Path, typed: str = "") -> str:
-    """What the program shows at a terminal of 80 columns, as it is left: bars have gone."""
+def at_terminal(arguments: list[str], cwd: Path, *typed: str) -> str:
+    """What the program shows at a terminal of 80 columns, as it is left: bars have gone.
+
+    Each text is typed once the program asks for one. A program that does not end within LONGEST seconds fails the test.
+    """
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "biencoder_ablate", *arguments],
-        cwd=cwd,
-        env=os.environ | {"COLUMNS": "80", "TERM": "dumb", "PYTHONPATH": os.pathsep.join(sys.path)},
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-    )
-    os.close(theirs)
-    os.write(ours, typed.encode())
-    shown = b""
-    while True:
-        try:
+    environment = os.environ | {"COLUMNS": "80", "TERM": "dumb", "OMP_NUM_THREADS": "1"}
+    process = Forked(["-m", "biencoder_ablate", *arguments], cwd, environment, os.ttyname(theirs))
+    shown, answers = b"", list(typed)
+    ends = time.monotonic() + LONGEST
+    try:
+        while process.poll() is None or select.select([ours], [], [], 0)[0]:
+            assert time.monotonic() < ends, shown.decode(errors="replace")
+            if not select.select([ours], [], [], 0.05)[0]:
+                continue
             shown += os.read(ours, 65536)
-        except OSError:  # nobody writes to it any more
-            break
-    process.wait()
-    os.close(ours)
+            if answers and shown.endswith(b"> "):
+                os.write(ours, answers.pop(0).encode())
+    finally:
+        process.kill()
+        process.process.join()
+        os.close(theirs)
+        os.close(ours)
     lines = shown.decode().split("\r\n")
     return "\n".join(line.split("\r")[-1] for line in lines)
 
@@ -91,15 +99,17 @@ def test_lists_and_answers_fit_the_terminal(logs):
     assert any(figures == re.findall(r"\d\.\d{4}", line) for line in listed.splitlines())
 
 
-@pytest.mark.parametrize("command", ["audit", "evaluate", "export", "report", "retrieve", "runs"])
-def test_help_and_a_word_is_its_help(command, tmp_path):
-    asked = run_program(["help", command], tmp_path, COLUMNS="80")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_and_a_word_is_its_help(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    asked = run_here(["help", command], tmp_path)
     assert asked.returncode == 0 and asked.stdout.startswith(f"usage: biencoder-ablate {command}")
     assert fits(asked.stdout), asked.stdout
 
 
-def test_queries_are_asked_for_until_an_empty_line(logs):
-    shown = at_terminal(["retrieve", "latest", "-k", "1"], logs, "Zoos are cruel.\n\n")
+@pytest.mark.parametrize("end", ["\n", "\x04"], ids=["an empty line", "Ctrl-D"])
+def test_queries_are_asked_for_until_an_empty_line_or_the_end_of_the_input(end, logs):
+    shown = at_terminal(["retrieve", "latest", "-k", "1"], logs, "Zoos are cruel.\n", end)
     assert shown.count("argument> ") == 2 and shown.count("108 candidates; the head") == 1
     assert "Traceback" not in shown
 
@@ -108,7 +118,7 @@ def test_queries_are_asked_for_until_an_empty_line(logs):
     ("typed", "hint"),
     [
         ("reprot s -o x", "did you mean report"),
-        ("trian head=none", "must be one of audit, evaluate, export, report, retrieve, runs"),
+        ("trian head=none", "must be one of audit, benchmark, decide, evaluate, export, report, retrieve, runs"),
         ("help rns", "did you mean runs?"),
         ("report s --metrc mrr", "did you mean --metric?"),
         ("retrieve layernorm_relu_neg0.01_sed0 x", "did you mean layernorm_relu_neg0.01_seed0_"),
@@ -118,23 +128,18 @@ def test_queries_are_asked_for_until_an_empty_line(logs):
 )
 def test_a_mistyped_word_is_met_with_the_right_one(typed, hint, logs):
     (logs / "logs" / "sweeps" / "first").mkdir(parents=True, exist_ok=True)
-    ended = run_program(typed.split(), logs)
+    ended = run_here(typed.split(), logs)
     assert ended.returncode == 1 and ended.stdout == ""
     (line,) = ended.stderr.splitlines()
     assert line.startswith("error: ") and hint in line
 
 
-def test_an_argument_that_is_not_utf8_is_refused_in_one_line(logs):
-    for arguments, typed in ((["-"], b"caf\xe9"), (["--points", "-"], b"caf\xe9"), (["caf\udce9"], b"")):
-        ended = subprocess.run(
-            [sys.executable, "-m", "biencoder_ablate", "retrieve", "latest", *arguments],
-            cwd=logs,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-            input=typed,
-            capture_output=True,
-        )
-        (line,) = ended.stderr.decode().splitlines()
-        assert ended.returncode == 1 and "not UTF-8" in line
+@pytest.mark.parametrize("arguments", [["-"], ["--points", "-"], ["caf\udce9"]])
+def test_an_argument_that_is_not_utf8_is_refused_in_one_line(arguments, logs, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9")))
+    ended = run_here(["retrieve", "latest", *arguments], logs)
+    (line,) = ended.stderr.splitlines()
+    assert ended.returncode == 1 and "not UTF-8" in line
 
 
 text = st.text(alphabet="ab .:-_/\n", max_size=300)

@@ -23,13 +23,24 @@ _server.set_forkserver_preload(["warm_up"])
 
 
 class Forked:
-    """`python ARGUMENTS` ("-m", module, … or "-c", program, …) in `cwd`, started. Methods are subprocess.Popen's."""
+    """`python ARGUMENTS` ("-m", module, … or "-c", program, …) in `cwd`, started. Methods are subprocess.Popen's.
 
-    def __init__(self, arguments: Sequence[str | Path], cwd: Path, environment: dict[str, str]) -> None:
+    `terminal`: the device at which it stands, for input, output and errors; `communicate` has nothing to read then.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str | Path],
+        cwd: Path,
+        environment: dict[str, str],
+        terminal: str | None = None,
+    ) -> None:
         self.said = tempfile.mkdtemp()
         names = [f"{self.said}/{name}" for name in ("output", "errors")]
+        for name in names:
+            Path(name).touch()
         self.process = _server.Process(
-            target=_become, args=(list(map(str, arguments)), str(cwd), environment, names), daemon=True
+            target=_become, args=(list(map(str, arguments)), str(cwd), environment, names, terminal), daemon=True
         )
         with patch.dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=os.pathsep.join(sys.path)):  # the server's own
             self.process.start()
@@ -63,10 +74,18 @@ class Forked:
         return output, errors
 
 
-def _become(arguments: list[str], cwd: str, environment: dict[str, str], files: list[str]) -> None:
+def _become(
+    arguments: list[str],
+    cwd: str,
+    environment: dict[str, str],
+    files: list[str],
+    terminal: str | None,
+) -> None:
     """In the forked process: what a new interpreter would do with these arguments."""
     for number, file in enumerate(files, start=1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    if terminal is not None:
+        _stand_at(terminal)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in its background
     os.chdir(cwd)
     os.environ.clear()
@@ -78,3 +97,14 @@ def _become(arguments: list[str], cwd: str, environment: dict[str, str], files: 
         runpy.run_module(what, run_name="__main__", alter_sys=True)
     else:
         exec(compile(what, "<string>", "exec"), {"__name__": "__main__"})
+
+
+def _stand_at(terminal: str) -> None:
+    """Make a terminal the one of this process, as a login does, with streams that know it."""
+    os.setsid()
+    device = os.open(terminal, os.O_RDWR)
+    for number in range(3):
+        os.dup2(device, number)
+    sys.stdin = open(0, closefd=False)
+    sys.stdout = open(1, "w", closefd=False)
+    sys.stderr = open(2, "w", closefd=False)
