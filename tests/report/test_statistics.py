@@ -265,7 +265,7 @@ def test_variance_of_debates_of_unequal_size_against_a_point_by_point_reference(
 
 @pytest.mark.parametrize("num_seeds", [3, 7, 8])
 def test_ends_of_an_interval_by_hand(num_seeds):
-    """Five debates of one size: one t by Satterthwaite, or below eight seeds a t of S − 1 and a t of 4 degrees of freedom."""
+    """Five debates of one size: one t by Satterthwaite, or below eight seeds t of S − 1 and of 4 degrees of freedom."""
     values = np.random.default_rng(3).random((num_seeds, 20)) + np.arange(num_seeds)[:, None] / 9
     interval = crossed_interval(values, np.arange(20) // 4)
     half = t.ppf(0.975, interval.degrees_of_freedom) * math.sqrt(interval.variance)
