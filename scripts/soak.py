@@ -106,7 +106,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=int, nargs="?", default=1000, help="how many (1,000)")
     parser.add_argument("--every", type=int, default=50, help="runs between two lines (50)")
-    parser.add_argument("--most", type=float, default=20.0, help="KiB a run that memory may grow by (20)")
+    parser.add_argument("--most", type=float, default=100.0, help="KiB a run that memory may grow by (100)")
     arguments = parser.parse_args()
     if not 1 <= arguments.every <= arguments.runs:
         parser.error(f"--every {arguments.every}: must be 1 to {arguments.runs}, the number of runs")

@@ -323,6 +323,7 @@ def run_job(composed: DictConfig) -> float:
     An exception marks this job alone as failed.
     """
     from biencoder_ablate.cli.launchers import acquire_gpu
+    from biencoder_ablate.encoder.device import release_memory
     from biencoder_ablate.training.experiment import run_experiment
 
     hydra = HydraConfig.get()
@@ -347,4 +348,6 @@ def run_job(composed: DictConfig) -> float:
             raise
         raise RuntimeError("stopped by SIGTERM") from None
     RunLog(None).say(run_line(sweep, outcome.directory.name, width=terminal_width()))
+    if not parallel:  # what the C library keeps of freed memory grows from run to run
+        release_memory()
     return objective(outcome.result)
