@@ -105,6 +105,6 @@ def _stand_at(terminal: str) -> None:
     device = os.open(terminal, os.O_RDWR)
     for number in range(3):
         os.dup2(device, number)
-    sys.stdin = open(0, closefd=False)
-    sys.stdout = open(1, "w", closefd=False)
-    sys.stderr = open(2, "w", closefd=False)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
