@@ -10,6 +10,7 @@ it asks by itself does not have. The bill of materials is CycloneDX 1.6.
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import subprocess
@@ -244,19 +245,20 @@ def write() -> None:
     BILL.write_text(bill(packages, licences, own_version), "utf-8")
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="say what disagrees, and write nothing")
+    parser.add_argument("--renew", nargs=argparse.REMAINDER, help="resolve the lock anew; what follows goes to uv")
+    arguments = parser.parse_args(argv)
     try:
-        if argv == ["--check"]:
+        if arguments.check:
             said = wrong()
             print("\n".join(said), end="\n" if said else "", file=sys.stderr)
             return int(bool(said))
-        if argv[:1] == ["--renew"]:
-            renew(argv[1:])
-            return 0
-        if argv:
-            print(__doc__)
-            return int(argv not in (["-h"], ["--help"]))
-        write()
+        if arguments.renew is not None:
+            renew(arguments.renew)
+        else:
+            write()
         return 0
     except (OSError, ValueError, subprocess.CalledProcessError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -264,4 +266,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
