@@ -291,7 +291,8 @@ def test_the_sweep_ends_with_a_table_of_all_its_runs(finished_sweep):
         result = json.loads((path / "result.json").read_text("utf-8"))
         row = next(line for line in lines if line.startswith(f"head={head} "))
         assert re.search(rf" {result['test']['top1']:.4f}!?( |$)", row), head
-    assert f"sweep: {len(HEADS)} of {len(HEADS)} finished" in lines
+    ended = [line.split("  ")[0] for line in lines if re.match(r"\d of \d  head=", line)]
+    assert ended == [f"{number} of {len(HEADS)}" for number in range(1, len(HEADS) + 1)]
 
 
 def test_the_variants_differ_from_the_first_epoch_on_with_the_same_seed(finished_sweep):
@@ -382,7 +383,7 @@ def test_logging_is_left_alone_until_it_is_asked_for(tmp_path):
 def test_a_sweep_in_batches_is_one_sweep(tmp_path):
     ended = run_here(["-m", *QUICK, "head=none,relu,layernorm", "hydra.sweeper.max_batch_size=2"], tmp_path)
     assert ended.returncode == 0, ended.stderr
-    assert "3 runs, 0 finished, 3 to run" in ended.stdout and "sweep: 3 of 3 finished" in ended.stdout
+    assert "3 runs, 0 finished, 3 to run" in ended.stdout and "\n3 of 3  head=layernorm" in ended.stdout
 
 
 # --- one's own data ---

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from support.runs import finished_result
 
 from biencoder_ablate.cli.launchers import take_first_free
 from biencoder_ablate.cli.sweep import sweep_directory
-from biencoder_ablate.cli.sweep_table import sweep_text, sweep_warnings
+from biencoder_ablate.cli.sweep_table import sweep_text, sweep_warnings, write_table
 from biencoder_ablate.runs import status as run_states
 from biencoder_ablate.runs.__main__ import main as list_runs
 from biencoder_ablate.runs.__main__ import prune
@@ -284,6 +286,36 @@ def test_clean_means_stand_beside_official_ones_and_everything_fits_eighty_colum
     assert row.split() == ["head=none", "2", "0.7500", "0.0000", "0.4000!", "0.0000", "0.3000", "0.6000"]
 
 
+def with_ndcg(run: RunStatus, select: str) -> RunStatus:
+    """The same run, its epoch selected by `select`: nDCG@10 is 0.4 on val and 0.9 on test, clean 0.3 and 0.8."""
+    result = copy.deepcopy(dict(run.result)) | {"select": select}
+    for split, value in (("val", 0.4), ("test", 0.9)):
+        result[split] |= {"ndcg@10": value, "ndcg@10_clean": value - 0.1}
+        result["baselines"]["bm25"][split] |= {"ndcg@10": 0.95, "ndcg@10_clean": 0.85}
+    return replace(run, result=result)
+
+
+def test_the_table_is_of_the_metric_that_selects_the_epoch_and_of_clean_top_1_where_several_do(tmp_path):
+    runs = [with_ndcg(finished(0.6, 0.6, f"seed={seed}"), "ndcg@10") for seed in range(2)]
+    table, _, means = sweep_text(runs).partition("\n\n")
+    row = ["seed=0", "3", "0.4000!", "0.3000!", "0.9000!", "0.8000!", "2.0", "s"]
+    assert table.splitlines()[1].split() == row, "official and clean, each marked as BM25 has more"
+    lines = means.splitlines()
+    assert [line.split() for line in lines[:3]] == [
+        ["nDCG@10,", "mean", "seeds", "val", "sd", "test", "sd", "clean"],
+        ["all", "runs", "2", "0.4000!", "0.0000", "0.9000!", "0.0000", "0.8000"],
+        ["BM25", "0.9500", "0.9500", "0.8500"],
+    ]
+    assert lines[-1] == "warning: on test 2 of 2 runs below BM25 (!)"
+
+    write_table(tmp_path / "table.csv", runs)
+    row = (tmp_path / "table.csv").read_text().splitlines()[1]
+    assert row == "seed=0,finished,3,0.4000,0.9000,0.3000,0.8000,2.0,ndcg@10,r"
+
+    several = [runs[0], with_ndcg(finished(0.6, 0.5, "seed=1"), "top1")]
+    assert "clean top-1, mean" in sweep_text(several)
+
+
 def test_a_sweep_has_a_name_one_can_read(tmp_path):
     """Presets, then what the jobs vary and how much, then a hash of what was typed, which alone tells sweeps apart."""
     jobs = [[f"head={head}", f"training.epochs={n}", "seed=0"] for head in ("none", "relu") for n in (1, 2, 3)]
@@ -427,6 +459,14 @@ def test_a_run_that_has_finished_since_it_was_listed_is_not_pruned(worked_in, tm
 def test_a_search_looks_at_clean_val_or_where_nothing_is_clean_at_val():
     assert objective({"val": {"top1": 0.3, "top1_clean": 0.2}, "test": {"top1_clean": 0.9}}) == 0.2
     assert objective({"val": {"top1": 0.3, "top1_clean": None}}) == 0.3
+
+
+def test_a_search_looks_at_the_val_metric_that_selects_the_epoch():
+    val = {"top1": 0.3, "top1_clean": 0.2, "ndcg@10": 0.6, "ndcg@10_clean": None}
+    assert objective({"val": val, "select": "ndcg@10"}) == 0.6
+    assert objective({"val": val, "select": "ndcg@10_clean"}) == 0.6, "no clean point"
+    assert objective({"val": val, "select": "top1"}) == 0.3
+    assert objective({"val": val, "select": "last"}) == 0.2
 
 
 def test_two_jobs_that_are_one_run_are_said(tmp_path):

@@ -59,6 +59,8 @@ def with_value(group, name, value):
         config = replace(config, model=replace(TINY, similarity="cosine"))
     elif name in ("weight_decay", "projection_weight_decay"):
         config = replace(config, training=TrainingConfig(optimizer="adamw"))
+    elif name in ("folds", "fold"):
+        config = replace(config, data=replace(config.data, folds=3, fold=0))
     elif name in ("positive", "negative", "head"):
         config = replace(config, evaluation=EvaluationConfig("none"))
     elif name in ("folds", "fold"):
@@ -261,7 +263,7 @@ MISTAKES = [
     (["--info", "defaults", "hed=none"], ["hed=none", "head"]),
     (["--help", "hed=none"], ["hed=none", "head"]),
     # what is no override at all
-    (["head"], ["head", "key=value", "missing EQUAL"]),
+    (["head"], ["head: there is no such command", "head=relu"]),
     (["head=none,"], ["head=none,", "key=value"]),
     (["--bogus"], ["--bogus", "--help"]),
     (["--config-dir=no/such"], ["--config-dir=no/such"]),

@@ -286,7 +286,7 @@ def test_one_command_for_all(quick_run, tmp_path):
     ended = run_here(["evaluate", str(tmp_path / "none")], tmp_path)
     assert ended.returncode == 1 and "no result.json there" in ended.stderr and ended.stderr.count("\n") == 1
     said = only_error(run_here(["reprot", "logs"], tmp_path), tmp_path)
-    assert "did you mean report" in said
+    assert said == "reprot: there is no such command; did you mean report or export?"
     for word, module in COMMANDS.items():
         assert callable(importlib.import_module(f"biencoder_ablate.{module}").main), word
 

@@ -12,7 +12,8 @@ from biencoder_ablate.runs.identity import RESULTS_VERSION, identity, run_name, 
 # What names no run: places, machines, ways of computing the same, and what a fingerprint stands for.
 NAMELESS = {
     "data.name data.path data.split_seed data.limit data.disjoint data.options data.subset "
-    "data.point data.counter data.negative data.split",  # the fingerprint of the pairs read
+    "data.point data.counter data.negative data.split data.group data.id "
+    "data.folds data.fold",  # the fingerprint of the pairs read
     "model.name model.name_or_path model.revision",  # the fingerprint of the encoder's files
     "model.finetuned",  # the run it comes from, and the fingerprint of its encoder's files
     "training.device training.micro_batch training.save_model training.fast training.compile",

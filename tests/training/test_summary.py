@@ -12,7 +12,14 @@ from support.helpers import run_here
 
 from biencoder_ablate.config.schema import Config, EvaluationConfig
 from biencoder_ablate.runs.directory import RunDirectory
-from biencoder_ablate.training.summary import describe_hard_ratio, figures_table, last_lines, meaning, warnings
+from biencoder_ablate.training.summary import (
+    describe_hard_ratio,
+    figures_table,
+    finished_line,
+    last_lines,
+    meaning,
+    warnings,
+)
 
 FIGURES = {"top1": 0.5, "top1_clean": 0.6, "top1_stage1": 0.4, "top1_stage1_clean": 0.3, "num_points": 20}
 GOOD: dict[str, Any] = {
@@ -106,6 +113,22 @@ def test_figures_below_what_needs_no_training_are_marked_and_clean_ones_hidden_w
     table = figures_table(result).splitlines()
     assert table[0].split() == ["val", "test"] and table[2].split()[-2:] == ["0.5000", "0.1000!"]
     assert max(map(len, figures_table(GOOD).splitlines())) < 80
+
+
+def test_figures_are_of_the_metric_that_selects_the_epoch():
+    """nDCG@10 has no figure before the head, and is below BM25 on test."""
+    ndcg = {"ndcg@10": 0.75, "ndcg@10_clean": 0.75}
+    result = changed() | {"select": "ndcg@10"}
+    for split in ("val", "test"):
+        result[split] |= ndcg | {"num_points_clean": 20}
+    result["baselines"]["bm25"] = {
+        split: {"ndcg@10": value, "ndcg@10_clean": value} for split, value in (("val", 0.7), ("test", 0.8))
+    }
+    rows = [line.split() for line in figures_table(result).splitlines()]
+    assert rows[1][-2:] == ["–", "–"] and rows[2][-2:] == ["0.7500", "0.7500!"] and rows[4][-2:] == ["0.7000", "0.8000"]
+    (found,) = warnings(result, [{"val/ndcg@10": value} for value in (0.3, 0.4, 0.5)])
+    assert found.startswith("nDCG@10 is below BM25, in brackets: test 0.7500 (0.8000); ")
+    assert finished_line(RunDirectory(Path("x")), result) == "x: epoch 2, nDCG@10: val 0.7500, test 0.7500: finished"
 
 
 def test_what_training_changed_is_counted_in_points():

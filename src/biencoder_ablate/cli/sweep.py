@@ -38,6 +38,7 @@ from biencoder_ablate.config.overrides import format_hydra_error
 from biencoder_ablate.config.schema import Config, ConfigError
 from biencoder_ablate.runs.directory import RunDirectory, find_run
 from biencoder_ablate.runs.identity import short_hash
+from biencoder_ablate.runs.records import metric_in_words, primary_metric
 from biencoder_ablate.runs.status import RunStatus, SweepDirectory, objective
 from biencoder_ablate.utils.command import Terminated, raise_on_sigterm, ready_streams
 from biencoder_ablate.utils.console import NEXT, RunLog, format_error, show, terminal_width
@@ -130,14 +131,26 @@ def _search(command: Command) -> int:
     if settings.plan:
         raise ConfigError(f"plan=true: {command.sweeper} chooses its runs as it goes; leave it out")
     if "hydra.sweeper.direction=minimize" in command.overrides:
-        raise ConfigError("hydra.sweeper.direction=minimize: a run's figure is its top-1 on val; leave it out")
+        raise ConfigError(
+            "hydra.sweeper.direction=minimize: a run's figure is a val metric, and more is better; leave it out"
+        )
     if command.base.hydra.sweeper.get("storage"):  # Optuna 2, which Hydra's plugin needs, fails beside SQLAlchemy 2
         raise ConfigError("hydra.sweeper.storage: leave it out; the same command finds its runs, and goes on")
     directory = sweep_directory(settings.logs_dir, settings.sweep_name, command.overrides)
     sweep = _Sweep(command, directory, settings.rerun)
 
+    selects: set[str] = set()
+
     def launch_batch(jobs: Sequence[Sequence[str]]) -> list[JobReturn]:
-        names = [plan.name for plan in _plans(command.configs(jobs))]
+        plans = _plans(command.configs(jobs))
+        names = [plan.name for plan in plans]
+        # Figures of several metrics have no greatest one.
+        selects.update(primary_metric(plan.config.evaluation.select) for plan in plans)
+        if len(selects) > 1:
+            raise ConfigError(
+                f"evaluation.select: a search maximises one metric, and its runs have {', '.join(sorted(selects))}; "
+                "give one value"
+            )
         directory.write(command.overrides, jobs, names, settings.margin)
         for name in set(names) - set(sweep.left(names)):
             print(f"{name}: finished already")
@@ -147,7 +160,7 @@ def _search(command: Command) -> int:
     with open_dict(config):
         config.hydra.launcher = {"_target_": "hydra_plugins.biencoder_ablate.BatchLauncher"}
         if command.sweeper == "OptunaSweeper":
-            config.hydra.sweeper.direction = "maximize"  # Optuna's own is minimize, of what is a top-1 here
+            config.hydra.sweeper.direction = "maximize"  # Optuna's own is minimize; of a metric more is better
             if config.hydra.sweeper.sampler.get("seed", 0) is None:
                 config.hydra.sweeper.sampler.seed = 0  # the same command chooses the same values, and goes on
     try:
@@ -301,7 +314,8 @@ class _Sweep:
         finished = [run for run in runs if run.status == "finished" and run.name in self._names]
         if best and finished:
             first = max(finished, key=lambda run: objective(run.result))
-            show(f"best by clean top-1 on val: {objective(first.result):.4f}, {' '.join(first.overrides)}")
+            metric = metric_in_words(primary_metric(first.result.get("select")))
+            show(f"best by {metric} on val: {objective(first.result):.4f}, {' '.join(first.overrides)}")
         show(f"{NEXT}biencoder-ablate report {shlex.quote(self._typed())} -o report")
         self.context.callbacks.on_multirun_end(config=self._config, config_name=self._config_name)
         return 0 if len(finished) == len(self._names) and not self.stopped else 1

@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from biencoder_ablate.evaluation.baselines import FLOOR, TITLES, baselines_above
-from biencoder_ablate.runs.records import selection_metric
+from biencoder_ablate.runs.records import (
+    metric_in_words,
+    official_and_clean,
+    primary_metric,
+    selection_metric,
+    stage1_metric,
+)
 from biencoder_ablate.runs.status import RunStatus, SweepDirectory
 from biencoder_ablate.utils.console import fold, format_number, show_seconds, terminal_width, text_table
 from biencoder_ablate.utils.files import directory_bytes, write_text
@@ -23,7 +29,7 @@ if TYPE_CHECKING:
 
 Result = Mapping[str, Any]
 """What a run's result.json says."""
-BELOW = "top-1 is below "
+_BELOW = re.compile(r"\S+ is below ")
 """How the warning begins of a run that is below a baseline."""
 _STAMP = r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  "
 _ATTEMPT = re.compile(_STAMP + r"biencoder-ablate \S+: ", re.MULTILINE)
@@ -36,13 +42,15 @@ _NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.]*\w)")
 def sweep_text(runs: Sequence[RunStatus], width: int | None = None) -> str:
     """The table of a sweep's runs, why some did not finish, and the means; folded to `width` columns.
 
+    Figures are of the metric that has selected the runs' epochs; of clean top-1 where that was not the same in all.
     Statuses have a column where any run is not finished, clean metrics where any differs from the official one; ! marks
     what is below the pretrained encoder, BM25 or chance.
     """
     labels = differing(runs)
     finished = [run.result for run in runs if run.status == "finished"]
+    metric = _metric(runs)
     columns = ["run", "status", "epoch", "val ", "clean ", "test ", "clean ", "time"]
-    rows = [[label, run.status, *_metrics(run, marked=True)] for label, run in zip(labels, runs, strict=True)]
+    rows = [[label, run.status, *_metrics(run, metric, marked=True)] for label, run in zip(labels, runs, strict=True)]
 
     # Columns that say nothing are left out.
     leaks = any(row[3] != row[4] or row[5] != row[6] for row in rows)
@@ -60,9 +68,11 @@ def sweep_text(runs: Sequence[RunStatus], width: int | None = None) -> str:
         if run.status not in ("finished", "new"):
             lines.append(fold(f"{run.status}: {label}: {run.why}", width))
     if finished:
-        lines += ["", _means(runs, leaks, width)]
+        if not leaks:
+            metric = official_and_clean(metric)[0]
+        lines += ["", _means(runs, metric, leaks, width)]
         lines.append("choose by val; test is for the figure of what was chosen")
-        warning = _warning(finished, "top1_clean" if leaks else "top1")
+        warning = _warning(finished, metric)
         if warning:
             lines.append(fold(warning, width))
     return "\n".join(lines)
@@ -72,22 +82,32 @@ def write_table(path: Path, runs: Sequence[RunStatus]) -> None:
     """The table of a sweep as csv, with the run's name as its last column."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["run", "status", "best epoch", "val", "test", "val clean", "test clean", "seconds", "name"])
+    metric = _metric(runs)
+    official = official_and_clean(metric)[0]
+    columns = ["run", "status", "best epoch", "val", "test", "val clean", "test clean", "seconds", "metric", "name"]
+    writer.writerow(columns)
     for label, run in zip(differing(runs), runs, strict=True):
-        best, val, val_clean, test, test_clean, seconds = _metrics(run)
-        writer.writerow([label, run.status, best, val, test, val_clean, test_clean, seconds, run.name])
+        best, val, val_clean, test, test_clean, seconds = _metrics(run, metric)
+        figures = [best, val, test, val_clean, test_clean, seconds]
+        writer.writerow([label, run.status, *figures, official, run.name])
     write_text(path, file.getvalue())
 
 
-def _metrics(run: RunStatus, marked: bool = False) -> list[str]:
-    """Best epoch; official and clean top-1 of val, then of test; time. Empty where the run is not finished.
+def _metric(runs: Sequence[RunStatus]) -> str:
+    """The metric that has selected the epochs of all finished runs; clean top-1 where they have several."""
+    metrics = {primary_metric(run.result.get("select")) for run in runs if run.status == "finished"}
+    return metrics.pop() if len(metrics) == 1 else "top1_clean"
+
+
+def _metrics(run: RunStatus, metric: str, marked: bool = False) -> list[str]:
+    """Best epoch; `metric`, official and clean, of val, then of test; time. Empty where the run is not finished.
 
     `marked` for people: with ! and time in the unit that suits it; seconds otherwise.
     """
     result = run.result if run.status == "finished" else {}
     cells = [str(result.get("best_epoch", ""))]
     for split in ("val", "test"):
-        for key in ("top1", "top1_clean"):
+        for key in official_and_clean(metric):
             value = result.get(split, {}).get(key)
             cells.append(format_number(value) + (_mark(result, split, key, value) if marked else ""))
     seconds = result.get("seconds")
@@ -102,12 +122,12 @@ def _mark(result: Result, split: str, key: str, value: float | None) -> str:
     return "!" if baselines_above(result.get("baselines", {}), split, key, value) else " "
 
 
-def _means(runs: Sequence[RunStatus], leaks: bool, width: int | None) -> str:
-    """A line a configuration: top-1 at the selected epoch, mean and standard deviation over its runs, which differ in
-    their seeds and folds, on val and on test, and test before the head; then the baselines, where all runs have the
+def _means(runs: Sequence[RunStatus], metric: str, leaks: bool, width: int | None) -> str:
+    """A line a configuration: `metric` at the selected epoch, mean and standard deviation over its runs, which differ
+    in their seeds and folds, on val and on test, and test before the head; then the baselines, where all runs have the
     same.
 
-    Clean figures where any differs from the official one, with the official mean on test behind them.
+    With `leaks`, clean figures are others than official ones, and the mean on test of the other kind stands behind.
     """
     by_configuration: dict[tuple[str, ...], list[Result]] = {}
     for run in runs:
@@ -117,35 +137,41 @@ def _means(runs: Sequence[RunStatus], leaks: bool, width: int | None) -> str:
     has_folds = any(item.startswith("data.fold=") for run in runs for item in run.overrides)
     shared = set.intersection(*map(set, by_configuration))
 
-    key = "top1_clean" if leaks else "top1"
-    title = "clean top-1, mean" if leaks else "top-1, mean"
-    columns = [title, "runs" if has_folds else "seeds", "val ", "sd", "test ", "sd", "stage 1"]
+    # What stands behind, by its heading: a mean on test of another metric.
+    behind: dict[str, str] = {}
+    finished = [result for results in by_configuration.values() for result in results]
+    if any(stage1_metric(metric) in result["test"] for result in finished):
+        behind["stage 1"] = stage1_metric(metric)
     if leaks:
-        columns.append("official")
+        official, clean = official_and_clean(metric)
+        behind |= {"official": official} if metric == clean else {"clean": clean}
+
+    columns = [f"{metric_in_words(metric)}, mean", "runs" if has_folds else "seeds", "val ", "sd", "test ", "sd"]
+    columns += behind
     rows = []
-    baselines = []
     for configuration, results in by_configuration.items():
         label = " ".join(_short(item) for item in configuration if item not in shared)
         row = [label or "all runs", str(len(results))]
         for split in ("val", "test"):
-            mean, deviation = _mean_and_deviation(results, split, key)
-            row += [format_number(mean) + _mark(results[0], split, key, mean), format_number(deviation)]
-        others = [key.replace("top1", "top1_stage1"), "top1"][: len(columns) - 6]
-        row += [format_number(_mean_and_deviation(results, "test", other)[0]) for other in others]
+            mean, deviation = _mean_and_deviation(results, split, metric)
+            row += [format_number(mean) + _mark(results[0], split, metric, mean), format_number(deviation)]
+        row += [format_number(_mean_and_deviation(results, "test", other)[0]) for other in behind.values()]
         rows.append(row)
-        baselines += [result["baselines"] for result in results if "baselines" in result]
 
+    baselines = [result["baselines"] for result in finished if "baselines" in result]
+    places = [("val", metric), ("test", metric), *(("test", other) for other in behind.values())]
     for name, title in TITLES.items():
         values_of_runs = []
         for each in baselines:
             by_split = each.get(name, {})
-            places = [("val", key), ("test", key), ("test", "top1")]
-            values_of_runs.append([by_split.get(split, {}).get(metric) for split, metric in places])
+            values_of_runs.append([by_split.get(split, {}).get(key) for split, key in places])
         if not values_of_runs or values_of_runs[0][1] is None:
             continue
         if all(values == values_of_runs[0] for values in values_of_runs):
-            val, test, official = map(format_number, values_of_runs[0])
-            rows.append([title, "", f"{val} ", "", f"{test} ", "", "", official][: len(columns)])
+            val, test, *others = map(format_number, values_of_runs[0])
+            # A baseline has no head, and so nothing before one.
+            others = ["" if heading == "stage 1" else cell for heading, cell in zip(behind, others, strict=True)]
+            rows.append([title, "", f"{val} ", "", f"{test} ", "", *others])
     return text_table(columns, rows, width=width)
 
 
@@ -168,7 +194,7 @@ def _warning(results: Sequence[Result], key: str) -> str:
         if num_below:
             title = f"the {TITLES[name]}" if name == "pretrained" else TITLES[name]
             counts.append(f"{num_below} of {len(results)} runs below {title}")
-    clean = "clean " if key == "top1_clean" else ""
+    clean = "clean " if key.endswith("_clean") else ""
     return f"warning: on {clean}test {', '.join(counts)} (!)" if counts else ""
 
 
@@ -179,14 +205,18 @@ def describe_sweep(plans: Sequence[RunPlan], sweep: SweepDirectory) -> list[str]
     by_corpus = {plan.data.fingerprint: data_lines(plan) for plan in plans}
     lines = [line for described in by_corpus.values() for line in described]
     lines.append(f"writes     {os.path.relpath(sweep.runs)}/NAME; all that a run says is in its train.log")
-    lines.append("figures    clean top-1 at each run's selected epoch")
+    metrics = {primary_metric(plan.config.evaluation.select) for plan in plans}
+    if len(metrics) == 1:
+        lines.append(f"figures    {metric_in_words(*metrics)} at each run's selected epoch")
+    else:
+        lines.append("figures    of a run: of its evaluation.select; in the table: clean top-1")
     return lines
 
 
 def run_line(sweep: SweepDirectory, name: str, error: str | None = None, width: int | None = None) -> str:
     """A run of a sweep that has just ended, in one line: how many have, which it is, its figures, and what is left.
 
-    Figures are clean top-1, or the official one where no point is clean; `error` says why there are none.
+    Figures are of its `primary_metric`, or the official one where no point is clean; `error` says why there are none.
     """
     runs = sweep.statuses()
     labels = differing(runs)
@@ -194,7 +224,8 @@ def run_line(sweep: SweepDirectory, name: str, error: str | None = None, width: 
     result = runs[place].result if runs[place].status == "finished" else {}
     cells = [_count_ended(runs), labels[place]]
     if error is None and result:
-        val, test = (format_number(selection_metric(result[split], "top1_clean")) for split in ("val", "test"))
+        metric = primary_metric(result.get("select"))
+        val, test = (format_number(selection_metric(result[split], metric)) for split in ("val", "test"))
         seconds = show_seconds(result["seconds"], 1)
         cells += [f"val {val}", f"test {test}", seconds, _time_left(runs, sweep.read()["started"])]
         least = [len(cells[0]), max(map(len, labels)), 10, 11, 8]
@@ -255,7 +286,7 @@ def _warned(run: RunStatus) -> list[str]:
         return []
     attempt = _ATTEMPT.split(content)[-1]
     # What is below a baseline is counted under the table, and what is wrong with the data is said before the runs.
-    return [text for label, text in _WARNING.findall(attempt) if label != "data" and not text.startswith(BELOW)]
+    return [text for label, text in _WARNING.findall(attempt) if label != "data" and not _BELOW.match(text)]
 
 
 def differing(runs: Sequence[RunStatus]) -> list[str]:

@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from biencoder_ablate.config.schema import SELECTABLE
 from biencoder_ablate.utils.console import format_number, text_table
 from biencoder_ablate.utils.files import (
     Damaged,
@@ -69,6 +70,27 @@ def selection_metric(metrics: Mapping[str, Any], select: str, prefix: str = "") 
         if value is not None and not math.isnan(value):
             return float(value)
     return math.nan
+
+
+def primary_metric(select: object) -> str:
+    """The metric that a run's figures are told in: the one that `select` (evaluation.select) names.
+
+    Clean top-1 where that names none: the last epoch was taken, or a result.json older than its key `select`.
+    """
+    return str(select) if select in SELECTABLE else "top1_clean"
+
+
+def official_and_clean(metric: str) -> tuple[str, str]:
+    """The keys of a metric over all points and over the clean ones: the same where it has no clean one of its own."""
+    official = metric.removesuffix("_clean")
+    clean = f"{official}_clean"
+    return official, clean if clean in SELECTABLE else official
+
+
+def stage1_metric(metric: str) -> str:
+    """The key of the same metric before the head: "top1_stage1_clean" of top1_clean."""
+    official = metric.removesuffix("_clean")
+    return f"{official}_stage1{metric.removeprefix(official)}"
 
 
 def metric_in_words(key: str) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from biencoder_ablate.runs.directory import RunDirectory, holder
-from biencoder_ablate.runs.records import read_metrics, selection_metric
+from biencoder_ablate.runs.records import primary_metric, read_metrics, selection_metric
 from biencoder_ablate.utils.files import NUMBER, Damaged, load_json, refuse_link, require, write_json
 
 STATUSES = ("finished", "running", "interrupted", "failed", "damaged", "new")
@@ -97,8 +97,9 @@ def status_of_files(run: RunDirectory, overrides: Sequence[str] = (), error: str
 
 
 def objective(result: Mapping[str, Any]) -> float:
-    """What a search maximises: clean top-1 on val at the selected epoch, or the official one where none is clean."""
-    return selection_metric(result["val"], "top1_clean")
+    """What a search maximises: on val, at the selected epoch, the metric that has selected it (`primary_metric`), or
+    the official one where no point is clean."""
+    return selection_metric(result["val"], primary_metric(result.get("select")))
 
 
 @dataclass(frozen=True)

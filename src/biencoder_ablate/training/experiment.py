@@ -372,6 +372,7 @@ def _finish(
         "status": "finished",
         "name": run.name,
         "best_epoch": best,
+        "select": config.evaluation.select,
         "selected": state.records[best + 1],
         "final": state.records[-1],
         "initial": state.records[0],

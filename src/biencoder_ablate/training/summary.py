@@ -16,7 +16,14 @@ from biencoder_ablate.encoder.declared import differences
 from biencoder_ablate.encoder.device import describe_device
 from biencoder_ablate.evaluation.baselines import MEASURED, TITLES, baselines_above
 from biencoder_ablate.runs.directory import RunDirectory
-from biencoder_ablate.runs.records import Record, metric_in_words
+from biencoder_ablate.runs.records import (
+    Record,
+    metric_in_words,
+    official_and_clean,
+    primary_metric,
+    selection_metric,
+    stage1_metric,
+)
 from biencoder_ablate.training.loop import epoch_rows
 from biencoder_ablate.training.plan import Components, RunPlan
 from biencoder_ablate.utils.console import NEXT, format_number, printable, text_table
@@ -32,13 +39,6 @@ _BELOW = {
     "chance": ("chance", "a random order would rank these points better: something is wrong with this model"),
 }
 """What each baseline is called in a warning, and what it means to be below it."""
-_COLUMNS = (
-    ("val", "top1"),
-    ("val", "top1_clean"),
-    ("test", "top1"),
-    ("test", "top1_clean"),
-)
-"""Split and metric of the columns of figures_table."""
 
 
 # --- before training ---
@@ -213,9 +213,9 @@ def last_lines(
 
 
 def figures_table(result: Mapping[str, Any]) -> str:
-    """Top-1 of val and test before and after the head, beside what needs no training; ! marks what is below that.
+    """The metric that has selected the epoch, of val and test before and after the head, beside what needs no training.
 
-    Clean metrics have columns where any differs from the official one.
+    ! marks what is below that. Clean metrics have columns where any differs from the official one.
     """
     baselines = result["baselines"]
     names = [
@@ -226,12 +226,12 @@ def figures_table(result: Mapping[str, Any]) -> str:
         "points",
     ]
     columns = [names]
-    for split, key in _COLUMNS:
+    for split, key in _figures(result):
         metrics = result[split]
-        suffix = key.removeprefix("top1")
+        suffix = "_clean" if key.endswith("_clean") else ""
         title = f"{split} clean " if suffix else f"{split} "
         column = [title]
-        for value in (metrics["top1_stage1" + suffix], metrics[key]):
+        for value in (metrics.get(stage1_metric(key)), metrics[key]):
             mark = "!" if baselines_above(baselines, split, key, value) else " "
             column.append(_number(value) + mark)
         # A place is left for the mark in every column.
@@ -246,6 +246,12 @@ def figures_table(result: Mapping[str, Any]) -> str:
         columns.remove(test_clean)
     header, *rows = zip(*columns, strict=True)
     return text_table(header, rows)
+
+
+def _figures(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Split and key of the figures that a run is told in: val, val clean, test, test clean."""
+    keys = official_and_clean(primary_metric(result.get("select")))
+    return [(split, key) for split in MEASURED for key in keys]
 
 
 def _number(value: object) -> str:
@@ -298,33 +304,36 @@ def warnings(
             "embedded alike; try a lower training.learning_rate"
         )
     # A curve of two points may be level by chance.
-    curve = [record["val/top1"] for record in records]
+    official = official_and_clean(primary_metric(result.get("select")))[0]
+    words = metric_in_words(official)
+    curve = [record[f"val/{official}"] for record in records]
     if len(curve) > 2 and len(set(curve)) == 1:
         messages.append(
-            "val top-1 has not moved in any epoch; try a higher training.head_learning_rate, or more epochs"
+            f"val {words} has not moved in any epoch; try a higher training.head_learning_rate, or more epochs"
         )
 
     # One warning a baseline, with every figure that is below it; a clean one only where it says something else.
     baselines = result["baselines"]
     for name, (title, remedy) in _BELOW.items():
         below: list[str] = []
-        for split, key in _COLUMNS:
+        for split, key in _figures(result):
             value = result[split][key]
             if name in baselines_above(baselines, split, key, value):
                 baseline = baselines[name][split][key]
                 shown = f"{split} {value:.4f} ({baseline:.4f})"
-                if key == "top1":
+                if key == official:
                     below.append(shown)
                 elif shown not in below:
                     below.append(f"clean {shown}")
         if below:
             shown = ", ".join(below)
-            messages.append(f"top-1 is below {title}, in brackets: {shown}; {remedy}")
+            messages.append(f"{words} is below {title}, in brackets: {shown}; {remedy}")
     return messages
 
 
 def finished_line(run: RunDirectory, result: dict[str, Any]) -> str:
     """A finished run in one line."""
-    val = _number(result["val"]["top1"])
-    test = _number(result["test"]["top1"])
-    return f"{run.name}: epoch {result['best_epoch']}, val top-1 {val}, test top-1 {test}: finished"
+    metric = primary_metric(result.get("select"))
+    words = metric_in_words(metric)
+    val, test = (_number(selection_metric(result[split], metric)) for split in MEASURED)
+    return f"{run.name}: epoch {result['best_epoch']}, {words}: val {val}, test {test}: finished"
