@@ -1,7 +1,7 @@
 """A corpus of the FAQ kind from Debian package descriptions: the short description asks, the long one answers.
 
-    python scripts/debian_pairs.py debian_pairs.csv
-    python -m biencoder_ablate data=pairs data.path=debian_pairs.csv
+    python scripts/debian_pairs.py my_pairs.csv
+    python -m biencoder_ablate data=pairs data.path=my_pairs.csv
 
 Reads the packages that are installed here, whose long descriptions dpkg keeps (/var/lib/dpkg/status), or any file of
 the same form (--status). Packages built from one source say much the same: they are one debate, and are never in two

@@ -287,7 +287,8 @@ def test_the_readmes_commands_and_example_run_small(desk, capsys, monkeypatch):
             words = [word.replace(",layernorm,relu,layernorm_relu", ",relu") for word in words]
             words += [*SMALL, *(fewer[0] if fewer else ())]
         ended = run_here(filled(words, desk), desk)
-        assert ended.returncode == 0, (shown.text, ended.stderr)
+        expected = (0, 3) if words[0] == "decide" else (0,)  # so few seeds decide nothing
+        assert ended.returncode in expected, (shown.text, ended.stderr)
         done.append(shown.text)
     assert len(done) > 20
     assert (desk / "report" / "index.html").is_file() and (desk / "my_model" / "modules.json").is_file()

@@ -476,7 +476,7 @@ def describe(report: Mapping[str, Any]) -> str:
         f"near duplicate: Jaccard of word {near_duplicate['shingle_words']}-grams at least {near_duplicate['jaccard']}",
         *_leak_lines(report),
         "",
-        _pair_table("pairs in two splits", _pairs_in_two_splits(report)),
+        _pair_table("pairs also in", _pairs_in_two_splits(report)),
         *_against_lines(report),
     ]
     if 1 < len(themes) <= _MOST_THEMES:
@@ -502,7 +502,7 @@ def _pairs_in_two_splits(report: Mapping[str, Any]) -> dict[str, Mapping[str, in
     titles = {}
     for name, counts in report["shared_pairs"].items():
         earlier, _, later = name.rpartition("_")
-        titles[f"{later} pairs also in {earlier.replace('_', ' ')}"] = counts
+        titles[f"{later} in {earlier.replace('_', ' ')}"] = counts
     return titles
 
 

@@ -100,7 +100,7 @@ def test_a_run_of_a_sweep_is_one_line_with_its_figures_and_the_time_left(with_fa
     assert with_failure.stderr.startswith("error: 2 of 3  training.head_learning_rate=1e+30: ")
     assert "not all finite" in with_failure.stderr
     assert not re.search(r"selected epoch \d", with_failure.stdout), "that is in the run's train.log"
-    assert "selected epoch" in states(folder)[0].directory.log.read_text("utf-8")
+    assert re.search(r"selected epoch \d", states(folder)[0].directory.log.read_text("utf-8"))
 
 
 def test_what_too_few_seeds_cannot_decide_is_said_beforehand(with_failure, folder):
@@ -325,6 +325,8 @@ def test_a_sweep_has_a_name_one_can_read(tmp_path):
     assert re.fullmatch("heads_head2_epochs3_[0-9a-f]{8}", found.name)
     assert found == sweep_directory(str(tmp_path), None, [*typed[::-1], "logs_dir=elsewhere"], jobs).path
     assert found != sweep_directory(str(tmp_path), None, [*typed, "neg_ratio=0"], jobs).path
+    preset_alone = sweep_directory(str(tmp_path), None, ["head=none", "experiment=heads", "seed=0,1"], [["seed=0"]] * 2)
+    assert re.fullmatch("heads_[0-9a-f]{8}", preset_alone.path.name), "of what is typed only presets are named"
     assert re.fullmatch("search_[0-9a-f]{8}", sweep_directory(str(tmp_path), None, ["seed=0"]).path.name)
     assert sweep_directory(str(tmp_path), "mine", typed, jobs).path.name == "mine"
     older = tmp_path / "sweeps" / found.name[-8:]

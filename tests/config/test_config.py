@@ -63,6 +63,8 @@ def with_value(group, name, value):
         config = replace(config, data=replace(config.data, folds=3, fold=0))
     elif name in ("positive", "negative", "head"):
         config = replace(config, evaluation=EvaluationConfig("none"))
+    elif name in ("folds", "fold"):
+        config = replace(config, data=DataConfig(folds=3, fold=0))
     elif name == "retrieval":
         config = replace(config, loss=LossConfig("contrastive", head=1.0))
     if group is None:

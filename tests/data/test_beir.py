@@ -68,6 +68,7 @@ def test_documents_queries_and_judgements(tmp_path):
     assert len(texts) == 41 and texts["d1"].startswith("Title 1. word") and texts["d2"].startswith("word")
     found = [(pair.query, pair.document, pair.grade, pair.counter) for pair in corpus.test]
     assert found == [("q0", "d1", 2, texts["d1"]), ("q0", "d2", 1, texts["d2"]), ("q1", "d4", 1, texts["d4"])]
+    assert [pair.number for pair in corpus.test] == [1, 2, 1], "which answer of its query"
     assert (corpus.train, corpus.val) == ((), ())
     assert any("only evaluating" in note for note in corpus.notes)
     assert any("1 queries are documents too" in note and "ignore_identical_ids" in note for note in corpus.notes)

@@ -1,5 +1,6 @@
 """Loaders: the sample, the ArguAna corpus whole and damaged, the user's own tables, and how debates are split."""
 
+import hashlib
 import itertools
 import json
 import re
@@ -26,7 +27,7 @@ from biencoder_ablate.config.schema import ConfigError, DataConfig
 from biencoder_ablate.data.corpus import SPLITS, DataError, Pair, build_corpus, limit_debates, make_disjoint, text_key
 from biencoder_ablate.data.readers import load_corpus
 from biencoder_ablate.data.splitting import split_debates
-from biencoder_ablate.data.text_table import build_table
+from biencoder_ablate.data.text_table import build_table, fingerprint_texts
 
 COLUMNS = ("point", "counter", "split", "theme", "debate", "stance")
 
@@ -133,6 +134,30 @@ def test_the_fingerprint_is_over_the_parsed_pairs():
     ]:
         changed = [replace(first, **{field: value}), *pairs[1:]]
         assert build_corpus("made", changed).fingerprint != corpus.fingerprint, field
+
+
+def test_only_where_a_text_comes_twice_does_it_matter_who_asks():
+    """Pairs without a text in common are asked one by one either way, and runs on them keep their names."""
+    distinct = make_pairs(2, 2)
+    again = [replace(distinct[0], point=distinct[1].point), *distinct[1:]]
+    for pairs, differ in ((distinct, False), (again, True)):
+        one_by_one, by_point = (build_corpus("made", pairs, asks_pairs=asks).fingerprint for asks in (True, False))
+        assert (one_by_one != by_point) == differ
+
+
+def test_the_fingerprint_of_texts_is_over_their_lengths_and_bytes():
+    """Eight bytes of length before each, so that no two lists of texts run into one."""
+    lengths = [bytes(7) + bytes([3]), bytes(8), bytes(7) + bytes([2])]
+    expected = hashlib.sha256(lengths[0] + b"abc" + lengths[1] + lengths[2] + "é".encode()).hexdigest()
+    assert fingerprint_texts(["abc", "", "é"]) == expected
+
+
+def test_what_is_no_answer_is_never_clean_and_makes_no_answer_a_second_one():
+    graded = [("q", "a", 0), ("q", "b", 1), ("Q!", "B", 1), ("p", "b", 0), ("P", "b", 2)]
+    pairs = [Pair("train", "t", "d", "pro", i, point, text, grade) for i, (point, text, grade) in enumerate(graded)]
+    pairs += [Pair(split, "t", "d", "pro", 0, f"{split} asks", f"{split} answers") for split in ("val", "test")]
+    train = build_table(build_corpus("made", pairs)).splits["train"]
+    assert train.clean.tolist() == [False, True, False, False, True]
 
 
 def test_an_empty_split_is_named():

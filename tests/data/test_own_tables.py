@@ -167,6 +167,16 @@ def test_a_split_that_a_column_lacks_is_cut_from_train_and_said(reader, table, g
     assert corpus.notes[-1].startswith(f"{drawn} cut from train by data.split_seed=0, whole groups by product")
 
 
+@pytest.mark.parametrize("split_seed", range(4))
+def test_val_is_a_fifth_of_train_alone(reader, table, split_seed):
+    """Not of train and test together, whose groups the column has placed."""
+    rows = [
+        {"question": f"question {i}", "answer": f"answer {i}", "split": ("train", "test")[i % 2]} for i in range(20)
+    ]
+    corpus = read(reader, table, rows, split_seed=split_seed)
+    assert [len(corpus.split(split)) for split in SPLITS] == [8, 2, 10]
+
+
 def test_a_column_split_is_known_by_its_name(reader, table):
     rows = [row | {"split": ("train", "val", "test")[i % 3]} for i, row in enumerate(FAQ)]
     corpus = read(reader, table, rows)

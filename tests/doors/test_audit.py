@@ -15,7 +15,7 @@ from support.reference import published_and_used
 
 from biencoder_ablate import audit as command
 from biencoder_ablate.audit import audit_corpus, describe, near_duplicates
-from biencoder_ablate.data.corpus import SPLITS, Pair, build_corpus
+from biencoder_ablate.data.corpus import SPLITS, Document, Pair, build_corpus
 from biencoder_ablate.data.text_table import build_table
 
 
@@ -147,6 +147,18 @@ def test_counts_by_hand():
     assert train["tokens"] is None
 
 
+def test_a_split_without_queries_has_no_right_answers():
+    documents = [Document("d1", "one"), Document("d2", "two")]
+    pairs = [Pair("test", "", "q", "", n, "asked", d.text, 1, "q", d.id) for n, d in enumerate(documents, 1)]
+    splits = audited(build_corpus("made", pairs, documents=documents, may_lack=("train", "val")))["splits"]
+    counted = ("num_queries", "num_right_mean", "num_right_max")
+    assert {name: [splits[name][key] for key in counted] for name in splits} == {
+        "train": [0, 0.0, 0],
+        "val": [0, 0.0, 0],
+        "test": [1, 2.0, 2],
+    }
+
+
 def test_truncation_counts_distinct_texts():
     """Lengths are of every string; P0! is a second spelling of p0 and does not count again."""
     corpus = by_hand()
@@ -252,7 +264,7 @@ def test_a_model_that_is_not_there_costs_only_the_tokens(capsys):
     [
         (["data=arguana", "data.path=nowhere.zip"], ["data.path=nowhere.zip", "no such file"]),
         (["data.pth=x"], ["data.pth", "data.path"]),
-        (["--jsn"], ["--jsn", "--help"]),
+        (["--jsn"], ["--jsn", "did you mean --json?"]),
         (["data=nothing"], ["data=nothing", "sample"]),
     ],
 )

@@ -107,7 +107,14 @@ def test_runs_that_are_listed_come_first(tmp_path, capsys):
     code, document = decided(capsys, sweep)
     assert code == 3
     assert document["runs"]["not_finished"][0]["status"] == "not started"
-    assert document["next"]["command"].endswith("head=none,layernorm,relu,layernorm_relu 'seed=range(0,6)'")
+    assert document["next"]["command"].endswith("layernorm_relu 'seed=range(0,6)' sweep_name=first")
+
+    # The last call had fewer seeds than the sweep lists: what goes on is all of it.
+    described = json.loads((sweep / "runs.json").read_text())
+    described["overrides"] = ["head=none,layernorm,relu,layernorm_relu", "seed=0,1"]
+    (sweep / "runs.json").write_text(json.dumps(described))
+    _, document = decided(capsys, sweep)
+    assert document["next"]["command"].endswith("layernorm_relu 'seed=range(0,6)' sweep_name=first")
 
 
 def test_a_configuration_without_a_run_keeps_the_question_open(unseen, tmp_path, capsys):

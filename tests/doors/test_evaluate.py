@@ -213,8 +213,8 @@ def test_another_corpus_and_what_the_model_has_seen_of_it(run, table):
     assert report["data"]["name"] == "pairs"
     # Its reader ranks answers only, which the run did not.
     assert [note.partition(";")[0] for note in report["notes"]] == [
-        "ranked among the answers",
         "not the corpus, or not the part of it, that the run's own figures are of",
+        "ranked among the answers",
     ]
 
 

@@ -12,7 +12,8 @@ from support.encoders import CPU, make_encoder, make_tokens
 from torch import nn
 
 from biencoder_ablate.encoder.packed import _attend_plainly, _drop
-from biencoder_ablate.encoder.texts import EncodedTexts, back_in_order, packed_encoder
+from biencoder_ablate.encoder.pretrained import ModelSource
+from biencoder_ablate.encoder.texts import EncodedTexts, EncodeSettings, TextEncoder, back_in_order, packed_encoder
 from biencoder_ablate.encoder.threads import TwoThreads, halves
 
 ENCODERS = {pooling: make_encoder(pooling).eval() for pooling in ("mean", "cls", "pooler")}
@@ -51,6 +52,16 @@ def test_two_threads_give_the_outputs_and_gradients_of_one(pooling):
     assert expected.keys() == found.keys()
     for name in expected:
         assert torch.allclose(found[name], expected[name], atol=1e-5), name
+
+
+@pytest.mark.parametrize(("settings", "num_jobs"), [({}, 2), ({"compiled": True}, 1), ({"fast": False}, 1)])
+def test_only_the_fast_path_as_it_stands_has_two_jobs_at_once(settings, num_jobs, monkeypatch):
+    """What torch.compile makes has threads of its own; nothing is encoded here, so that nothing need be made."""
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    reading = EncodeSettings("mean", 16, CPU, **settings)
+    encoder = TextEncoder(ENCODERS["mean"], None, ModelSource("tiny", None, ""), reading)
+    threads = encoder.over(make_tokens(LENGTHS)).threads
+    assert (1 if threads is None else 2) == num_jobs
 
 
 def test_autocast_reaches_both_threads():

@@ -101,6 +101,17 @@ def test_exclusions_worked_by_hand(split):
     assert task.clean_differs.tolist() == [*CLEAN_BESIDES]
 
 
+def test_what_is_left_out_of_a_row_is_in_candidate_order():
+    """Seven pairs, of which 1 and 2 have one counter: row 1 leaves out counter 2 and its own point, candidate 8."""
+    counters = ["c0", "same", "same", "c3", "c4", "c5", "c6"]
+    pairs = [Pair("test", "t", "d", "pro", n, f"p{n}", counter) for n, counter in enumerate(counters)]
+    pairs += [Pair(name, "t", "d", "pro", 1, "x", "y") for name in ("train", "val")]
+    task = build_task(build_table(build_corpus("hand", pairs, asks_pairs=True)).splits["test"])
+    rows, candidates = task.official
+    assert candidates[rows == 1].tolist() == [2, 8]
+    assert candidates[rows == 2].tolist() == [1, 9]
+
+
 @pytest.mark.parametrize(("row", "expected"), [(0, TASKS_OF_ROW_0), (5, TASKS_OF_ROW_5)])
 def test_the_eight_sets_worked_by_hand(split, row, expected):
     assert set(TASKS) == set(expected)

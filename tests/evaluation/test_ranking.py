@@ -227,6 +227,19 @@ def test_rank_of_is_the_position_after_a_stable_sort(scores):
     assert rank_of(torch.tensor(rows), torch.tensor(true)).tolist() == expected
 
 
+@pytest.mark.parametrize("num_rows", [1, 2])
+def test_right_answers_are_ranked_no_more_at_a_time_than_there_are_rows(num_rows):
+    """What is taken of the matrix for them is then no larger than the matrix."""
+    columns = torch.tensor([4, 0, 3, 3])
+    rows = torch.arange(4) * num_rows // 4
+    pieces = distances.chunks(rows, columns, num_rows)
+    assert [len(right) for _, right in pieces] == [num_rows] * (4 // num_rows)
+    assert torch.equal(torch.cat([of for of, _ in pieces]), rows)
+    assert torch.equal(torch.cat([right for _, right in pieces]), columns)
+    scores = torch.tensor([[2.0, 0.0, 1.0, 2.0, 0.0]]).expand(num_rows, -1)
+    assert rank_of(scores, columns, rows).tolist() == [1, 3, 4, 4]
+
+
 def test_first_k_of_nothing_but_excluded_candidates():
     order, values = first_k(torch.full((2, 3), torch.inf), 2)
     assert order.tolist() == [[-1, -1]] * 2 and values.isinf().all()

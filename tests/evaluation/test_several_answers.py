@@ -18,12 +18,12 @@ from support.reference import PLACES, TASKS, ToyModel, fold, in_both_roles, in_c
 
 from biencoder_ablate.audit import candidate_totals
 from biencoder_ablate.config.schema import Config, TrainingConfig
-from biencoder_ablate.data.corpus import SPLITS, Pair, build_corpus, make_disjoint
+from biencoder_ablate.data.corpus import SPLITS, Pair, build_corpus, make_disjoint, text_key
 from biencoder_ablate.data.text_table import build_table
 from biencoder_ablate.evaluation import distances, metrics
 from biencoder_ablate.evaluation.baselines import chance_metrics
 from biencoder_ablate.evaluation.candidates import build_task
-from biencoder_ablate.evaluation.protocols import final_rankings, point_records, split_metrics
+from biencoder_ablate.evaluation.protocols import final_rankings, leave_out_seen, point_records, split_metrics
 from biencoder_ablate.runs.identity import identity
 from biencoder_ablate.training.loop import epoch_rows
 from biencoder_ablate.training.negatives import build_pool
@@ -235,6 +235,14 @@ def test_a_point_is_clean_where_it_and_all_its_answers_are_new():
     rows = [("p", "a"), ("p", "TRAIN answer"), ("q", "a"), ("val point", "b"), ("r", "b")]
     prepared = build_task(build_table(corpus_of(rows)).splits["test"])
     assert prepared.counts.tolist() == [False, True, False, True]
+
+
+def test_a_point_is_not_clean_where_a_model_has_seen_one_of_its_answers():
+    """Trained elsewhere, on b: of p's two pairs one is new, and p is asked for both answers."""
+    split = build_table(corpus_of([("p", "a"), ("p", "b"), ("q", "c")])).splits["test"]
+    seen = leave_out_seen(split, frozenset({text_key("B!")}))
+    assert [build_task(of).counts.tolist() for of in (split, seen)] == [[True, True], [False, True]]
+    assert seen.clean.tolist() == [True, False, True]
 
 
 def test_disjoint_drops_a_point_with_all_its_answers():

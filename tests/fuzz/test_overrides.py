@@ -17,8 +17,8 @@ WHOLE = ("head=layernorm", "neg_ratio=0.1", "seed=3", "model=tiny", "training.ep
          "training.freeze_encoder=true")  # fmt: skip
 PIECES = ("=", "+", "++", "~", ",", "[", "]", "{", "}", "(", ")", "'", '"', "\\", "$", "${", "${seed}", "${a.b}", "@",
           ":", ".", "..", "range(1,3)", "range(0,1e9)", "choice(a,b)", "glob(*)", "glob(nothing*)", "interval(0,1)",
-          "int(1.5)", "shuffle(1)", "sort(2,1)", "extend_list(1)", "hydra.", "hydra/", "hydra.mode=MULTIRUN",
-          "hydra.verbose=true",
+          "int(1.5)",
+          "shuffle(1)", "sort(2,1)", "extend_list(1)", "hydra.", "hydra/", "hydra.mode=MULTIRUN", "hydra.verbose=true",
           "a=b=c", " ", "\t", "-", "--", "#", "%", "é", "\u65e5\u672c",
           *(word for word in WORDS if len(word) < 600))  # fmt: skip
 

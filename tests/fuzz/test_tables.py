@@ -217,10 +217,10 @@ def test_texts_to_search_are_read_or_refused(option, suffix):
         else:
             texts = [row[column] for row in rows for column in columns]
             whole = as_table(some, rows, suffix)
-        assert [found for _, found in read_texts(option, path, whole)] == texts
+        assert [found for _, found in read_texts(option, path, whole, columns)] == texts
 
         content = spoiled(some, whole, suffix) if suffix != ".txt" else damaged(some, whole, b" ")
-        keeps_the_law(lambda: read_texts(option, path, content), [f"{option} {path}"], lambda: content)
+        keeps_the_law(lambda: read_texts(option, path, content, columns), [f"{option} {path}"], lambda: content)
 
 
 def test_any_word_in_a_cell_is_read_or_refused(tmp_path):

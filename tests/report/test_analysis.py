@@ -21,6 +21,7 @@ from biencoder_ablate.report.comparisons import compare, factorial_effects
 from biencoder_ablate.report.diagnostics import find_leakage
 from biencoder_ablate.report.examples import load_texts, side_by_side
 from biencoder_ablate.report.read import Metric, Protocol, collect
+from biencoder_ablate.report.statistics import sign_flip_p
 from biencoder_ablate.report.study import Study, arms_of, make_studies
 from biencoder_ablate.report.tables import (
     constants_table,
@@ -31,6 +32,7 @@ from biencoder_ablate.report.tables import (
     overview_table,
     runs_table,
 )
+from biencoder_ablate.utils.seeding import generator
 
 EQUAL = dict.fromkeys(HEADS, 0.5)
 CLEAR = {"none": 0.3, "layernorm": 0.35, "relu": 0.3, "layernorm_relu": 0.7}
@@ -287,14 +289,14 @@ def test_debates_that_share_a_text_are_one():
 # --- leakage ---
 
 
-def leaky(runs: Path, seeds=range(8)) -> Analysis:
-    """relu remembers the leaked points and layernorm knows the clean ones."""
+def leaky(runs: Path, seeds=range(8), clean=(0.6, 0.3)) -> Analysis:
+    """relu remembers the leaked points and layernorm knows the clean ones, as many as `clean` says of both."""
     points = made_up_points(20)
     leaked = [k for k in range(len(points)) if k % 2]
     data = DataConfig(name="arguana", path="gone.zip")
     for seed in seeds:
         rng = np.random.default_rng(seed)
-        for head, on_leaked, on_clean in (("layernorm", 0.1, 0.6), ("relu", 0.9, 0.3)):
+        for head, on_leaked, on_clean in zip(("layernorm", "relu"), (0.1, 0.9), clean, strict=True):
             chance = np.where(np.arange(len(points)) % 2, on_leaked, on_clean)
             right = rng.random(len(points)) < chance
             write_run(runs, config_of(head, seed, data=data), right, points, leaked, fingerprint="e" * 64)
@@ -311,6 +313,23 @@ def test_leakage_that_changes_who_is_best_is_found(tmp_path):
     assert "“layernorm” and “relu” change places; they can be told apart" in find_leakage(analysis).sentence
     assert leakage_table(find_leakage(analysis)).rows[0][-1] is True
     assert analysis.verdict.winner == "layernorm", "the clean figure decides"
+
+
+def test_leakage_is_no_chance_where_one_figure_alone_can_tell_the_heads_apart(tmp_path):
+    analysis = leaky(tmp_path, clean=(0.5, 0.48))
+    pairs = analysis.family(Kind.PAIRS)
+    assert [pairs.primary[0].is_significant(), pairs.beside[0].is_significant()] == [False, True]
+    (shift,) = find_leakage(analysis).shifts
+    assert shift.swaps
+    assert "they can be told apart under at least one figure" in find_leakage(analysis).sentence
+
+
+def test_with_many_seeds_the_signs_of_leakage_are_drawn_from_a_stream_of_its_own(tmp_path):
+    analysis = leaky(tmp_path, range(16), clean=(0.6, 0.2))
+    pairs = analysis.family(Kind.PAIRS)
+    clean, official = (np.array([family[0].seed_estimates]) for family in (pairs.primary, pairs.beside))
+    (shift,) = find_leakage(analysis).shifts
+    assert shift.p == sign_flip_p(np.round(official - clean, 12), generator(0, "report", "leakage"))[0]
 
 
 def test_leakage_without_enough_seeds_may_be_chance(tmp_path):
@@ -387,7 +406,7 @@ def test_effects_over_seeds_that_no_two_heads_share_are_not_made_up(tmp_path):
 
 
 def test_without_parts_every_level_stands_beside_the_best(tmp_path):
-    write_study(tmp_path, {"none": 0.7, "layernorm": 0.3, "relu": 0.69}, seeds=range(8))
+    write_study(tmp_path, {"none": 0.7, "layernorm": 0.3, "relu": 0.7}, seeds=range(8))
     analysis = analysis_of(tmp_path)
     best = analysis.verdict.best
     other = "relu" if best == "none" else "none"

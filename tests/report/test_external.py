@@ -112,6 +112,17 @@ def test_a_complete_design_gives_main_effects_and_interactions(tmp_path):
     assert [picture.name for picture in forest] == ["forest", "forest_more"], "28 pairs stand below"
 
 
+def test_beside_a_complete_design_an_axis_of_several_levels_is_a_question_of_its_own(tmp_path):
+    design = itertools.product("01", "01", "xyz", range(2), range(6))
+    rows = [(a, b, d, seed, f"q{q}", (int(a) + q + seed) % 2) for a, b, d, seed, q in design]
+    analysis = analysis_of(read_csv([table(tmp_path / "r.csv", "A,B,D,seed,query,value", rows)], "top-1"))
+    assert [(family.kind, family.subject, len(family.primary)) for family in analysis.families] == [
+        (Kind.EFFECTS, "A × B", 3),
+        (Kind.PAIRS, "configuration", 6),
+        (Kind.AXIS, "D", 3),
+    ]
+
+
 def test_no_difference_at_all_is_said_so(tmp_path):
     rows = [(system, seed, f"q{q}", q % 2) for system in "ab" for seed in range(2) for q in range(10)]
     analysis = analysis_of(read_csv([table(tmp_path / "r.csv", "system,seed,query,value", rows)], "top-1"))
@@ -275,6 +286,17 @@ def test_a_run_of_none_of_the_queries_is_refused(tmp_path, text):
 def test_judgements_that_contradict_each_other_or_are_no_grades_are_refused(tmp_path, line, message):
     with pytest.raises(ValueError, match=rf"qrels\.txt, {message}"):
         read_files(tmp_path, {"one.run": RUN}, QRELS + line)
+
+
+@pytest.mark.parametrize("qrels", ["", "q1 0 r1 0\nq2 0 r2 -1\n"])
+def test_judgements_without_a_relevant_document_are_refused(tmp_path, qrels):
+    with pytest.raises(ValueError, match=r"--qrels .*qrels\.txt: no relevant document in it; lines are: query 0"):
+        read_files(tmp_path, {"one.run": RUN}, qrels)
+
+
+def test_a_system_without_seeds_stands_beside_each_seed_in_order(tmp_path):
+    runs = read_files(tmp_path, {"a.seed8.run": RUN, "a.seed1.run": RUN, "b.run": RUN}).runs
+    assert [run.identity["seed"] for run in runs if run.identity["system"] == "b"] == [1, 8]
 
 
 def test_grades_may_be_repeated_negative_or_written_with_a_point(tmp_path):

@@ -104,6 +104,17 @@ def test_curves_end_where_the_first_fold_stops(runs):
     assert [record["epoch"] for record in run.metrics] == [-1, 0, 1]
 
 
+def test_a_fold_without_clean_points_weighs_nothing(runs):
+    for path in runs.glob("*"):
+        result = json.loads((path / "result.json").read_text())
+        if result["test"]["num_points"] == 4:  # the first fold
+            result["test"] |= {"top1_clean": None, "num_points_clean": 0}
+            (path / "result.json").write_text(json.dumps(result))
+    found, _ = pooled(runs)
+    run = next(run for run in found if run.identity["seed"] == 1)
+    assert run.test["top1_clean"] == pytest.approx((3 + 3) / 13)
+
+
 def test_a_seed_that_lacks_a_fold_is_left_out_and_said(runs):
     path = next(path for path in runs.glob("none*seed1*") if '"fold": 1' in (path / "manifest.json").read_text())
     shutil.rmtree(path)

@@ -105,6 +105,7 @@ def test_all_files_are_written(report):
         "table.tex",
         "runs.csv",
         "comparisons.csv",
+        "verdict.json",
         "looks.json",
     } | {f"figures/{name}.{ending}" for name in figures for ending in ("svg", "png")}
 

@@ -184,7 +184,7 @@ def test_lines_beyond_what_can_be_told_apart_are_left_out_and_that_is_said(tmp_p
     for plot in draw(analysis):
         few = "Shown are the first 3 of 4; the tables have all." in plot.caption
         assert few == (plot.name in ("learning_curves", "tasks")), plot.name
-    assert len(tasks_table(analysis.main).rows) == 4
+    assert len(tasks_table(analysis.study, analysis.main).rows) == 4
 
 
 def test_seeds_are_counted_where_they_differ(tmp_path):

@@ -73,8 +73,13 @@ def test_a_config_with_references_is_read_as_one_without(logs):
     plain = collect([run]).runs[0].config
     assert plain["data"]["name"] == "sample" and plain["training"]["head_learning_rate"] == 1e-3
     path = run / ".hydra" / "config.yaml"
-    path.write_text(path.read_text("utf-8").replace("name: sample", "name: ${oc.decode:sample}"), "utf-8")
+    written = path.read_text("utf-8")
+    assert "  split_seed: 0\n" in written and "\nseed: 0\n" in written
+    path.write_text(written.replace("  split_seed: 0\n", "  split_seed: ${seed}\n"), "utf-8")
     assert collect([run]).runs[0].config == plain
+    # What a resolver would make of it could be this machine's own.
+    path.write_text(written.replace("name: sample", "name: ${oc.decode:sample}"), "utf-8")
+    assert collect([run]).runs[0].config["data"]["name"] == "${oc.decode:sample}"
     path.write_text("data: [", "utf-8")
     assert collect([run]).runs[0].config == {}
 
@@ -257,6 +262,17 @@ def test_heads_ratios_and_seeds_are_found(tmp_path):
     assert list(study.cells[0].runs) == [1, 3]
     assert ("fusion", "concat") in study.constants
     assert study.name == "sample"
+
+
+def test_seeds_are_in_order_of_their_numbers(tmp_path):
+    """Whatever order runs are found in: 10 stands before 2 in a list of directories."""
+    points = made_up_points(2)
+    for seed in (10, 8, 2, 1):
+        write_run(tmp_path, config_of(seed=seed), [1.0] * len(points), points, fingerprint="f" * 64)
+    study = study_of(tmp_path)
+    assert study.seeds == [1, 2, 8, 10]
+    assert [list(cell.runs) for cell in study.cells] == [[1, 2, 8, 10]]
+    assert [run.identity["seed"] for run in study.runs] == [1, 2, 8, 10]
 
 
 def test_where_the_relu_stands_sets_apart_only_heads_that_have_one(tmp_path):

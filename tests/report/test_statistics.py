@@ -25,11 +25,13 @@ from biencoder_ablate.report.statistics import (
     crossed_moments,
     holm,
     intervals,
+    power_analysis,
     seeds_needed,
     sign_flip_p,
     smallest_p,
     sums_by_debate,
 )
+from biencoder_ablate.utils.seeding import generator
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "simulate_statistics.py"
 _spec = importlib.util.spec_from_file_location("simulate_statistics", SCRIPT)
@@ -205,6 +207,12 @@ def variance_of(interval) -> float:
     return interval.variance
 
 
+def test_sums_over_debates_keep_every_digit():
+    sums, sizes = sums_by_debate([[1 / 3, 1 / 7, 1 / 9], [0.1, 0.2, 0.3]], ["x", "y", "x"])
+    assert sums.tolist() == [[1 / 3 + 1 / 9, 1 / 7], [0.1 + 0.3, 0.2]]
+    assert sizes.tolist() == [2, 1]
+
+
 def test_variance_by_hand():
     """Seeds 0, 0.1, 0.2 and debates −0.3, 0.3 of one size, adding up without noise."""
     values = np.array([[seed + debate for debate in (-0.3, 0.3)] for seed in (0, 0.1, 0.2)])
@@ -255,16 +263,17 @@ def test_variance_of_debates_of_unequal_size_against_a_point_by_point_reference(
     )
 
 
-@pytest.mark.parametrize("num_seeds", [3, 8])
+@pytest.mark.parametrize("num_seeds", [3, 7, 8])
 def test_ends_of_an_interval_by_hand(num_seeds):
-    """Five debates of one size: one t by Satterthwaite, or with few seeds a t of 2 and a t of 4 degrees of freedom."""
+    """Five debates of one size: one t by Satterthwaite, or below eight seeds t of S − 1 and of 4 degrees of freedom."""
     values = np.random.default_rng(3).random((num_seeds, 20)) + np.arange(num_seeds)[:, None] / 9
     interval = crossed_interval(values, np.arange(20) // 4)
     half = t.ppf(0.975, interval.degrees_of_freedom) * math.sqrt(interval.variance)
-    if num_seeds == 3:
-        assert interval.by_seeds == pytest.approx(values.mean(axis=1).var(ddof=1) / 3)
+    if num_seeds < 8:
+        assert interval.by_seeds == pytest.approx(values.mean(axis=1).var(ddof=1) / num_seeds)
         rest = interval.variance - interval.by_seeds
-        half = math.sqrt(4.302653**2 * interval.by_seeds + 2.776445**2 * rest)
+        of_seeds = {3: 4.302653, 7: 2.446912}[num_seeds]
+        half = math.sqrt(of_seeds**2 * interval.by_seeds + 2.776445**2 * rest)
     assert (interval.low, interval.high) == pytest.approx((interval.estimate - half, interval.estimate + half))
     there = crossed_interval(values - interval.low, np.arange(20) // 4)
     assert there.p == pytest.approx(0.05), "the p whose interval ends at 0"
@@ -410,6 +419,27 @@ def test_a_group_that_loses_on_further_seeds_is_no_winner():
     assert (answer.best, answer.winner, answer.not_told_apart) == ("b", None, ("b", "a"))
 
 
+@pytest.mark.parametrize(("names", "tests"), [("ab", "one test"), ("abc", "3 tests")])
+def test_a_verdict_says_over_how_many_tests(names, tests):
+    groups = [group(name, [0.1 * (1 + k)] * 3) for k, name in enumerate(names)]
+    answer = verdict(groups, compare(groups, range(10), every_pair(names)))
+    assert f"over {tests}; " in answer.sentence, "which three seeds are too few for"
+
+
+def test_signs_are_drawn_from_streams_of_their_own():
+    """Beyond what can be tried one by one: over seeds, and over debates where there is one seed."""
+    rng = np.random.default_rng(1)
+    values = rng.random((2, 18, 40))
+    several = [Group(name, range(18), of) for name, of in zip("ab", values, strict=True)]
+    (result,) = compare(several, range(40), every_pair("ab"))
+    per_seed = np.round(values[0] - values[1], 10).sum(axis=1) / 40
+    assert result.p == sign_flip_p(per_seed[None], generator(0, "report", "signs"))[0]
+    alone = [Group(name, range(1), of[:1]) for name, of in zip("ab", values, strict=True)]
+    (result,) = compare(alone, range(40), every_pair("ab"))
+    by_debate = np.round(values[0, 0] - values[1, 0], 10)
+    assert result.p_debates == sign_flip_p(by_debate[None], generator(0, "report", "debates"))[0]
+
+
 # --- looks, one seed, power ---
 
 
@@ -428,6 +458,10 @@ def test_declared_looks_use_the_first_seeds_and_share_alpha():
     early = compare(groups, DEBATES, every_pair(HEADS), looks=(16, 20))
     assert {result.p_family for result in early} == {1.0}
     assert "nothing is decided yet" in early[0].notes[0]
+    at_one_look, at_three = (result[0].power.detectable for result in (plain, looked))
+    moments = looked[0].interval
+    alone = power_analysis(moments, 12, 18).detectable
+    assert at_one_look < at_three == pytest.approx(alone), "as one of 6 tests at each of 3 looks"
     few = [Group(g.name, range(9), g.correct[:9]) for g in groups]
     said = verdict(few, compare(few, DEBATES, every_pair(HEADS), looks=(8, 12, 20))).sentence
     assert "10 are needed" in said, "3·6·2/2^10 < 0.05"
@@ -453,6 +487,13 @@ def test_what_more_seeds_would_show_by_hand():
     assert seen.seeds_to_decide == 6, "the sign-flip test needs six, and six would find 0.2"
     reached = (t.ppf(0.975, 5) + t.ppf(0.8, 5)) * error * 3 / math.sqrt(6)
     assert reached < 0.2
+
+
+@pytest.mark.parametrize(("difference", "probability"), [(0.2, 1.0), (0.0, 0.5), (-0.2, 0.0)])
+def test_where_seeds_never_differ_the_next_one_does_as_they_do(difference, probability):
+    zero = Group("b", range(4), np.zeros((4, 12)))
+    (result,) = compare([Group("a", range(4), zero.correct + difference), zero], np.arange(12) // 3, every_pair("ab"))
+    assert result.power.p_first_better == probability
 
 
 def test_debates_that_few_seeds_cannot_make_up_for_need_more_debates():

@@ -1,11 +1,13 @@
 """A run's name: every setting says whether it is part of it, and those that are always tell two runs apart."""
 
+import hashlib
+import re
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 
 import pytest
 
 from biencoder_ablate.config.schema import Config, HeadConfig, schema_keys
-from biencoder_ablate.runs.identity import RESULTS_VERSION, identity, run_name
+from biencoder_ablate.runs.identity import RESULTS_VERSION, identity, run_name, short_hash
 
 # What names no run: places, machines, ways of computing the same, and what a fingerprint stands for.
 NAMELESS = {
@@ -189,3 +191,9 @@ def test_options_are_the_same_in_any_order_and_differ_by_value():
 
     assert of({"a": 1, "b": 2}) == of({"b": 2, "a": 1})
     assert len({of({}), of({"a": 1}), of({"a": 2}), of({"b": 1}), of({"a": [1, 2]}), of({"a": "1"})}) == 6
+
+
+def test_a_name_ends_in_the_first_eight_digits_of_a_hash_over_what_is_set():
+    """Of the keys in order, as JSON writes them: sha256 of {"a": 1, "b": [2]}. Another length renames every run."""
+    assert short_hash({"b": [2], "a": 1}) == hashlib.sha256(b'{"a": 1, "b": [2]}').hexdigest()[:8]
+    assert re.fullmatch(r"none_neg0\.01_seed0_[0-9a-f]{8}", names(Config(head=HeadConfig("linear", "none", "none")))[1])

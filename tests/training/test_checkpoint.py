@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -187,6 +188,12 @@ def test_what_is_no_checkpoint_is_refused(content, directory):
         save_sealed(content, directory / "last.pt")
     with pytest.raises(DamagedCheckpoint, match=r"last\.pt"):
         load(directory)
+
+
+def test_the_best_weights_are_read_without_running_what_is_in_them(directory):
+    torch.save(Path("anything that is no tensor"), directory / "best-1.pt")
+    with pytest.raises(pickle.UnpicklingError, match="weights_only"):
+        load_best(directory, RunState([record(1, 0.4)], 1, 2), make()[0])
 
 
 def test_a_run_starts_over_by_itself_and_says_so(tmp_path):

@@ -224,3 +224,21 @@ def test_points_of_the_batch_compete_only_where_they_may_be_negatives(among, ask
         assert found[part].item() == pytest.approx(value.item(), rel=1e-6)
     for name, gradient in gradients(model, h, expected["total"]).items():
         torch.testing.assert_close(gradients(model, h, found["total"])[name], gradient, rtol=1e-5, atol=1e-6)
+
+
+def test_a_loss_stays_on_the_device_of_its_batch():
+    """On a device that only checks: torch refuses to mix it with another."""
+    logits = torch.zeros(3, 7, 2, device="meta")
+    r = torch.zeros(3, 7, 5, device="meta")
+    batch = Batch(
+        None,
+        Embeddings(r[0], r[0], r[0]),
+        Embeddings(r, r, r),
+        gather=lambda values: values,
+        excluded=lambda kind: torch.zeros(7, 14 if kind == "negatives" else 7, dtype=torch.bool, device="meta"),
+    )
+    batch.logits = logits
+    batch.scores = logits[:, :, 1]
+    batch.model = BiEncoder(Architecture(5, None))
+    for loss in (StudyLoss(), ContrastiveLoss()):
+        assert {value.device.type for value in loss(batch).values()} == {"meta"}

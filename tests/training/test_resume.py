@@ -139,6 +139,15 @@ def test_what_a_kill_after_the_result_left_behind_goes_when_the_run_is_asked_for
     assert not run.checkpoint.exists() and not run.aside.exists()
 
 
+def test_the_lock_that_a_kill_left_beside_a_finished_run_goes_when_the_run_is_asked_for_again(never_killed, tmp_path):
+    """The lock is the last to go: a process that dies before leaves its file, and the run has its result."""
+    run = copied(never_killed, tmp_path / "locked")
+    lock = run.path.with_name(f".{run.name}.lock")
+    lock.touch()
+    assert finish(tmp_path / "locked").result.exists()
+    assert not lock.exists()
+
+
 def test_epochs_are_written_in_order_and_what_went_wrong_is_told_once():
     done, go_on = [], threading.Event()
     with pytest.raises(OSError, match="full"), BackgroundWriter() as writer:
@@ -152,6 +161,11 @@ def test_epochs_are_written_in_order_and_what_went_wrong_is_told_once():
         writer.wait()
         writer.start(lambda: os.stat("/not/there"))
         raise OSError("full")  # the first error is the one that is told
+
+
+def test_what_went_wrong_in_the_last_job_is_told_on_leaving():
+    with pytest.raises(FileNotFoundError), BackgroundWriter() as writer:
+        writer.start(lambda: os.stat("/not/there"))
 
 
 def test_a_second_process_is_told_who_works_in_the_run(tmp_path):

@@ -1,10 +1,12 @@
 """One optimizer step: the batch that a loss is handed, rates over the steps, which weights decay."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from support.loss_batches import COUNTERS, NEGATIVES, NUM_TEXTS, POINTS, make_model, make_texts, plain_contrastive
 from transformers import BertConfig, BertModel
 
@@ -12,10 +14,24 @@ from biencoder_ablate.config.schema import Config, TrainingConfig
 from biencoder_ablate.data.corpus import Pair, build_corpus
 from biencoder_ablate.data.text_table import build_table
 from biencoder_ablate.encoder.texts import CachedTexts
-from biencoder_ablate.model.biencoder import Architecture, BiEncoder
-from biencoder_ablate.training.loop import Pairs, TrainingContext, make_optimizer, rate_factor, train_step
+from biencoder_ablate.evaluation.candidates import build_task
+from biencoder_ablate.model.biencoder import Architecture, BiEncoder, Embeddings
+from biencoder_ablate.training import loop
+from biencoder_ablate.training.loop import (
+    Pairs,
+    TrainingContext,
+    TrainingDiverged,
+    check_trained,
+    embed,
+    make_optimizer,
+    rate_factor,
+    train_epoch,
+    train_step,
+)
 from biencoder_ablate.training.losses import ContrastiveLoss, StudyLoss
 from biencoder_ablate.training.negatives import build_pool
+from biencoder_ablate.utils.distributed import World
+from biencoder_ablate.utils.seeding import derive_seed, generator
 
 
 def test_a_constant_rate_after_a_linear_warm_up():
@@ -141,3 +157,58 @@ def test_projections_may_have_a_rate_and_a_decay_of_their_own():
         "head.linear2.bias": (1e-2, 0.0),
         "similarity_weight": (1e-2, 0.0),
     }
+
+
+def ready_for_epochs(seed=0, batch_size=3):
+    """A context whose epochs can be trained, and the embeddings before the first."""
+    context, _, _ = make_context(StudyLoss(), batch_size=batch_size)
+    splits = {"train": build_task(context.index.splits["train"])}
+    context = replace(context, splits=splits, config=replace(context.config, seed=seed))
+    return context, embed(context)
+
+
+def test_the_order_and_the_dropout_of_an_epoch_come_from_streams_of_their_own(monkeypatch):
+    """Of seed and epoch: runs that are resumed, or made again years later, see the pairs in the same order."""
+    seen = []
+    plain = loop.train_step
+
+    def watched(context, optimizer, pairs, rate):
+        seen.append((pairs.rows.tolist(), torch.initial_seed()))
+        return plain(context, optimizer, pairs, rate)
+
+    monkeypatch.setattr(loop, "train_step", watched)
+    for seed, epoch in ((0, 0), (5, 0), (5, 2)):
+        context, before = ready_for_epochs(seed)
+        train_epoch(context, make_optimizer(context.model, context.config), epoch, 0, before)
+        rows = loop.epoch_rows(context.splits["train"].split, context.config.training, seed, epoch)
+        order = rows[generator(seed, "shuffle", epoch).permutation(len(rows))].tolist()
+        masks = derive_seed(seed, "dropout", epoch, 0)
+        assert seen == [(order[start : start + 3], masks) for start in range(0, len(order), 3)]
+        seen.clear()
+
+
+def test_utilisation_is_of_all_processes_work_on_all_their_devices(monkeypatch):
+    """Three operations for one of the forward pass. This process's half stands for all work: nobody else adds to it."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        context, before = ready_for_epochs()
+        monkeypatch.setattr(CachedTexts, "flops", lambda texts, rows: (10 * len(rows), 1e6 * len(rows)))
+        context = replace(context, world=World(0, 2), peak_flops=1e9)
+        record = train_epoch(context, make_optimizer(context.model, context.config), 0, 0, before).record
+    finally:
+        dist.destroy_process_group()
+    num_pairs = len(loop.epoch_rows(context.splits["train"].split, context.config.training, 0, 0))
+    num_texts = record["tokens_per_second"] * record["train_seconds"] / 10
+    assert 3 * num_pairs / 2 <= num_texts < 3 * num_pairs
+    expected = 3 * 1e6 * num_texts / record["train_seconds"] / 2e9
+    assert record["flop_utilisation"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("broken", ["h", "point", "candidate"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_one_number_that_is_none_is_enough_to_stop(broken, value):
+    embeddings = {name: torch.ones(4, 3) for name in ("h", "point", "candidate")}
+    check_trained(Embeddings(**embeddings), 0)
+    embeddings[broken][2, 1] = value
+    with pytest.raises(TrainingDiverged, match="epoch 7"):
+        check_trained(Embeddings(**embeddings), 7)

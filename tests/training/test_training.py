@@ -280,6 +280,27 @@ def test_without_memory_one_message_says_what_to_change_and_the_run_goes_on(tmp_
     assert ended.returncode == 0 and "going on after epoch 0" in ended.stdout
 
 
+def test_a_run_that_ends_in_its_second_epoch_goes_on_from_what_its_encoder_had_learned(tmp_path, monkeypatch):
+    """All negatives are hard, and are mined from the weights after the first epoch, not from the pretrained ones."""
+    asked = ("model=tiny", "data.limit=2", "model.max_tokens=16", "training.epochs=2", "training.batch_size=4")
+    asked += ("training.learning_rate=1e-2", "neg_ratio=1", "training.device=cpu")
+    plain = experiment.train_epoch
+    embedded = []
+
+    def recording(context, optimizer, epoch, step, before):
+        embedded.append(before.h)
+        if len(embedded) == 2:
+            raise OSError("no space left")
+        return plain(context, optimizer, epoch, step, before)
+
+    monkeypatch.setattr(experiment, "train_epoch", recording)
+    assert run_here(asked, tmp_path).returncode == 1
+    assert "going on after epoch 0" in run_here(asked, tmp_path).stdout
+    first, second, resumed = embedded
+    assert not torch.allclose(first, second)
+    assert torch.equal(second, resumed)
+
+
 @pytest.mark.parametrize("neg_ratio", [0.0, 1.0])
 def test_a_model_broken_by_the_last_step_of_an_epoch_has_no_figures(tmp_path, neg_ratio):
     """One step an epoch: its loss is still finite, but what it leaves behind is not.
@@ -452,7 +473,7 @@ def test_a_run_selects_by_clean_figures_where_val_shares_texts_with_train(tmp_pa
         config = make_config(
             tmp_path,
             data=DataConfig("pairs", str(table)),
-            evaluation=EvaluationConfig(select=select),
+            evaluation=EvaluationConfig(select=select, candidates="all"),
             training={"epochs": 6, "batch_size": 2, "learning_rate": 1e-3, "head_learning_rate": 0.01},
             seed=11,
         )

@@ -18,7 +18,15 @@ from support.helpers import files_below, run_here, run_python
 from support.runs import finished_result
 
 from biencoder_ablate.runs.directory import RunBusy, RunDirectory, forget_old, locked, start_over
-from biencoder_ablate.utils.files import read_json, replace_nonfinite, whole_file, write_json, write_text, yaml_string
+from biencoder_ablate.utils.files import (
+    read_json,
+    replace_nonfinite,
+    whole_directory,
+    whole_file,
+    write_json,
+    write_text,
+    yaml_string,
+)
 
 # --- whole files ---
 
@@ -81,6 +89,19 @@ def test_whole_files_have_the_rights_of_any_other_file(tmp_path):
     write_text(tmp_path / "whole", "")
     rights = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("plain", "whole")]
     assert rights[0] == rights[1]
+
+
+def test_a_file_that_a_library_keeps_to_itself_is_in_a_whole_directory_like_any_other(tmp_path):
+    (tmp_path / "plain").write_text("")
+    (tmp_path / "plain directory").mkdir()
+    with whole_directory(tmp_path / "whole") as partial:
+        (partial / "below").mkdir()
+        for file in (partial / "own", partial / "below" / "own"):
+            file.write_text("")
+            file.chmod(0o600)
+    places = ("plain", "whole/own", "whole/below/own", "plain directory", "whole", "whole/below")
+    rights = [stat.S_IMODE((tmp_path / place).stat().st_mode) for place in places]
+    assert rights == [rights[0]] * 3 + [rights[3]] * 3
 
 
 def test_all_files_of_a_run_have_the_rights_of_any_other_file(finished_run, tmp_path):

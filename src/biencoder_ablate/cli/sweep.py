@@ -282,8 +282,15 @@ class _Sweep:
         if getattr(launcher, "_EXECUTOR", None) == "slurm":  # submitit's
             errors = run_on_cluster(launcher, jobs, ended)
         else:
-            failures = [failure_of(returned) for returned in launcher.launch(jobs, initial_job_idx=0)]
-            errors = [None if failure is None else format_error(failure) for failure in failures]
+            # What Hydra returns of a job holds its settings, some 1,000 objects, and of a failed one the frames with
+            # its model: in this process one job at a time, so that a long sweep does not keep them all.
+            in_process = self._config.hydra.launcher._target_.endswith("BasicLauncher")
+            size = 1 if in_process else max(len(jobs), 1)
+            errors = []
+            for start in range(0, len(jobs), size):
+                batch = launcher.launch(jobs[start : start + size], initial_job_idx=start)
+                failures = [failure_of(returned) for returned in batch]
+                errors += [None if failure is None else format_error(failure) for failure in failures]
         self._errors |= {name: error for name, error in zip(names, errors, strict=True) if error is not None}
 
     def _returned(self, name: str, job: list[str]) -> JobReturn:
@@ -330,6 +337,7 @@ def run_job(composed: DictConfig) -> float:
     An exception marks this job alone as failed.
     """
     from biencoder_ablate.cli.launchers import acquire_gpu
+    from biencoder_ablate.encoder.device import release_memory
     from biencoder_ablate.training.experiment import run_experiment
 
     hydra = HydraConfig.get()
@@ -354,4 +362,6 @@ def run_job(composed: DictConfig) -> float:
             raise
         raise RuntimeError("stopped by SIGTERM") from None
     RunLog(None).say(run_line(sweep, outcome.directory.name, width=terminal_width()))
+    if not parallel:  # what the C library keeps of freed memory grows from run to run
+        release_memory()
     return objective(outcome.result)

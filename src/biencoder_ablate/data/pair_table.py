@@ -11,7 +11,7 @@ from biencoder_ablate.data.corpus import SPLITS, Corpus, DataError, Pair, build_
 from biencoder_ablate.data.pair_columns import Columns
 from biencoder_ablate.data.splitting import SPLIT_WORDS, Group, draw_splits
 from biencoder_ablate.data.tabular import cell_text
-from biencoder_ablate.utils.console import printable
+from biencoder_ablate.utils.console import excerpt, printable
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def parse_split(where: str, column: str, value: object) -> str:
         raise DataError(f"{where}: no {column}, though other rows have one; give all or none")
     split = SPLIT_WORDS.get(word.lower())
     if split is None:
-        raise DataError(f"{where}: {column}={printable(word)}; must be train, val or test")
+        raise DataError(f"{where}: {column}={excerpt(word)}; must be train, val or test")
     return split
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from biencoder_ablate.data.candidate_choice import IN_WORDS, measured_candidates
 from biencoder_ablate.evaluation.candidates import TASKS
 from biencoder_ablate.report.read import Run
+from biencoder_ablate.report.words import words_of
 
 
 def candidates_of(run: Run) -> str | None:
@@ -24,7 +25,8 @@ def ranked(runs: Sequence[Run]) -> str:
     in_pairs = any(name.endswith(("#counter", "#point")) for name in first.outcomes.first)
     if candidates == "answers" and not in_pairs:
         return "ranked among the documents"
-    return f"ranked {IN_WORDS[candidates]} of the split"
+    among = IN_WORDS[candidates].replace("points", words_of(runs).plural)
+    return f"ranked {among} of the split"
 
 
 def measured_tasks(runs: Sequence[Run]) -> tuple[str, ...]:

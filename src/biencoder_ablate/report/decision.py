@@ -151,10 +151,23 @@ def go_on(collection: Collection, judged: Sequence[Judged]) -> dict[str, Any]:
 
     finished = {run.name for run in collection.runs if run.status == FINISHED}
     if not finished.issuperset(sweep.names):
-        return {"seeds": seeds, "command": command(sweep)}
+        # The sweep may have been started last with fewer seeds than it lists.
+        listed = _listed_seeds(collection)
+        follow_up = next_command(sweep, len(listed), listed) if listed else command(sweep)
+        return {"seeds": seeds, "command": follow_up}
     if seeds is None or seeds <= len(present):
         return nothing
     return {"seeds": seeds, "command": next_command(sweep, seeds, present)}
+
+
+def _listed_seeds(collection: Collection) -> list[int]:
+    """The seeds of all runs that there are or that are listed, as their overrides have them, ascending."""
+    seeds = set()
+    for run in collection.runs:
+        for key, _, value in (item.partition("=") for item in run.overrides):
+            if key == "seed" and value.isdecimal():
+                seeds.add(int(value))
+    return sorted(seeds)
 
 
 # --- as JSON ---

@@ -126,12 +126,11 @@ def _pool_values(
         found = [fold.get(key) for fold in folds]
         where = next((name for name in ("val", "test") if name in (key, *key.split("/"))), split)
         if isinstance(first, Mapping):
-            groups = [value for value in found if isinstance(value, Mapping)]
-            is_whole = len(groups) == len(found)
-            values[key] = _pool_values(groups, weights, where) if is_whole else None
+            below = [value for value in found if isinstance(value, Mapping)]
+            values[key] = _pool_values(below, weights, where) if len(below) == len(folds) else None
         elif key.startswith("num_") or key.endswith("seconds"):
             values[key] = sum(value or 0 for value in found)
-        elif isinstance(first, int | float):
+        elif any(isinstance(value, int | float) for value in found):
             count = "num_points_clean" if key.endswith("_clean") else "num_points"
             sizes = [fold.get(count, 1) for fold in weights[where]] if where else [1] * len(found)
             values[key] = _average(found, sizes)

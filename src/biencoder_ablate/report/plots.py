@@ -301,7 +301,10 @@ def _forest_panel(panel: Axes, family: Family, narrow: bool) -> None:
     names = []
     for result in family.primary:
         name = result.contrast.name.replace(f"{family.subject}=", "")
-        names.append(name.replace(" − ", "\n− ", 1) if len(name) > longest else name)
+        if len(name) > longest:
+            # A difference is broken before its second name, a change of several settings after the first.
+            name = name.replace(" − ", "\n− ", 1) if " − " in name else name.replace(", ", ",\n", 1)
+        names.append(name)
 
     from_the_left: dict[str, Any] = dict(
         transform=panel.get_yaxis_transform(),
@@ -335,7 +338,8 @@ def _forest_panel(panel: Axes, family: Family, narrow: bool) -> None:
                 label.set_fontsize(6.8)  # two lines in the height of a row
         panel.set_ylim(len(names) - 0.4, -0.6)
     panel.tick_params(axis="y", length=0)
-    panel.set_title(style.fitted(family.title, style.NARROW if narrow else style.HALF))
+    title = family.title.partition(", which is ")[0]  # what the centre is stands above the figure
+    panel.set_title(style.fitted(title, style.NARROW if narrow else style.HALF))
     panel.annotate(
         "Holm p",
         (1 if narrow else 1.02, 1),

@@ -61,7 +61,7 @@ def write_report(
     if output.exists() and not output.is_dir():
         raise ValueError(f"-o {output}: is a file; must be a directory, made if missing")
     runs, notes = pool_folds(collection.runs)
-    collection = replace(collection, runs=tuple(runs), notes=(*collection.notes, *notes))
+    collection = replace(collection, notes=(*collection.notes, *notes))
     ledger = open_ledger(collection, margin)
     studies = [declare(study, baseline) for study in make_studies(runs)]
     if not studies:

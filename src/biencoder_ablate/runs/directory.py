@@ -138,6 +138,11 @@ def holder(path: Path) -> str | None:
         return None
 
 
+def lies_locked(path: Path) -> bool:
+    """Whether the files of a lock lie beside the run directory `path`: of one that is held, or that a kill left."""
+    return any(file.exists() for file in _lock_files(path))
+
+
 def _lock_files(path: Path) -> tuple[Path, Path]:
     return path.with_name(f".{path.name}.lock"), path.with_name(f".{path.name}.holder")
 

@@ -31,7 +31,15 @@ from biencoder_ablate.evaluation.pair_scores import pair_scorer
 from biencoder_ablate.evaluation.protocols import final_rankings, point_records, split_metrics
 from biencoder_ablate.model.biencoder import Embeddings
 from biencoder_ablate.model.saved import ModelSpec, save_model
-from biencoder_ablate.runs.directory import RunBusy, RunDirectory, forget_old, locked, refuse_links, start_over
+from biencoder_ablate.runs.directory import (
+    RunBusy,
+    RunDirectory,
+    forget_old,
+    lies_locked,
+    locked,
+    refuse_links,
+    start_over,
+)
 from biencoder_ablate.runs.records import Record, build_manifest, epoch_line, select_epoch, write_metrics
 from biencoder_ablate.runs.trackers import TrackedRun, Trackers
 from biencoder_ablate.training import summary
@@ -175,8 +183,9 @@ def _what_to_lower(plan: RunPlan, device: torch.device) -> str:
 
 
 def _drop_leftovers(run: RunDirectory) -> None:
-    """A run that was killed after its result was written still has its checkpoint, and what rerun=true kept aside."""
-    if run.checkpoint.exists() or run.aside.exists():
+    """A run that was killed after its result was written still has its checkpoint, what rerun=true kept aside, and its
+    lock's files, which go with the lock."""
+    if run.checkpoint.exists() or run.aside.exists() or lies_locked(run.path):
         with contextlib.suppress(RunBusy), locked(run.path):
             remove_checkpoint(run.checkpoint)
             forget_old(run)
