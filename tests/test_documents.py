@@ -191,7 +191,7 @@ def test_no_command_is_overlooked():
         text = re.sub(r"`(python -m biencoder_ablate(\.\w+)?|biencoder-ablate \w+)`", "", text)  # named, not shown
         commands = "\n".join(shown.text for shown in shown_in(path))
         for line in (line for line in text.splitlines() if OURS.search(line)):
-            for piece in re.split(r"`|\s+# |\s&&\s|\s\|\s|^next +|/usr/bin/time ", line):
+            for piece in re.split(r"`|\s+# |\s&&\s|\s\|\s|^next:? +|/usr/bin/time ", line):
                 if OURS.search(piece):
                     assert " ".join(piece.split()).removesuffix(" …") in commands, (path.name, piece)
     assert len(ALL) > 80
