@@ -119,7 +119,7 @@ def shown_in(path: Path) -> list[Shown]:
             inside = line[3:] if inside is None else None
         elif inside is None:
             lines.append(line)
-        elif inside in ("", "bash") and PROGRAM.match(command := re.sub(r"^(next)? +", "", line)):
+        elif inside in ("", "bash") and PROGRAM.match(command := re.sub(r"^(next:?)? +", "", line)):
             lines.append(f"\0{command}\0")  # a whole line is code
     codes = re.findall(r"\0(.*?)\0|`([^`]+)`", "\n".join(lines), flags=re.DOTALL)
     found = []
