@@ -57,7 +57,13 @@ def _means_among_answers(analysis: Analysis) -> Mapping[str, float]:
 
 
 def _score_among_answers(run: Run, analysis: Analysis) -> float:
-    """A run's mean score of the points that count, ranked among answers only."""
+    """A run's mean score of the points that count, ranked among answers only; of a cross-validation over its folds."""
+    scores = [_scores_among_answers(part, analysis) for part in run.parts or (run,)]
+    return float(np.concatenate(scores).mean())
+
+
+def _scores_among_answers(run: Run, analysis: Analysis) -> np.ndarray:
+    """The scores of the points that count, as rankings.jsonl has their ranks among answers only."""
     field = "stage1_ranks" if analysis.metric is Metric.RECALL else "ranks"
     ranks = []
     with (run.path / "rankings.jsonl").open(encoding="utf-8") as file:
@@ -68,5 +74,5 @@ def _score_among_answers(run: Run, analysis: Analysis) -> float:
             if record["split"] == "test":
                 ranks.append(float(record[field][ONLY_ANSWERS]))
     counts = ~np.isnan(run.outcomes.correct[analysis.primary])
-    scores = analysis.metric.of_ranks(np.array(ranks)[counts])
-    return float(scores.mean())
+    scores: np.ndarray = analysis.metric.of_ranks(np.array(ranks)[counts])
+    return scores
