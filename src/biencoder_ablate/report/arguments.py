@@ -47,8 +47,8 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="M",
         help="the smallest difference that matters, declared beforehand (0.01 of top-1 is one query in a hundred): a "
-        "part that is worth less may be removed, systems that differ by less are equal; unless the sweep has declared its "
-        "own",
+        "part that is worth less may be removed, systems that differ by less are equal; unless the sweep has declared "
+        "its own",
     )
 
 
