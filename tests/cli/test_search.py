@@ -94,3 +94,11 @@ def test_mistakes_end_in_one_line(arguments, names, tmp_path):
     else:
         message = only_error(ended, tmp_path)
     assert all(name in message for name in names), message
+
+
+def test_a_search_over_several_metrics_is_refused(tmp_path):
+    """Of the sampler's first trials some have the one and some the other."""
+    ended = run_here([*SEARCH, "evaluation.select=choice(top1,mrr)", "hydra.sweeper.n_trials=8"], tmp_path)
+    assert ended.returncode == 1
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("error: evaluation.select: a search maximises one metric, and its runs have mrr, top1; ")

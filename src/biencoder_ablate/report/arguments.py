@@ -46,8 +46,9 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
         "--margin",
         type=float,
         metavar="M",
-        help="the smallest difference that matters, declared beforehand (0.01 is 1 point in 100): a part that is "
-        "worth less may be removed, systems that differ by less are equal; unless the sweep has declared its own",
+        help="the smallest difference that matters, declared beforehand (0.01 of top-1 is one query in a hundred): a "
+        "part that is worth less may be removed, systems that differ by less are equal; unless the sweep has declared "
+        "its own",
     )
 
 

@@ -129,7 +129,7 @@ def check_margin(margin: float | None) -> None:
     if margin is not None and not (math.isfinite(margin) and margin > 0):
         raise ValueError(
             f"margin={margin:g}: must be a number above 0, the smallest difference that matters to you, such as 0.01 "
-            "for 1 point in 100"
+            "for one query in a hundred"
         )
 
 
