@@ -1,6 +1,7 @@
 """A finished run measured again: its own figures to the bit, other depths and corpora, baselines, what is refused."""
 
 import contextlib
+import csv
 import hashlib
 import io
 import json
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from omegaconf import OmegaConf
 from support import reference
-from support.helpers import Ended, load_sample, make_pairs, run_module, train, write_pairs_csv
+from support.helpers import Ended, load_sample, make_pairs, run_here, run_module, train, write_pairs_csv
 from support.reference import published_and_used
 
 from biencoder_ablate import evaluate as command
@@ -111,8 +112,10 @@ def test_a_trained_model_comes_back_with_its_own_figures(run):
     assert report["own"] == {"rerank": 10, "candidates": "all", **report["measured"]}
     after = contents(run)
     assert {name: after[name] for name in before} == before
-    (new,) = after.keys() - before.keys()
+    rankings, new = sorted(after.keys() - before.keys(), key=len, reverse=True)
     assert new.startswith("evaluations/sample_rerank10_")
+    assert rankings == new.replace(".json", ".rankings.jsonl")
+    assert (run / rankings).read_bytes() == (run / "rankings.jsonl").read_bytes()
     assert json.loads((run / new).read_text()) == report
     assert report["notes"] == [] and report["overrides"] == []
 
@@ -167,7 +170,7 @@ def test_all_is_the_deepest_depth(run):
     everything, deep, ten = (evaluated(run, f"evaluation.rerank={k}")["measured"] for k in ("all", 1000, 10))
     assert everything == deep
     assert everything != ten
-    assert len(list((run / "evaluations").iterdir())) == 3
+    assert len(list((run / "evaluations").glob("*_????????.json"))) == 3
 
 
 def test_fewer_tokens_are_read_anew(run):
@@ -425,3 +428,29 @@ def test_as_a_process(run, tmp_path):
     ended = run_module("biencoder_ablate.evaluate", [run, "evaluation.rerank=none"], tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert "measured, rerank=none" in ended.stdout
+
+
+def test_a_sweep_evaluated_on_another_corpus_gets_a_report_of_its_own(tmp_path):
+    """Every run once, and the table's means are those of the ranks that were kept."""
+    sizes = ["recipe=study", "model=tiny", "model.max_tokens=16", "data.limit=4", "training.epochs=1"]
+    swept = ["-m", "head=none,layernorm", "seed=0,1", "training.freeze_encoder=true", "sweep_name=s"]
+    assert run_here([*swept, *sizes], tmp_path).returncode == 0
+    rows = "".join(f"is thing {i} good,since {i} is so\n" for i in range(12))
+    (tmp_path / "own.csv").write_text(f"query,positive\n{rows}")
+    command = ["evaluate", "s", "data=pairs", "data.path=own.csv"]
+    ended = run_here(command, tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "4/4" in ended.stdout
+    again = run_here(command, tmp_path)
+    assert again.returncode == 0 and len(list(tmp_path.glob("logs/runs/*/evaluations/*"))) == 8
+
+    ended = run_here(["report", "s", "--evaluations", "-o", "out"], tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "of 4 of 4 finished runs" in ended.stdout
+    kept = {}
+    for path in tmp_path.glob("logs/runs/*/evaluations/*.jsonl"):
+        records = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        ranks = [record["clean_rank"] for record in records if record["split"] == "test"]
+        kept[path.parents[1].name] = sum(rank == 1 for rank in ranks) / len(ranks)
+    rows_of_runs = list(csv.DictReader((tmp_path / "out" / "runs.csv").open(encoding="utf-8")))
+    assert {row["run"]: float(row["test top-1"]) for row in rows_of_runs} == pytest.approx(kept)

@@ -45,8 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add_reading_options(parser)
     parser.add_argument(
-        "-o", "--output", metavar="OUT", help="where to write; made if missing; report/ in the sweep's directory "
-        "unless given, or in the current one for several places and other programs' runs",
+        "-o", "--output", metavar="OUT", help="where to write; made if missing; report/ (report-evaluations/ "
+        "with --evaluations) in the sweep's directory unless given, or in the current one for several places and other "
+        "programs' runs",
     )  # fmt: skip
     parser.add_argument(
         "--points", action="store_true", help="write points.csv as well: what --from reads, to go beside other systems"
@@ -58,11 +59,13 @@ def _output(arguments: argparse.Namespace) -> Path:
     """Where to write: as given; else in the directory of the one sweep; else here."""
     if arguments.output:
         return expand_user(Path(arguments.output))
+    # Beside the report on the runs' own figures, not in its place.
+    folder = "report" if arguments.evaluations is None else "report-evaluations"
     if len(arguments.directories) == 1:
         place = find_run(arguments.directories[0], sweeps=True)
         if (place / "runs.json").is_file():
-            return place / "report"
-    return Path("report")
+            return place / folder
+    return Path(folder)
 
 
 if __name__ == "__main__":

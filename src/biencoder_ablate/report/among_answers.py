@@ -66,7 +66,7 @@ def _scores_among_answers(run: Run, analysis: Analysis) -> np.ndarray:
     """The scores of the points that count, as rankings.jsonl has their ranks among answers only."""
     field = "stage1_ranks" if analysis.metric is Metric.RECALL else "ranks"
     ranks = []
-    with (run.path / "rankings.jsonl").open(encoding="utf-8") as file:
+    with run.rankings_file.open(encoding="utf-8") as file:
         for line in file:
             if '"test"' not in line:
                 continue

@@ -22,6 +22,14 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
         help="runs and sweeps (logs/sweeps/NAME, or the bare name; latest), or a logs directory",
     )
     parser.add_argument(
+        "--evaluations",
+        nargs="?",
+        const="",
+        metavar="NAME",
+        help="the figures that `evaluate` kept of these runs, in place of their own: those of the corpus or file NAME, "
+        "or all",
+    )
+    parser.add_argument(
         "--baseline", action="append", default=[], metavar="KEY=VALUE", help="what the others are compared with: a "
         "setting, such as head=none; several times to name one configuration",
     )  # fmt: skip
@@ -59,7 +67,11 @@ def read_runs(arguments: argparse.Namespace) -> Collection:
 
     given = [expand_user(Path(path)) for path in arguments.outside or ()]
     if bool(given) == bool(arguments.directories):
+        if arguments.evaluations and not given:
+            raise ValueError(f"--evaluations {arguments.evaluations}: is taken for a name; give the sweep before it")
         raise ValueError("give run directories, or --from tables or a directory of run files: one of the two")
+    if given and arguments.evaluations is not None:
+        raise ValueError("--evaluations: goes with runs of this program, not with --from")
     run_files = len(given) == 1 and given[0].is_dir()
     if not run_files:
         for name in ("qrels", "groups"):
@@ -67,7 +79,12 @@ def read_runs(arguments: argparse.Namespace) -> Collection:
                 raise ValueError(f"--{name}: goes with --from a directory of TREC run files")
     metric = Metric(arguments.metric or Metric.TOP1)
     if not given:
-        return collect([find_run(place, sweeps=True) for place in arguments.directories], metric)
+        collection = collect([find_run(place, sweeps=True) for place in arguments.directories], metric)
+        if arguments.evaluations is None:
+            return collection
+        from biencoder_ablate.report.evaluations import as_evaluated
+
+        return as_evaluated(collection, arguments.evaluations, metric)
     for path in given:
         if not path.exists() or (path.is_dir() and not run_files):
             raise ValueError(f"--from {path}: {'is a directory among tables' if path.exists() else 'no such file'}")

@@ -18,7 +18,7 @@ from biencoder_ablate.report.diagnostics import Baseline, baselines
 from biencoder_ablate.report.examples import load_texts
 from biencoder_ablate.report.folds import pool_folds
 from biencoder_ablate.report.ledger import SOURCES, Ledger
-from biencoder_ablate.report.read import FINISHED, Collection, Protocol, Sweep
+from biencoder_ablate.report.read import FINISHED, NOT_EVALUATED, Collection, Protocol, Sweep
 from biencoder_ablate.report.study import make_studies
 from biencoder_ablate.report.tables import MINUS, command, p_text
 from biencoder_ablate.report.verdicts import Decision, decisions, in_words, what_would_decide
@@ -149,7 +149,11 @@ def go_on(collection: Collection, judged: Sequence[Judged]) -> dict[str, Any]:
     if sweep is None:
         return {"seeds": seeds, "command": None}
 
-    finished = {run.name for run in collection.runs if run.status == FINISHED}
+    # Runs that only have to be evaluated come before any that must be trained.
+    to_evaluate = next((run.evaluate for run in collection.runs if run.evaluate), None)
+    if to_evaluate:
+        return {"seeds": seeds, "command": to_evaluate}
+    finished = {run.name for run in collection.runs if run.status in (FINISHED, NOT_EVALUATED)}
     if not finished.issuperset(sweep.names):
         # The sweep may have been started last with fewer seeds than it lists.
         listed = _listed_seeds(collection)

@@ -34,6 +34,7 @@ from biencoder_ablate.utils.files import (
 )
 
 FINISHED = "finished"
+NOT_EVALUATED = "not evaluated"  # finished, and without the evaluation that is reported on
 WITHOUT = "without"  # the group whose choices each take a part out of a recipe (conf/without)
 NOTHING = "nothing"  # its choice that leaves the recipe whole
 _KEPT = ("id", "debate", "stage1_rank", "rank", "clean_stage1_rank", "clean_rank", "first")  # of a test point's record
@@ -133,10 +134,12 @@ class Run:
     """One run directory. `why` says what is wrong where `status` is not finished; of a finished run, which of the
     files that its metrics do not come from is damaged.
 
-    status: finished, failed, running, interrupted, not started or damaged. `identity` is the manifest's
+    status: finished, failed, running, interrupted, not started, damaged or not evaluated. `identity` is the manifest's
     `determined_by`; empty where there is no manifest. `without` is the part taken out of the recipe, `nothing` for the
     whole, None for a run of no such sweep. Others are compared with the `baseline`. `parts` are the runs of the folds
-    of a cross-validation, where this one stands for all of them.
+    of a cross-validation, where this one stands for all of them. Where its figures are those of an evaluation,
+    `evaluated` says what was given of its settings and `rankings` is its own file; `evaluate` is the command that makes
+    one that is lacking.
     """
 
     path: Path
@@ -152,6 +155,14 @@ class Run:
     without: str | None = None
     baseline: bool = False
     parts: tuple[Run, ...] = ()
+    evaluated: str = ""
+    rankings: Path | None = None
+    evaluate: str = ""
+
+    @property
+    def rankings_file(self) -> Path:
+        """Where the records of its points are; of a cross-validation its parts have them."""
+        return self.rankings or self.path / "rankings.jsonl"
 
     @property
     def name(self) -> str:
@@ -194,19 +205,7 @@ def collect(places: Sequence[Path], metric: Metric = Metric.TOP1) -> Collection:
 
     Raises ValueError for a place that is not there or has no run.
     """
-    # A run found in several places keeps the overrides of the first sweep that has any.
-    overrides_by_path: dict[Path, tuple[str, ...]] = {}
-    sweeps: dict[Path, Sweep] = {}
-    notes: list[str] = []
-    for place in places:
-        here = dict(_runs_at(expand_user(place), sweeps, notes))
-        if not here:
-            raise ValueError(
-                f"{place}: no run in it; give run directories (they hold manifest.json), sweeps (they hold "
-                "runs.json), or a logs directory"
-            )
-        for path, overrides in here.items():
-            overrides_by_path[path] = overrides_by_path.get(path) or overrides
+    overrides_by_path, sweeps, notes = find_runs(places)
 
     # Of two copies of a run the first counts, unless only the second has finished.
     runs: dict[str, Run] = {}
@@ -227,6 +226,25 @@ def collect(places: Sequence[Path], metric: Metric = Metric.TOP1) -> Collection:
         tuple(sweeps.values()),
         tuple(notes),
     )
+
+
+def find_runs(places: Sequence[Path]) -> tuple[dict[Path, tuple[str, ...]], dict[Path, Sweep], list[str]]:
+    """The directories of every run at `places`, each once, with its overrides where a sweep has them; the sweeps on the
+    way; and notes on those that are damaged. Raises ValueError as `collect`."""
+    # A run found in several places keeps the overrides of the first sweep that has any.
+    overrides_by_path: dict[Path, tuple[str, ...]] = {}
+    sweeps: dict[Path, Sweep] = {}
+    notes: list[str] = []
+    for place in places:
+        here = dict(_runs_at(expand_user(place), sweeps, notes))
+        if not here:
+            raise ValueError(
+                f"{place}: no run in it; give run directories (they hold manifest.json), sweeps (they hold "
+                "runs.json), or a logs directory"
+            )
+        for path, overrides in here.items():
+            overrides_by_path[path] = overrides_by_path.get(path) or overrides
+    return overrides_by_path, sweeps, notes
 
 
 def _runs_at(
@@ -324,7 +342,7 @@ def read_run(path: Path, overrides: tuple[str, ...] = (), metric: Metric = Metri
         run = replace(
             run,
             metrics=tuple(load_metrics(path)),
-            measured=_read_outcomes(path / "rankings.jsonl", metric),
+            measured=read_outcomes(path / "rankings.jsonl", metric),
         )
         _check(run, metric)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
@@ -367,8 +385,8 @@ def _check(run: Run, metric: Metric) -> None:
         )
 
 
-def _read_outcomes(path: Path, metric: Metric) -> Outcomes:
-    """The test points of rankings.jsonl.
+def read_outcomes(path: Path, metric: Metric) -> Outcomes:
+    """The test points of rankings.jsonl. Raises OSError, and ValueError where there are none.
 
     Most of a line is of no use here, so lines are cut rather than parsed where they have the form that runs write.
     """

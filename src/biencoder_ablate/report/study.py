@@ -163,14 +163,14 @@ class Study:
 
 
 def make_studies(runs: Sequence[Run]) -> list[Study]:
-    """Group the finished runs by corpus, results version and candidates: one study each, the largest first.
+    """Group the finished runs by corpus, results version, candidates and evaluation: one study each, the largest first.
 
     Raises ValueError where runs on one corpus have different test points: one of them is damaged.
     """
     by_corpus: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
     for run in runs:
         if run.status == FINISHED:
-            key = (run.identity["data"], run.identity["results_version"], candidates_of(run))
+            key = (run.identity["data"], run.identity["results_version"], candidates_of(run), run.evaluated)
             by_corpus[key].append(run)
 
     studies = [_make_study(members, len(by_corpus) > 1) for members in by_corpus.values()]
@@ -255,6 +255,8 @@ def _make_study(runs: Sequence[Run], one_of_several: bool) -> Study:
     fingerprint = first.identity["data"]
     corpus = _corpus_name(first)
     name = f"{corpus} ({fingerprint[:8]})" if one_of_several else corpus
+    if first.evaluated:
+        name = f"{name}, {first.evaluated}"
     return Study(
         name,
         fingerprint,

@@ -17,7 +17,7 @@ from biencoder_ablate.report.candidate_sets import measured_tasks
 from biencoder_ablate.report.comparisons import ContrastResult, GroupSummary, Verdict, summarise
 from biencoder_ablate.report.diagnostics import RULES, Baseline, Leakage, Selection
 from biencoder_ablate.report.examples import SideBySide
-from biencoder_ablate.report.read import FINISHED, Metric, Protocol, Run, Sweep
+from biencoder_ablate.report.read import FINISHED, NOT_EVALUATED, Metric, Protocol, Run, Sweep
 from biencoder_ablate.report.statistics import MOST_SEEDS, POWER
 from biencoder_ablate.report.study import Arms, Cell, Study, show, task_values
 from biencoder_ablate.report.words import Words
@@ -132,7 +132,9 @@ def _interval(result: ContrastResult) -> str:
 
 
 def command(run_or_sweep: Run | Sweep) -> str:
-    """The command line that makes a run again, or goes on with a sweep as it was last started."""
+    """The command line that makes a run again, or its evaluation, or goes on with a sweep as it was last started."""
+    if isinstance(run_or_sweep, Run) and run_or_sweep.evaluate:
+        return run_or_sweep.evaluate
     multirun = ["-m"] if isinstance(run_or_sweep, Sweep) else []
     return shlex.join(["python", "-m", "biencoder_ablate", *multirun, *run_or_sweep.overrides])
 
@@ -497,7 +499,7 @@ def costs_table(study: Study) -> Table:
         for run in cell.runs.values():
             weights.add(run.result.get("trained_weights"))
             parts = [record.get(f"{part}_seconds") or 0.0 for record in run.metrics for part in ("train", "eval")]
-            seconds.append(sum(parts))
+            seconds.append(sum(parts) if parts else None)
         rows.append((cell.name, weights.pop() if len(weights) == 1 else None, diagnostics.mean(seconds)))
     if all(row[1] is None for row in rows):  # of versions before 0.4.0
         del columns[1]
@@ -557,7 +559,7 @@ def runs_table(study: Study) -> Table:
 def missing_table(runs: Sequence[Run], studies: Sequence[Study], sweeps: Sequence[Sweep] = ()) -> Table:
     """What is not there: sweeps to go on with, runs that did not finish, seeds that some configurations lack."""
     # First what one command finishes, then single runs, then what only a look at all of them shows.
-    finished = {run.name for run in runs if run.status == FINISHED}
+    finished = {run.name for run in runs if run.status in (FINISHED, NOT_EVALUATED)}
     rows = []
     for sweep in sweeps:
         num_runs = len(sweep.names)
