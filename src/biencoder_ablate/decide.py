@@ -38,12 +38,13 @@ def _decide(arguments: argparse.Namespace) -> int:
     if importlib.util.find_spec("scipy") is None:
         raise ValueError("a verdict needs scipy; install the `report` extra: pip install 'biencoder-ablate[report]'")
     from biencoder_ablate.report.decision import judge, lines, verdict_json
+    from biencoder_ablate.report.folds import note_folds
     from biencoder_ablate.report.ledger import open_ledger
     from biencoder_ablate.report.read import Protocol
 
     looks = read_looks(arguments.looks)
     protocol = Protocol(arguments.protocol) if arguments.protocol else None
-    collection = read_runs(arguments)
+    collection = note_folds(read_runs(arguments))
     ledger = open_ledger(collection, arguments.margin)
     judged = judge(
         collection,

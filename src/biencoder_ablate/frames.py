@@ -229,11 +229,13 @@ def _judged(
     baseline: Sequence[str] = (),
 ) -> Results:
     from biencoder_ablate.report.decision import judge
+    from biencoder_ablate.report.folds import note_folds
     from biencoder_ablate.report.read import Protocol
 
     if protocol not in (None, *Protocol):
         raise ValueError(f"protocol={protocol}: must be clean or official")
     which = Protocol(protocol) if protocol else None
+    collection = note_folds(collection)
     judged = judge(collection, ledger, which, sorted(set(looks)), baseline)
     return Results(collection, judged, ledger)
 

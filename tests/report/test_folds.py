@@ -14,6 +14,7 @@ from support.helpers import run_here
 from support.report_runs import config_of, made_up_points, write_run
 
 from biencoder_ablate.config.schema import DataConfig
+from biencoder_ablate.decide import main as decide
 from biencoder_ablate.report.__main__ import main as report
 from biencoder_ablate.report.examples import load_texts
 from biencoder_ablate.report.folds import pool_folds
@@ -147,6 +148,17 @@ def test_a_report_of_folds_alone_that_are_not_all_there_says_which(runs, tmp_pat
             shutil.rmtree(path)
     assert report([str(runs), "-o", str(tmp_path / "out")]) == 1
     assert "none_neg0.01_seed0 lacks fold 2 of 3" in capsys.readouterr().err
+
+
+def test_decide_says_which_seed_lacks_a_fold(runs, capsys):
+    """A verdict is never of a part without a word."""
+    lacking = next(
+        path for path in runs.glob("none_neg0.01_seed1*") if '"fold": 1' in (path / "manifest.json").read_text()
+    )
+    shutil.rmtree(lacking)
+    assert decide([str(runs), "--json"]) in (0, 3)
+    notes = json.loads(capsys.readouterr().out)["runs"]["notes"]
+    assert any("none_neg0.01_seed1 lacks fold 1 of 3" in note for note in notes)
 
 
 def test_the_report_is_of_the_pooled_points(runs, tmp_path, capsys):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from biencoder_ablate.data.splitting import folds_fingerprint
-from biencoder_ablate.report.read import FINISHED, Outcomes, Protocol, Run
+from biencoder_ablate.report.read import FINISHED, Collection, Outcomes, Protocol, Run
 from biencoder_ablate.runs.identity import short_hash, without_fold
 
 MOST_LISTED = 5
@@ -54,6 +54,12 @@ def pool_folds(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
         listed = "; ".join(lacking[:MOST_LISTED] + more)
         notes.append(f"left out, since not all folds of their cross-validation have finished: {listed}")
     return pooled, notes
+
+
+def note_folds(collection: Collection) -> Collection:
+    """The collection with `pool_folds`'s notes: which runs count as one, and what is left out for want of a fold."""
+    _, notes = pool_folds(collection.runs)
+    return replace(collection, notes=(*collection.notes, *notes))
 
 
 def _stem(run: Run) -> str:
