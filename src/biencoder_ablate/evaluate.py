@@ -88,7 +88,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Measure a finished run another way, beside its own figures, or every finished run of a sweep. "
         "Nothing in a run changes but RUN_DIR/evaluations/. `biencoder-ablate report SWEEP --evaluations` reports on "
         "what was kept of a sweep.",
-        usage="biencoder-ablate evaluate RUN_DIR [RUN_DIR ...] [KEY=VALUE ...] [--baselines] [--trec OUT] [--json]",
+        usage="biencoder-ablate evaluate RUN_DIR [RUN_DIR ...] [KEY=VALUE ...]\n"
+        "       [--baselines] [--trec OUT] [--json]",
         epilog="Examples: biencoder-ablate evaluate logs/runs/NAME evaluation.rerank=all --baselines; "
         "biencoder-ablate evaluate logs/sweeps/NAME data=pairs data.path=other.csv",
     )
