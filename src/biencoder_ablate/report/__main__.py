@@ -35,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         looks = read_looks(arguments.looks)
         protocol = Protocol(arguments.protocol) if arguments.protocol else None
         output = _output(arguments)
-        write_report(given, output, command, protocol, looks, arguments.points, arguments.baseline, arguments.margin)
+        declared = (arguments.baseline, arguments.margin)
+        write_report(given, output, command, protocol, looks, arguments.points, *declared, arguments.by)
 
     parser = argparse.ArgumentParser(
         prog="biencoder-ablate report",
@@ -52,6 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--points", action="store_true", help="write points.csv as well: what --from reads, to go beside other systems"
     )
+    parser.add_argument(
+        "--by", metavar="COLUMN", help="a table by theme, debate or another column that runs keep of their queries, "
+        "and by_COLUMN.csv; nothing is tested in it",
+    )  # fmt: skip
     return run_command(parser, argv, action)
 
 

@@ -21,6 +21,7 @@ from biencoder_ablate.data.text_cache import SplitTexts
 from biencoder_ablate.report import sentences, tables
 from biencoder_ablate.report.among_answers import order_among_answers
 from biencoder_ablate.report.analysis import Analysis, Kind
+from biencoder_ablate.report.breakdown import Breakdown, breakdown_table
 from biencoder_ablate.report.candidate_sets import measured_tasks, ranked, tasks_title
 from biencoder_ablate.report.diagnostics import Baseline, find_leakage, selection
 from biencoder_ablate.report.examples import SideBySide
@@ -83,8 +84,10 @@ def study_report(
     texts: SplitTexts,
     prefix: str,
     folder: str,
+    breakdown: Breakdown | None = None,
 ) -> StudyReport:
-    """The sections on one study, those without contents left out. `others` are the baselines beside its metrics."""
+    """The sections on one study, those without contents left out. `others` are the baselines beside its metrics, and
+    `breakdown` are its figures by a column of the queries."""
     study = analysis.study
     several = len(analysis.main.settings) > 1
     groups = tables.groups_table(analysis, others)
@@ -104,6 +107,8 @@ def study_report(
         add("configurations", "Configurations", ("table", overview), ("table", groups), *_plot_blocks(plots, "seeds"))
     else:  # the configurations' table stands beside the answers
         add("configurations", "Seed by seed", *_plot_blocks(plots, "seeds"))
+    if breakdown is not None:
+        add("breakdown", f"By {breakdown.column}", ("table", breakdown_table(analysis, breakdown)))
     learning = _plot_blocks(plots, "learning_curves", "learning_curves_by_setting", "dead_pairs")
     if study.trained_here:
         learning.append(("table", tables.costs_table(study)))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from biencoder_ablate.report import sentences
 from biencoder_ablate.report.analysis import Analysis, analyse
+from biencoder_ablate.report.breakdown import break_down, breakdown_rows
 from biencoder_ablate.report.decision import Judged, check_looks, declared_in, verdict_json
 from biencoder_ablate.report.design import declare
 from biencoder_ablate.report.diagnostics import baselines
@@ -50,11 +51,12 @@ def write_report(
     with_points: bool = False,
     baseline: Sequence[str] = (),
     margin: float | None = None,
+    by: str | None = None,
 ) -> None:
     """Write the report on these runs to `output`, with points.csv where asked, saying on the screen what came out.
 
     `baseline` are settings of the configuration that others are compared with; a part that is worth less than `margin`
-    may be removed; analyse() says what the rest is.
+    may be removed; `by` is a column of the queries, for a table by its levels; analyse() says what the rest is.
 
     Raises ValueError where there is no finished run, or an output that will not do.
     """
@@ -74,6 +76,7 @@ def write_report(
         if isinstance(looks_before, list) and all(type(num_seeds) is int for num_seeds in looks_before):
             seen[name] = looks_before
     reports, judged = [], []
+    by_level: list[Mapping[str, Value]] = []
     for number, study in enumerate(studies, start=1):
         show(f"{study.name}: {study.size} …", sys.stderr)
         texts = load_texts(study)
@@ -92,7 +95,10 @@ def write_report(
             prefix, folder = f"s{number}-", f"figures/{words.strip('-')}"
         plots = draw(analysis, others)
         pairs = side_by_side(analysis)
-        report = study_report(analysis, others, plots, pairs, texts, prefix, folder)
+        breakdown = break_down(analysis, by) if by is not None else None
+        if breakdown is not None:
+            by_level += breakdown_rows(analysis, breakdown)
+        report = study_report(analysis, others, plots, pairs, texts, prefix, folder, breakdown)
         answers = with_verdicts(report.answers, judged[-1].decisions, analysis) if ledger.margin else report.answers
         reports.append(replace(report, answers=answers))
 
@@ -113,6 +119,8 @@ def write_report(
         if len(analyses) > 1:
             raise ValueError(f"--points: these are runs on {len(analyses)} corpora; report on one at a time")
         files["points.csv"] = points_csv(analyses[0])
+    if by is not None:
+        files[f"by_{by}.csv"] = csv_text(by_level)
     for report in reports:
         for plot in report.plots:
             files[f"{report.folder}/{plot.name}.svg"] = plot.svg
