@@ -29,6 +29,16 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+START_LOGIT = 0.01
+"""Both logits of a head that starts with equal ones (model.head_init=zero).
+
+A small positive bias, as is usual before a ReLU (Goodfellow et al. 2016, Deep Learning, section 6.3): every pair has a
+gradient at first, and the first steps already take logits below 0, where the ReLU acts. A head trained at the recipe's
+rate moves logits by some hundredths in an epoch of the sample: from 1, say, none would ever reach 0, and heads with and
+without a ReLU would be the same run.
+"""
+
+
 @dataclass(frozen=True)
 class SeparableForm:
     """A head whose logits come apart into a term of each text and sums over max(a, b), so that listed pairs need no
@@ -102,7 +112,7 @@ class LinearHead(PairHead):
         return self.activation(self.linear2(features))
 
     def zero_init(self) -> None:
-        _begin_at_one(self.linear2)
+        _begin_equal(self.linear2)
 
     def separable(self) -> SeparableForm | None:
         # Types are compared exactly: a module put in the place of torch's own need not do what the algebra below says.
@@ -159,7 +169,7 @@ class BilinearHead(PairHead):
 
     def zero_init(self) -> None:
         nn.init.zeros_(self.weight)
-        nn.init.ones_(self.bias)
+        nn.init.constant_(self.bias, START_LOGIT)
 
     def describe(self) -> str:
         return "aᵀ W b"
@@ -185,7 +195,7 @@ class MlpHead(PairHead):
         return self.linear2(self.activation(self.hidden(self.norm(features))))
 
     def zero_init(self) -> None:
-        _begin_at_one(self.linear2)
+        _begin_equal(self.linear2)
 
     def describe(self) -> str:
         steps = [
@@ -197,10 +207,10 @@ class MlpHead(PairHead):
         return " → ".join(step for step in steps if step)
 
 
-def _begin_at_one(linear: nn.Linear) -> None:
-    """Both logits 1 for every pair: equal, and with a ReLU on them still alive."""
+def _begin_equal(linear: nn.Linear) -> None:
+    """Both logits START_LOGIT for every pair: equal, and with a ReLU on them still alive."""
     nn.init.zeros_(linear.weight)
-    nn.init.ones_(linear.bias)
+    nn.init.constant_(linear.bias, START_LOGIT)
 
 
 def _name(module: nn.Module) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from biencoder_ablate.config.schema import Config, head_name
 
-RESULTS_VERSION = 8
+RESULTS_VERSION = 9
 """Raised when a change to the code alters figures, so that old and new runs never share a name."""
 
 
