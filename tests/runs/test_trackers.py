@@ -17,7 +17,7 @@ from support.helpers import REPOSITORY, only_error, run_here, run_program, start
 
 from biencoder_ablate.config.registry import make_trackers
 from biencoder_ablate.config.schema import ConfigError
-from biencoder_ablate.runs.trackers import TrackedRun, Tracker, Trackers
+from biencoder_ablate.runs.trackers import TrackedRun, Tracker, Trackers, _kept_id
 
 LIBRARIES = [name for name in ("tensorboard", "mlflow", "wandb") if find_spec(name) is not None]
 SETTINGS = ("recipe=study", "model=tiny", "model.max_tokens=32", "training.freeze_encoder=true", "training.epochs=3")
@@ -331,3 +331,21 @@ def test_rerun_leaves_no_figure_of_the_old_run_in_a_directory_of_one_s_own(tmp_p
     assert not (run / "tensorboard").exists()
     (run / "tensorboard").symlink_to(board)
     assert [step for step, _ in read_tensorboard(run)["val/top1"]] == [0, 14]
+
+
+@pytest.mark.parametrize(
+    ("content", "kept"),
+    [
+        (b"0123456789abcdef0123456789abcdef\n", "0123456789abcdef0123456789abcdef"),
+        (b"", None),
+        (b"\xff\xfe\x00", None),
+        (b"../../elsewhere", None),
+        (b"0" * 10_000_000, None),
+    ],
+    ids=["whole", "empty", "bytes", "a path", "huge"],
+)
+def test_a_damaged_file_of_the_trackers_run_names_none(content, kept, tmp_path):
+    path = tmp_path / "mlflow_run_id"
+    assert _kept_id(path) is None
+    path.write_bytes(content)
+    assert _kept_id(path) == kept

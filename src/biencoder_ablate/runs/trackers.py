@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,7 @@ from typing import Any, ClassVar
 
 from biencoder_ablate.config import ConfigError
 from biencoder_ablate.config.schema import is_word_for_null
-from biencoder_ablate.utils.files import expand_user, flatten, write_text
+from biencoder_ablate.utils.files import expand_user, flatten, read_regular, write_text
 
 Values = Mapping[str, float]
 Steps = Sequence[tuple[int, Values]]
@@ -160,6 +161,19 @@ class TensorBoard(Tracker):
         self.writer.close()
 
 
+def _kept_id(path: Path) -> str | None:
+    """The tracker's name of this run, 32 hexadecimal digits as both trackers have it; None where the file says none.
+
+    A file that says something else is damaged, and the tracker is given a new run.
+    """
+    try:
+        content = read_regular(path)
+    except FileNotFoundError:
+        return None
+    text = content[:100].decode("ascii", "replace").strip()
+    return text if re.fullmatch("[0-9a-f]{32}", text) else None
+
+
 class Wandb(Tracker):
     """A run of Weights & Biases; offline ones lie in RUN_DIR/wandb, for `wandb sync`."""
 
@@ -177,7 +191,8 @@ class Wandb(Tracker):
         import wandb
 
         id_file = run.directory / "wandb" / "run_id"  # not the run's name: rerun=true makes another run of that name
-        identifier = id_file.read_text("utf-8") if run.resumed and id_file.exists() else uuid.uuid4().hex
+        kept = _kept_id(id_file) if run.resumed else None
+        identifier = kept or uuid.uuid4().hex
         id_file.parent.mkdir(exist_ok=True)
         write_text(id_file, identifier)
         self.run = wandb.init(
@@ -226,8 +241,9 @@ class Mlflow(Tracker):
         default = f"sqlite:///{run.directory.resolve().parents[1] / 'mlflow.db'}"
         self.client = MlflowClient(self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or default)
         id_file = run.directory / "mlflow_run_id"
-        if run.resumed and id_file.exists():
-            self.run_id = id_file.read_text("utf-8")
+        kept = _kept_id(id_file) if run.resumed else None
+        if kept is not None:
+            self.run_id = kept
             self.client.update_run(self.run_id, "RUNNING")
             return
         if self.client.get_experiment_by_name(self.experiment) is None:
