@@ -146,6 +146,7 @@ def study(
     _check_installed()
     from biencoder_ablate.report.ledger import open_ledger
     from biencoder_ablate.report.read import Metric, collect
+    from biencoder_ablate.report.tuning import with_tuned
 
     metrics = [str(each) for each in Metric]
     if metric not in metrics:
@@ -153,6 +154,7 @@ def study(
     if isinstance(places, str | Path):
         places = [places]
     collection = collect([find_run(place, sweeps=True) for place in places], Metric(metric))
+    collection = with_tuned(collection, Metric(metric))
     results = _judged(collection, open_ledger(collection, margin), protocol, looks, baseline)
     results.ledger.add({each.analysis.study.name: len(each.analysis.study.seeds) for each in results.judged})
     return results

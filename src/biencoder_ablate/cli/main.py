@@ -94,6 +94,10 @@ def _run_one(command: Any) -> int:
     if margins:
         raise ConfigError(f"{margins[0]}: is for a sweep, whose runs are compared; add -m, or leave it out")
     config = to_config(command.base)
+    if config.tuning.name != "none":
+        raise ConfigError(
+            f"tuning={config.tuning.name}: is for a sweep, whose variants it tunes; add -m, or leave it out"
+        )
 
     from biencoder_ablate.cli.launchers import failure_of
     from biencoder_ablate.cli.sweep_table import plan_text

@@ -33,6 +33,7 @@ from biencoder_ablate.cli.sweep_table import (
     sweep_warnings,
     write_table,
 )
+from biencoder_ablate.cli.tuning import Trials, describe_choice, pick, plan_trials, tuned_jobs, with_runs
 from biencoder_ablate.config.compose import Command, to_config, unresolved, without_hydra
 from biencoder_ablate.config.overrides import format_hydra_error
 from biencoder_ablate.config.schema import Config, ConfigError
@@ -40,6 +41,7 @@ from biencoder_ablate.runs.directory import RunDirectory, find_run
 from biencoder_ablate.runs.identity import short_hash
 from biencoder_ablate.runs.records import metric_in_words, primary_metric
 from biencoder_ablate.runs.status import RunStatus, SweepDirectory, objective
+from biencoder_ablate.runs.tuning import Tuning, write_tuning
 from biencoder_ablate.utils.command import Terminated, raise_on_sigterm, ready_streams
 from biencoder_ablate.utils.console import NEXT, RunLog, format_error, show, terminal_width
 from biencoder_ablate.utils.files import expand_user
@@ -53,6 +55,7 @@ _NOT_IN_THE_NAME = (
     "plan=",
     "sweep_name=",
     "margin=",
+    "tuning",
     "cache_dir=",
     "hydra",
     "training.device=",
@@ -69,7 +72,8 @@ def run_sweep(command: Command) -> int:
     """
     if command.sweeper != "BasicSweeper":
         return _search(command)
-    jobs = command.jobs()
+    # How a sweep is tuned is no setting of a run, which is refused with it.
+    jobs = [[item for item in job if not item.startswith("tuning")] for job in command.jobs()]
     plans = _plans(command.configs(jobs))
     names = [plan.name for plan in plans]
     _say_twice(jobs, names)
@@ -78,22 +82,82 @@ def run_sweep(command: Command) -> int:
     earlier = {job["name"] for job in directory.read()["jobs"]}
     # Seeds that an earlier command has brought count as well in a report.
     seeds = describe_seeds(plans, jobs) if earlier <= set(names) else []
+    trials = plan_trials(to_config(command.base, checked=False), jobs)
     if first.plan:
         print(plan_text(directory.statuses(directory.list_jobs(jobs, names)), first.training.epochs))
-        for line in seeds:
+        for line in [*seeds, *([] if trials is None else [_trials_in_words(trials, len(jobs))])]:
             show(line)
         return 0
 
     directory.write(command.overrides, jobs, names, first.margin)
+    tuning = None
+    if trials is not None:
+        show(_trials_in_words(trials, len(jobs)))
+        tuning = _tune(command, directory, trials, first)
+        if tuning is None:
+            return 1
     sweep = _Sweep(command, directory, first.rerun)
     num_runs, num_left = len(set(names)), len(sweep.left(names))
     num_done = num_runs - num_left
     print(f"sweep {directory.path.name}: {num_runs} runs, {num_done} finished, {num_left} to run")
     show("\n".join([*describe_sweep(plans, directory), *seeds, ""]))
-    size = command.base.hydra.sweeper.max_batch_size or len(jobs)
-    for start in range(0, len(jobs), size):
-        sweep.run(jobs[start : start + size], names[start : start + size])
-    return sweep.close()
+    sweep.run_all(jobs, names)
+    if tuning is None:
+        return sweep.close()
+    code = sweep.close(says_next=False)
+    return max(code, _run_tuned(command, directory, tuning, jobs, first))
+
+
+def _trials_in_words(trials: Trials, num_jobs: int) -> str:
+    num_variants, num_points, num_seeds = len(trials.variants), len(trials.points), len(trials.seeds)
+    return (
+        f"tuning: {num_variants * num_points * num_seeds} trials ({num_variants} variants, {num_points} settings of "
+        f"{', '.join(trials.space)}, {num_seeds} seed{'s' * (num_seeds != 1)}) come before these runs, and "
+        f"{num_jobs} runs with what each variant has chosen after them"
+    )
+
+
+def _tune(command: Command, directory: SweepDirectory, trials: Trials, first: Config) -> Tuning | None:
+    """Run the trials, which are a sweep of their own beside this one, and keep in this one's directory what each
+    variant has chosen; None, with a message, where some have not ended."""
+    jobs = trials.jobs()
+    names = [plan.name for plan in _plans(command.configs(jobs))]
+    of_trials = SweepDirectory(directory.path.with_name(f"{directory.path.name}_trials"))
+    of_trials.write(command.overrides, jobs, names)
+    sweep = _Sweep(command, of_trials, first.rerun)
+    print(f"sweep {of_trials.path.name}: {len(jobs)} runs, {len(sweep.left(names))} to run\n")
+    sweep.run_all(jobs, names)
+    sweep.close_quietly()
+
+    statuses = {run.name: run for run in of_trials.statuses()}
+    left = [name for name in names if statuses[name].status not in ("finished", "failed")]
+    if left:
+        show(
+            f"error: {len(left)} of {len(jobs)} trials have not ended ({left[0]}: {statuses[left[0]].why}); nothing is "
+            "chosen before every variant has had the same number of them. The same command goes on",
+            sys.stderr,
+        )
+        return None
+    tuning = pick(trials, primary_metric(first.evaluation.select), names, statuses)
+    for line in describe_choice(tuning):
+        show(line)
+    print()
+    return tuning
+
+
+def _run_tuned(
+    command: Command, directory: SweepDirectory, tuning: Tuning, jobs: Sequence[list[str]], first: Config
+) -> int:
+    """The sweep's runs once more, each variant with what it has chosen: a sweep of its own beside this one."""
+    of_variants = tuned_jobs(tuning, jobs)
+    names = [plan.name for plan in _plans(command.configs(of_variants))]
+    write_tuning(directory.path, with_runs(tuning, jobs, names))
+    tuned = SweepDirectory(directory.path.with_name(f"{directory.path.name}_tuned"))
+    tuned.write(command.overrides, of_variants, names, first.margin)
+    sweep = _Sweep(command, tuned, first.rerun)
+    print(f"\nsweep {tuned.path.name}: {len(set(names))} runs, {len(sweep.left(names))} to run\n")
+    sweep.run_all(of_variants, names)
+    return sweep.close(report=directory)
 
 
 def sweep_directory(
@@ -128,6 +192,8 @@ def sweep_directory(
 def _search(command: Command) -> int:
     """A sweeper other than the plain one: Hydra makes it, and it hands its jobs to our launcher."""
     settings = to_config(command.base, checked=False)
+    if settings.tuning.name != "none":
+        raise ConfigError(f"tuning={settings.tuning.name}: {command.sweeper} chooses settings itself; leave it out")
     if settings.plan:
         raise ConfigError(f"plan=true: {command.sweeper} chooses its runs as it goes; leave it out")
     if "hydra.sweeper.direction=minimize" in command.overrides:
@@ -265,6 +331,12 @@ class _Sweep:
             print(f"going on with the {len(todo)} runs that have not ended", flush=True)
         return [self._returned(name, job) for name, job in zip(names, jobs, strict=True)]
 
+    def run_all(self, jobs: Sequence[list[str]], names: Sequence[str]) -> None:
+        """Run what of these jobs is not finished, no more at once than hydra.sweeper.max_batch_size says."""
+        size = self._config.hydra.sweeper.max_batch_size or max(len(jobs), 1)
+        for start in range(0, len(jobs), size):
+            self.run(jobs[start : start + size], names[start : start + size])
+
     def _launch(self, todo: dict[str, list[str]]) -> None:
         """Hand the jobs, by the names of their runs, to Hydra's launcher, and note what went wrong with each.
 
@@ -301,10 +373,19 @@ class _Sweep:
         returned.return_value = objective(result)
         return returned
 
-    def close(self, best: bool = False) -> int:
-        """Print and keep the table, after a search with its best run; returns the exit code."""
+    def close_quietly(self) -> list[RunStatus]:
+        """Keep the table without printing it; returns how the runs are."""
         runs = self.directory.statuses(errors=self._errors)
         write_table(self.directory.table, runs)
+        self.context.callbacks.on_multirun_end(config=self._config, config_name=self._config_name)
+        return runs
+
+    def close(self, best: bool = False, says_next: bool = True, report: SweepDirectory | None = None) -> int:
+        """Print and keep the table, after a search with its best run; returns the exit code.
+
+        The last line is how to report on `report`, or else on this sweep.
+        """
+        runs = self.close_quietly()
         seconds = time.time() - self._started
         print(f"\n{sweep_text(runs, terminal_width())}")
         for warning in sweep_warnings(runs):
@@ -316,14 +397,15 @@ class _Sweep:
             first = max(finished, key=lambda run: objective(run.result))
             metric = metric_in_words(primary_metric(first.result.get("select")))
             show(f"best by {metric} on val: {objective(first.result):.4f}, {' '.join(first.overrides)}")
-        show(f"{NEXT}biencoder-ablate report {shlex.quote(self._typed())} -o report")
-        self.context.callbacks.on_multirun_end(config=self._config, config_name=self._config_name)
+        if says_next:
+            show(f"{NEXT}biencoder-ablate report {shlex.quote(_typed(report or self.directory))} -o report")
         return 0 if len(finished) == len(self._names) and not self.stopped else 1
 
-    def _typed(self) -> str:
-        """The sweep as one types it: its bare name, where that finds it."""
-        path = self.directory.path
-        return path.name if find_run(path.name, sweeps=True).resolve() == path.resolve() else str(path)
+
+def _typed(sweep: SweepDirectory) -> str:
+    """The sweep as one types it: its bare name, where that finds it."""
+    path = sweep.path
+    return path.name if find_run(path.name, sweeps=True).resolve() == path.resolve() else str(path)
 
 
 def _ended_since(started: float, run: RunStatus) -> bool:

@@ -261,6 +261,19 @@ class EvaluationConfig:
 
 
 @dataclass
+class TuningConfig:
+    """How a sweep tunes each of its variants before the seeds that count (group `tuning`). A run with tuned settings
+    is named by those settings, so that none of these keys names it."""
+
+    name: str = _key("none", "none, or what the tuning is called", False)
+    trials: int = _key(
+        16, "an integer from 1 to 1000 (how many settings are tried of each variant)", False, low=1, high=1000
+    )
+    num_seeds: int = _key(2, "an integer from 1 to 100 (each trial's, which the sweep has not)", False, low=1, high=100)
+    space: dict[str, Any] = _key(dict, "a mapping from keys to interval(…), tag(log, interval(…)) or choice(…)", False)
+
+
+@dataclass
 class Config:
     """One run. Field names are the keys of the command line."""
 
@@ -273,6 +286,7 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     tracker: dict[str, Any] = _key(dict, "by name, a tracker's options", False)
+    tuning: TuningConfig = field(default_factory=TuningConfig)
     neg_ratio: float = _key(0.01, "a number from 0 to 1", True, low=0, high=1)
     seed: int = _key(0, "an integer from 0 to 4294967295", True, low=0, high=2**32 - 1)
     logs_dir: str = _key("logs", "a directory, made if missing", False)

@@ -81,7 +81,9 @@ def read_runs(arguments: argparse.Namespace) -> Collection:
     if not given:
         collection = collect([find_run(place, sweeps=True) for place in arguments.directories], metric)
         if arguments.evaluations is None:
-            return collection
+            from biencoder_ablate.report.tuning import with_tuned
+
+            return with_tuned(collection, metric)
         from biencoder_ablate.report.evaluations import as_evaluated
 
         return as_evaluated(collection, arguments.evaluations, metric)

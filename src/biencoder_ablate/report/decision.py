@@ -21,6 +21,7 @@ from biencoder_ablate.report.ledger import SOURCES, Ledger
 from biencoder_ablate.report.read import FINISHED, NOT_EVALUATED, Collection, Protocol, Sweep
 from biencoder_ablate.report.study import make_studies
 from biencoder_ablate.report.tables import MINUS, command, p_text
+from biencoder_ablate.report.tuning import choices_json, turned
 from biencoder_ablate.report.verdicts import Decision, decisions, in_words, what_would_decide
 from biencoder_ablate.version import __version__
 
@@ -192,7 +193,7 @@ def verdict_json(collection: Collection, judged: Sequence[Judged], ledger: Ledge
         "margin_declared_by": ledger.source or None,
         "next": go_on(collection, judged),
         "runs": _runs_json(collection),
-        "studies": [_study_json(each, collection) for each in judged],
+        "studies": [_study_json(each, collection, judged) for each in judged],
     }
     cleaned: dict[str, Any] = _finite(document)
     return cleaned
@@ -220,7 +221,7 @@ def _runs_json(collection: Collection) -> dict[str, Any]:
     }
 
 
-def _study_json(judged: Judged, collection: Collection) -> dict[str, Any]:
+def _study_json(judged: Judged, collection: Collection, studies: Sequence[Judged]) -> dict[str, Any]:
     analysis = judged.analysis
     study = analysis.study
     outcomes = study.runs[0].outcomes
@@ -229,6 +230,9 @@ def _study_json(judged: Judged, collection: Collection) -> dict[str, Any]:
     settings_left_out = {text for family in analysis.families for text in family.arms.left_out}
     return {
         "corpus": study.name,
+        "settings": "tuned" if study.tuned else "common",
+        "tuning": choices_json(study, collection.tunings),
+        "turned_by_tuning": what_tuning_turns(judged, studies),
         "headline": judged.headline,
         "seeds": study.seeds,
         "queries": num_points,
@@ -331,6 +335,7 @@ def lines(collection: Collection, judged: Sequence[Judged], ledger: Ledger) -> l
         said.append(each.headline)
         if each.analysis.added_after_a_look:
             said.append(each.analysis.added_after_a_look)
+        said += what_tuning_turns(each, judged)
     if ledger.margin is None:
         said.append("No margin was declared, so that nothing can be said to be removable or equal; see --margin.")
     if ledger.source == "after_a_look":
@@ -344,6 +349,19 @@ def lines(collection: Collection, judged: Sequence[Judged], ledger: Ledger) -> l
         said.append("decided")
     else:
         said.append(f"not decided; next: {follow_up}" if follow_up else "not decided")
+    return said
+
+
+def what_tuning_turns(judged: Judged, studies: Sequence[Judged]) -> list[str]:
+    """Where another study has the same runs at common settings: a sentence for each verdict that is another one where
+    each variant has settings of its own. None for a study that was not tuned."""
+    if not judged.analysis.study.tuned:
+        return []
+    said = []
+    for other in studies:
+        study = other.analysis.study
+        if not study.tuned and study.fingerprint == judged.analysis.study.fingerprint:
+            said += turned(other.decisions, judged.decisions)
     return said
 
 

@@ -22,6 +22,7 @@ from biencoder_ablate.evaluation.metrics import discounted_gain, hits, reciproca
 from biencoder_ablate.runs.directory import RunDirectory
 from biencoder_ablate.runs.records import Record, load_metrics
 from biencoder_ablate.runs.status import SweepDirectory, run_status
+from biencoder_ablate.runs.tuning import Tuning
 from biencoder_ablate.utils.files import (
     NUMBER,
     Damaged,
@@ -158,6 +159,7 @@ class Run:
     evaluated: str = ""
     rankings: Path | None = None
     evaluate: str = ""
+    tuned: bool = False
 
     @property
     def rankings_file(self) -> Path:
@@ -192,11 +194,15 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Collection:
-    """All runs found, in the order of the paths given, each once; `notes` on those seen twice, and on damage."""
+    """All runs found, in the order of the paths given, each once; `notes` on those seen twice, and on damage.
+
+    `tunings` are those of the sweeps that were tuned (report/tuning.py).
+    """
 
     runs: tuple[Run, ...]
     sweeps: tuple[Sweep, ...] = ()
     notes: tuple[str, ...] = ()
+    tunings: tuple[Tuning, ...] = ()
 
 
 def collect(places: Sequence[Path], metric: Metric = Metric.TOP1) -> Collection:

@@ -30,7 +30,9 @@ from biencoder_ablate.report.plot_style import Plot
 from biencoder_ablate.report.read import Collection, Protocol
 from biencoder_ablate.report.sentences import Answer
 from biencoder_ablate.report.statistics import ALPHA, FEW_SEEDS, MAX_EXACT_SEEDS, seeds_needed
+from biencoder_ablate.report.tuning import budgets_table, choices_table, order_by_budget
 from biencoder_ablate.runs.records import metric_in_words
+from biencoder_ablate.runs.tuning import Tuning
 from biencoder_ablate.version import __version__
 
 MOST_MARKDOWN_ROWS = 60  # of a table of runs; the page and runs.csv have all
@@ -85,9 +87,10 @@ def study_report(
     prefix: str,
     folder: str,
     breakdown: Breakdown | None = None,
+    tuning: Tuning | None = None,
 ) -> StudyReport:
-    """The sections on one study, those without contents left out. `others` are the baselines beside its metrics, and
-    `breakdown` are its figures by a column of the queries."""
+    """The sections on one study, those without contents left out. `others` are the baselines beside its metrics,
+    `breakdown` its figures by a column of the queries, and `tuning` how its variants have chosen their settings."""
     study = analysis.study
     several = len(analysis.main.settings) > 1
     groups = tables.groups_table(analysis, others)
@@ -109,6 +112,14 @@ def study_report(
         add("configurations", "Seed by seed", *_plot_blocks(plots, "seeds"))
     if breakdown is not None:
         add("breakdown", f"By {breakdown.column}", ("table", breakdown_table(analysis, breakdown)))
+    if tuning is not None:
+        add(
+            "tuning",
+            "Tuning",
+            ("paragraph", [order_by_budget(study, tuning)]),
+            ("table", choices_table(study, tuning)),
+            ("table", budgets_table(study, tuning)),
+        )
     learning = _plot_blocks(plots, "learning_curves", "learning_curves_by_setting", "dead_pairs")
     if study.trained_here:
         learning.append(("table", tables.costs_table(study)))

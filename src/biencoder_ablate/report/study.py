@@ -145,6 +145,11 @@ class Study:
         return all(run.result for run in self.runs)
 
     @property
+    def tuned(self) -> bool:
+        """Whether each configuration has settings of its own, which a tuned sweep has chosen for it."""
+        return self.runs[0].tuned
+
+    @property
     def size(self) -> str:
         """How much there is, in words: 40 finished runs, 4 configurations, 10 seeds."""
         counts = {
@@ -163,18 +168,20 @@ class Study:
 
 
 def make_studies(runs: Sequence[Run]) -> list[Study]:
-    """Group the finished runs by corpus, results version, candidates and evaluation: one study each, the largest first.
+    """Group the finished runs by corpus, results version, candidates, evaluation and whether they were tuned: one study
+    each, the largest first, tuned ones last.
 
     Raises ValueError where runs on one corpus have different test points: one of them is damaged.
     """
     by_corpus: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
     for run in runs:
         if run.status == FINISHED:
-            key = (run.identity["data"], run.identity["results_version"], candidates_of(run), run.evaluated)
+            key = (run.identity["data"], run.identity["results_version"], candidates_of(run), run.evaluated, run.tuned)
             by_corpus[key].append(run)
 
-    studies = [_make_study(members, len(by_corpus) > 1) for members in by_corpus.values()]
-    return sorted(_told_apart(studies), key=lambda study: -len(study.runs))
+    are_several = len({key[:-1] for key in by_corpus}) > 1  # the tuned runs of a corpus say so in their name
+    studies = [_make_study(members, are_several) for members in by_corpus.values()]
+    return sorted(_told_apart(studies), key=lambda study: (study.tuned, -len(study.runs)))
 
 
 def _told_apart(studies: Sequence[Study]) -> list[Study]:
@@ -257,6 +264,8 @@ def _make_study(runs: Sequence[Run], one_of_several: bool) -> Study:
     name = f"{corpus} ({fingerprint[:8]})" if one_of_several else corpus
     if first.evaluated:
         name = f"{name}, {first.evaluated}"
+    if first.tuned:
+        name = f"{name}, each variant tuned"
     return Study(
         name,
         fingerprint,

@@ -15,7 +15,7 @@ from pathlib import Path
 from biencoder_ablate.report import sentences
 from biencoder_ablate.report.analysis import Analysis, analyse
 from biencoder_ablate.report.breakdown import break_down, breakdown_rows
-from biencoder_ablate.report.decision import Judged, check_looks, declared_in, verdict_json
+from biencoder_ablate.report.decision import Judged, check_looks, declared_in, verdict_json, what_tuning_turns
 from biencoder_ablate.report.design import declare
 from biencoder_ablate.report.diagnostics import baselines
 from biencoder_ablate.report.examples import load_texts, side_by_side
@@ -26,6 +26,7 @@ from biencoder_ablate.report.read import FINISHED, Collection, Protocol
 from biencoder_ablate.report.render import StudyReport, latex, markdown, missing_section, page, study_report
 from biencoder_ablate.report.study import Study, make_studies
 from biencoder_ablate.report.tables import Value, runs_table
+from biencoder_ablate.report.tuning import tuning_of
 from biencoder_ablate.report.verdicts import decisions, with_verdicts
 from biencoder_ablate.utils.console import show
 from biencoder_ablate.utils.files import read_json, whole_file
@@ -98,9 +99,11 @@ def write_report(
         breakdown = break_down(analysis, by) if by is not None else None
         if breakdown is not None:
             by_level += breakdown_rows(analysis, breakdown)
-        report = study_report(analysis, others, plots, pairs, texts, prefix, folder, breakdown)
+        tuning = tuning_of(study, collection.tunings)
+        report = study_report(analysis, others, plots, pairs, texts, prefix, folder, breakdown, tuning)
         answers = with_verdicts(report.answers, judged[-1].decisions, analysis) if ledger.margin else report.answers
-        reports.append(replace(report, answers=answers))
+        headline = " ".join([report.headline, *what_tuning_turns(judged[-1], judged)])
+        reports.append(replace(report, answers=answers, headline=headline))
 
     # Everything is worked out before the first file is written.
     analyses = [report.analysis for report in reports]

@@ -49,7 +49,9 @@ def _naming_settings(settings: Any) -> dict[str, Any]:
     for item in fields(settings):
         value = getattr(settings, item.name)
         if is_dataclass(value):
-            values[item.name] = _naming_settings(value)
+            inner = _naming_settings(value)
+            if inner:
+                values[item.name] = inner
             continue
         names_run = item.metadata["names_run"]
         if names_run == "changed":

@@ -1,0 +1,227 @@
+"""Which trials a tuned sweep makes of its variants, and which of them each variant keeps. Loads no torch.
+
+All variants are tried with the same settings, on seeds that the sweep has not, and the best is chosen by val: a
+difference between variants that only comes of one rate for all goes away, and no test figure has chosen anything.
+
+V variants, K trials of each, T seeds of a trial.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, RangeSweep
+from hydra.errors import HydraException
+
+from biencoder_ablate.config.schema import Config, ConfigError, TuningConfig, schema_keys
+from biencoder_ablate.runs.status import RunStatus, objective
+from biencoder_ablate.runs.tuning import Trial, Tuning, Variant, choose, edges
+
+FIRST_SEED = 1_000_000
+"""The seeds of trials begin here, where no sweep's are."""
+DIGITS = 3
+"""Of the numbers that are drawn from an interval."""
+Point = Mapping[str, float | str]
+Job = list[str]
+
+
+@dataclass(frozen=True)
+class Trials:
+    """What is tried of every one of the V variants, each given by its overrides: K points, each with T seeds."""
+
+    variants: tuple[tuple[str, ...], ...]
+    points: tuple[Point, ...]
+    seeds: tuple[int, ...]
+    space: Mapping[str, str]
+
+    def jobs(self) -> list[Job]:
+        """The overrides of all V · K · T runs, those of one variant together."""
+        return [
+            self._job(variant, point, seed) for variant in self.variants for point in self.points for seed in self.seeds
+        ]
+
+    def _job(self, variant: Sequence[str], point: Point, seed: int) -> Job:
+        return [*without_keys(variant, self.space), *_as_overrides(point), f"seed={seed}"]
+
+
+def plan_trials(config: Config, jobs: Sequence[Job]) -> Trials | None:
+    """The trials of a sweep with these jobs; None without tuning.
+
+    Raises ConfigError for a space that cannot be drawn from, for a key that is both swept and tuned, for seeds that the
+    sweep has itself, and for a cross-validation, in which a fold's val is another fold's test.
+    """
+    tuning = config.tuning
+    if tuning.name == "none":
+        return None
+    if config.data.folds is not None:
+        raise ConfigError(
+            f"tuning={tuning.name}: settings would be chosen on a fold's val that another fold has as its test; "
+            "leave data.folds out"
+        )
+    space = {key: str(value) for key, value in tuning.space.items() if value is not None}
+    seeds = tuple(range(FIRST_SEED, FIRST_SEED + tuning.num_seeds))
+    variants = tuple(dict.fromkeys(variant_of(job) for job in jobs))
+    _check_jobs(tuning, space, seeds, variants, jobs)
+    return Trials(variants, draw_points(space, tuning.trials), seeds, space)
+
+
+def _check_jobs(
+    tuning: TuningConfig,
+    space: Mapping[str, str],
+    seeds: Sequence[int],
+    variants: Sequence[Sequence[str]],
+    jobs: Sequence[Job],
+) -> None:
+    for key in space:
+        values = {item for variant in variants for item in variant if item.startswith(f"{key}=")}
+        if len(values) > 1:
+            raise ConfigError(f"tuning.space: {key} is swept as well; leave it out of one of the two")
+    taken = {item for job in jobs for item in job} & {f"seed={seed}" for seed in seeds}
+    if taken:
+        raise ConfigError(
+            f"{min(taken)}: is a seed that tuning={tuning.name} chooses settings with, and figures of the sweep must "
+            f"come from others; give seeds below {FIRST_SEED}"
+        )
+
+
+def draw_points(space: Mapping[str, str], num_points: int) -> tuple[Point, ...]:
+    """K settings that fill the space evenly: a scrambled Halton sequence (scipy.stats.qmc), always the same one.
+
+    More trials add to fewer: the first K points of a space do not depend on how many follow. Numbers of an interval
+    have three significant digits. Raises ConfigError for a key or a value that cannot be tuned, and without scipy.
+    """
+    try:
+        from scipy.stats import qmc
+    except ImportError as error:
+        raise ConfigError("tuning: needs scipy; install the extra `report`") from error
+
+    if not space:
+        raise ConfigError("tuning.space={}: nothing to tune; must be keys with interval(…) or choice(…)")
+    sweeps = {key: _read(key, text) for key, text in space.items()}
+    shares = qmc.Halton(len(sweeps), scramble=True, seed=0).random(num_points)  # (K, keys) in [0, 1)
+    points = []
+    for row in shares.tolist():
+        points.append({key: _at(sweep, share) for (key, sweep), share in zip(sweeps.items(), row, strict=True)})
+    return tuple(points)
+
+
+def _read(key: str, text: str) -> Any:
+    """What Hydra reads in the value of a key of tuning.space. Raises ConfigError."""
+    if key not in dict(schema_keys()) and not key.startswith(("head.options.", "loss.options.")):
+        raise ConfigError(f"tuning.space: there is no key {key}")
+    if key.startswith(("tuning.", "data.", "evaluation.")) or key in ("seed", "sweep_name", "logs_dir"):
+        raise ConfigError(f"tuning.space: {key} is not how a variant is trained, and cannot be tuned")
+    would_do = "must be interval(low, high), tag(log, interval(low, high)) or choice(a, b)"
+    try:
+        value = OverridesParser.create().parse_override(f"{key}={text}").value()
+    except HydraException as error:
+        raise ConfigError(f"tuning.space: {key}={text} cannot be read; {would_do}") from error
+    if isinstance(value, IntervalSweep):
+        low, high = value.start, value.end
+        is_positive = low is not None and low > 0
+        if low is None or high is None or not low < high or ("log" in value.tags and not is_positive):
+            raise ConfigError(f"tuning.space: {key}={text} is no interval; {would_do}, with 0 < low < high for log")
+        return value
+    if isinstance(value, ChoiceSweep) and value.list:
+        return value
+    if isinstance(value, RangeSweep):
+        return ChoiceSweep(list=[*value.range()])
+    raise ConfigError(f"tuning.space: {key}={text} is one value; {would_do}")
+
+
+def _at(sweep: Any, share: float) -> float | str:
+    """The value at a share in [0, 1) of a sweep."""
+    if isinstance(sweep, ChoiceSweep):
+        chosen = sweep.list[int(share * len(sweep.list))]
+        return chosen if isinstance(chosen, int | float) and not isinstance(chosen, bool) else str(chosen)
+    low, high = sweep.start, sweep.end
+    assert low is not None and high is not None
+    if "log" in sweep.tags:
+        value = math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
+    else:
+        value = low + share * (high - low)
+    value = min(max(float(f"{value:.{DIGITS}g}"), low), high)
+    return round(value) if isinstance(low, int) and isinstance(high, int) else value
+
+
+def pick(trials: Trials, metric: str, names: Sequence[str], statuses: Mapping[str, RunStatus]) -> Tuning:
+    """What each variant keeps, from the runs of its trials: the point of the highest mean val metric over the T seeds.
+
+    `names` are those of the runs of `trials.jobs()`. Only val is looked at. A trial with a run that failed, as one
+    whose loss was no number, is never kept. Raises ConfigError where a variant has none left, and asserts that no
+    run is still to do, since all variants must have had the same budget.
+    """
+    remaining = iter(names)
+    variants = []
+    for overrides in trials.variants:
+        tried = []
+        for _ in trials.points:
+            runs = tuple(next(remaining) for _ in trials.seeds)
+            results = [statuses[name] for name in runs]
+            assert all(run.status in ("finished", "failed") for run in results)
+            finished = [objective(run.result) for run in results if run.status == "finished"]
+            value = sum(finished) / len(finished) if len(finished) == len(runs) else None
+            tried.append(Trial(runs, value))
+        chosen = choose([trial.value for trial in tried])
+        if chosen is None:
+            raise ConfigError(
+                f"tuning: every trial of {' '.join(overrides) or 'the sweep'} failed; see their train.log"
+            )
+        variants.append(Variant(overrides, tuple(tried), chosen, edges(trials.points, chosen)))
+    return Tuning(trials.seeds, dict(trials.space), metric, trials.points, tuple(variants))
+
+
+def tuned_jobs(tuning: Tuning, jobs: Sequence[Job]) -> list[Job]:
+    """The sweep's jobs with what was chosen for the variant of each."""
+    chosen = {variant.overrides: tuning.points[variant.chosen] for variant in tuning.variants}
+    made = []
+    for job in jobs:
+        variant = variant_of(job)
+        seed = [item for item in job if item not in variant]
+        made.append([*without_keys(variant, tuning.space), *_as_overrides(chosen[variant]), *seed])
+    return made
+
+
+def with_runs(tuning: Tuning, jobs: Sequence[Job], names: Sequence[str]) -> Tuning:
+    """The tuning with the names of the runs that each variant has at its own settings; `jobs` are the sweep's."""
+    names_of: dict[tuple[str, ...], list[str]] = {variant.overrides: [] for variant in tuning.variants}
+    for job, name in zip(jobs, names, strict=True):
+        names_of[variant_of(job)].append(name)
+    variants = [replace(variant, runs=tuple(names_of[variant.overrides])) for variant in tuning.variants]
+    return replace(tuning, variants=tuple(variants))
+
+
+def variant_of(job: Sequence[str]) -> tuple[str, ...]:
+    """A job's overrides without its seed."""
+    return tuple(item for item in job if not item.startswith("seed="))
+
+
+def without_keys(overrides: Sequence[str], keys: Mapping[str, Any]) -> list[str]:
+    """Overrides without those of some keys."""
+    return [item for item in overrides if item.partition("=")[0] not in keys]
+
+
+def _as_overrides(point: Point) -> list[str]:
+    return [f"{key}={value:.12g}" if isinstance(value, float) else f"{key}={value}" for key, value in point.items()]
+
+
+def describe_choice(tuning: Tuning) -> list[str]:
+    """A line for each variant: what was chosen by which val figure, and what lies at the edge of what was tried."""
+    common = set.intersection(*(set(variant.overrides) for variant in tuning.variants))
+    lines = []
+    for variant in tuning.variants:
+        words = " ".join(item for item in variant.overrides if item not in common) or "all"
+        value = variant.trials[variant.chosen].value
+        settings = " ".join(_as_overrides(tuning.points[variant.chosen]))
+        line = f"{words}: {settings} (val {value:.4f}, best of {len(variant.trials)} trials)"
+        num_failed = sum(trial.value is None for trial in variant.trials)
+        if num_failed:
+            line += f"; {num_failed} trial{'s' * (num_failed != 1)} failed"
+        if variant.at_edge:
+            line += f"; at the edge of what was tried: {', '.join(variant.at_edge)}"
+        lines.append(line)
+    return lines
