@@ -28,7 +28,7 @@ def identity(
 ) -> dict[str, Any]:
     """Everything that determines a run's results.
 
-    `config` says what the candidates come to (`resolve_candidates`), `precision` is what training.precision came to,
+    `config` says what the candidates come to (`resolve_candidates`) and the streams of dropout (`resolve_streams`), `precision` is what training.precision came to,
     `finetuned` describes an encoder that another run has trained, and `folds` the cross-validation that the run is a
     fold of.
     """
