@@ -140,7 +140,7 @@ def encoding(setting: Setting, device: str = "cpu") -> Callable[[list[str]], flo
 
 
 def plain_training(setting: Setting, num_steps: int, device: str = "cpu") -> Callable[[int | None], float]:
-    """As `training`, by a plain loop in place of its trainer, which needs datasets: the same model, loss and triples."""
+    """As `training`, by a plain loop in place of the trainer, which needs datasets: same model, loss and triples."""
     import torch
     from sentence_transformers.sentence_transformer.losses import TripletDistanceMetric, TripletLoss
 

@@ -135,8 +135,8 @@ def _check_processes(command: Any) -> None:
     launchers = [override for override in command.overrides if override.startswith("hydra/launcher=")]
     if launchers and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError(
-            f"{launchers[0]}: with torchrun a sweep's runs come one after another, each on all processes; leave it out, "
-            "or start the command without torchrun"
+            f"{launchers[0]}: with torchrun the runs of a sweep come one after another, on all processes; leave it "
+            "out, or start the command without torchrun"
         )
 
 

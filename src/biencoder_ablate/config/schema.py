@@ -231,7 +231,7 @@ class TrainingConfig:
     deterministic: bool = _key(False, "true or false (true: equal runs on one GPU are equal bit for bit)", False)
     dropout_streams: int | None = _key(
         None,
-        "null (as many as processes), or an integer of 1 or more, at most 1024 (parts of a batch with draws of their own)",
+        "null (as many as processes), or an integer of 1 or more, at most 1024 (parts of a batch with their own draws)",
         "changed",
         low=1,
         high=1024,

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import torch
 import torch.utils.deterministic as strict
 
+_FILL = "fill_uninitialized_memory"  # a property of the module, which type checkers do not see
 WORKSPACES = (":4096:8", ":16:8")
 """Values of CUBLAS_WORKSPACE_CONFIG with which cuBLAS gives the same bits (NVIDIA, cuBLAS, "Results
 Reproducibility")."""
@@ -33,10 +34,10 @@ def deterministic_kernels(wanted: bool, device: torch.device) -> Iterator[None]:
         _set_workspace()
 
     mode = torch.get_deterministic_debug_mode()
-    filled = strict.fill_uninitialized_memory
+    filled = getattr(strict, _FILL)
     torch.use_deterministic_algorithms(True)
     # All that is allocated here is written before it is read: to fill it first would be one more launch each.
-    strict.fill_uninitialized_memory = False
+    setattr(strict, _FILL, False)
     try:
         yield
     except RuntimeError as error:
@@ -49,7 +50,7 @@ def deterministic_kernels(wanted: bool, device: torch.device) -> Iterator[None]:
         ) from error
     finally:
         torch.set_deterministic_debug_mode(mode)
-        strict.fill_uninitialized_memory = filled
+        setattr(strict, _FILL, filled)
 
 
 def _set_workspace() -> None:
