@@ -19,6 +19,7 @@ import contextlib
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import shutil
 import signal
@@ -111,8 +112,8 @@ class Check:
 def product_rate(check: Check, num: int = 20) -> Iterator[Row]:
     """What a product of two large bf16 matrices reaches here, to read shares by."""
     size = 256 if check.trial else 8192
-    a, b = (torch.randn(size, size, device=_torch_device(check), dtype=torch.bfloat16) for _ in range(2))
     with _mode():
+        a, b = (torch.randn(size, size, device=_torch_device(check), dtype=torch.bfloat16) for _ in range(2))
         for _ in range(3):
             product = a @ b
         float(product[0, 0])
@@ -172,7 +173,7 @@ def _own_step(check: Check, setting: Any, recipe: str, deterministic: bool = Fal
     seconds = time.perf_counter() - started
     rate = TRAINING_FACTOR * num_flops / seconds
     peak = f", peak {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if on_gpu else ""
-    share = rate / check.product_rate
+    share = rate / check.product_rate if check.product_rate else math.nan
     steps = check.num_turns / seconds
     tokens_per_second = num_tokens / seconds
     check.figures[f"step: {name}"] = {"steps_per_second": steps, "tokens_per_second": tokens_per_second, "share": share}
