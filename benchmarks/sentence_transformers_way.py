@@ -137,3 +137,33 @@ def encoding(setting: Setting, device: str = "cpu") -> Callable[[list[str]], flo
         return time.perf_counter() - started
 
     return encode
+
+
+def plain_training(setting: Setting, num_steps: int, device: str = "cpu") -> Callable[[int | None], float]:
+    """As `training`, by a plain loop in place of the trainer, which needs datasets: same model, loss and triples."""
+    import torch
+    from sentence_transformers.sentence_transformer.losses import TripletDistanceMetric, TripletLoss
+
+    model = make_model(setting, device).train()
+    loss_of = TripletLoss(model, distance_metric=TripletDistanceMetric.EUCLIDEAN, triplet_margin=1.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, fused=True)
+    texts = setting.table().texts
+    batches = draw_triples(setting.table(), setting.batch_size, num_steps, setting.seed)
+
+    def step(index: int | None) -> float:
+        if index is None:
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        started = time.perf_counter()
+        features = []
+        for role in batches[index]:
+            tokens = model.preprocess([texts[row] for row in role])
+            features.append({key: value.to(device) for key, value in tokens.items() if torch.is_tensor(value)})
+        optimizer.zero_grad()
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=setting.precision == "bf16"):
+            loss = loss_of(features, None)
+        loss.backward()
+        optimizer.step()
+        loss.item()
+        return time.perf_counter() - started
+
+    return step

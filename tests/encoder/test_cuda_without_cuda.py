@@ -89,6 +89,17 @@ def test_the_host_waits_for_nothing_in_a_training_step_and_launches_little(found
     assert step["calls"] <= CALLS[case]
 
 
+def test_deterministic_kernels_launch_as_much_and_what_has_none_is_refused(found):
+    seen = found["deterministic"]
+    assert seen["steps"][0] == seen["steps"][1], "calls, waits, uploads and the loss"
+    never, always = seen["flash"]
+    assert never == 0 and always > 0
+    assert seen["refused"] == (
+        "training.deterministic=true: torch has no deterministic aten.cumsum on cuda:0; must be false with this "
+        "configuration"
+    )
+
+
 @pytest.mark.parametrize("pooling", ["mean", "cls", "pooler"])
 def test_the_encoder_and_its_gradients_in_bf16_are_near_float32(found, pooling):
     errors = found["encoder"][pooling]

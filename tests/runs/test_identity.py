@@ -16,7 +16,7 @@ NAMELESS = {
     "data.folds data.fold",  # the fingerprint of the pairs read
     "model.name model.name_or_path model.revision",  # the fingerprint of the encoder's files
     "model.finetuned",  # the run it comes from, and the fingerprint of its encoder's files
-    "training.device training.micro_batch training.save_model training.fast training.compile",
+    "training.device training.micro_batch training.save_model training.fast training.compile training.deterministic",
     "tracker logs_dir rerun plan sweep_name margin cache_dir",
 }
 NAMELESS = {key for keys in NAMELESS for key in keys.split()}

@@ -1,5 +1,7 @@
 """The benchmarks: the direct way computes what the program computes, and the commands run."""
 
+import json
+import runpy
 import sys
 from pathlib import Path
 
@@ -51,10 +53,43 @@ def test_the_table_is_printed(tmp_path):
 
 @pytest.mark.slow
 def test_the_gpu_check_runs_anywhere(tmp_path):
-    arguments = [ROOT / "scripts" / "gpu_check.py", "--trial", "--device", "cpu", "--num-turns", "4", "-o", "out"]
-    ended = run_python(arguments, tmp_path)
+    arguments = ["--trial", "--device", "cpu", "--num-turns", "2", "-o", "out", "--only", "steps", "bits", "frozen"]
+    ended = run_python([ROOT / "scripts" / "gpu_check.py", *arguments], tmp_path)
     assert ended.returncode == 0, ended.stderr
-    assert (tmp_path / "out" / "table.md").read_text("utf-8").splitlines()[-1].startswith("| four heads")
+    table = (tmp_path / "out" / "table.md").read_text("utf-8")
+    assert table.splitlines()[-1].startswith("| metrics of frozen layernorm_relu, seed 0 | val top1 0.")
+    assert "failed" not in table and "| two runs, training.deterministic=true | equal bits |" in table
+
+
+def test_the_gpu_check_keeps_what_it_has_measured(tmp_path, monkeypatch, capsys):
+    """Of five parts one fails, one is stopped by the alarm, and the last has no time left."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv("PYTHONPATH", "")
+    monkeypatch.setattr(sys, "argv", ["gpu_check.py"])
+    check_module = runpy.run_path(str(ROOT / "scripts" / "gpu_check.py"))
+    part, time_spent = check_module["Part"], check_module["TimeSpent"]
+
+    def rows(check):
+        yield "one", "1 |\n2", "", ""
+
+    def failing(check):
+        yield "two", "2", "", ""
+        raise RuntimeError("out of memory")
+
+    def endless(check):
+        yield "three", "3", "", ""
+        raise time_spent
+
+    check = check_module["Check"]("cpu", tmp_path, tmp_path, None, None, 100.0, True, 2, {})
+    check_module["measure"](check, [part("long", 300, rows), part("a", 1, rows), part("b", 1, failing)])
+    check_module["measure"](check, [part("c", 1, endless), part("d", 1, rows)])
+    found = [line.split(" | ")[0] for line in (tmp_path / "table.md").read_text("utf-8").splitlines()]
+    assert found == ["| long", "| one", "| two", "| b", "| three", "| c"]
+    assert (
+        "left out: 100 s left" in check.lines[0] and "out of memory" in check.lines[3] and "stopped" in check.lines[5]
+    )
+    assert sorted(json.loads((tmp_path / "figures.json").read_text("utf-8"))["seconds"]) == ["a", "b"]
+    assert sum(part.seconds for part in check_module["PLAN"]) == 540
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -60,6 +60,18 @@ WAITS = {
     aten.repeat_interleave: 1,
 }
 """Ops whose result's size or value the host needs at once."""
+NOT_DETERMINISTIC = {
+    aten.put,
+    aten.put_,
+    aten.histc,
+    aten.kthvalue,
+    aten.nll_loss2d_forward,
+    aten.max_unpool2d,
+    aten._ctc_loss_backward,
+    aten.reflection_pad1d_backward,
+    aten.upsample_linear1d_backward,
+}
+"""Of the ops that torch.use_deterministic_algorithms refuses on CUDA, those that a text's model might use."""
 LAUNCH_NOTHING = {aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided, aten.detach}
 
 
@@ -132,6 +144,7 @@ class EmulatedCuda(TorchDispatchMode):
         self.ops, self.calls = collections.Counter(), 0
         self.trace: list[tuple[str, int, int]] = []
         self.held = self.peak = 0
+        self.flash_backward = collections.Counter()  # by whether it was deterministic
         self.on_the_way: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -179,6 +192,7 @@ class EmulatedCuda(TorchDispatchMode):
         if packet is aten._flash_attention_forward:
             return _flash(*args, **kwargs) if not self.shapes_only else _flash_shapes(*args)
         if packet is aten._flash_attention_backward:
+            self.flash_backward[torch.are_deterministic_algorithms_enabled()] += 1
             if self.shapes_only:
                 return tuple(torch.empty_like(x) for x in args[1:4])
             return _flash_backward(*args, **kwargs)
@@ -212,7 +226,9 @@ class EmulatedCuda(TorchDispatchMode):
             return self._wrap(torch.empty_like(like, device="meta" if self.shapes_only else "cpu"))
 
     def _check(self, func, packet, args, wrapped, on_host):
-        """Raise what a GPU would for tensors of both devices."""
+        """Raise what a GPU would for tensors of both devices, and in strict mode for an op that is never the same."""
+        if torch.are_deterministic_algorithms_enabled() and _differs_each_time(packet, args):
+            raise RuntimeError(f"{packet} does not have a deterministic implementation, but you set …")
         if packet in COPIES or not wrapped:
             return
         if packet in INDEXING:
@@ -275,6 +291,15 @@ class EmulatedCuda(TorchDispatchMode):
             self.ops[self._name(packet)] += 1
         if packet in WAITS and not kwargs.get("unsafe") and kwargs.get("output_size") is None:
             self.waits[f"{self._name(packet)} {_line()}"] += WAITS[packet]
+
+
+def _differs_each_time(packet, args):
+    """Whether CUDA has only a kernel that adds in any order (by the documentation of use_deterministic_algorithms)."""
+    if packet is aten.cumsum:
+        return args[0].is_floating_point()
+    if packet is aten.bincount:
+        return len(args) > 1 and args[1] is not None
+    return packet in NOT_DETERMINISTIC or (packet is aten.median and len(args) > 1)
 
 
 def _cost(func, wrapped, out):

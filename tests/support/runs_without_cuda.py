@@ -31,6 +31,7 @@ from biencoder_ablate.training import loop
 from biencoder_ablate.training.experiment import OutOfMemory, run_experiment
 from biencoder_ablate.training.plan import build_components, make_plan
 from biencoder_ablate.utils.console import RunLog
+from biencoder_ablate.utils.deterministic import NotDeterministic
 from biencoder_ablate.utils.distributed import World
 
 SAME = {
@@ -172,6 +173,29 @@ def interrupted_and_whole(runs: Runs) -> list[dict]:
     return [whole, figures(resumed)]
 
 
+def deterministic(runs: Runs) -> dict:
+    """A step's launching calls without and with deterministic kernels; which of FlashAttention's backward passes were;
+    and what is said of an op that has no such kernel."""
+    mode = runs.mode
+    steps = [traffic(runs, **HALF["study"], training__deterministic=wanted) for wanted in (False, True)]
+    mode.flash_backward.clear()
+    runs.on("cuda", **HALF["contrastive"], training__deterministic=True)
+    plain = loop.train_step
+
+    def with_cumsum(context, *others):
+        torch.ones(3, device=context.device).cumsum(0)
+        return plain(context, *others)
+
+    said, loop.train_step = "", with_cumsum
+    try:
+        runs.on("cuda", training__deterministic=True)
+    except NotDeterministic as error:
+        said = str(error)
+    finally:
+        loop.train_step = plain
+    return {"steps": steps, "flash": [mode.flash_backward[False], mode.flash_backward[True]], "refused": said}
+
+
 def without_memory(runs: Runs) -> list[str]:
     """What a run says when the device has no room, without and with texts in turns."""
 
@@ -290,6 +314,7 @@ def main() -> None:
         found["steps"] = {name: traffic(runs, **changes) for name, changes in HALF.items()}
         found["resumed"] = interrupted_and_whole(runs)
         found["encoder"] = {pooling: encoder_errors(runs, pooling) for pooling in ("mean", "cls", "pooler")}
+        found["deterministic"] = deterministic(runs)
         found["turns"] = turns_error(runs)
         found["dropout"] = dropout_spread(runs)
         found["memory"] = without_memory(runs)

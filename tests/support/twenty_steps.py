@@ -1,6 +1,6 @@
 """Twenty training steps of a small run, by one process or by torchrun's; what each step did goes to a file.
 
-python tests/twenty_steps.py study|contrastive OUT.npz
+python tests/twenty_steps.py study|contrastive|dropout OUT.npz
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ RECIPES = {
         1e-4,
     ),
 }
+# Dropout falls alike in the two halves of a batch, whether one process has both or two have one each.
+RECIPES["dropout"] = (ModelConfig("tiny", max_tokens=24, dropout=0.2), *RECIPES["contrastive"][1:])
 
 
 def main(recipe: str, out: str) -> None:
@@ -49,7 +51,9 @@ def main(recipe: str, out: str) -> None:
         head=HeadConfig("linear", "layernorm", "relu"),
         loss=loss,
         negatives=negatives,
-        training=TrainingConfig(learning_rate=rate, head_learning_rate=rate, device="cpu", max_grad_norm=1.0),
+        training=TrainingConfig(
+            learning_rate=rate, head_learning_rate=rate, device="cpu", max_grad_norm=1.0, dropout_streams=2
+        ),
         neg_ratio=0.5,
     )
     world = world_from_environment()
@@ -64,6 +68,7 @@ def main(recipe: str, out: str) -> None:
         random = generator(config.seed, "twenty steps")
         losses, gradients = [], []
         context.model.train()
+        torch.manual_seed(0)  # as at the beginning of an epoch
         for step in range(NUM_STEPS):
             size = 1 if step % 5 == 4 else 7 + step % 2  # of one pair, the second process has no share
             batch = random.choice(len(split), size, replace=False)

@@ -42,9 +42,11 @@ def main() -> None:
     if sys.argv[1:2] and sys.argv[1] in COMMANDS:
         command = importlib.import_module(f"biencoder_ablate.{COMMANDS[sys.argv[1]]}")
         sys.exit(command.main(sys.argv[2:]))
-    code = until_nobody_reads(lambda: _carry_out(sys.argv[1:]))
     if "WORLD_SIZE" not in os.environ:
-        sys.exit(code)
+        sys.exit(until_nobody_reads(lambda: _carry_out(sys.argv[1:])))
+    if os.environ.get("RANK", "0") != "0":  # the first process alone says what all of them do
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    code = until_nobody_reads(lambda: _carry_out(sys.argv[1:]))
     # One of several processes (torchrun) goes without tearing Python down: threads of PyTorch's process groups may
     # still run then, and abort a process whose work is done (github.com/pytorch/pytorch/pull/179291).
     os._exit(code)
@@ -67,6 +69,7 @@ def _carry_out(argv: list[str]) -> int:
         raise_on_sigterm()
         with compose_command(arguments) as command:
             if command.multirun:
+                _check_processes(command)
                 from biencoder_ablate.cli.sweep import run_sweep
 
                 return run_sweep(command)
@@ -106,6 +109,7 @@ def _run_one(command: Any) -> int:
     from biencoder_ablate.training.experiment import OutOfMemory, run_experiment
     from biencoder_ablate.training.loop import TrainingDiverged
     from biencoder_ablate.training.plan import plan_runs
+    from biencoder_ablate.utils.distributed import ProcessLost, world_from_environment
 
     if config.plan:
         run = RunDirectory(plan_runs([config])[0].directory)
@@ -121,11 +125,23 @@ def _run_one(command: Any) -> int:
     done = run_job(train, command.base, "hydra.run.dir", None, context, configure_logging=command.logs)
     context.callbacks.on_run_end(config=command.base, config_name=name, job_return=done)
     error = failure_of(done)
-    if isinstance(error, RunBusy | TrainingDiverged | OutOfMemory):
+    if isinstance(error, ProcessLost) and not world_from_environment().is_main:
+        return 1  # the first process says it, or torchrun, where that one is lost
+    if isinstance(error, RunBusy | TrainingDiverged | OutOfMemory | ProcessLost):
         return _fail(error)
     if error is not None:
         raise error
     return 0
+
+
+def _check_processes(command: Any) -> None:
+    """Refuse a parallel launcher inside torchrun, whose workers would take themselves for its processes."""
+    launchers = [override for override in command.overrides if override.startswith("hydra/launcher=")]
+    if launchers and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            f"{launchers[0]}: with torchrun the runs of a sweep come one after another, on all processes; leave it "
+            "out, or start the command without torchrun"
+        )
 
 
 def _check_word(argv: list[str]) -> None:

@@ -190,7 +190,8 @@ class LossConfig:
 
 @dataclass
 class TrainingConfig:
-    """How the model is trained (group `training`). The precision that `auto` comes to names the run."""
+    """How the model is trained (group `training`). The precision that `auto` comes to names the run, and so
+    does the number that `dropout_streams` comes to, where it is not 1."""
 
     epochs: int = _key(6, "an integer of 0 or more (0 only evaluates)", True, low=0)
     batch_size: int = _key(8, "an integer of 1 or more, at most 1000000", True, low=1, high=1_000_000)
@@ -227,6 +228,14 @@ class TrainingConfig:
     save_model: bool = _key(True, "true or false", False)
     fast: bool = _key(True, "true or false (false takes the plain encoder path, to compare)", False)
     compile: bool = _key(False, "true or false (torch.compile in the encoder: for long runs on a GPU)", False)
+    deterministic: bool = _key(False, "true or false (true: equal runs on one GPU are equal bit for bit)", False)
+    dropout_streams: int | None = _key(
+        None,
+        "null (as many as processes), or an integer of 1 or more, at most 1024 (parts of a batch with their own draws)",
+        "changed",
+        low=1,
+        high=1024,
+    )
 
 
 SELECTABLE = (

@@ -109,6 +109,8 @@ def cpu_has_bf16() -> bool:
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
     if not any(name in limit for name in ("ALL", "DEFAULT", "BF16", "FP16", "AMX", "AVX10")):
         return False
+    if not hasattr(torch.cpu, "get_capabilities"):  # before torch 2.13 it may be missing
+        return False
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name) for name in BF16_INSTRUCTIONS)
 

@@ -137,15 +137,16 @@ class TextEncoder:
             return tokenize(self.tokenizer, texts, max_tokens)
         return cached_tokens(self.tokenizer, self.source.fingerprint, texts, max_tokens, cache)
 
-    def over(self, tokens: Tokens, world: World | None = None) -> EncodedTexts:
-        """The texts of these tokens, to be encoded by number."""
+    def over(self, tokens: Tokens, world: World | None = None, in_parts: bool = False) -> EncodedTexts:
+        """The texts of these tokens, to be encoded by number; `in_parts`: those of a step in several calls, whose
+        gradients are added up one after another, always in the same order."""
         settings = self.settings
         kind = settings.device.type
         threads = None
         if settings.fast and can_pack(self.module):
             encode_group = packed_encoder(self.module, settings.pooling, settings.compiled)
             if kind == "cpu" and not settings.compiled:
-                threads = TwoThreads()
+                threads = TwoThreads(together=not in_parts)
         else:
             encode_group = plain_encoder(self.module, settings.pooling)
 

@@ -22,13 +22,14 @@ class TwoThreads:
     """Two threads that share out the kernel threads which the caller has; they live as long as this object.
 
     A caller with one kernel thread gets the jobs done in turn, so that what is drawn in them is the same. Threads
-    that others start later have the half as well, until they say what they want (torch.set_num_threads).
+    that others start later have the half as well, until they say what they want (torch.set_num_threads). With
+    `together=False` the jobs are done in turn anyway.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, together: bool = True) -> None:
         self._pool: ThreadPoolExecutor | None = None
         num_threads = torch.get_num_threads()
-        if num_threads > 1:
+        if num_threads > 1 and together:
             half = (num_threads // 2,)
             self._pool = ThreadPoolExecutor(2, "encoder", torch.set_num_threads, half)
 

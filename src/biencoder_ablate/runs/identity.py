@@ -28,9 +28,9 @@ def identity(
 ) -> dict[str, Any]:
     """Everything that determines a run's results.
 
-    `config` says what the candidates come to (`resolve_candidates`), `precision` is what training.precision came to,
-    `finetuned` describes an encoder that another run has trained, and `folds` the cross-validation that the run is a
-    fold of.
+    `config` says what the candidates come to (`resolve_candidates`) and how many streams of dropout there are
+    (`resolve_streams`), `precision` is what training.precision came to, `finetuned` describes an encoder that another
+    run has trained, and `folds` the cross-validation that the run is a fold of.
     """
     named = _naming_settings(_without_idle_settings(config))
     named["data"] = data_fingerprint

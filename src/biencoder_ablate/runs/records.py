@@ -133,9 +133,16 @@ _LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "hydra-core"
 
 
 def build_manifest(
-    name: str, device: str, precision: str, num_threads: int, determined_by: dict[str, Any]
+    name: str,
+    device: str,
+    precision: str,
+    num_threads: int,
+    determined_by: dict[str, Any],
+    num_processes: int = 1,
+    deterministic: bool = False,
 ) -> dict[str, Any]:
-    """The manifest of a run; `determined_by` is its identity, fingerprints included."""
+    """The manifest of a run; `determined_by` is its identity, fingerprints included. The rest is of the latest attempt
+    at it, which may go on from an earlier one's epochs."""
     return {
         "name": name,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -147,6 +154,8 @@ def build_manifest(
         "device": device,
         "precision": precision,
         "num_threads": num_threads,
+        "num_processes": num_processes,
+        "deterministic": deterministic,
         "determined_by": determined_by,
     }
 

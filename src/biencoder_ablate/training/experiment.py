@@ -64,7 +64,8 @@ from biencoder_ablate.training.loop import (
 )
 from biencoder_ablate.training.plan import Components, RunPlan, build_components, make_plan
 from biencoder_ablate.utils.console import RunLog, format_error
-from biencoder_ablate.utils.distributed import World, process_group, world_from_environment
+from biencoder_ablate.utils.deterministic import deterministic_kernels
+from biencoder_ablate.utils.distributed import World, losses_explained, process_group, world_from_environment
 from biencoder_ablate.utils.files import read_json, remove, remove_parts, write_json, write_text, yaml_string
 
 
@@ -110,14 +111,14 @@ def run_experiment(
             return RunOutcome(run, finished)
 
         if not world.is_main:
-            with memory_explained(plan):
+            with _errors_explained(plan):
                 return RunOutcome(run, _train(plan, run, RunLog(None, quiet), world, trackers))
         with locked(run.path):
             if config.rerun:
                 start_over(run)
             log = _open_run(plan, run, composed, overrides, RunLog(run.log, quiet, bars))
             try:
-                with memory_explained(plan):
+                with _errors_explained(plan):
                     result = _train(plan, run, log, world, trackers)
             except Exception as error:
                 _note_failure(run, log, error)
@@ -132,6 +133,14 @@ def run_experiment(
                 trackers.finish(None)
             forget_old(run)
         return RunOutcome(run, result)
+
+
+@contextlib.contextmanager
+def _errors_explained(plan: RunPlan) -> Iterator[None]:
+    """What training and its collectives run in: errors of torch's that the user can do something about in one line."""
+    kernels = deterministic_kernels(plan.config.training.deterministic, plan.device)
+    with losses_explained(), memory_explained(plan), kernels:
+        yield
 
 
 @contextlib.contextmanager
@@ -209,7 +218,15 @@ def _open_run(plan: RunPlan, run: RunDirectory, composed: str, overrides: list[s
     write_text(hydra / "config.yaml", composed)
     listed = "".join(f"- {yaml_string(override)}\n" for override in overrides)
     write_text(hydra / "overrides.yaml", listed or "[]\n")
-    manifest = build_manifest(run.name, str(plan.device), plan.precision, torch.get_num_threads(), plan.determined_by)
+    manifest = build_manifest(
+        run.name,
+        str(plan.device),
+        plan.precision,
+        torch.get_num_threads(),
+        plan.determined_by,
+        world_from_environment().size,
+        plan.config.training.deterministic,
+    )
     write_json(run.path / "manifest.json", manifest)
     # A failure of an earlier attempt is no longer the run's result.
     run.result.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from biencoder_ablate.config.schema import Config, TrainingConfig
 from biencoder_ablate.data.corpus import SPLITS
 from biencoder_ablate.data.text_table import SplitArrays, TextTable
 from biencoder_ablate.encoder.device import TRAINING_FACTOR, release_memory
-from biencoder_ablate.encoder.texts import Hidden, PromptedTexts, TextSource
+from biencoder_ablate.encoder.texts import Hidden, PromptedTexts, TextSource, back_in_order
 from biencoder_ablate.encoder.tokens import to_device
 from biencoder_ablate.evaluation.candidates import RetrievalTask
 from biencoder_ablate.evaluation.pair_scores import pair_scorer
@@ -198,7 +198,7 @@ def train_epoch(
     num_pairs = len(rows)
     shuffled = generator(config.seed, "shuffle", epoch).permutation(num_pairs)
     batches = np.split(rows[shuffled], range(training.batch_size, num_pairs, training.batch_size))
-    torch.manual_seed(derive_seed(config.seed, "dropout", epoch, context.world.rank))
+    torch.manual_seed(derive_seed(config.seed, "dropout", epoch, 0))
     num_steps = len(batches) * training.epochs
     num_warmup = round(training.warmup_ratio * num_steps)
 
@@ -274,38 +274,15 @@ def train_step(
     of them.
     """
     model = context.model
-    texts = context.texts
-    prompted = context.prompted
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * rate
 
-    # Points, counters and negatives of this process's pairs lie end to end.
     shard = pairs.map(context.world.shard)
-    rows = np.concatenate([shard.point, shard.counter, *shard.negative.T])
-    # With prompts a point is read twice: as what asks, and as what other points may be paired with.
-    if prompted is not None:
-        assert prompted.as_point is not None
-        rows = np.concatenate([prompted.as_point[shard.point], rows])
-
     optimizer.zero_grad(set_to_none=True)
-    backward_of_texts: Callable[[], None] | None = None
-    if not len(rows):
-        # Fewer pairs than processes: this one still takes part in what is gathered, and in the backward pass of it
-        # where the others have one.
-        h = torch.zeros(
-            (0, model.architecture.pooled_dim),
-            device=context.device,
-            requires_grad=model.encoder is not None,
-        )
-    elif context.config.training.micro_batch is not None:
-        h, backward_of_texts = texts.pooled_cached(rows)
-    else:
-        h = texts.pooled(rows)
-
+    h, finish_backward, work = _encode_shard(context, shard)
     losses = context.loss(_make_batch(context, pairs, shard, h))
     (losses["total"] / len(pairs.rows)).backward()
-    if backward_of_texts is not None:
-        backward_of_texts()
+    finish_backward()
     context.world.sum_gradients(model.parameters())
 
     max_grad_norm = context.config.training.max_grad_norm
@@ -315,7 +292,79 @@ def train_step(
 
     logged = ("total", *context.loss.parts)
     sums = torch.stack([losses[name].detach().float() for name in logged])
-    return context.world.sum(sums), texts.flops(rows)
+    return context.world.sum(sums), work
+
+
+def _encode_shard(context: TrainingContext, shard: Pairs) -> tuple[torch.Tensor, Callable[[], None], tuple[int, float]]:
+    """h of this process's pairs, as `_encode_pairs` has it, each part of them with its own stream of dropout.
+
+    Also what is left to do after the backward pass, and this process's work. A batch has the same parts and streams
+    with any number of processes, of which each takes its share (training.dropout_streams).
+    """
+    world = context.world
+    num_streams = context.config.training.dropout_streams or 1
+    if num_streams == 1:
+        return _encode_pairs(context, shard)
+
+    # All processes draw the same seed here, and go on from the same state behind it.
+    step_seed = int(torch.randint(2**62, (1,)))
+    state = torch.get_rng_state()
+    num_parts = num_streams // world.size
+    outputs, finishes, works = [], [], []
+    for number in range(num_parts):
+        stream = world.rank + number * world.size
+        torch.manual_seed(derive_seed(step_seed, "dropout", stream))
+        part = shard.map(operator.itemgetter(slice(number, None, num_parts)))
+        h, finish, work = _encode_pairs(context, part)
+        outputs.append(h.unflatten(0, (-1, len(part.rows))) if len(part.rows) else None)
+        finishes.append(finish)
+        works.append(work)
+    torch.set_rng_state(state)
+    if num_parts == 1:
+        return h, finishes[0], works[0]
+
+    def finish_backward() -> None:
+        for finish in finishes:
+            finish()
+
+    total_work = (sum(tokens for tokens, _ in works), sum(operations for _, operations in works))
+    if not len(shard.rows):
+        return h, finish_backward, total_work
+    # From one part after another back to the order of the shard's pairs.
+    positions = [np.arange(number, len(shard.rows), num_parts) for number in range(num_parts)]
+    order = to_device(back_in_order(positions), context.device)
+    by_kind = torch.cat([h for h in outputs if h is not None], dim=1)
+    return by_kind.index_select(1, order).flatten(0, 1), finish_backward, total_work
+
+
+def _encode_pairs(context: TrainingContext, shard: Pairs) -> tuple[torch.Tensor, Callable[[], None], tuple[int, float]]:
+    """h of some pairs' points, counters and negatives, end to end (with prompts, of the points as what asks before
+    them); what is left to do after the backward pass; and the tokens and operations of the forward pass."""
+    texts = context.texts
+    prompted = context.prompted
+    rows = np.concatenate([shard.point, shard.counter, *shard.negative.T])
+    # With prompts a point is read twice: as what asks, and as what other points may be paired with.
+    if prompted is not None:
+        assert prompted.as_point is not None
+        rows = np.concatenate([prompted.as_point[shard.point], rows])
+
+    if not len(rows):
+        # Fewer pairs than processes: this one still takes part in what is gathered, and in the backward pass of it
+        # where the others have one.
+        h = torch.zeros(
+            (0, context.model.architecture.pooled_dim),
+            device=context.device,
+            requires_grad=context.model.encoder is not None,
+        )
+        return h, _nothing, (0, 0.0)
+    work = texts.flops(rows)
+    if context.config.training.micro_batch is not None:
+        return *texts.pooled_cached(rows), work
+    return texts.pooled(rows), _nothing, work
+
+
+def _nothing() -> None:
+    """What is left to do where the backward pass has done all."""
 
 
 def _make_batch(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -167,10 +167,30 @@ def plan_runs(configs: Sequence[Config]) -> list[RunPlan]:
         precision = choose_precision(config.training.precision, device)
         finetuned = find_finetuned(config, source)
         from_run = None if finetuned is None else finetuned.identity(config.seed)
+        config = resolve_streams(config)
         determined_by = identity(config, data.fingerprint, source.fingerprint, precision, from_run, data.corpus.folds)
         name = run_name(config, determined_by)
         plans.append(RunPlan(config, data, source, loss, device, precision, determined_by, name, finetuned))
     return plans
+
+
+def resolve_streams(config: Config) -> Config:
+    """The config with training.dropout_streams as the number that it comes to: null for one, or where none is drawn.
+
+    A batch is cut into so many parts, each with its own draws of dropout. Raises ConfigError for a number that the
+    processes cannot share out evenly.
+    """
+    training = config.training
+    num_processes = world_from_environment().size
+    num_streams = training.dropout_streams or num_processes
+    if training.freeze_encoder or training.epochs == 0 or config.model.dropout == 0:
+        return replace(config, training=replace(training, dropout_streams=None))
+    if num_streams % num_processes:
+        raise ConfigError(
+            f"training.dropout_streams={num_streams}: {num_processes} processes cannot share them out; must be a "
+            f"multiple of {num_processes}, or null"
+        )
+    return replace(config, training=replace(training, dropout_streams=num_streams if num_streams > 1 else None))
 
 
 def make_loss(config: Config) -> Loss:
@@ -234,7 +254,8 @@ def build_components(plan: RunPlan, log: RunLog, world: World) -> Components:
         tokens = encoder.tokens(prompted.strings, cache)
         share = tokens.cut_share
         pooled_dim = encoder.module.config.hidden_size
-        texts = encoder.over(tokens, world)
+        streams = config.training.dropout_streams or 1
+        texts = encoder.over(tokens, world, in_parts=streams > world.size)
 
     def pretrained() -> Hidden:
         # A frozen encoder as downloaded is what `texts` holds already.

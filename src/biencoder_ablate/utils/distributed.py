@@ -8,15 +8,21 @@ writes. With one process every function here does nothing.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
+WAIT_FOR_MAIN = timedelta(days=30)
+"""How long the others wait for what rank 0 does alone, such as a ranking: as long as it takes. A process that dies
+closes its connections, which ends the wait at once."""
 BUCKET_BYTES = 64 * 2**20
 """About so many bytes of gradients are summed over processes in one call."""
 
@@ -56,7 +62,7 @@ class World:
         if self.size == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box, src=0)
+        dist.broadcast_object_list(box, src=0, group=_joined["waiting"])
         return box[0]
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
@@ -125,16 +131,50 @@ def world_from_environment() -> World:
     return World(rank, size, local_rank)
 
 
+class ProcessLost(RuntimeError):
+    """Another process of the run has ended or cannot be reached; its own message, if it had any, says why."""
+
+
+_joined: dict[str, Any] = {"store": None, "waiting": None}
+"""Where the processes of this world meet, kept for all groups of a sweep; and the group in which they wait for rank 0,
+while there is one."""
+_group_numbers = itertools.count()
+
+
+@contextlib.contextmanager
+def losses_explained() -> Iterator[None]:
+    """Raise ProcessLost where a collective failed because another process is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        said = str(error)
+        of_torch = isinstance(error, dist.DistError) or "gloo" in said.lower() or "NCCL" in said
+        if not of_torch:
+            raise
+        raise ProcessLost(
+            "another process of this run has ended or cannot be reached; the same command goes on after the last "
+            "finished epoch"
+        ) from error
+
+
 @contextlib.contextmanager
 def process_group(world: World, device: torch.device) -> Iterator[None]:
     """Join the processes of a world for the time of a `with`: NCCL between GPUs, Gloo otherwise."""
     if world.size == 1:
         yield
         return
-    dist.init_process_group("cuda:nccl,cpu:gloo" if device.type == "cuda" else "gloo")
+    # One store for all runs of a sweep. A second one at the same port might find the first one's still there, and hang.
+    if _joined["store"] is None:
+        _joined["store"], _, _ = next(rendezvous("env://"))
+    store = dist.PrefixStore(f"group {next(_group_numbers)}", _joined["store"])
+    backend = "cuda:nccl,cpu:gloo" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size)
     try:
+        _joined["waiting"] = dist.new_group(backend="gloo", timeout=WAIT_FOR_MAIN)
         yield
         # The others leave only when rank 0 has done its last work.
-        world.broadcast(None)
+        with losses_explained():
+            world.broadcast(None)
     finally:
+        _joined["waiting"] = None
         dist.destroy_process_group()
