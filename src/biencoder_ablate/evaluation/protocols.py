@@ -20,7 +20,16 @@ from biencoder_ablate.data.text_table import SplitArrays
 from biencoder_ablate.evaluation import metrics
 from biencoder_ablate.evaluation.candidates import CandidateSet, RetrievalTask
 from biencoder_ablate.evaluation.pair_scores import PairScorer
-from biencoder_ablate.evaluation.ranking import Ranking, ScoreRows, rank, rank_matrix
+from biencoder_ablate.evaluation.ranking import (
+    Ranking,
+    ScoreRows,
+    TopK,
+    rank,
+    rank_matrix,
+    rerank,
+    rerank_depth,
+    stage1,
+)
 from biencoder_ablate.model.biencoder import Embeddings
 
 RECALL_AT = (1, 10, 100)
@@ -51,7 +60,7 @@ def measure_split(
 
     Arguments and errors as for `final_rankings`, but `all` goes to EPOCH_DEPTH only.
     """
-    depth = EPOCH_DEPTH if rerank == "all" else rerank
+    depth = epoch_depth(rerank)
     sets = task.sets()
     rankings = rank(embeddings, task.point, task.candidates, sets, score, depth)
     official, clean = _complete(task, sets, rankings)
@@ -75,6 +84,37 @@ def final_rankings(
     sets = _final_sets(task)
     rankings = rank(embeddings, task.point, task.candidates, sets, score, rerank)
     return _split_rankings(task, sets, rankings)
+
+
+def epoch_depth(rerank: int | str) -> int | str:
+    """The depth of stage 2 in an epoch's metrics: `evaluation.rerank` itself, or EPOCH_DEPTH where it is `all`."""
+    return EPOCH_DEPTH if rerank == "all" else rerank
+
+
+def rank_nearest(task: RetrievalTask, embeddings: Embeddings, depth: int | str) -> list[TopK]:
+    """Stage 1 of a split, official and clean, kept for `rerank_nearest`: one stage 1 for several heads.
+
+    `depth` is that of stage 2: a number of candidates, or `none`. Raises ValueError when a distance is not finite.
+    """
+    kept = max(2, rerank_depth(depth, len(task.candidates)))  # the second tells whether the first is tied
+    return stage1(embeddings, task.point, task.candidates, task.sets(), kept)
+
+
+def rerank_nearest(
+    task: RetrievalTask,
+    nearest: Sequence[TopK],
+    score: PairScorer | None,
+    depth: int | str,
+) -> SplitRankings:
+    """A split ranked as in an epoch, official and clean, from its stage 1 (`rank_nearest`)."""
+    sets = task.sets()
+    num = rerank_depth(depth, len(task.candidates))
+    rankings = []
+    for candidate_set, by_distance in zip(sets, nearest, strict=True):
+        top_k = rerank(by_distance, num, task.point[candidate_set.rows], task.candidates, score)
+        rankings.append(top_k.ranking(candidate_set))
+    official, clean = _complete(task, sets, rankings)
+    return SplitRankings(task, official, clean, {})
 
 
 def rankings_by_score(task: RetrievalTask, score_rows: ScoreRows) -> SplitRankings:

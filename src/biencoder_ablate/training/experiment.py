@@ -43,6 +43,7 @@ from biencoder_ablate.runs.directory import (
 from biencoder_ablate.runs.records import Record, build_manifest, epoch_line, select_epoch, write_metrics
 from biencoder_ablate.runs.trackers import TrackedRun, Trackers
 from biencoder_ablate.training import summary
+from biencoder_ablate.training.alive import costs_result, parts_result
 from biencoder_ablate.training.checkpoint import (
     BackgroundWriter,
     DamagedCheckpoint,
@@ -379,6 +380,8 @@ def _finish(
         **metrics,
         "baselines": in_order(baselines),
         "trained_weights": sum(value.numel() for value in context.model.parameters()),
+        "parts": parts_result(context, embeddings, state.records, best),
+        "costs": costs_result(context),
         "seconds": seconds,
     }
     if config.training.save_model:

@@ -1,0 +1,149 @@
+"""Watches the parts of a model while it is trained: which get a gradient, how far their weights move, which layers act.
+
+Counted on the device, and read once an epoch. Nothing here changes what is trained, nor draws a random number.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from biencoder_ablate.model.biencoder import BiEncoder
+from biencoder_ablate.model.parts import PROJECTIONS, parts_of
+from biencoder_ablate.runs.records import Record
+
+LOOKED_AT = 4096
+"""Of a tensor with more values than four times this, about so many, evenly spaced, are looked at for a gradient; and
+kept of an encoder's weights, to tell how far they have moved."""
+ENCODER_TENSORS = 8
+"""Of an encoder's tensors so many, evenly spaced, are looked at for a gradient."""
+
+
+def _sampled(values: Tensor, at_most: int = 4 * LOOKED_AT) -> Tensor:
+    """The values, flat; of more than `at_most` about LOOKED_AT of them, evenly spaced."""
+    flat = values.detach().reshape(-1)
+    if flat.numel() <= at_most:
+        return flat
+    # An odd step visits all columns of a matrix whose width is a power of two.
+    return flat[:: flat.numel() // LOOKED_AT | 1]
+
+
+class PartsWatch:
+    """Watches the parts of a model while it is trained. Made before the first step: the weights are then the start.
+
+    `parts` are the model's, and `start` the weights that it started from, by name (those of an encoder are not kept).
+    """
+
+    def __init__(self, model: BiEncoder) -> None:
+        self.parts = parts_of(model)
+        self.start: dict[str, Tensor] = {}
+        self._encoder_start: dict[str, Tensor] = {}
+        watched: dict[str, nn.Parameter] = {}
+        for part in self.parts:
+            weights = part.weights
+            if part.name == "encoder":
+                for name, weight in weights.items():
+                    self._encoder_start[name] = _sampled(weight, LOOKED_AT).clone()
+                every = max(1, len(weights) // ENCODER_TENSORS)
+                weights = dict(list(weights.items())[::every])
+            else:
+                self.start |= {name: weight.detach().clone() for name, weight in weights.items()}
+            watched |= weights
+
+        # Counts of steps: one for each tensor that is looked at, and one for each layer without weights.
+        self._names = list(watched)
+        self._weights = list(watched.values())
+        device = next((weight.device for weight in self._weights), torch.device("cpu"))
+        self._zero = torch.zeros((), device=device)
+        self._num_with_gradient = torch.zeros(len(watched), dtype=torch.int64, device=device)
+        self._num_steps = 0
+        self._acted: dict[str, list[Tensor]] = {}
+        self._num_acted: dict[str, Tensor] = {}
+        for part in self.parts:
+            if part.is_layer and part.module is not None and not part.weights:
+                self._num_acted[part.name] = torch.zeros((), dtype=torch.int64, device=device)
+                part.module.register_forward_hook(self._note_of(part.name))
+
+        # A projection that starts as the identity holds what is added to it; its length is that of both.
+        starts_as_identity = model.architecture.projection_init == "identity"
+        self._added = (
+            dict.fromkeys(PROJECTIONS, float(model.architecture.retrieval_width)) if starts_as_identity else {}
+        )
+
+    def _note_of(self, name: str) -> Any:
+        """A hook that notes, while training, whether a layer without weights changes what it is given."""
+        noted = self._acted[name] = []
+
+        def note(module: nn.Module, given: tuple[Any, ...], found: Any) -> None:
+            first = given[0] if given else None
+            if module.training and isinstance(first, Tensor) and isinstance(found, Tensor):
+                is_same_shape = first.shape == found.shape
+                differs = (_sampled(first) != _sampled(found)).any() if is_same_shape else self._zero == 0
+                noted.append(differs)
+
+        return note
+
+    def after_step(self) -> None:
+        """Count a step, after its backward pass and before gradients are dropped."""
+        self._num_steps += 1
+        gradients = [_sampled(weight.grad) for weight in self._weights if weight.grad is not None]
+        if gradients:
+            # The largest absolute value of each; a tensor without a gradient counts as zeros.
+            largest = iter(torch._foreach_norm(gradients, math.inf))
+            of_all = [self._zero if weight.grad is None else next(largest) for weight in self._weights]
+            self._num_with_gradient += torch.stack(of_all) != 0
+        for name, noted in self._acted.items():
+            if noted:
+                self._num_acted[name] += torch.stack(noted).any()
+                noted.clear()
+
+    def epoch_record(self) -> Record:
+        """What the steps since the last call say of each part, for the epoch's record.
+
+        `parts/NAME/gradient_share`: the share of steps in which its weights got a gradient that is not zero, of the
+        tensor that got most; `parts/NAME/change`: ‖w − w₀‖ / ‖w₀‖ of all its weights, null where it started from zeros;
+        `parts/NAME/acted_share`: of a layer without weights, the share of steps in which it changed a value.
+        """
+        counts = dict(zip(self._names, self._num_with_gradient.tolist(), strict=True))
+        changes = self._changes()
+        record: Record = {}
+        for part in self.parts:
+            key = f"parts/{part.name}"
+            if part.weights:
+                most = max(counts[name] for name in part.weights if name in counts)
+                record[f"{key}/gradient_share"] = most / self._num_steps
+                record[f"{key}/change"] = changes[part.name]
+            elif part.name in self._num_acted:
+                record[f"{key}/acted_share"] = self._num_acted[part.name].item() / self._num_steps
+                self._num_acted[part.name].zero_()
+        self._num_with_gradient.zero_()
+        self._num_steps = 0
+        return record
+
+    @torch.no_grad()
+    def _changes(self) -> dict[str, float | None]:
+        """By part, how far its weights have moved, relative to their start; None where that was zero."""
+        # Squared lengths of what was added and of the start, of each tensor: (tensors, 2), in one copy to the host.
+        keys, squares = [], []
+        for part in self.parts:
+            for name, weight in part.weights.items():
+                first = self.start.get(name)
+                now = weight.detach().reshape(-1) if first is not None else _sampled(weight, LOOKED_AT)
+                before = self._encoder_start[name] if first is None else first.reshape(-1)
+                scale = weight.numel() / now.numel()
+                both = torch.stack([(now - before).square().sum(), before.square().sum()])
+                squares.append(scale * both)
+                keys.append(part.name)
+        changes: dict[str, float | None] = {}
+        if not squares:
+            return changes
+        rows = torch.stack(squares).tolist()
+        for part in self.parts:
+            of_part = [row for key, row in zip(keys, rows, strict=True) if key == part.name]
+            moved, length = (sum(column) for column in zip(*of_part, strict=True)) if of_part else (0.0, 0.0)
+            length += self._added.get(part.name, 0.0)
+            changes[part.name] = math.sqrt(moved / length) if length > 0 else None
+        return changes
