@@ -55,7 +55,8 @@ def measure_bypasses(
     (`lost`), and for how many points the first candidate or the rank of a right answer changes (`num_changed`).
 
     `rerank` is evaluation.rerank; with `none` only projections are bypassed, as nothing else ranks. Of a layer that
-    cannot be bypassed there is `why` instead. Raises ValueError when a distance or a score is not finite.
+    cannot be bypassed, or without which a score is not finite, there is `why` instead. Raises ValueError when a
+    distance or a score of the whole model is not finite.
     """
     depth = epoch_depth(rerank)
     reranks = depth != "none" and depth != 0
@@ -70,7 +71,8 @@ def measure_bypasses(
             continue
         try:
             ranked = _ranked_without(part, start, whole, tasks, depth, fast)
-        except NotBypassed as problem:
+        except (NotBypassed, ValueError, RuntimeError, TypeError, AttributeError) as problem:
+            # A head of one's own need not stand to have a layer pass on what it is given; the run has been trained.
             found[part.name] = {"why": str(problem)}
             continue
         found[part.name] = {name: _compared(whole.rankings[name], ranked[name]) for name in tasks}

@@ -52,9 +52,9 @@ def operations_a_pair(model: BiEncoder, parts: list[Part]) -> dict[str, int]:
     """
     model.eval()
     shape = model.architecture
-    weight = next(model.head.parameters(), torch.empty(0))
-    h = torch.ones(1, shape.pooled_dim, device=weight.device)
-    r = torch.ones(1, shape.retrieval_width, device=weight.device)
+    weight = next(model.parameters(), torch.empty(0))
+    h = weight.new_ones(1, shape.pooled_dim)
+    r = weight.new_ones(1, shape.retrieval_width)
     found: Counter[str] = Counter()
     before: dict[str, int] = {}
     handles = []

@@ -25,7 +25,7 @@ from biencoder_ablate.report.read import FINISHED, Collection, Protocol
 from biencoder_ablate.report.render import StudyReport, latex, markdown, missing_section, page, study_report
 from biencoder_ablate.report.study import Study, make_studies
 from biencoder_ablate.report.tables import Value, runs_table
-from biencoder_ablate.report.verdicts import decisions, with_verdicts
+from biencoder_ablate.report.verdicts import decisions, with_verdicts, with_void_parts
 from biencoder_ablate.utils.console import show
 from biencoder_ablate.utils.files import read_json, whole_file
 from biencoder_ablate.version import __version__
@@ -94,6 +94,7 @@ def write_report(
         pairs = side_by_side(analysis)
         report = study_report(analysis, others, plots, pairs, texts, prefix, folder)
         answers = with_verdicts(report.answers, judged[-1].decisions, analysis) if ledger.margin else report.answers
+        answers = with_void_parts(answers, analysis)
         reports.append(replace(report, answers=answers))
 
     # Everything is worked out before the first file is written.

@@ -12,6 +12,7 @@ from biencoder_ablate.evaluation.baselines import MEASURED
 from biencoder_ablate.evaluation.bypass import measure_bypasses
 from biencoder_ablate.model.biencoder import Embeddings
 from biencoder_ablate.model.costs import bytes_a_text, operations_a_pair
+from biencoder_ablate.runs.parts import changes_no_ranking, is_untrained
 from biencoder_ablate.runs.records import Record
 from biencoder_ablate.training.loop import TrainingContext
 
@@ -82,19 +83,3 @@ def warnings_of_parts(result: Mapping[str, Any]) -> list[str]:
             never = "never acted" if part.get("acted_share") == 0 else "does nothing here"
             messages.append(f"{said} {never}: bypassing it changes no ranking of val and test")
     return messages
-
-
-def is_untrained(part: Mapping[str, Any]) -> str:
-    """Why a part of a result counts as untrained, as a sentence goes on; nothing for one that was trained."""
-    if part.get("gradient_share") == 0:
-        return "never got a gradient"
-    if part.get("gradient_share") and part.get("change") == 0:
-        return "got gradients, and its weights have not moved"
-    return ""
-
-
-def changes_no_ranking(part: Mapping[str, Any]) -> bool:
-    """Whether a part of a result was bypassed, and no ranking of val and test changed."""
-    splits = [split for split in (part.get("bypassed") or {}).values() if isinstance(split, Mapping)]
-    num_points = sum(split["num_points"] for split in splits)
-    return num_points > 0 and not any(split["num_changed"] for split in splits)
