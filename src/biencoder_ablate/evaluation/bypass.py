@@ -71,7 +71,10 @@ def measure_bypasses(
             continue
         try:
             ranked = _ranked_without(part, start, whole, tasks, depth, fast)
-        except (NotBypassed, ValueError, RuntimeError, TypeError, AttributeError) as problem:
+        except ValueError:
+            found[part.name] = {"why": "without it a score is not finite"}
+            continue
+        except (NotBypassed, RuntimeError, TypeError, AttributeError) as problem:
             # A head of one's own need not stand to have a layer pass on what it is given; the run has been trained.
             found[part.name] = {"why": str(problem)}
             continue
