@@ -1,5 +1,6 @@
 """Parts that are dead are found and named: no gradient, frozen weights, a layer that never acts."""
 
+import json
 import math
 
 import pytest
@@ -156,3 +157,25 @@ def test_watching_changes_nothing_that_is_trained():
         assert torch.rand(1).item() == pytest.approx(0.4962566)
     for name, value in weights[0].items():
         assert torch.equal(value, weights[1][name]), name
+
+
+def test_a_run_leaves_what_it_knows_of_its_parts_and_warns_of_those_that_are_dead(finished_run):
+    result = json.loads((finished_run.path / "result.json").read_text("utf-8"))
+    parts = result["parts"]
+    layers = {"head", "head.norm", "head.linear2", "head.activation"}
+    assert set(parts) == {"encoder", "linear1", "linear1_candidate", *layers, "similarity_weight"}
+    before, epoch = map(json.loads, (finished_run.path / "metrics.jsonl").read_text("utf-8").splitlines())
+    assert not any(key.startswith("parts/") for key in before) and epoch["num_steps"] == 4
+    for name in set(parts) - {"head.activation"}:
+        assert epoch[f"parts/{name}/gradient_share"] == parts[name]["gradient_share"] == 1
+        assert epoch[f"parts/{name}/change"] == parts[name]["change"] > 0
+
+    # What the head brings is known from stage 1 as well; and only what is wrong is said.
+    without_head = parts["head"]["bypassed"]["test"]
+    assert without_head["mrr"] == result["test"]["mrr_stage1"] and without_head["num_points"] == 36
+    assert result["costs"]["operations_a_pair"] > parts["head.norm"]["operations"] > parts["head.norm"]["weights"]
+    log = (finished_run.path / "train.log").read_text("utf-8")
+    for message in warnings_of_parts(result):
+        assert f"warning: {message}" in log and f"warning: {message}" in finished_run.ended.stdout
+    idle = parts["head.activation"]["bypassed"]["val"]["num_changed"] == 0
+    assert ("never acted" in log) <= idle

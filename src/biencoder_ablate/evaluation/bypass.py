@@ -34,12 +34,13 @@ _TOLD = ("top1", "top1_clean", "mrr", "mrr_clean", "ndcg@10", "ndcg@10_clean", "
 
 @dataclass(frozen=True)
 class _Whole:
-    """The trained model as it is: its embeddings, and of every split its stage 1 and its rankings."""
+    """The trained model as it is: its embeddings, and of every split its stage 1, its rankings and their metrics."""
 
     model: BiEncoder
     embeddings: Embeddings
     nearest: Mapping[str, Sequence[TopK]]
     rankings: Mapping[str, SplitRankings]
+    metrics: Mapping[str, Mapping[str, Any]]
 
 
 def measure_bypasses(
@@ -63,7 +64,8 @@ def measure_bypasses(
     score = pair_scorer(model, embeddings, fast)
     nearest = {name: rank_nearest(task, embeddings, depth) for name, task in tasks.items()}
     rankings = {name: rerank_nearest(task, nearest[name], score, depth) for name, task in tasks.items()}
-    whole = _Whole(model, embeddings, nearest, rankings)
+    metrics = {name: split_metrics(of_split) for name, of_split in rankings.items()}
+    whole = _Whole(model, embeddings, nearest, rankings, metrics)
 
     found: dict[str, dict[str, Any]] = {}
     for part in parts:
@@ -78,7 +80,7 @@ def measure_bypasses(
             # A head of one's own need not stand to have a layer pass on what it is given; the run has been trained.
             found[part.name] = {"why": str(problem)}
             continue
-        found[part.name] = {name: _compared(whole.rankings[name], ranked[name]) for name in tasks}
+        found[part.name] = {name: _compared(whole, name, ranked[name]) for name in tasks}
     return found
 
 
@@ -111,9 +113,9 @@ def _embedded_again(model: BiEncoder, embeddings: Embeddings) -> Embeddings:
         return model.embed(embeddings.h, embeddings.h_asking)
 
 
-def _compared(whole: SplitRankings, other: SplitRankings) -> dict[str, Any]:
-    """The metrics of the other rankings beside the whole model's, and how many points differ."""
-    metrics, of_whole = split_metrics(other), split_metrics(whole)
+def _compared(whole: _Whole, split: str, other: SplitRankings) -> dict[str, Any]:
+    """The metrics of the other rankings of a split beside the whole model's, and how many points differ."""
+    metrics, of_whole = split_metrics(other), whole.metrics[split]
     record: dict[str, Any] = {}
     lost: dict[str, float | None] = {}
     for name in _TOLD:
@@ -122,8 +124,8 @@ def _compared(whole: SplitRankings, other: SplitRankings) -> dict[str, Any]:
         record[name] = after if is_known else None
         lost[name] = before - after if is_known else None
     record["lost"] = lost
-    record["num_changed"] = int(_changed(whole, other).sum())
-    record["num_points"] = len(whole.task)
+    record["num_changed"] = int(_changed(whole.rankings[split], other).sum())
+    record["num_points"] = len(other.task)
     return record
 
 
