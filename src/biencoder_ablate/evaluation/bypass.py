@@ -7,8 +7,8 @@ stage 2, a projection also its embeddings and a stage 1. Ranked to the depth of 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from biencoder_ablate.evaluation.protocols import (
     rerank_nearest,
     split_metrics,
 )
-from biencoder_ablate.evaluation.ranking import TopK
+from biencoder_ablate.evaluation.ranking import TopK, rerank_depth
 from biencoder_ablate.model.biencoder import BiEncoder, Embeddings
 from biencoder_ablate.model.parts import NotBypassed, Part, bypassed
 
@@ -33,14 +33,59 @@ _TOLD = ("top1", "top1_clean", "mrr", "mrr_clean", "ndcg@10", "ndcg@10_clean", "
 
 
 @dataclass(frozen=True)
-class _Whole:
-    """The trained model as it is: its embeddings, and of every split its stage 1, its rankings and their metrics."""
+class _Lists:
+    """Stage 1 of a split, and what stage 2 scores of it: M distinct pairs, and the embeddings of their texts alone.
 
-    model: BiEncoder
+    Each pair is scored once for all candidate sets. `codes` (M,) ascending name the pairs by point and candidate;
+    `points` and `candidates` (M,) are their places among the `embeddings`.
+    """
+
+    task: RetrievalTask
+    nearest: Sequence[TopK]
+    depth: int | str
     embeddings: Embeddings
-    nearest: Mapping[str, Sequence[TopK]]
-    rankings: Mapping[str, SplitRankings]
-    metrics: Mapping[str, Mapping[str, Any]]
+    codes: np.ndarray
+    points: np.ndarray
+    candidates: np.ndarray
+
+    @classmethod
+    def of(cls, task: RetrievalTask, nearest: Sequence[TopK], embeddings: Embeddings, depth: int | str) -> _Lists:
+        num_texts = len(embeddings.h)
+        num_kept = rerank_depth(depth, len(task.candidates))
+        codes = [np.empty(0, dtype=np.int64)]
+        for candidate_set, lists in zip(task.sets(), nearest, strict=True):
+            rows, columns = np.nonzero(lists.order[:, :num_kept] >= 0)
+            texts = task.candidates.text[lists.order[rows, columns]]
+            codes.append(task.point[candidate_set.rows][rows] * num_texts + texts)
+        distinct = np.unique(np.concatenate(codes))
+
+        points, candidates = np.divmod(distinct, num_texts)
+        texts = np.unique(np.concatenate([points, candidates]))
+        places = [np.searchsorted(texts, some) for some in (points, candidates)]
+        return cls(task, nearest, depth, _some(embeddings, texts), distinct, *places)
+
+    def ranked(self, model: BiEncoder, fast: bool, num_texts: int) -> SplitRankings:
+        """The split ranked with the scores of a model."""
+        if not len(self.codes):
+            return rerank_nearest(self.task, self.nearest, None, "none")
+        score = pair_scorer(model, self.embeddings, fast)
+        scores, dead = score(torch.from_numpy(self.points), torch.from_numpy(self.candidates))
+
+        def look_up(points: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+            codes = points.numpy() * num_texts + candidates.numpy()
+            places = torch.from_numpy(np.searchsorted(self.codes, codes)).to(scores.device)
+            return scores[places], dead[places]
+
+        return rerank_nearest(self.task, self.nearest, look_up, self.depth)
+
+
+def _some(embeddings: Embeddings, texts: np.ndarray) -> Embeddings:
+    """The embeddings of some texts; what is one tensor stays one."""
+    rows = torch.from_numpy(texts).to(embeddings.h.device)
+    candidate = embeddings.candidate[rows]
+    point = candidate if embeddings.point is embeddings.candidate else embeddings.point[rows]
+    h_asking = None if embeddings.h_asking is None else embeddings.h_asking[rows]
+    return Embeddings(embeddings.h[rows], point, candidate, h_asking)
 
 
 def measure_bypasses(
@@ -48,31 +93,48 @@ def measure_bypasses(
     parts: Sequence[Part],
     start: Mapping[str, Tensor],
     embeddings: Embeddings,
-    tasks: Mapping[str, RetrievalTask],
+    rankings: Mapping[str, SplitRankings],
     rerank: int | str,
     fast: bool = True,
 ) -> dict[str, dict[str, Any]]:
     """By part, and by the name of a split: its metrics with the part bypassed, what the whole model has more of each
     (`lost`), and for how many points the first candidate or the rank of a right answer changes (`num_changed`).
 
-    `rerank` is evaluation.rerank; with `none` only projections are bypassed, as nothing else ranks. Of a layer that
-    cannot be bypassed, or without which a score is not finite, there is `why` instead. Raises ValueError when a
-    distance or a score of the whole model is not finite.
+    `rankings` are the whole model's, of the splits that are measured. `rerank` is evaluation.rerank; with `none` only
+    projections are bypassed, as nothing else ranks. Of a layer that cannot be bypassed, or without which a score is not
+    finite, there is `why` instead. Raises ValueError when a distance or a score of the whole model is not finite.
     """
     depth = epoch_depth(rerank)
-    reranks = depth != "none" and depth != 0
-    score = pair_scorer(model, embeddings, fast)
-    nearest = {name: rank_nearest(task, embeddings, depth) for name, task in tasks.items()}
-    rankings = {name: rerank_nearest(task, nearest[name], score, depth) for name, task in tasks.items()}
-    metrics = {name: split_metrics(of_split) for name, of_split in rankings.items()}
-    whole = _Whole(model, embeddings, nearest, rankings, metrics)
+    num_texts = len(embeddings.h)
+    lists = {}
+    for name, of_split in rankings.items():
+        nearest = of_split.nearest or rank_nearest(of_split.task, embeddings, depth)
+        lists[name] = _Lists.of(of_split.task, nearest, embeddings, depth)
+    # Ranked in the same way as without each part, so that no rounding tells them apart.
+    whole = {name: of_split.ranked(model, fast, num_texts) for name, of_split in lists.items()}
+    metrics = {name: split_metrics(of_split) for name, of_split in whole.items()}
+
+    def ranked_without(part: Part) -> dict[str, SplitRankings]:
+        """The splits ranked with a part bypassed. Raises NotBypassed."""
+        if part.bypass == "distance":
+            return {name: rerank_nearest(each.task, each.nearest, None, "none") for name, each in lists.items()}
+        with bypassed(model, part, start) as without:
+            used = lists
+            if part.bypass == "start":
+                again = _embedded_again(without, part, embeddings)
+                used = {}
+                for name, each in lists.items():
+                    nearest = rank_nearest(each.task, again, depth)
+                    used[name] = _Lists.of(each.task, nearest, again, depth)
+            return {name: each.ranked(without, fast, num_texts) for name, each in used.items()}
 
     found: dict[str, dict[str, Any]] = {}
+    reranks = rerank not in ("none", 0)
     for part in parts:
         if part.bypass is None or not (reranks or part.bypass == "start"):
             continue
         try:
-            ranked = _ranked_without(part, start, whole, tasks, depth, fast)
+            ranked = ranked_without(part)
         except ValueError:
             found[part.name] = {"why": "without it a score is not finite"}
             continue
@@ -80,42 +142,24 @@ def measure_bypasses(
             # A head of one's own need not stand to have a layer pass on what it is given; the run has been trained.
             found[part.name] = {"why": str(problem)}
             continue
-        found[part.name] = {name: _compared(whole, name, ranked[name]) for name in tasks}
+        found[part.name] = {name: _compared(whole[name], metrics[name], ranked[name]) for name in ranked}
     return found
 
 
-def _ranked_without(
-    part: Part,
-    start: Mapping[str, Tensor],
-    whole: _Whole,
-    tasks: Mapping[str, RetrievalTask],
-    depth: int | str,
-    fast: bool,
-) -> dict[str, SplitRankings]:
-    """The splits ranked with a part bypassed. Raises NotBypassed."""
-    if part.bypass == "distance":
-        return {name: rerank_nearest(task, whole.nearest[name], None, "none") for name, task in tasks.items()}
-    with bypassed(whole.model, part, start) as model:
-        embeddings = whole.embeddings
-        nearest_of: Callable[[str], Sequence[TopK]] = whole.nearest.__getitem__
-        if part.bypass == "start":
-            embeddings = _embedded_again(model, embeddings)
-            nearest = {name: rank_nearest(task, embeddings, depth) for name, task in tasks.items()}
-            nearest_of = nearest.__getitem__
-        score = None if depth == "none" else pair_scorer(model, embeddings, fast)
-        return {name: rerank_nearest(task, nearest_of(name), score, depth) for name, task in tasks.items()}
-
-
-def _embedded_again(model: BiEncoder, embeddings: Embeddings) -> Embeddings:
-    """The embeddings of the same h by another model."""
-    with torch.no_grad():
-        model.eval()
+@torch.no_grad()
+def _embedded_again(model: BiEncoder, part: Part, embeddings: Embeddings) -> Embeddings:
+    """The embeddings of the same h by a model of which one projection is another; those of the other tower stay."""
+    model.eval()
+    if model.linear1_candidate is None:
         return model.embed(embeddings.h, embeddings.h_asking)
+    if part.name == "linear1":
+        return replace(embeddings, point=model.as_points(embeddings.h_point))
+    return replace(embeddings, candidate=model.as_candidates(embeddings.h))
 
 
-def _compared(whole: _Whole, split: str, other: SplitRankings) -> dict[str, Any]:
+def _compared(whole: SplitRankings, of_whole: Mapping[str, Any], other: SplitRankings) -> dict[str, Any]:
     """The metrics of the other rankings of a split beside the whole model's, and how many points differ."""
-    metrics, of_whole = split_metrics(other), whole.metrics[split]
+    metrics = split_metrics(other)
     record: dict[str, Any] = {}
     lost: dict[str, float | None] = {}
     for name in _TOLD:
@@ -124,7 +168,7 @@ def _compared(whole: _Whole, split: str, other: SplitRankings) -> dict[str, Any]
         record[name] = after if is_known else None
         lost[name] = before - after if is_known else None
     record["lost"] = lost
-    record["num_changed"] = int(_changed(whole.rankings[split], other).sum())
+    record["num_changed"] = int(_changed(whole, other).sum())
     record["num_points"] = len(other.task)
     return record
 

@@ -24,10 +24,10 @@ from biencoder_ablate.evaluation.ranking import (
     Ranking,
     ScoreRows,
     TopK,
+    kept_depth,
     rank,
+    rank_lists,
     rank_matrix,
-    rerank,
-    rerank_depth,
     stage1,
 )
 from biencoder_ablate.model.biencoder import Embeddings
@@ -42,12 +42,16 @@ NEVER_FOUND = 10**9
 
 @dataclass(frozen=True)
 class SplitRankings:
-    """A split's rankings under official, clean and, at the end, the tasks that it has."""
+    """A split's rankings under official, clean and, at the end, the tasks that it has.
+
+    `nearest` is stage 1 of the sets that official and clean come from, where stage 2 goes to a depth.
+    """
 
     task: RetrievalTask
     official: Ranking
     clean: Ranking
     tasks: dict[str, Ranking]
+    nearest: tuple[TopK, ...] = ()
 
 
 def measure_split(
@@ -82,8 +86,14 @@ def final_rankings(
     when a distance or a score is not a finite number.
     """
     sets = _final_sets(task)
-    rankings = rank(embeddings, task.point, task.candidates, sets, score, rerank)
-    return _split_rankings(task, sets, rankings)
+    if rerank == "all":
+        rankings = rank(embeddings, task.point, task.candidates, sets, score, rerank)
+        return _split_rankings(task, sets, rankings)
+    kept = kept_depth(rerank, len(task.candidates))
+    nearest = stage1(embeddings, task.point, task.candidates, sets, kept)
+    rankings = rank_lists(nearest, task.point, task.candidates, sets, score, rerank)
+    num_sets = len(task.sets())
+    return replace(_split_rankings(task, sets, rankings), nearest=tuple(nearest[:num_sets]))
 
 
 def epoch_depth(rerank: int | str) -> int | str:
@@ -91,13 +101,13 @@ def epoch_depth(rerank: int | str) -> int | str:
     return EPOCH_DEPTH if rerank == "all" else rerank
 
 
-def rank_nearest(task: RetrievalTask, embeddings: Embeddings, depth: int | str) -> list[TopK]:
+def rank_nearest(task: RetrievalTask, embeddings: Embeddings, depth: int | str) -> tuple[TopK, ...]:
     """Stage 1 of a split, official and clean, kept for `rerank_nearest`: one stage 1 for several heads.
 
     `depth` is that of stage 2: a number of candidates, or `none`. Raises ValueError when a distance is not finite.
     """
-    kept = max(2, rerank_depth(depth, len(task.candidates)))  # the second tells whether the first is tied
-    return stage1(embeddings, task.point, task.candidates, task.sets(), kept)
+    kept = kept_depth(depth, len(task.candidates))
+    return tuple(stage1(embeddings, task.point, task.candidates, task.sets(), kept))
 
 
 def rerank_nearest(
@@ -108,13 +118,9 @@ def rerank_nearest(
 ) -> SplitRankings:
     """A split ranked as in an epoch, official and clean, from its stage 1 (`rank_nearest`)."""
     sets = task.sets()
-    num = rerank_depth(depth, len(task.candidates))
-    rankings = []
-    for candidate_set, by_distance in zip(sets, nearest, strict=True):
-        top_k = rerank(by_distance, num, task.point[candidate_set.rows], task.candidates, score)
-        rankings.append(top_k.ranking(candidate_set))
+    rankings = rank_lists(nearest, task.point, task.candidates, sets, score, depth)
     official, clean = _complete(task, sets, rankings)
-    return SplitRankings(task, official, clean, {})
+    return SplitRankings(task, official, clean, {}, tuple(nearest))
 
 
 def rankings_by_score(task: RetrievalTask, score_rows: ScoreRows) -> SplitRankings:

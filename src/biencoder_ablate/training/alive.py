@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from biencoder_ablate.evaluation.baselines import MEASURED
 from biencoder_ablate.evaluation.bypass import measure_bypasses
+from biencoder_ablate.evaluation.protocols import SplitRankings
 from biencoder_ablate.model.biencoder import Embeddings
 from biencoder_ablate.model.costs import bytes_a_text, operations_a_pair
 from biencoder_ablate.runs.parts import changes_no_ranking, is_untrained
@@ -19,18 +19,26 @@ from biencoder_ablate.training.loop import TrainingContext
 # --- the result ---
 
 
-def parts_result(context: TrainingContext, embeddings: Embeddings, records: Sequence[Record], best: int) -> Record:
+def parts_result(
+    context: TrainingContext,
+    embeddings: Embeddings,
+    rankings: Mapping[str, SplitRankings],
+    records: Sequence[Record],
+    best: int,
+) -> Record:
     """What result.json says of each part, by name: its weights, its operations a pair, what the records up to the
-    selected epoch say of its gradients, and val and test with it bypassed (nothing before the first epoch)."""
+    selected epoch say of its gradients, and the splits of `rankings`, which are the whole model's, with it bypassed
+    (nothing before the first epoch)."""
     watch = context.watch
     assert watch is not None
     evaluation = context.config.evaluation
     operations = operations_a_pair(context.model, watch.parts)
     bypasses: Mapping[str, Any] = {}
     if best >= 0:
-        tasks = {name: context.splits[name] for name in MEASURED}
         fast = context.config.training.fast
-        bypasses = measure_bypasses(context.model, watch.parts, watch.start, embeddings, tasks, evaluation.rerank, fast)
+        bypasses = measure_bypasses(
+            context.model, watch.parts, watch.start, embeddings, rankings, evaluation.rerank, fast
+        )
 
     trained = [record for record in records if 0 <= record["epoch"] <= best]
     found: Record = {}

@@ -359,11 +359,12 @@ def _finish(
     # Val and test under every candidate set.
     score = pair_scorer(context.model, embeddings, config.training.fast)
     metrics = {}
+    rankings = {}
     lines = []
     for name in MEASURED:
-        rankings = final_rankings(context.splits[name], embeddings, score, config.evaluation.rerank)
-        metrics[name] = split_metrics(rankings)
-        for record in point_records(rankings):
+        rankings[name] = final_rankings(context.splits[name], embeddings, score, config.evaluation.rerank)
+        metrics[name] = split_metrics(rankings[name])
+        for record in point_records(rankings[name]):
             lines.append(json.dumps(record, ensure_ascii=False) + "\n")
     write_text(run.path / "rankings.jsonl", "".join(lines))
 
@@ -380,7 +381,7 @@ def _finish(
         **metrics,
         "baselines": in_order(baselines),
         "trained_weights": sum(value.numel() for value in context.model.parameters()),
-        "parts": parts_result(context, embeddings, state.records, best),
+        "parts": parts_result(context, embeddings, rankings, state.records, best),
         "costs": costs_result(context),
         "seconds": seconds,
     }

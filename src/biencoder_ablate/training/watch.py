@@ -15,20 +15,23 @@ from biencoder_ablate.model.biencoder import BiEncoder
 from biencoder_ablate.model.parts import PROJECTIONS, parts_of
 from biencoder_ablate.runs.records import Record
 
-LOOKED_AT = 4096
+LOOKED_AT = 1024
 """Of a tensor with more values than four times this, about so many, evenly spaced, are looked at for a gradient; and
 kept of an encoder's weights, to tell how far they have moved."""
 ENCODER_TENSORS = 8
 """Of an encoder's tensors so many, evenly spaced, are looked at for a gradient."""
 
 
-def _sampled(values: Tensor, at_most: int = 4 * LOOKED_AT) -> Tensor:
-    """The values, flat; of more than `at_most` about LOOKED_AT of them, evenly spaced."""
-    flat = values.detach().reshape(-1)
-    if flat.numel() <= at_most:
-        return flat
+def _step(num_values: int, at_most: int = 4 * LOOKED_AT) -> int:
+    """How far apart the values of a tensor lie that are looked at: all of up to `at_most`, else about LOOKED_AT."""
     # An odd step visits all columns of a matrix whose width is a power of two.
-    return flat[:: flat.numel() // LOOKED_AT | 1]
+    return 1 if num_values <= at_most else num_values // LOOKED_AT | 1
+
+
+def _sampled(values: Tensor, at_most: int = 4 * LOOKED_AT) -> Tensor:
+    """The values that are looked at, flat."""
+    flat = values.detach().reshape(-1)
+    return flat[:: _step(flat.numel(), at_most)]
 
 
 class PartsWatch:
@@ -56,6 +59,7 @@ class PartsWatch:
         # Counts of steps: one for each tensor that is looked at, and one for each layer without weights.
         self._names = list(watched)
         self._weights = list(watched.values())
+        self._steps = [_step(weight.numel()) for weight in self._weights]
         device = next((weight.device for weight in self._weights), torch.device("cpu"))
         self._zero = torch.zeros((), device=device)
         self._num_with_gradient = torch.zeros(len(watched), dtype=torch.int64, device=device)
@@ -89,12 +93,18 @@ class PartsWatch:
     def after_step(self) -> None:
         """Count a step, after its backward pass and before gradients are dropped."""
         self._num_steps += 1
-        gradients = [_sampled(weight.grad) for weight in self._weights if weight.grad is not None]
+        gradients = []
+        for weight, step in zip(self._weights, self._steps, strict=True):
+            if weight.grad is not None:
+                flat = weight.grad.reshape(-1)
+                gradients.append(flat if step == 1 else flat[::step])
         if gradients:
-            # The largest absolute value of each; a tensor without a gradient counts as zeros.
-            largest = iter(torch._foreach_norm(gradients, math.inf))
-            of_all = [self._zero if weight.grad is None else next(largest) for weight in self._weights]
-            self._num_with_gradient += torch.stack(of_all) != 0
+            # The sum of absolute values of each; a tensor without a gradient counts as zeros.
+            lengths = list(torch._foreach_norm(gradients, 1))
+            if len(lengths) < len(self._weights):
+                found = iter(lengths)
+                lengths = [self._zero if weight.grad is None else next(found) for weight in self._weights]
+            self._num_with_gradient += torch.stack(lengths) != 0
         for name, noted in self._acted.items():
             if noted:
                 self._num_acted[name] += torch.stack(noted).any()
