@@ -60,7 +60,7 @@ def alive_table(analysis: Analysis, found: list[Worth]) -> Table:
         "lose. Both in "
         f"{analysis.figure()}."
     )
-    return Table("parts", caption, columns, rows)
+    return Table("alive", caption, columns, rows)
 
 
 def prices_table(analysis: Analysis, found: list[Worth]) -> Table:
