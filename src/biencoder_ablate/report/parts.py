@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -44,31 +44,43 @@ def records_of(cell: Cell) -> Records:
     found: dict[Key, list[Mapping[str, Any]]] = {}
     for run in cell.runs.values():
         for fold in run.parts or (run,):
-            parts = fold.result.get("parts")
-            for name, part in parts.items() if isinstance(parts, Mapping) else ():
-                if isinstance(part, Mapping) and isinstance(part.get("words"), str):
-                    found.setdefault(Key(name, part["words"]), []).append(_usable(part))
+            for name, part in _mapping(fold.result.get("parts")).items():
+                words = _mapping(part).get("words")
+                if isinstance(words, str):
+                    of_part = found.setdefault(Key(name, words), [])
+                    of_part.append(_usable(part))
     return found
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    """The value, or nothing where it is no mapping."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def _usable(part: Mapping[str, Any]) -> dict[str, Any]:
     """A part's record with what is no number as None, and its bypasses of those splits that have all figures."""
-    record: dict[str, Any] = {name: _number(part.get(name)) for name in _NUMBERS}
-    bypassed = part.get("bypassed")
-    splits = {}
-    for split, figures in bypassed.items() if isinstance(bypassed, Mapping) else ():
-        if not isinstance(figures, Mapping) or not isinstance(figures.get("lost"), Mapping):
+    record: dict[str, Any] = {}
+    for name in _NUMBERS:
+        record[name] = _number(part.get(name))
+    record["bypassed"] = splits = {}
+    for split, figures in _mapping(part.get("bypassed")).items():
+        figures = _mapping(figures)
+        num_changed = _number(figures.get("num_changed"))
+        num_points = _number(figures.get("num_points"))
+        if num_changed is None or num_points is None:
             continue
-        counts = {name: _number(figures.get(name)) for name in ("num_changed", "num_points")}
-        if None not in counts.values():
-            lost = {name: _number(value) for name, value in figures["lost"].items()}
-            splits[split] = {"lost": lost, **counts}
-    return record | {"bypassed": splits}
+        lost = {}
+        for name, value in _mapping(figures.get("lost")).items():
+            lost[name] = _number(value)
+        splits[split] = {"lost": lost, "num_changed": num_changed, "num_points": num_points}
+    return record
 
 
 def _number(value: object) -> float | None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and math.isfinite(value) else None  # type: ignore[arg-type]
+    """The value as a finite number, or None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
 
 
 def mean_of(values: Iterable[float | None]) -> float | None:
@@ -167,10 +179,11 @@ class Costs:
 
     def less(self, other: Costs) -> Costs:
         """What this one costs more than another."""
-        pairs = zip(vars(self).items(), vars(other).values(), strict=True)
-        values = {}
-        for (name, one), another in pairs:
-            values[name] = None if one is None or another is None else one - another
+        values: dict[str, float | None] = {}
+        for name, one in vars(self).items():
+            another = vars(other)[name]
+            is_known = one is not None and another is not None
+            values[name] = one - another if is_known else None
         return Costs(**values)
 
 
@@ -180,19 +193,26 @@ def costs_of(cell: Cell) -> Costs:
 
 
 def _mean_costs(costs: Sequence[Costs]) -> Costs:
-    names = Costs.__dataclass_fields__
-    return Costs(**{name: mean_of(getattr(each, name) for each in costs) for name in names})
+    values = {}
+    for item in fields(Costs):
+        values[item.name] = mean_of(getattr(each, item.name) for each in costs)
+    return Costs(**values)
 
 
 def _run_costs(run: Run) -> Costs:
-    counted = (run.parts or (run,))[0].result.get("costs")
-    counted = counted if isinstance(counted, Mapping) else {}
-    trained = [record for record in run.metrics if record.get("num_steps")]
-    queries = [f"{split}/num_points" for split in ("train", "val", "test")]
-    num_queries = sum(record.get(name) or 0 for record in trained for name in queries)
-    num_steps = sum(record["num_steps"] for record in trained)
-    train_seconds = sum(record.get("train_seconds") or 0.0 for record in trained)
-    eval_seconds = sum(record.get("eval_seconds") or 0.0 for record in trained)
+    # Of a cross-validation all folds cost the same to use.
+    first, *_ = run.parts or (run,)
+    counted = _mapping(first.result.get("costs"))
+    num_steps = num_queries = 0
+    train_seconds = eval_seconds = 0.0
+    for record in run.metrics:
+        if not record.get("num_steps"):
+            continue
+        num_steps += record["num_steps"]
+        train_seconds += record.get("train_seconds") or 0.0
+        eval_seconds += record.get("eval_seconds") or 0.0
+        for split in ("train", "val", "test"):
+            num_queries += record.get(f"{split}/num_points") or 0
     return Costs(
         weights=_number(run.result.get("trained_weights")),
         operations=_number(counted.get("operations_a_pair")),
@@ -229,26 +249,36 @@ def worths(analysis: Analysis) -> list[Worth]:
     """Every part of the study's models, in the order of the models; none where no run watched its parts."""
     study = analysis.study
     records = {cell.name: records_of(cell) for cell in study.cells}
-    found = []
-    for key in dict.fromkeys(key for of_cell in records.values() for key in of_cell):
-        having = [record for of_cell in records.values() for record in of_cell.get(key, ())]
-        pairs = _with_and_without(study, records, key)
-        differences = [_difference(analysis, one, other) for one, other in pairs]
-        costs = [costs_of(one).less(costs_of(other)) for one, other in pairs]
-        tested = [record["bypassed"].get("test", {}).get("lost", {}) for record in having]
-        found.append(
-            Worth(
-                key,
-                len(having),
-                **{name: mean_of(record[name] for record in having) for name in _NUMBERS},
-                changed=mean_of(map(_share_changed, having)),
-                bypassed=mean_of(lost.get(analysis.key()) for lost in tested),
-                without=mean_of(differences),
-                costs=_mean_costs(costs) if costs else None,
-                void=why_void(having),
-            )
-        )
-    return found
+    keys = dict.fromkeys(key for of_cell in records.values() for key in of_cell)
+    return [_worth(analysis, records, key) for key in keys]
+
+
+def _worth(analysis: Analysis, records: Mapping[str, Records], key: Key) -> Worth:
+    having: list[Mapping[str, Any]] = []
+    for of_cell in records.values():
+        having += of_cell.get(key, ())
+    lost = []
+    for record in having:
+        on_test = record["bypassed"].get("test")
+        lost.append(on_test["lost"].get(analysis.key()) if on_test else None)
+
+    # What is different about configurations that were trained without it.
+    differences, costs = [], []
+    for one, other in _with_and_without(analysis.study, records, key):
+        differences.append(_difference(analysis, one, other))
+        more = costs_of(one).less(costs_of(other))
+        costs.append(more)
+    means = {name: mean_of(record[name] for record in having) for name in _NUMBERS}
+    return Worth(
+        key,
+        len(having),
+        **means,
+        changed=mean_of(map(_share_changed, having)),
+        bypassed=mean_of(lost),
+        without=mean_of(differences),
+        costs=_mean_costs(costs) if costs else None,
+        void=why_void(having),
+    )
 
 
 def _with_and_without(study: Study, records: Mapping[str, Records], key: Key) -> list[tuple[Cell, Cell]]:
@@ -286,21 +316,23 @@ def is_worth_its_price(study: Study, means: Mapping[str, float]) -> dict[str, bo
 
     None where its costs are not known. Means alone: whether two can be told apart is another question.
     """
-    prices = {}
+    prices: dict[str, tuple[float, ...]] = {}
+    found: dict[str, bool | None] = {}
     for cell in study.cells:
         costs = costs_of(cell)
-        prices[cell.name] = (costs.weights, costs.operations, costs.bytes_a_text)
-    found: dict[str, bool | None] = {}
-    for name, price in prices.items():
-        if None in price:
-            found[name] = None
-            continue
-        beaten = False
-        for rival, other in prices.items():
-            if rival == name or None in other:
-                continue
-            as_cheap = all(a <= b for a, b in zip(other, price, strict=True))  # type: ignore[operator]
-            is_cheaper = as_cheap and other != price
-            beaten |= as_cheap and (means[rival] > means[name] or (is_cheaper and means[rival] == means[name]))
-        found[name] = not beaten
+        price = (costs.weights, costs.operations, costs.bytes_a_text)
+        found[cell.name] = None
+        if None not in price:
+            prices[cell.name] = tuple(map(float, price))  # type: ignore[arg-type]
+    for name, own in prices.items():
+        rivals = [rival for rival in prices if rival != name]
+        found[name] = not any(_beats(prices[rival], means[rival], own, means[name]) for rival in rivals)
     return found
+
+
+def _beats(price: tuple[float, ...], mean: float, other_price: tuple[float, ...], other_mean: float) -> bool:
+    """Whether one costs no more than another and has a higher mean, or costs less and has as high a mean."""
+    as_cheap = all(one <= another for one, another in zip(price, other_price, strict=True))
+    if not as_cheap:
+        return False
+    return mean > other_mean or (mean == other_mean and price != other_price)

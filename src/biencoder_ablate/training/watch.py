@@ -60,22 +60,29 @@ class PartsWatch:
         self._names = list(watched)
         self._weights = list(watched.values())
         self._steps = [_step(weight.numel()) for weight in self._weights]
-        device = next((weight.device for weight in self._weights), torch.device("cpu"))
+        device = next(
+            (weight.device for weight in self._weights),
+            torch.device("cpu"),
+        )
         self._zero = torch.zeros((), device=device)
-        self._num_with_gradient = torch.zeros(len(watched), dtype=torch.int64, device=device)
+        num_tensors = len(watched)
+        self._num_with_gradient = torch.zeros(num_tensors, dtype=torch.int64, device=device)
         self._num_steps = 0
         self._acted: dict[str, list[Tensor]] = {}
         self._num_acted: dict[str, Tensor] = {}
         for part in self.parts:
-            if part.is_layer and part.module is not None and not part.weights:
-                self._num_acted[part.name] = torch.zeros((), dtype=torch.int64, device=device)
-                part.module.register_forward_hook(self._note_of(part.name))
+            module = part.module
+            if module is None or part.weights or not part.is_layer:
+                continue
+            self._num_acted[part.name] = torch.zeros((), dtype=torch.int64, device=device)
+            note = self._note_of(part.name)
+            module.register_forward_hook(note)
 
         # A projection that starts as the identity holds what is added to it; its length is that of both.
-        starts_as_identity = model.architecture.projection_init == "identity"
-        self._added = (
-            dict.fromkeys(PROJECTIONS, float(model.architecture.retrieval_width)) if starts_as_identity else {}
-        )
+        self._identity_squares: dict[str, float] = {}
+        if model.architecture.projection_init == "identity":
+            width = model.architecture.retrieval_width
+            self._identity_squares = dict.fromkeys(PROJECTIONS, float(width))
 
     def _note_of(self, name: str) -> Any:
         """A hook that notes, while training, whether a layer without weights changes what it is given."""
@@ -83,10 +90,13 @@ class PartsWatch:
 
         def note(module: nn.Module, given: tuple[Any, ...], found: Any) -> None:
             first = given[0] if given else None
-            if module.training and isinstance(first, Tensor) and isinstance(found, Tensor):
-                is_same_shape = first.shape == found.shape
-                differs = (_sampled(first) != _sampled(found)).any() if is_same_shape else self._zero == 0
-                noted.append(differs)
+            if not module.training or not isinstance(first, Tensor) or not isinstance(found, Tensor):
+                return
+            if first.shape != found.shape:
+                noted.append(self._zero == 0)
+                return
+            differs = _sampled(first) != _sampled(found)
+            noted.append(differs.any())
 
         return note
 
@@ -136,24 +146,35 @@ class PartsWatch:
     @torch.no_grad()
     def _changes(self) -> dict[str, float | None]:
         """By part, how far its weights have moved, relative to their start; None where that was zero."""
-        # Squared lengths of what was added and of the start, of each tensor: (tensors, 2), in one copy to the host.
-        keys, squares = [], []
+        # Of each tensor the squared lengths of what was added and of the start, in one copy to the host.
+        owners = []
+        squares = []
         for part in self.parts:
             for name, weight in part.weights.items():
-                first = self.start.get(name)
-                now = weight.detach().reshape(-1) if first is not None else _sampled(weight, LOOKED_AT)
-                before = self._encoder_start[name] if first is None else first.reshape(-1)
+                before, now = self._start_and_now(name, weight)
                 scale = weight.numel() / now.numel()
-                both = torch.stack([(now - before).square().sum(), before.square().sum()])
-                squares.append(scale * both)
-                keys.append(part.name)
-        changes: dict[str, float | None] = {}
+                added = (now - before).square().sum()
+                length = before.square().sum()
+                squares.append(scale * torch.stack([added, length]))
+                owners.append(part.name)
         if not squares:
-            return changes
+            return {}
         rows = torch.stack(squares).tolist()
+
+        changes: dict[str, float | None] = {}
         for part in self.parts:
-            of_part = [row for key, row in zip(keys, rows, strict=True) if key == part.name]
-            moved, length = (sum(column) for column in zip(*of_part, strict=True)) if of_part else (0.0, 0.0)
-            length += self._added.get(part.name, 0.0)
-            changes[part.name] = math.sqrt(moved / length) if length > 0 else None
+            added_square = 0.0
+            start_square = self._identity_squares.get(part.name, 0.0)
+            for owner, (added, length) in zip(owners, rows, strict=True):
+                if owner == part.name:
+                    added_square += added
+                    start_square += length
+            changes[part.name] = math.sqrt(added_square / start_square) if start_square > 0 else None
         return changes
+
+    def _start_and_now(self, name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """A weight before training and as it is, flat; of an encoder's the values that were kept."""
+        whole = self.start.get(name)
+        if whole is None:
+            return self._encoder_start[name], _sampled(weight, LOOKED_AT)
+        return whole.reshape(-1), weight.detach().reshape(-1)
