@@ -26,8 +26,10 @@ from biencoder_ablate.evaluation.protocols import (
 )
 from biencoder_ablate.evaluation.ranking import TopK, rerank_depth
 from biencoder_ablate.model.biencoder import BiEncoder, Embeddings
-from biencoder_ablate.model.parts import NotBypassed, Part, bypassed
+from biencoder_ablate.model.parts import SIMILARITY, NotBypassed, Part, bypassed, parts_of
 
+PAIRS_AT_ONCE = 4096
+"""Of so many pairs the embeddings are copied at a time."""
 _TOLD = ("top1", "top1_clean", "mrr", "mrr_clean", "ndcg@10", "ndcg@10_clean", "map", "map_clean", "recall@10")
 """The metrics of a bypass that are kept; the difference of each to the whole model's."""
 
@@ -68,8 +70,16 @@ class _Lists:
         """The split ranked with the scores of a model."""
         if not len(self.codes):
             return rerank_nearest(self.task, self.nearest, None, "none")
+        scores, dead = self.scores(model, fast)
+        return self.ranked_by(scores, dead, num_texts)
+
+    def scores(self, model: BiEncoder, fast: bool) -> tuple[Tensor, Tensor]:
+        """The score of each pair by a model, and whether it is dead: (M,) both."""
         score = pair_scorer(model, self.embeddings, fast)
-        scores, dead = score(torch.from_numpy(self.points), torch.from_numpy(self.candidates))
+        return score(torch.from_numpy(self.points), torch.from_numpy(self.candidates))
+
+    def ranked_by(self, scores: Tensor, dead: Tensor, num_texts: int) -> SplitRankings:
+        """The split ranked with scores of its pairs (M,)."""
 
         def look_up(points: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
             codes = points.numpy() * num_texts + candidates.numpy()
@@ -77,6 +87,17 @@ class _Lists:
             return scores[places], dead[places]
 
         return rerank_nearest(self.task, self.nearest, look_up, self.depth)
+
+    @torch.no_grad()
+    def weighted_similarities(self, model: BiEncoder) -> Tensor:
+        """What evaluation.score=sum adds to the head's score of each pair (M,)."""
+        found = []
+        for start in range(0, len(self.codes), PAIRS_AT_ONCE):
+            some = slice(start, start + PAIRS_AT_ONCE)
+            r_point = self.embeddings.point[torch.from_numpy(self.points[some])]
+            r_candidate = self.embeddings.candidate[torch.from_numpy(self.candidates[some])]
+            found.append(model.similarity_weight * model.similarity(r_point, r_candidate))
+        return torch.cat(found)
 
 
 def _some(embeddings: Embeddings, texts: np.ndarray) -> Embeddings:
@@ -111,13 +132,17 @@ def measure_bypasses(
         nearest = of_split.nearest or rank_nearest(of_split.task, embeddings, depth)
         lists[name] = _Lists.of(of_split.task, nearest, embeddings, depth)
     # Ranked in the same way as without each part, so that no rounding tells them apart.
-    whole = {name: of_split.ranked(model, fast, num_texts) for name, of_split in lists.items()}
+    whole, head_alone = {}, {}
+    for name, each in lists.items():
+        whole[name], head_alone[name] = _whole_and_head_alone(model, each, fast, num_texts)
     metrics = {name: split_metrics(of_split) for name, of_split in whole.items()}
 
     def ranked_without(part: Part) -> dict[str, SplitRankings]:
         """The splits ranked with a part bypassed. Raises NotBypassed."""
         if part.bypass == "distance":
             return {name: rerank_nearest(each.task, each.nearest, None, "none") for name, each in lists.items()}
+        if part.bypass == "head":
+            return head_alone
         with bypassed(model, part, start) as without:
             used = lists
             if part.bypass == "start":
@@ -144,6 +169,20 @@ def measure_bypasses(
             continue
         found[part.name] = {name: _compared(whole[name], metrics[name], ranked[name]) for name in ranked}
     return found
+
+
+def _whole_and_head_alone(
+    model: BiEncoder, lists: _Lists, fast: bool, num_texts: int
+) -> tuple[SplitRankings, SplitRankings]:
+    """A split ranked by the whole model, and by its head without the similarity: the head scores each pair once."""
+    if model.architecture.score != "sum" or not len(lists.codes):
+        whole = lists.ranked(model, fast, num_texts)
+        return whole, whole
+    (similarity_weight,) = (part for part in parts_of(model) if part.name == SIMILARITY)
+    with bypassed(model, similarity_weight, {}) as head_alone:
+        scores, dead = lists.scores(head_alone, fast)
+    sums = scores + lists.weighted_similarities(model)
+    return lists.ranked_by(sums, dead, num_texts), lists.ranked_by(scores, dead, num_texts)
 
 
 @torch.no_grad()
