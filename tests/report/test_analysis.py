@@ -20,12 +20,12 @@ from biencoder_ablate.report.analysis import Analysis, Kind, analyse
 from biencoder_ablate.report.comparisons import compare, factorial_effects
 from biencoder_ablate.report.diagnostics import find_leakage
 from biencoder_ablate.report.examples import load_texts, side_by_side
+from biencoder_ablate.report.parts_tables import costs_table
 from biencoder_ablate.report.read import Metric, Protocol, collect
 from biencoder_ablate.report.statistics import sign_flip_p
 from biencoder_ablate.report.study import Study, arms_of, make_studies
 from biencoder_ablate.report.tables import (
     constants_table,
-    costs_table,
     groups_table,
     leakage_table,
     missing_table,
@@ -548,10 +548,10 @@ def test_costs_are_of_the_epochs_and_weights_are_left_out_where_runs_do_not_tell
             line |= {"train_seconds": 1.0 + k % 2, "eval_seconds": 0.25}
         (path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines), "utf-8")
     expected = [("none", 0.5 + 4 * 1.75), ("relu", 0.5 + 4 * 1.75)]  # of four epochs; the mean of two seeds
-    assert costs_table(study_of(tmp_path)).rows == expected
+    assert [(row[0], row[-1]) for row in costs_table(analysis_of(tmp_path)).rows] == expected
     for path in tmp_path.glob("relu*/result.json"):
         path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | {"trained_weights": 1234}), "utf-8")
-    assert [row[1] for row in costs_table(study_of(tmp_path)).rows] == [None, 1234]
+    assert [row[2] for row in costs_table(analysis_of(tmp_path)).rows] == [None, 1234]
 
 
 # --- any heads ---

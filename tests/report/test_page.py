@@ -198,11 +198,16 @@ def test_what_a_head_costs_is_on_the_page(report, logs):
     assert (relu, both) == (none, layernorm) and layernorm == none + 2 * features
     html = (report / "index.html").read_text("utf-8")
     costs = re.findall(r'<div class="table t-costs".*?</table>', html, re.DOTALL)[0]
-    rows = re.findall(r'<td>(\w+)</td><td class=n data-v="(\d+)">\d+</td><td class=n data-v="([\d.]+)">', costs)
-    assert [(head, int(found)) for head, found, _ in rows] == list(
-        zip(HEADS, (none, layernorm, relu, both), strict=True)
-    )
-    assert all(float(seconds) > 0 for *_, seconds in rows)
+    heading = re.findall(r"<th[^>]*>(?:<button[^>]*>)?([^<]+)", costs)
+    rows = [re.findall(r'<td(?: class=n data-v="([^"]*)")?>([^<]*)</td>', row) for row in costs.split("<tr>")[2:]]
+    assert [row[0][1] for row in rows] == list(HEADS)
+    of_rows = [dict(zip(heading, (float(value or "nan") for value, _ in row), strict=True)) for row in rows]
+    assert [row["trained weights"] for row in of_rows] == [none, layernorm, relu, both]
+    for name in ("operations a pair", "bytes a text", "ms a step", "ms an answer", "seconds a run"):
+        assert all(row[name] > 0 for row in of_rows), name
+    operations = [row["operations a pair"] for row in of_rows]
+    assert operations[1] == operations[0] + 7 * features, "a LayerNorm has seven operations a feature"
+    assert 'id="alive"' in html and "bypassed after training" in html
 
 
 def test_the_markdown_s_figures_exist_and_its_tables_are_even(report):

@@ -20,7 +20,16 @@ from biencoder_ablate.data.text_table import SplitArrays
 from biencoder_ablate.evaluation import metrics
 from biencoder_ablate.evaluation.candidates import CandidateSet, RetrievalTask
 from biencoder_ablate.evaluation.pair_scores import PairScorer
-from biencoder_ablate.evaluation.ranking import Ranking, ScoreRows, rank, rank_matrix
+from biencoder_ablate.evaluation.ranking import (
+    Ranking,
+    ScoreRows,
+    TopK,
+    kept_depth,
+    rank,
+    rank_lists,
+    rank_matrix,
+    stage1,
+)
 from biencoder_ablate.model.biencoder import Embeddings
 
 RECALL_AT = (1, 10, 100)
@@ -33,12 +42,16 @@ NEVER_FOUND = 10**9
 
 @dataclass(frozen=True)
 class SplitRankings:
-    """A split's rankings under official, clean and, at the end, the tasks that it has."""
+    """A split's rankings under official, clean and, at the end, the tasks that it has.
+
+    `nearest` is stage 1 of the sets that official and clean come from, where stage 2 goes to a depth.
+    """
 
     task: RetrievalTask
     official: Ranking
     clean: Ranking
     tasks: dict[str, Ranking]
+    nearest: tuple[TopK, ...] = ()
 
 
 def measure_split(
@@ -51,7 +64,7 @@ def measure_split(
 
     Arguments and errors as for `final_rankings`, but `all` goes to EPOCH_DEPTH only.
     """
-    depth = EPOCH_DEPTH if rerank == "all" else rerank
+    depth = epoch_depth(rerank)
     sets = task.sets()
     rankings = rank(embeddings, task.point, task.candidates, sets, score, depth)
     official, clean = _complete(task, sets, rankings)
@@ -73,8 +86,41 @@ def final_rankings(
     when a distance or a score is not a finite number.
     """
     sets = _final_sets(task)
-    rankings = rank(embeddings, task.point, task.candidates, sets, score, rerank)
-    return _split_rankings(task, sets, rankings)
+    if rerank == "all":
+        rankings = rank(embeddings, task.point, task.candidates, sets, score, rerank)
+        return _split_rankings(task, sets, rankings)
+    kept = kept_depth(rerank, len(task.candidates))
+    nearest = stage1(embeddings, task.point, task.candidates, sets, kept)
+    rankings = rank_lists(nearest, task.point, task.candidates, sets, score, rerank)
+    num_sets = len(task.sets())
+    return replace(_split_rankings(task, sets, rankings), nearest=tuple(nearest[:num_sets]))
+
+
+def epoch_depth(rerank: int | str) -> int | str:
+    """The depth of stage 2 in an epoch's metrics: `evaluation.rerank` itself, or EPOCH_DEPTH where it is `all`."""
+    return EPOCH_DEPTH if rerank == "all" else rerank
+
+
+def rank_nearest(task: RetrievalTask, embeddings: Embeddings, depth: int | str) -> tuple[TopK, ...]:
+    """Stage 1 of a split, official and clean, kept for `rerank_nearest`: one stage 1 for several heads.
+
+    `depth` is that of stage 2: a number of candidates, or `none`. Raises ValueError when a distance is not finite.
+    """
+    kept = kept_depth(depth, len(task.candidates))
+    return tuple(stage1(embeddings, task.point, task.candidates, task.sets(), kept))
+
+
+def rerank_nearest(
+    task: RetrievalTask,
+    nearest: Sequence[TopK],
+    score: PairScorer | None,
+    depth: int | str,
+) -> SplitRankings:
+    """A split ranked as in an epoch, official and clean, from its stage 1 (`rank_nearest`)."""
+    sets = task.sets()
+    rankings = rank_lists(nearest, task.point, task.candidates, sets, score, depth)
+    official, clean = _complete(task, sets, rankings)
+    return SplitRankings(task, official, clean, {}, tuple(nearest))
 
 
 def rankings_by_score(task: RetrievalTask, score_rows: ScoreRows) -> SplitRankings:

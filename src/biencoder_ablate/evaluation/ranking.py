@@ -130,11 +130,29 @@ def rank(
         score_rows = all_scores(embeddings, point, candidates, score)
         return rank_matrix(sets, score_rows, len(candidates))
 
+    kept = kept_depth(depth, len(candidates))
+    nearest = stage1(embeddings, point, candidates, sets, kept)
+    return rank_lists(nearest, point, candidates, sets, score, depth)
+
+
+def kept_depth(depth: int | str, num_candidates: int) -> int:
+    """How many candidates stage 1 keeps: those of stage 2, and two at least, as the second tells of a tie."""
+    return max(2, rerank_depth(depth, num_candidates))
+
+
+def rank_lists(
+    nearest: Sequence[TopK],
+    point: np.ndarray,
+    candidates: Candidates,
+    sets: Sequence[CandidateSet],
+    score: PairScorer | None,
+    depth: int | str,
+) -> list[Ranking]:
+    """Rank from what `stage1` has kept for each candidate set, to a depth or by distance alone."""
     num = rerank_depth(depth, len(candidates))
-    kept = max(2, num)  # the second tells whether the first is tied
     rankings = []
-    for candidate_set, nearest in zip(sets, stage1(embeddings, point, candidates, sets, kept), strict=True):
-        top_k = rerank(nearest, num, point[candidate_set.rows], candidates, score)
+    for candidate_set, by_distance in zip(sets, nearest, strict=True):
+        top_k = rerank(by_distance, num, point[candidate_set.rows], candidates, score)
         rankings.append(top_k.ranking(candidate_set))
     return rankings
 

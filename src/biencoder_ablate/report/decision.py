@@ -18,6 +18,7 @@ from biencoder_ablate.report.diagnostics import Baseline, baselines
 from biencoder_ablate.report.examples import load_texts
 from biencoder_ablate.report.folds import pool_folds
 from biencoder_ablate.report.ledger import SOURCES, Ledger
+from biencoder_ablate.report.parts import void_comparisons, void_sentences
 from biencoder_ablate.report.read import FINISHED, NOT_EVALUATED, Collection, Protocol, Sweep
 from biencoder_ablate.report.study import make_studies
 from biencoder_ablate.report.tables import MINUS, command, p_text
@@ -40,8 +41,8 @@ class Judged:
 
     @cached_property
     def headline(self) -> str:
-        """The report's headline."""
-        return sentences.headline(self.analysis, self.others)
+        """The report's headline, after what it cannot be about: parts that are not alive in any run."""
+        return " ".join([*void_sentences(self.analysis), sentences.headline(self.analysis, self.others)])
 
     @property
     def deciding(self) -> list[Decision]:
@@ -309,6 +310,7 @@ def _comparison_json(decision: Decision, judged: Judged, collection: Collection)
         "num_groups": num_debates,
         "num_tests": result.num_tests,
         "num_looks": result.num_looks,
+        "void": void_comparisons(analysis).get(result.contrast.name),
         "notes": list(result.notes),
         "would_decide": None
         if decision.is_decided
@@ -370,6 +372,9 @@ def describe(decision: Decision, analysis: Analysis) -> str:
     result = decision.result
     ends = sorted((decision.sign * result.family_low, decision.sign * result.family_high))
     parts = [f"{decision.name}: {in_words(decision)}"]
+    why_void = void_comparisons(analysis).get(result.contrast.name)
+    if why_void:
+        parts = [f"{decision.name}: {why_void}", in_words(decision)]
     if math.isfinite(decision.estimate):
         size = f"{decision.estimate:+.3f}"
         if math.isfinite(ends[0]):

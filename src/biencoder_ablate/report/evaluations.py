@@ -149,6 +149,7 @@ def _read(run: Run, kept: _Kept, metric: Metric) -> Run:
         "best_epoch": run.result["best_epoch"],
         "seconds": run.result["seconds"],
         "trained_weights": run.result.get("trained_weights"),
+        "costs": run.result.get("costs"),
         "initial": {},
         "selected": {"dead_pairs": measured["test"].get("dead_pairs")},
         "baselines": _baselines(report),

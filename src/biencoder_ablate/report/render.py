@@ -26,6 +26,8 @@ from biencoder_ablate.report.candidate_sets import measured_tasks, ranked, tasks
 from biencoder_ablate.report.diagnostics import Baseline, find_leakage, selection
 from biencoder_ablate.report.examples import SideBySide
 from biencoder_ablate.report.paper import paper_table
+from biencoder_ablate.report.parts import void_sentences
+from biencoder_ablate.report.parts_tables import costs_table, parts_blocks
 from biencoder_ablate.report.plot_style import Plot
 from biencoder_ablate.report.read import Collection, Protocol
 from biencoder_ablate.report.sentences import Answer
@@ -94,7 +96,9 @@ def study_report(
     study = analysis.study
     several = len(analysis.main.settings) > 1
     groups = tables.groups_table(analysis, others)
-    headline = " ".join([sentences.headline(analysis, others), *order_among_answers(analysis)])
+    # What a verdict cannot be about comes before it.
+    said = [*void_sentences(analysis), sentences.headline(analysis, others), *order_among_answers(analysis)]
+    headline = " ".join(said)
     sections: list[Section] = []
 
     # A sentence that one section has said is left out of the later ones.
@@ -105,6 +109,7 @@ def study_report(
             sections.append(Section(key, title, _without_repeats(blocks, seen)))
 
     add("differences", "Differences", *_comparisons(analysis, plots))
+    add("parts", "Parts", *parts_blocks(analysis))
     if several:
         overview = tables.overview_table(analysis)
         add("configurations", "Configurations", ("table", overview), ("table", groups), *_plot_blocks(plots, "seeds"))
@@ -122,7 +127,7 @@ def study_report(
         )
     learning = _plot_blocks(plots, "learning_curves", "learning_curves_by_setting", "dead_pairs")
     if study.trained_here:
-        learning.append(("table", tables.costs_table(study)))
+        learning.append(("table", costs_table(analysis)))
     add("learning", "Learning", *learning)
 
     # Checks of the verdict: another rule of picking the epoch, texts shared between splits, other candidates.

@@ -486,31 +486,6 @@ def leakage_table(leakage: Leakage) -> Table:
 # --- runs ---
 
 
-def costs_table(study: Study) -> Table:
-    """One row a configuration: its trained weights, where runs tell them, and what its epochs take."""
-    columns = [
-        Column("configuration"),
-        Column("trained weights", 0),
-        Column("seconds a run", 1),
-    ]
-    rows: list[Row] = []
-    for cell in study.cells:
-        weights, seconds = set(), []
-        for run in cell.runs.values():
-            weights.add(run.result.get("trained_weights"))
-            parts = [record.get(f"{part}_seconds") or 0.0 for record in run.metrics for part in ("train", "eval")]
-            seconds.append(sum(parts) if parts else None)
-        rows.append((cell.name, weights.pop() if len(weights) == 1 else None, diagnostics.mean(seconds)))
-    if all(row[1] is None for row in rows):  # of versions before 0.4.0
-        del columns[1]
-        rows = [(row[0], row[2]) for row in rows]
-    caption = (
-        "What a configuration costs. Seconds: all epochs of a run with measuring after each, mean over seeds; without "
-        "reading and encoding the corpus, which the first run does for all."
-    )
-    return Table("costs", caption, columns, rows)
-
-
 def runs_table(study: Study) -> Table:
     """One row a finished run, with the command that makes it again. Its test figures are the means of what the other
     tables are made from."""

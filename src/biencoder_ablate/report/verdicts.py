@@ -16,6 +16,7 @@ import numpy as np
 from biencoder_ablate.report.analysis import CHANGES, Analysis, Family, Kind
 from biencoder_ablate.report.comparisons import ContrastResult
 from biencoder_ablate.report.margins import NEVER, Design, Enough, as_moments, equality_p, margin_p
+from biencoder_ablate.report.parts import void_comparisons
 from biencoder_ablate.report.read import WITHOUT
 from biencoder_ablate.report.sentences import Answer
 from biencoder_ablate.report.statistics import ALPHA, holm, seeds_needed
@@ -367,3 +368,15 @@ def _with_verdict(answer: Answer, decision: Decision, analysis: Analysis) -> Ans
         return replace(answer, status=status, words=in_words(decision), detail=detail)
     words = f"{answer.words}, by less than the margin" if decision.within_margin else answer.words
     return replace(answer, words=words, detail=detail)
+
+
+def with_void_parts(answers: Sequence[Answer], analysis: Analysis) -> list[Answer]:
+    """The answers, those first of all with why they say nothing whose comparison is of parts that are not alive."""
+    void = void_comparisons(analysis)
+    best = analysis.verdict.best if analysis.verdict else ""
+    found = []
+    for answer in answers:
+        names = [answer.part, f"{WITHOUT}={answer.part}", f"{answer.part} − {best}", f"{best} − {answer.part}"]
+        why = next((void[name] for name in names if name in void), "")
+        found.append(replace(answer, words=f"{why}; {answer.words}") if why else answer)
+    return found

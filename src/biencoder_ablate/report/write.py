@@ -27,7 +27,7 @@ from biencoder_ablate.report.render import StudyReport, latex, markdown, missing
 from biencoder_ablate.report.study import Study, make_studies
 from biencoder_ablate.report.tables import Value, runs_table
 from biencoder_ablate.report.tuning import tuning_of
-from biencoder_ablate.report.verdicts import decisions, with_verdicts
+from biencoder_ablate.report.verdicts import decisions, with_verdicts, with_void_parts
 from biencoder_ablate.utils.console import show
 from biencoder_ablate.utils.files import read_json, whole_file
 from biencoder_ablate.version import __version__
@@ -102,6 +102,7 @@ def write_report(
         tuning = tuning_of(study, collection.tunings)
         report = study_report(analysis, others, plots, pairs, texts, prefix, folder, breakdown, tuning)
         answers = with_verdicts(report.answers, judged[-1].decisions, analysis) if ledger.margin else report.answers
+        answers = with_void_parts(answers, analysis)
         headline = " ".join([report.headline, *what_tuning_turns(judged[-1], judged)])
         reports.append(replace(report, answers=answers, headline=headline))
 

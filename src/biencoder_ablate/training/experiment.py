@@ -43,6 +43,7 @@ from biencoder_ablate.runs.directory import (
 from biencoder_ablate.runs.records import Record, build_manifest, epoch_line, select_epoch, write_metrics
 from biencoder_ablate.runs.trackers import TrackedRun, Trackers
 from biencoder_ablate.training import summary
+from biencoder_ablate.training.alive import costs_result, parts_result
 from biencoder_ablate.training.checkpoint import (
     BackgroundWriter,
     DamagedCheckpoint,
@@ -375,11 +376,12 @@ def _finish(
     # Val and test under every candidate set.
     score = pair_scorer(context.model, embeddings, config.training.fast)
     metrics = {}
+    rankings = {}
     lines = []
     for name in MEASURED:
-        rankings = final_rankings(context.splits[name], embeddings, score, config.evaluation.rerank)
-        metrics[name] = split_metrics(rankings)
-        for record in point_records(rankings):
+        rankings[name] = final_rankings(context.splits[name], embeddings, score, config.evaluation.rerank)
+        metrics[name] = split_metrics(rankings[name])
+        for record in point_records(rankings[name]):
             lines.append(json.dumps(record, ensure_ascii=False) + "\n")
     write_text(run.path / "rankings.jsonl", "".join(lines))
 
@@ -396,6 +398,8 @@ def _finish(
         **metrics,
         "baselines": in_order(baselines),
         "trained_weights": sum(value.numel() for value in context.model.parameters()),
+        "parts": parts_result(context, embeddings, rankings, state.records, best),
+        "costs": costs_result(context),
         "seconds": seconds,
     }
     if config.training.save_model:

@@ -28,6 +28,7 @@ from biencoder_ablate.model.biencoder import BiEncoder, Embeddings
 from biencoder_ablate.runs.records import Record
 from biencoder_ablate.training.losses import Batch, Loss
 from biencoder_ablate.training.negatives import NegativePool, draw_negatives, hard_ratio
+from biencoder_ablate.training.watch import PartsWatch
 from biencoder_ablate.utils.console import progress_bar
 from biencoder_ablate.utils.distributed import World
 from biencoder_ablate.utils.seeding import derive_seed, generator
@@ -63,6 +64,8 @@ class TrainingContext:
     quiet: bool = False
     peak_flops: float | None = None
     """Operations a second that the device can do at best, where known."""
+    watch: PartsWatch | None = None
+    """Counts which parts of the model are alive while it is trained."""
     prompted: PromptedTexts | None = None
     """How the texts are given to the encoder, where a point is given otherwise than a candidate."""
 
@@ -229,6 +232,8 @@ def train_epoch(
             factor = rate_factor(step, num_warmup, num_steps, training.schedule)
             chosen = pairs.map(operator.itemgetter(batch))
             losses, (step_tokens, step_flops) = train_step(context, optimizer, chosen, factor)
+            if context.watch is not None:
+                context.watch.after_step()
             step += 1
             num_tokens += step_tokens
             num_flops += step_flops
@@ -246,6 +251,7 @@ def train_epoch(
     record: Record = {name: total / num_pairs for name, total in totals.items()}
     record["hard_share"] = ratio
     record["num_hard"] = int(hard[rows].sum())
+    record["num_steps"] = len(batches)
     record["train_seconds"] = seconds
     record["pairs_per_second"] = num_pairs / seconds
     work = context.world.sum(torch.tensor([num_tokens, num_flops], dtype=torch.float64))
@@ -255,6 +261,8 @@ def train_epoch(
     if all_flops and context.peak_flops is not None:
         peak = context.peak_flops * context.world.size
         record["flop_utilisation"] = TRAINING_FACTOR * all_flops / seconds / peak
+    if context.watch is not None:
+        record |= context.watch.epoch_record()
     return EpochResult(record, step, steps)
 
 

@@ -42,6 +42,7 @@ from biencoder_ablate.runs.status import SweepDirectory
 from biencoder_ablate.training.loop import TrainingContext
 from biencoder_ablate.training.losses import Loss
 from biencoder_ablate.training.negatives import NegativePool, build_pool
+from biencoder_ablate.training.watch import PartsWatch
 from biencoder_ablate.utils.console import RunLog
 from biencoder_ablate.utils.distributed import World, world_from_environment
 from biencoder_ablate.utils.files import read_json
@@ -280,6 +281,7 @@ def build_components(plan: RunPlan, log: RunLog, world: World) -> Components:
         world=world,
         quiet=not log.bars,
         peak_flops=peak_flops(describe_device(plan.device), plan.precision),
+        watch=PartsWatch(model),
         prompted=None if prompted.as_point is None else prompted,
     )
     return Components(context, encoder, share, pretrained)

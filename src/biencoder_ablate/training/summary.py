@@ -24,6 +24,7 @@ from biencoder_ablate.runs.records import (
     selection_metric,
     stage1_metric,
 )
+from biencoder_ablate.training.alive import warnings_of_parts
 from biencoder_ablate.training.loop import epoch_rows
 from biencoder_ablate.training.plan import Components, RunPlan
 from biencoder_ablate.utils.console import NEXT, format_number, printable, text_table
@@ -328,7 +329,7 @@ def warnings(
         if below:
             shown = ", ".join(below)
             messages.append(f"{words} is below {title}, in brackets: {shown}; {remedy}")
-    return messages
+    return messages + warnings_of_parts(result)
 
 
 def finished_line(run: RunDirectory, result: dict[str, Any]) -> str:
