@@ -45,13 +45,13 @@ class Runs:
 def runs(tmp_path_factory):
     cwd = tmp_path_factory.mktemp("runs")
     encoder = shutil.copytree(make_tiny(cache_directory(Config())), cwd / "bert")
-    quick = ("model=tiny", "model.max_tokens=64", "head=layernorm", "training.epochs=1")
-    frozen = (*quick, "training.freeze_encoder=true", "data.limit=6")
+    quick = ("model=tiny", "data.limit=6", "model.max_tokens=64", "head=layernorm", "training.epochs=1")
+    frozen = (*quick, "training.freeze_encoder=true")
     return Runs(
         train(cwd, *quick),
         train(cwd, *frozen, "evaluation.source=true", "evaluation.score=sum"),
         train(
-            cwd, *quick[:3], "recipe=study", "training.epochs=0", "model.retrieval_dim=null", "evaluation.rerank=none"
+            cwd, *quick[:4], "recipe=study", "training.epochs=0", "model.retrieval_dim=null", "evaluation.rerank=none"
         ),
         train(cwd, *frozen, "recipe=study", f"model.name_or_path={encoder}"),
         encoder,
