@@ -27,6 +27,10 @@ from biencoder_ablate.evaluation.candidates import build_task
 from biencoder_ablate.evaluation.lexical import bm25_similarities, count_words, tfidf_similarities
 
 
+LIMITED = "data.limit: only the first 6 debates of each split, a trial"
+"""What is noted of the runs here: they have all of the sample's val and test, and a third of its train split."""
+
+
 @dataclass(frozen=True)
 class Runs:
     """Finished runs on the sample debates, and the directory with a BERT that `from_files` froze. Left as they are.
@@ -117,7 +121,7 @@ def test_a_trained_model_comes_back_with_its_own_figures(run):
     assert rankings == new.replace(".json", ".rankings.jsonl")
     assert (run / rankings).read_bytes() == (run / "rankings.jsonl").read_bytes()
     assert json.loads((run / new).read_text()) == report
-    assert report["notes"] == [] and report["overrides"] == []
+    assert report["notes"] == [LIMITED] and report["overrides"] == []
 
 
 def test_a_finished_run_is_measured_among_the_answers_and_that_is_named(run):
@@ -127,7 +131,8 @@ def test_a_finished_run_is_measured_among_the_answers_and_that_is_named(run):
         epc = report["own"][split]["tasks"]["epc"]
         assert {key: report["measured"][split][key] for key in epc} == epc
     assert report["evaluation"]["candidates"] == "answers" and report["own"]["candidates"] == "all"
-    assert report["notes"] == ["ranked among the answers; the run's own figures are among answers and points"]
+    note = "ranked among the answers; the run's own figures are among answers and points"
+    assert report["notes"] == [LIMITED, note]
     shown = describe(report)
     assert "this run, rerank=10, all" in shown and "measured, rerank=10, answers" in shown
 
