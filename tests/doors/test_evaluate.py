@@ -26,7 +26,6 @@ from biencoder_ablate.evaluation.baselines import lexical_metrics
 from biencoder_ablate.evaluation.candidates import build_task
 from biencoder_ablate.evaluation.lexical import bm25_similarities, count_words, tfidf_similarities
 
-
 LIMITED = "data.limit: only the first 6 debates of each split, a trial"
 """What is noted of the runs here: they have all of the sample's val and test, and a third of its train split."""
 
