@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from support.helpers import run_python, start
+from support.helpers import run_python, run_ranks
 from support.loss_batches import gradients, make_batch, make_model, make_texts
 
 from biencoder_ablate.training.losses import ContrastiveLoss
@@ -26,18 +25,7 @@ SHARES = [
 
 def test_the_contrastive_loss_of_two_processes_is_that_of_one(tmp_path):
     """Values and every gradient of the whole batch, texts of the other process included, in float64."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    command = ["-m", "support.gathered_losses", tmp_path / "found.pt", json.dumps(SHARES)]
-    processes = [start(command, tmp_path, **common, RANK=str(rank)) for rank in range(2)]
-    try:
-        said = [process.communicate(timeout=120)[1] for process in processes]
-        assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
-    finally:
-        for process in processes:
-            process.kill()
+    run_ranks(["-m", "support.gathered_losses", tmp_path / "found.pt", json.dumps(SHARES)], tmp_path, 2)
     for shares, found in zip(SHARES, torch.load(tmp_path / "found.pt"), strict=True):
         model, h = make_model(score="sum"), make_texts().requires_grad_()
         losses = ContrastiveLoss(0.3)(make_batch(model, h, [row for share in shares for row in share]))
