@@ -105,10 +105,11 @@ def private_cache(shared: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def finished_run(shared: Path) -> FinishedRun:
-    """The default command, one epoch of the small model, in a new Python. Tests read what it left, no more."""
+    """The default command, one epoch of the small model on a third of the sample's train split and all of its val and
+    test, in a new Python. Tests read what it left, no more."""
 
     def make(cwd: Path) -> FinishedRun:
-        arguments = ("model=tiny", "head=layernorm_relu", "neg_ratio=0.01", "training.epochs=1")
+        arguments = ("model=tiny", "head=layernorm_relu", "neg_ratio=0.01", "data.limit=6", "training.epochs=1")
         ended = run_python(["-m", "biencoder_ablate", *arguments], cwd)
         assert ended.returncode == 0, ended.stderr
         (path,) = (cwd / "logs" / "runs").glob("[!.]*")
@@ -119,8 +120,8 @@ def finished_run(shared: Path) -> FinishedRun:
 
 @pytest.fixture(scope="session")
 def finished_sweep(shared: Path) -> Finished:
-    """The four heads as one sweep under the study's recipe, on a third of the sample and shorter texts to save time."""
-    sizes = ("recipe=study", "model=tiny", "model.max_tokens=32", "data.limit=6", "training.epochs=1", "seed=1")
+    """The four heads as one sweep under the study's recipe, on few debates and shorter texts to save time."""
+    sizes = ("recipe=study", "model=tiny", "model.max_tokens=32", "data.limit=3", "training.epochs=1", "seed=1")
     arguments = ("-m", f"head={','.join(HEADS)}", *sizes)
     return once(shared, "finished_sweep", lambda cwd: Finished(cwd, arguments, run_program(arguments, cwd)))
 

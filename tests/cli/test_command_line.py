@@ -31,7 +31,7 @@ from support.helpers import (
 import biencoder_ablate
 from biencoder_ablate.config.compose import compose_command, conf_directory, parse_arguments
 from biencoder_ablate.config.schema import Config, schema_keys
-from biencoder_ablate.data.corpus import SPLITS
+from biencoder_ablate.data.corpus import SPLITS, limit_debates
 
 GROUPS = ("recipe", "data", "model", "head", "fusion", "negatives", "loss", "experiment")
 CHOICES = {path.stem for path in (conf_directory() / "head").glob("*.yaml")}
@@ -189,7 +189,7 @@ def test_what_was_asked_is_kept(finished_run):
     assert "hydra" not in config
     manifest = json.loads((path / "manifest.json").read_text("utf-8"))
     assert manifest["biencoder_ablate"] == biencoder_ablate.__version__
-    assert manifest["determined_by"]["data"] == load_sample().fingerprint
+    assert manifest["determined_by"]["data"] == limit_debates(load_sample(), 6).fingerprint
     assert set(manifest["libraries"]) >= {"torch", "transformers", "hydra-core"}
     assert (manifest["num_threads"], manifest["name"]) == (1, path.name)
 
@@ -224,7 +224,7 @@ def test_result_and_rankings(finished_run):
     before, after = records_of(finished_run.path)
     assert (result["status"], result["best_epoch"]) == ("finished", 0)
     assert (result["selected"], result["final"], result["initial"]) == (after, after, before)
-    corpus = load_sample()
+    corpus = limit_debates(load_sample(), 6)
     rankings = [json.loads(line) for line in (finished_run.path / "rankings.jsonl").read_text("utf-8").splitlines()]
     assert [row["id"] for row in rankings] == [pair.id for name in ("val", "test") for pair in corpus.split(name)]
     for name in ("val", "test"):
@@ -236,7 +236,7 @@ def test_result_and_rankings(finished_run):
 def test_the_screen_and_the_log_say_in_words_what_happens(finished_run):
     text = finished_run.ended.stdout
     for words in (
-        "sample: 108 train, 36 val, 36 test pairs of 30 debates",
+        "sample: 36 train, 36 val, 36 test pairs of 18 debates",
         "this is the demonstration",
         "layernorm_relu",
         "hard negatives: 1% of each epoch's",

@@ -14,7 +14,7 @@ from biencoder_ablate.runs.status import SweepDirectory, objective
 pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extra optuna")
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``declarative_base")  # of Optuna's
-SMALL = ("model=tiny", "model.max_tokens=32", "data.limit=6")
+SMALL = ("model=tiny", "model.max_tokens=32", "data.limit=4")
 SEARCH = ("experiment=search", *SMALL, "training.epochs=1", "hydra.sweeper.n_trials=3", "head=none")
 SOME_DIVERGE = ("training.head_learning_rate=choice(0.001,1e30)", "hydra.sweeper.n_trials=4", "training.epochs=2")
 

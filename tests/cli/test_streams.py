@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import shlex
 import subprocess
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from biencoder_ablate.cli import main as cli
 from biencoder_ablate.utils.console import OutputClosed, RunLog, progress_bar
 
 TINY = "model=tiny training.freeze_encoder=true training.epochs=1 data.limit=3 model.max_tokens=16"
@@ -29,7 +32,7 @@ def shell(line: str, cwd: Path, **environment: str) -> subprocess.CompletedProce
     )
 
 
-@pytest.mark.parametrize("closed", ["2>&-", ">&-", ">&- 2>&-"])
+@pytest.mark.parametrize("closed", ["2>&-", pytest.param(">&-", marks=pytest.mark.slow), ">&- 2>&-"])
 def test_a_closed_stream_ends_no_run(closed, tmp_path):
     """With standard error closed tqdm once raised inside its lock, which the checkpoint's thread then waited for."""
     ended = shell(f"BA {TINY} {closed}", tmp_path)
@@ -47,12 +50,25 @@ def test_a_reader_that_has_gone_interrupts_a_run_in_silence(tmp_path):
     assert (gone.returncode, gone.stderr) == (141, "")
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
-def test_what_an_encoding_does_not_have_is_replaced(encoding, tmp_path):
-    ended = shell(f"BA {TINY}", tmp_path, PYTHONIOENCODING=encoding)
+def test_what_an_encoding_does_not_have_is_replaced(tmp_path):
+    ended = shell(f"BA {TINY}", tmp_path, PYTHONIOENCODING="ascii")
     assert ended.returncode == 0, ended.stderr
     (log,) = tmp_path.glob("logs/runs/*/train.log")
     assert "…" in log.read_text("utf-8") and "?" in ended.stdout
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252"])
+def test_a_stream_of_an_encoding_is_written_to_in_it(encoding, monkeypatch, tmp_path):
+    """As above without a process: a log has characters that neither encoding has."""
+    written = io.BytesIO()
+    with io.TextIOWrapper(written, encoding=encoding) as stream:
+        monkeypatch.setattr(sys, "argv", ["biencoder-ablate", *TINY.split()])
+        monkeypatch.setattr(sys, "stdout", stream)
+        with contextlib.chdir(tmp_path), pytest.raises(SystemExit) as ended:
+            cli.main()
+        shown = written.getvalue().decode(encoding)
+    assert ended.value.code == 0
+    assert "?" in shown and "done in" in shown
 
 
 def test_a_log_and_a_bar_need_no_streams(monkeypatch, tmp_path):

@@ -26,6 +26,9 @@ from biencoder_ablate.evaluation.baselines import lexical_metrics
 from biencoder_ablate.evaluation.candidates import build_task
 from biencoder_ablate.evaluation.lexical import bm25_similarities, count_words, tfidf_similarities
 
+LIMITED = "data.limit: only the first 6 debates of each split, a trial"
+"""What is noted of the runs here: they have all of the sample's val and test, and a third of its train split."""
+
 
 @dataclass(frozen=True)
 class Runs:
@@ -45,13 +48,13 @@ class Runs:
 def runs(tmp_path_factory):
     cwd = tmp_path_factory.mktemp("runs")
     encoder = shutil.copytree(make_tiny(cache_directory(Config())), cwd / "bert")
-    quick = ("model=tiny", "model.max_tokens=64", "head=layernorm", "training.epochs=1")
-    frozen = (*quick, "training.freeze_encoder=true", "data.limit=6")
+    quick = ("model=tiny", "data.limit=6", "model.max_tokens=64", "head=layernorm", "training.epochs=1")
+    frozen = (*quick, "training.freeze_encoder=true")
     return Runs(
         train(cwd, *quick),
         train(cwd, *frozen, "evaluation.source=true", "evaluation.score=sum"),
         train(
-            cwd, *quick[:3], "recipe=study", "training.epochs=0", "model.retrieval_dim=null", "evaluation.rerank=none"
+            cwd, *quick[:4], "recipe=study", "training.epochs=0", "model.retrieval_dim=null", "evaluation.rerank=none"
         ),
         train(cwd, *frozen, "recipe=study", f"model.name_or_path={encoder}"),
         encoder,
@@ -117,7 +120,7 @@ def test_a_trained_model_comes_back_with_its_own_figures(run):
     assert rankings == new.replace(".json", ".rankings.jsonl")
     assert (run / rankings).read_bytes() == (run / "rankings.jsonl").read_bytes()
     assert json.loads((run / new).read_text()) == report
-    assert report["notes"] == [] and report["overrides"] == []
+    assert report["notes"] == [LIMITED] and report["overrides"] == []
 
 
 def test_a_finished_run_is_measured_among_the_answers_and_that_is_named(run):
@@ -127,7 +130,8 @@ def test_a_finished_run_is_measured_among_the_answers_and_that_is_named(run):
         epc = report["own"][split]["tasks"]["epc"]
         assert {key: report["measured"][split][key] for key in epc} == epc
     assert report["evaluation"]["candidates"] == "answers" and report["own"]["candidates"] == "all"
-    assert report["notes"] == ["ranked among the answers; the run's own figures are among answers and points"]
+    note = "ranked among the answers; the run's own figures are among answers and points"
+    assert report["notes"] == [LIMITED, note]
     shown = describe(report)
     assert "this run, rerank=10, all" in shown and "measured, rerank=10, answers" in shown
 

@@ -19,7 +19,7 @@ from support.reference import fold
 from biencoder_ablate import retrieve as command
 from biencoder_ablate.api import TrainedModel
 from biencoder_ablate.config.schema import Config, cache_directory
-from biencoder_ablate.data.corpus import SPLITS
+from biencoder_ablate.data.corpus import SPLITS, limit_debates
 from biencoder_ablate.encoder.pretrained import load_encoder, load_tokenizer
 from biencoder_ablate.encoder.texts import EncodeSettings, encode
 from biencoder_ablate.encoder.tiny import make_tiny
@@ -28,6 +28,15 @@ from biencoder_ablate.model.saved import read_model_spec, restore_biencoder
 from biencoder_ablate.retrieve import describe, distinct_texts, open_search
 
 LINES = ["Zoos are cruel.", "", "  Buses should be free.", "ZOOS ARE CRUEL!", "Nobody reads any more.", "Ban cars."]
+
+
+DEBATES = 3
+"""Of each split: the runs have no more, and neither do the plain loops."""
+
+
+@functools.cache
+def load_corpus_of_runs():
+    return limit_debates(load_sample(), DEBATES)
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,7 @@ class Runs:
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory):
-    cwd, quick = tmp_path_factory.mktemp("runs_to_use"), ("model=tiny", "training.epochs=1")
+    cwd, quick = tmp_path_factory.mktemp("runs_to_use"), ("model=tiny", "training.epochs=1", f"data.limit={DEBATES}")
     return Runs(
         train(cwd, *quick, "head=layernorm"),
         train(cwd, *quick, "head=gelu", "recipe=study"),
@@ -115,13 +124,13 @@ def plainly_ranked(run, argument, texts, depth):
 @pytest.mark.parametrize("which", ["trained", "study", "frozen"])
 @pytest.mark.parametrize(("rerank", "depth"), [("10", 10), ("all", 10**6), ("none", 0)])
 def test_order_and_scores_against_plain_loops(rerank, depth, which, runs):
-    """The argument is a test point of the sample in other letters: it is no candidate, all other texts are."""
-    sample, run = load_sample(), getattr(runs, which)
+    """The argument is a test point of the runs' corpus in other letters: it is no candidate, all other texts are."""
+    sample, run = load_corpus_of_runs(), getattr(runs, which)
     argument = sample.test[3].point
     texts = [text for name in SPLITS for pair in sample.split(name) for text in (pair.point, pair.counter)]
     texts.remove(argument)
     found = retrieved(run, argument.upper(), "-k", 15, f"evaluation.rerank={rerank}")
-    assert found["num_candidates"] == len(texts) == 359
+    assert found["num_candidates"] == len(texts) == DEBATES * 3 * 12 - 1, "three splits, six pairs a debate"
     expected = plainly_ranked(run, argument.upper(), texts, depth)[:15]
     assert [result["text"] for result in found["results"]] == [text for text, _, _ in expected]
     for result, (_, distance, score) in zip(found["results"], expected, strict=True):
@@ -134,15 +143,15 @@ def test_order_and_scores_against_plain_loops(rerank, depth, which, runs):
 
 
 def test_the_places_are_where_the_text_is(runs):
-    found = retrieved(runs.trained, "Zoos should close.", "-k", 360)
-    sample = load_sample()
+    found = retrieved(runs.trained, "Zoos should close.", "-k", 999)
+    sample = load_corpus_of_runs()
     by_id = {
         f"{pair.id}#{kind}": getattr(pair, kind)
         for name in SPLITS
         for pair in sample.split(name)
         for kind in ("point", "counter")
     }
-    assert len(found["results"]) == len(by_id) == 360
+    assert len(found["results"]) == len(by_id) == DEBATES * 3 * 12
     for result in found["results"]:
         (place,) = result["places"]
         assert by_id[place] == result["text"]
@@ -170,9 +179,9 @@ def test_a_table_s_points_are_candidates_where_the_run_ranks_them(runs, tmp_path
 
 def test_a_frozen_run_finds_in_its_corpus(runs):
     """Its encoder is found again in the cache, and so are the corpus's features."""
-    sample = load_sample()
+    sample = load_corpus_of_runs()
     found = retrieved(runs.frozen, sample.val[0].point, "evaluation.rerank=none", "-k", 3)
-    assert found["num_candidates"] == 359
+    assert found["num_candidates"] == DEBATES * 3 * 12 - 1
     near = retrieved(runs.frozen, sample.val[0].point + " Indeed.", "evaluation.rerank=none", "-k", 1)
     assert near["results"][0]["text"] == sample.val[0].point, "with one word more, the text itself is nearest"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.helpers import run_python
+from support.helpers import run_python, run_ranks
 from support.interrupted_encoding import TEXTS, encode
 
 from biencoder_ablate.encoder import features as encoding
@@ -120,10 +120,7 @@ with process_group(world, CPU):
 
 def test_several_processes_encode_what_one_does_even_fewer_texts_than_they_are(tmp_path):
     """The last part of an encoding may be one text."""
-    (tmp_path / "shared.py").write_text(SHARED)
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3", tmp_path / "shared.py"]
-    ended = run_python(launcher, tmp_path, timeout=300)
-    assert ended.returncode == 0, ended.stderr
+    run_ranks(["-c", SHARED], tmp_path, 3)
 
 
 KILLED = """

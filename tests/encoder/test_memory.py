@@ -4,9 +4,9 @@ import os
 import sys
 
 import pytest
-from support.helpers import run_python
+from support.helpers import start
 
-from biencoder_ablate.encoder.device import keep_step_kernels
+from biencoder_ablate.encoder.device import keep_step_kernels, release_memory
 
 # Two thousand blocks of 100 kB, every second one freed: what glibc keeps for blocks that never come.
 GAPS = """
@@ -68,7 +68,7 @@ def test_onednn_keeps_code_for_the_shapes_of_a_step_unless_the_environment_says_
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is asked")
 def test_gaps_between_blocks_are_handed_back(tmp_path):
-    handed_back, less = run_python(["-c", PROGRAM], tmp_path).stdout.split()
+    handed_back, less = start(["-c", PROGRAM], tmp_path).communicate()[0].split()
     if handed_back == "False":
         pytest.skip("this C library has no malloc_trim")
     assert int(less) > 40_000_000
@@ -81,8 +81,8 @@ def test_gaps_between_blocks_are_handed_back(tmp_path):
 )
 def test_an_epoch_of_a_trained_encoder_hands_gaps_back(tmp_path, monkeypatch, arguments, steps, kept):
     monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
-    if run_python(["-c", PROGRAM], tmp_path).stdout.split()[0] == "False":
+    if not release_memory():
         pytest.skip("this C library has no malloc_trim")
-    *seen, less, products = run_python(["-c", EPOCHS, *arguments], tmp_path).stdout.split()
+    *seen, less, products = start(["-c", EPOCHS, *arguments], tmp_path).communicate()[0].split()
     assert " ".join(seen) == steps and products == kept
     assert int(less) > 30_000_000

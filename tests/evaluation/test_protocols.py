@@ -55,7 +55,7 @@ def depth(rerank):
 
 
 @pytest.mark.parametrize("rerank", DEPTHS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(published_and_used(), SEEDS)
 def test_every_protocol(rerank, both, seed):
     for pairs, earlier, prepared, toy, embeddings in each_split(both, seed):

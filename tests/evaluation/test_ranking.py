@@ -347,7 +347,7 @@ def rankings_to_do(draw):
     return retrieval, point, candidate, draw(st.integers(1, 6)), excluded, mask
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(rankings_to_do(), st.booleans(), st.integers(1, 5))
 def test_both_ways_of_stage_1_are_plain_sorting(task, masked, block):
     retrieval, point, candidate, k, excluded, mask = task
@@ -373,7 +373,7 @@ def test_both_ways_of_stage_1_are_plain_sorting(task, masked, block):
         assert np.isfinite(found.distance[row]).sum() == len(first)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(rankings_to_do(), st.booleans(), st.integers(1, 5), st.integers(0, 2**32 - 1))
 def test_a_depth_of_all_candidates_and_a_matrix_of_scores_rank_alike(task, masked, block, seed):
     """The two ways of stage 2, in every field, with ties of distances and of scores."""

@@ -47,8 +47,9 @@ def test_a_foreign_head_and_loss_train_and_go_on_after_a_kill(site, foreign, tmp
 
 
 def test_a_foreign_head_is_swept_reported_evaluated_and_retrieved_with(site, foreign, tmp_path):
-    sweep = ["-m", "--config-dir", str(site / "conf"), "head=none,gated", "seed=0,1,2", *FROZEN, "training.epochs=1"]
-    ended = run_program([*sweep, "sweep_name=mine"], tmp_path, **foreign)
+    small = [*FROZEN, "data.limit=3", "training.epochs=1", "sweep_name=mine"]
+    sweep = ["-m", "--config-dir", str(site / "conf"), "head=none,gated", "seed=0,1"]
+    ended = run_program([*sweep, *small], tmp_path, **foreign)
     assert ended.returncode == 0, ended.stderr
     ended = run_module("biencoder_ablate.report", ["logs/sweeps/mine", "-o", "report"], tmp_path, **foreign)
     assert ended.returncode == 0, ended.stderr

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.helpers import run_python
+from support.helpers import start
 from support.report_runs import CURRICULUM, HEADS, config_of, made_up_points, sample_points, write_run, write_study
 
 from biencoder_ablate.config.schema import DataConfig, EvaluationConfig, FusionConfig, ModelConfig, TrainingConfig
@@ -205,7 +205,7 @@ def test_a_run_that_someone_works_in_is_running(logs):
             "from pathlib import Path; from biencoder_ablate.report.read import read_run; import sys; "
             "print(read_run(Path(sys.argv[1])).status)"
         )
-        assert run_python(["-c", program, path], logs).stdout.strip() == "running"
+        assert start(["-c", program, path], logs).communicate()[0].strip() == "running"
     assert state(path)[0] == "finished"
 
 

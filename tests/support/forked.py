@@ -18,8 +18,9 @@ from pathlib import Path
 from subprocess import TimeoutExpired
 from unittest.mock import patch
 
+WARM_UP = "support.warm_up"
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["warm_up"])
+_server.set_forkserver_preload([WARM_UP])
 
 
 class Forked:
@@ -84,6 +85,8 @@ def _become(
     """In the forked process: what a new interpreter would do with these arguments."""
     for number, file in enumerate(files, start=1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    # The server passes over a module that it cannot import, without a word; each process would then take seconds.
+    assert WARM_UP in sys.modules, f"the server that forks has not imported {WARM_UP}"
     if terminal is not None:
         _stand_at(terminal)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in its background

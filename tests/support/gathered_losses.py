@@ -1,6 +1,6 @@
 """The contrastive loss of test_losses.py's pairs and all its gradients, by one of several real processes.
 
-python tests/gathered_losses.py OUT SHARES, with torchrun's variables: SHARES is JSON, for each case a list of every
+python -m support.gathered_losses OUT SHARES, with torchrun's variables: SHARES is JSON, for each case a list of every
 process's pairs by row. Each process works on a copy of the model, as in training; rank 0 saves the sums over processes.
 Each case is a process group of its own, as the runs of a sweep are. In the end the last process goes without a word
 while rank 0 waits for it; what rank 0 then says is saved as well.

@@ -8,6 +8,7 @@ import io
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tomllib
@@ -74,6 +75,23 @@ def run_module(
         process.kill()
     assert process.returncode is not None
     return Ended(process.returncode, output, errors)
+
+
+def run_ranks(arguments: Sequence[str | Path], cwd: Path, num: int, timeout: float = 600.0) -> None:
+    """This Python with `arguments` as `num` processes of one group, told apart by what torchrun says to its own; each
+    must end well."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(num)}
+    ranks = [str(rank) for rank in range(num)]
+    processes = [start(arguments, cwd, **group, RANK=rank, LOCAL_RANK=rank) for rank in ranks]
+    try:
+        said = [process.communicate(timeout) for process in processes]
+        assert [process.returncode for process in processes] == [0] * num, said
+    finally:
+        for process in processes:
+            process.kill()
 
 
 def run_program(arguments: Sequence[str | Path], cwd: Path, timeout: float = 600.0, **environment: str) -> Ended:

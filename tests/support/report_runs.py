@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cache
@@ -99,7 +100,7 @@ def write_run(
         determined = manifest_settings(corpus, encoder, **determined_by)
     directory = runs / run_name(config, determined)
     (directory / ".hydra").mkdir(parents=True)
-    (directory / ".hydra" / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(asdict(config))), "utf-8")
+    (directory / ".hydra" / "config.yaml").write_text(_config_yaml(config), "utf-8")
     typed = list(overrides) or [f"seed={config.seed}", f"neg_ratio={config.neg_ratio:g}"]
     (directory / ".hydra" / "overrides.yaml").write_text("".join(f"- {yaml_string(o)}\n" for o in typed), "utf-8")
     manifest = {**_versions(), "name": directory.name, "determined_by": determined}
@@ -150,6 +151,17 @@ def write_run(
     )
     (directory / "result.json").write_text(json.dumps(result), "utf-8")
     return directory
+
+
+def _config_yaml(config: Config) -> str:
+    """The config as YAML. That of another seed is taken from it, since writing YAML is most of the work of a run."""
+    without_seed = _yaml(json.dumps(asdict(replace(config, seed=0))))
+    return re.sub("^seed: 0$", f"seed: {config.seed}", without_seed, flags=re.MULTILINE)
+
+
+@cache
+def _yaml(content: str) -> str:
+    return OmegaConf.to_yaml(OmegaConf.create(json.loads(content)))
 
 
 @cache

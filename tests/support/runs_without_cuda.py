@@ -35,7 +35,13 @@ from biencoder_ablate.utils.deterministic import NotDeterministic
 from biencoder_ablate.utils.distributed import World
 
 SAME = {
-    "study": {"recipe": "study", "evaluation__source": True, "model__pooling": "mean", "training__epochs": 2},
+    "study": {
+        "recipe": "study",
+        "evaluation__source": True,
+        "model__pooling": "mean",
+        "training__epochs": 2,
+        "data__limit": 2,
+    },
     "contrastive": {
         "model__pooling": "cls",
         "negatives__per_pair": 2,
@@ -85,7 +91,7 @@ def save_small_bert(directory: Path, dropout: float = 0.1) -> BertModel:
 @functools.cache
 def composed(recipe: str) -> Config:
     """A recipe's config, for small runs: composed once, since that takes longer than a step."""
-    return load_config(["model=minilm", f"recipe={recipe}", f"loss={recipe}", "data.limit=2", "model.max_tokens=40"])
+    return load_config(["model=minilm", f"recipe={recipe}", f"loss={recipe}", "data.limit=1", "model.max_tokens=40"])
 
 
 class Runs:
@@ -131,8 +137,17 @@ def figures(run: Path) -> dict:
     return {"loss": [row["loss"] for row in rows[1:]], "figures": [kept, ranked]}
 
 
+def trained_for_an_epoch(runs: Runs, device: str, config: Config) -> tuple[loop.TrainingContext, float]:
+    """Components of this config after an epoch, with its mean loss: training alone, nothing measured or written."""
+    with runs.using(device):
+        context = build_components(make_plan(config), RunLog(None, quiet=True), World()).context
+        optimizer = loop.make_optimizer(context.model, config)
+        result = loop.train_epoch(context, optimizer, 0, 0, loop.embed(context))
+    return context, result.record["loss"]
+
+
 def traffic(runs: Runs, **changes: Any) -> dict:
-    """The most that any training step but the first made the host wait for, and launched; of a run on the device."""
+    """The most that any training step but the first made the host wait for, and launched; of an epoch on the device."""
     mode, steps, plain = runs.mode, [], loop.train_step
 
     def counted(*arguments):
@@ -141,7 +156,7 @@ def traffic(runs: Runs, **changes: Any) -> dict:
 
     loop.train_step = counted
     try:
-        run = runs.on("cuda", **changes)
+        _, loss = trained_for_an_epoch(runs, "cuda", runs.config("cuda", data__limit=2, **changes))
     finally:
         loop.train_step = plain
     waits, blocking, calls = collections.Counter(), collections.Counter(), 0
@@ -149,12 +164,12 @@ def traffic(runs: Runs, **changes: Any) -> dict:
         waits |= after[0] - before[0]
         blocking |= after[1] - before[1]
         calls = max(calls, after[2] - before[2])
-    return {"waits": waits, "blocking": blocking, "calls": calls, "loss": records(run)[-1]["loss"]}
+    return {"steps": len(steps), "waits": waits, "blocking": blocking, "calls": calls, "loss": loss}
 
 
 def interrupted_and_whole(runs: Runs) -> list[dict]:
     """A run on the device that was stopped in its second epoch and went on, and one that was not."""
-    changes, plain = {"seed": 1, "training__epochs": 2, "data__limit": 1}, loop.train_step
+    changes, plain = {"seed": 1, "training__epochs": 2}, loop.train_step
     whole = figures(runs.on("cuda", **changes))
 
     def stop_in_second_epoch(context, optimizer, *others):
@@ -218,12 +233,10 @@ def one_epoch(runs: Runs, device: str, head: HeadConfig) -> dict:
     config = runs.config(
         device, head=head, model__head_init="random", training__freeze_encoder=True, training__precision="fp32"
     )
+    context, loss = trained_for_an_epoch(runs, device, config)
     with runs.using(device):
-        context = build_components(make_plan(config), RunLog(None, quiet=True), World()).context
-        optimizer = loop.make_optimizer(context.model, config)
-        trained = loop.train_epoch(context, optimizer, 0, 0, loop.embed(context))
         measured = loop.measure_all(context, loop.embed(context))
-    return {"loss": [trained.record["loss"]], "figures": measured}
+    return {"loss": [loss], "figures": measured}
 
 
 def texts_of(encoder: BertModel, pooling: str, device: str, precision: str, plain: bool = False) -> EncodedTexts:
@@ -321,10 +334,8 @@ def main() -> None:
         found["doubles"] = runs.mode.doubles
         emulated.emulate("Tesla T4", capability=(7, 5))
         _has_flash.cache_clear()
-        losses = [
-            records(runs.on("cuda", training__precision=it, data__limit=1))[-1]["loss"] for it in ("auto", "bf16")
-        ]
-        found["T4"] = losses
+        precisions = [runs.config("cuda", training__precision=precision) for precision in ("auto", "bf16")]
+        found["T4"] = [trained_for_an_epoch(runs, "cuda", config)[1] for config in precisions]
     json.dump(found, sys.stdout)
 
 

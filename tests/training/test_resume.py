@@ -6,14 +6,13 @@ import json
 import os
 import shutil
 import signal
-import socket
 import threading
 import time
 from pathlib import Path
 
 import pytest
 from support.forked import Forked
-from support.helpers import run_python, start
+from support.helpers import run_python, run_ranks, start
 from support.runs import assert_equal_runs, only_run, wait_for_epoch
 
 from biencoder_ablate.runs.directory import RunDirectory
@@ -186,13 +185,7 @@ def by_torchrun(folder: Path) -> None:
 
 
 def by_hand(folder: Path) -> None:
-    """What torchrun says to its processes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
-    processes = [begin(folder, **where, RANK=rank, LOCAL_RANK=rank) for rank in "01"]
-    said = [process.communicate(timeout=600) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said
+    run_ranks(command(folder), folder.parent, 2)
 
 
 @pytest.mark.parametrize("run_two", [by_hand, pytest.param(by_torchrun, marks=pytest.mark.slow)])

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from support.helpers import PACKAGE, run_python
+from support.helpers import run_python, run_ranks
 from support.loss_batches import gradients, make_batch, make_model, make_texts
 
 from biencoder_ablate.training.losses import ContrastiveLoss
@@ -32,22 +28,7 @@ def test_the_contrastive_loss_of_two_processes_is_that_of_one(tmp_path):
 
     And a group after a group, at one port; and that a process which is gone is said in one line.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, HERE / "gathered_losses.py", tmp_path / "found.pt", json.dumps(SHARES)]
-    environment = os.environ | common | {"PYTHONPATH": os.pathsep.join([str(PACKAGE.parent), str(HERE.parent)])}
-    processes = [
-        subprocess.Popen(command, env=environment | {"RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    try:
-        said = [process.communicate(timeout=120)[1] for process in processes]
-        assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
-    finally:
-        for process in processes:
-            process.kill()
+    run_ranks(["-m", "support.gathered_losses", tmp_path / "found.pt", json.dumps(SHARES)], tmp_path, 2)
     of_cases, said = torch.load(tmp_path / "found.pt")
     assert said.startswith("another process of this run has ended or cannot be reached; the same command goes on")
     for shares, found in zip(SHARES, of_cases, strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import os
 import re
 import statistics
@@ -50,7 +51,9 @@ def sweep_text(runs: Sequence[RunStatus], width: int | None = None) -> str:
     finished = [run.result for run in runs if run.status == "finished"]
     metric = _metric(runs)
     columns = ["run", "status", "epoch", "val ", "clean ", "test ", "clean ", "time"]
-    rows = [[label, run.status, *_metrics(run, metric, marked=True)] for label, run in zip(labels, runs, strict=True)]
+    rows = []
+    for label, run in zip(labels, runs, strict=True):
+        rows.append([label, run.status, *_metrics(run, metric, marked=True)])
 
     # Columns that say nothing are left out.
     leaks = any(row[3] != row[4] or row[5] != row[6] for row in rows)
@@ -61,15 +64,17 @@ def sweep_text(runs: Sequence[RunStatus], width: int | None = None) -> str:
     if leaks:
         shown += [4, 6]
     shown.sort()
-    table = [[row[place] for place in shown] for row in [columns, *rows]]
-    lines = [text_table(table[0], table[1:], left=1 if all_finished else 2, width=width)]
+    header = [columns[place] for place in shown]
+    cells = [[row[place] for place in shown] for row in rows]
+    num_left = 1 if all_finished else 2
+    lines = [text_table(header, cells, left=num_left, width=width)]
 
     for label, run in zip(labels, runs, strict=True):
         if run.status not in ("finished", "new"):
             lines.append(fold(f"{run.status}: {label}: {run.why}", width))
     if finished:
         if not leaks:
-            metric = official_and_clean(metric)[0]
+            metric, _ = official_and_clean(metric)
         lines += ["", _means(runs, metric, leaks, width)]
         lines.append("choose by val; test is for the figure of what was chosen")
         warning = _warning(finished, metric)
@@ -83,7 +88,7 @@ def write_table(path: Path, runs: Sequence[RunStatus]) -> None:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     metric = _metric(runs)
-    official = official_and_clean(metric)[0]
+    official, _ = official_and_clean(metric)
     columns = ["run", "status", "best epoch", "val", "test", "val clean", "test clean", "seconds", "metric", "name"]
     writer.writerow(columns)
     for label, run in zip(differing(runs), runs, strict=True):
@@ -95,7 +100,8 @@ def write_table(path: Path, runs: Sequence[RunStatus]) -> None:
 
 def _metric(runs: Sequence[RunStatus]) -> str:
     """The metric that has selected the epochs of all finished runs; clean top-1 where they have several."""
-    metrics = {primary_metric(run.result.get("select")) for run in runs if run.status == "finished"}
+    finished = [run.result for run in runs if run.status == "finished"]
+    metrics = {primary_metric(result.get("select")) for result in finished}
     return metrics.pop() if len(metrics) == 1 else "top1_clean"
 
 
@@ -108,8 +114,11 @@ def _metrics(run: RunStatus, metric: str, marked: bool = False) -> list[str]:
     cells = [str(result.get("best_epoch", ""))]
     for split in ("val", "test"):
         for key in official_and_clean(metric):
-            value = result.get(split, {}).get(key)
-            cells.append(format_number(value) + (_mark(result, split, key, value) if marked else ""))
+            value = _value(result, split, key)
+            cell = format_number(value)
+            if marked:
+                cell += _mark(result, split, key, value)
+            cells.append(cell)
     seconds = result.get("seconds")
     if marked and seconds is not None:
         cells.append(show_seconds(seconds, 1))
@@ -118,8 +127,14 @@ def _metrics(run: RunStatus, metric: str, marked: bool = False) -> list[str]:
     return cells
 
 
+def _value(result: Result, split: str, key: str) -> float | None:
+    """A metric of a split, where the run has it."""
+    return result.get(split, {}).get(key)
+
+
 def _mark(result: Result, split: str, key: str, value: float | None) -> str:
-    return "!" if baselines_above(result.get("baselines", {}), split, key, value) else " "
+    baselines = result.get("baselines", {})
+    return "!" if baselines_above(baselines, split, key, value) else " "
 
 
 def _means(runs: Sequence[RunStatus], metric: str, leaks: bool, width: int | None) -> str:
@@ -129,82 +144,121 @@ def _means(runs: Sequence[RunStatus], metric: str, leaks: bool, width: int | Non
 
     With `leaks`, clean figures are others than official ones, and the mean on test of the other kind stands behind.
     """
-    by_configuration: dict[tuple[str, ...], list[Result]] = {}
-    for run in runs:
-        if run.status == "finished":
-            configuration = tuple(item for item in run.overrides if not item.startswith(("seed=", "data.fold=")))
-            by_configuration.setdefault(configuration, []).append(run.result)
-    has_folds = any(item.startswith("data.fold=") for run in runs for item in run.overrides)
+    by_configuration = _by_configuration(runs)
     shared = set.intersection(*map(set, by_configuration))
+    finished = [result for results in by_configuration.values() for result in results]
 
     # What stands behind, by its heading: a mean on test of another metric.
     behind: dict[str, str] = {}
-    finished = [result for results in by_configuration.values() for result in results]
-    if any(stage1_metric(metric) in result["test"] for result in finished):
-        behind["stage 1"] = stage1_metric(metric)
+    stage1 = stage1_metric(metric)
+    if any(stage1 in result["test"] for result in finished):
+        behind["stage 1"] = stage1
     if leaks:
         official, clean = official_and_clean(metric)
-        behind |= {"official": official} if metric == clean else {"clean": clean}
+        if metric == clean:
+            behind["official"] = official
+        else:
+            behind["clean"] = clean
 
-    columns = [f"{metric_in_words(metric)}, mean", "runs" if has_folds else "seeds", "val ", "sd", "test ", "sd"]
-    columns += behind
+    has_folds = any(_is_fold(item) for run in runs for item in run.overrides)
+    repeats = "runs" if has_folds else "seeds"
+    columns = [f"{metric_in_words(metric)}, mean", repeats, "val ", "sd", "test ", "sd", *behind]
     rows = []
     for configuration, results in by_configuration.items():
         label = " ".join(_short(item) for item in configuration if item not in shared)
         row = [label or "all runs", str(len(results))]
         for split in ("val", "test"):
             mean, deviation = _mean_and_deviation(results, split, metric)
-            row += [format_number(mean) + _mark(results[0], split, metric, mean), format_number(deviation)]
-        row += [format_number(_mean_and_deviation(results, "test", other)[0]) for other in behind.values()]
+            marked = format_number(mean) + _mark(results[0], split, metric, mean)
+            row += [marked, format_number(deviation)]
+        for other in behind.values():
+            mean, _ = _mean_and_deviation(results, "test", other)
+            row.append(format_number(mean))
         rows.append(row)
+    rows += _baseline_rows(finished, metric, behind)
+    return text_table(columns, rows, width=width)
 
-    baselines = [result["baselines"] for result in finished if "baselines" in result]
-    places = [("val", metric), ("test", metric), *(("test", other) for other in behind.values())]
+
+def _by_configuration(runs: Sequence[RunStatus]) -> dict[tuple[str, ...], list[Result]]:
+    """The results of the finished runs by their overrides without the seed and the fold."""
+    by_configuration: dict[tuple[str, ...], list[Result]] = {}
+    for run in runs:
+        if run.status != "finished":
+            continue
+        items = [item for item in run.overrides if not item.startswith("seed=") and not _is_fold(item)]
+        results = by_configuration.setdefault(tuple(items), [])
+        results.append(run.result)
+    return by_configuration
+
+
+def _is_fold(override: str) -> bool:
+    return override.startswith("data.fold=")
+
+
+def _baseline_rows(results: Sequence[Result], metric: str, behind: Mapping[str, str]) -> list[list[str]]:
+    """A row for each baseline that has the same metrics in all runs, beneath the columns of `_means`."""
+    baselines = [result["baselines"] for result in results if "baselines" in result]
+    places = [("val", metric), ("test", metric)]
+    places += [("test", other) for other in behind.values()]
+    rows = []
     for name, title in TITLES.items():
         values_of_runs = []
         for each in baselines:
             by_split = each.get(name, {})
-            values_of_runs.append([by_split.get(split, {}).get(key) for split, key in places])
-        if not values_of_runs or values_of_runs[0][1] is None:
+            values_of_runs.append([_value(by_split, split, key) for split, key in places])
+        if not values_of_runs:
             continue
-        if all(values == values_of_runs[0] for values in values_of_runs):
-            val, test, *others = map(format_number, values_of_runs[0])
+        values = values_of_runs[0]
+        is_missing = values[1] is None
+        differs = any(others != values for others in values_of_runs)
+        if is_missing or differs:
+            continue
+        val, test, *others = map(format_number, values)
+        row = [title, "", f"{val} ", "", f"{test} ", ""]
+        for heading, cell in zip(behind, others, strict=True):
             # A baseline has no head, and so nothing before one.
-            others = ["" if heading == "stage 1" else cell for heading, cell in zip(behind, others, strict=True)]
-            rows.append([title, "", f"{val} ", "", f"{test} ", "", *others])
-    return text_table(columns, rows, width=width)
+            row.append("" if heading == "stage 1" else cell)
+        rows.append(row)
+    return rows
 
 
 def _mean_and_deviation(results: Sequence[Result], split: str, key: str) -> tuple[float | None, float | None]:
     """Over the runs that have this figure: None where none has, or too few."""
-    found = [result.get(split, {}).get(key) for result in results]
+    found = [_value(result, split, key) for result in results]
     values = [value for value in found if value is not None]
+    mean = statistics.fmean(values) if values else None
     deviation = statistics.stdev(values) if len(values) > 1 else None
-    return (statistics.fmean(values) if values else None), deviation
+    return mean, deviation
 
 
 def _warning(results: Sequence[Result], key: str) -> str:
     """How many runs are below each baseline on test; nothing where none is."""
-    above = [
-        baselines_above(result.get("baselines", {}), "test", key, result.get("test", {}).get(key)) for result in results
-    ]
+    num_below: dict[str, int] = dict.fromkeys(FLOOR, 0)
+    for result in results:
+        value = _value(result, "test", key)
+        baselines = result.get("baselines", {})
+        for name in baselines_above(baselines, "test", key, value):
+            num_below[name] += 1
     counts = []
-    for name in FLOOR:
-        num_below = sum(name in names for names in above)
-        if num_below:
+    for name, number in num_below.items():
+        if number:
             title = f"the {TITLES[name]}" if name == "pretrained" else TITLES[name]
-            counts.append(f"{num_below} of {len(results)} runs below {title}")
+            counts.append(f"{number} of {len(results)} runs below {title}")
+    if not counts:
+        return ""
     clean = "clean " if key.endswith("_clean") else ""
-    return f"warning: on {clean}test {', '.join(counts)} (!)" if counts else ""
+    return f"warning: on {clean}test {', '.join(counts)} (!)"
 
 
 def describe_sweep(plans: Sequence[RunPlan], sweep: SweepDirectory) -> list[str]:
     """What holds for all runs of a sweep, before the first: each corpus, where the runs are, what their lines say."""
     from biencoder_ablate.training.summary import data_lines
 
+    # The lines of a corpus stand once; runs of one corpus have the same.
     by_corpus = {plan.data.fingerprint: data_lines(plan) for plan in plans}
-    lines = [line for described in by_corpus.values() for line in described]
-    lines.append(f"writes     {os.path.relpath(sweep.runs)}/NAME; all that a run says is in its train.log")
+    lines = list(itertools.chain.from_iterable(by_corpus.values()))
+    runs = os.path.relpath(sweep.runs)
+    lines.append(f"writes     {runs}/NAME; all that a run says is in its train.log")
     metrics = {primary_metric(plan.config.evaluation.select) for plan in plans}
     if len(metrics) == 1:
         lines.append(f"figures    {metric_in_words(*metrics)} at each run's selected epoch")
@@ -221,39 +275,54 @@ def run_line(sweep: SweepDirectory, name: str, error: str | None = None, width: 
     runs = sweep.statuses()
     labels = differing(runs)
     place = [run.name for run in runs].index(name)
-    result = runs[place].result if runs[place].status == "finished" else {}
+    run = runs[place]
     cells = [_count_ended(runs), labels[place]]
-    if error is None and result:
-        metric = primary_metric(result.get("select"))
-        val, test = (format_number(selection_metric(result[split], metric)) for split in ("val", "test"))
-        seconds = show_seconds(result["seconds"], 1)
-        cells += [f"val {val}", f"test {test}", seconds, _time_left(runs, sweep.read()["started"])]
-        least = [len(cells[0]), max(map(len, labels)), 10, 11, 8]
-        return text_table(cells, [], left=2, width=width, least=least)
-    return f"{'  '.join(cells)}  {error or runs[place].why}"
+    if error is not None or run.status != "finished" or not run.result:
+        cells.append(error or run.why)
+        return "  ".join(cells)
+
+    metric = primary_metric(run.result.get("select"))
+    for split in ("val", "test"):
+        value = format_number(selection_metric(run.result[split], metric))
+        cells.append(f"{split} {value}")
+    seconds = show_seconds(run.result["seconds"], 1)
+    time_left = _time_left(runs, sweep.read()["started"])
+    cells += [seconds, time_left]
+    # Lines of one sweep stand below each other, printed one by one.
+    longest = max(map(len, labels))
+    least = [len(cells[0]), longest, 10, 11, 8]
+    return text_table(cells, [], left=2, width=width, least=least)
 
 
 def failed_line(sweep: SweepDirectory, overrides: Sequence[str], reason: str, width: int | None = None) -> str:
     """A run of a sweep that has just failed, and why."""
     runs = sweep.statuses()
-    labels = {run.overrides: label for run, label in zip(runs, differing(runs), strict=True)}
-    label = labels.get(tuple(overrides), " ".join(overrides))
+    label = " ".join(overrides)
+    for run, short_label in zip(runs, differing(runs), strict=True):
+        if run.overrides == tuple(overrides):
+            label = short_label
     return fold(f"error: {_count_ended(runs)}  {label}: {reason}", width)
 
 
 def _count_ended(runs: Sequence[RunStatus]) -> str:
     num_ended = sum(run.status in ("finished", "failed") for run in runs)
-    return f"{num_ended:{len(str(len(runs)))}} of {len(runs)}"
+    total = str(len(runs))
+    return f"{num_ended:{len(total)}} of {total}"
 
 
 def _time_left(runs: Sequence[RunStatus], started: float) -> str:
     """About how long the rest will take at the pace since the sweep started; nothing where nothing is left."""
-    num_left = sum(run.status not in ("finished", "failed") for run in runs)
-    # Runs that an earlier command finished say nothing of the pace of this one.
-    num_fresh = sum(bool(run.result) and run.directory.result.stat().st_mtime >= started for run in runs)
-    if not (num_left and num_fresh):
+    num_left = 0
+    num_fresh = 0
+    for run in runs:
+        num_left += run.status not in ("finished", "failed")
+        # Runs that an earlier command finished say nothing of the pace of this one.
+        if run.result:
+            num_fresh += run.directory.result.stat().st_mtime >= started
+    if num_left == 0 or num_fresh == 0:
         return ""
-    return f"{show_seconds((time.time() - started) / num_fresh * num_left)} left"
+    seconds_a_run = (time.time() - started) / num_fresh
+    return f"{show_seconds(seconds_a_run * num_left)} left"
 
 
 def sweep_warnings(runs: Sequence[RunStatus]) -> list[str]:
@@ -264,7 +333,10 @@ def sweep_warnings(runs: Sequence[RunStatus]) -> list[str]:
     finished = [run for run in runs if run.status == "finished"]
     numbers_of: dict[str, list[list[str]]] = {}  # by the text without its numbers: those of each run
     for run in finished:
-        texts = {_NUMBER.sub("{}", text): _NUMBER.findall(text) for text in _warned(run)}
+        texts = {}
+        for warning in _warned(run):
+            without_numbers = _NUMBER.sub("{}", warning)
+            texts[without_numbers] = _NUMBER.findall(warning)
         for text, numbers in texts.items():
             numbers_of.setdefault(text, []).append(numbers)
 
@@ -272,9 +344,11 @@ def sweep_warnings(runs: Sequence[RunStatus]) -> list[str]:
     for text, by_run in numbers_of.items():
         words = text.split("{}")
         for place, values in enumerate(zip(*by_run, strict=True)):
-            least, greatest = min(values, key=float), max(values, key=float)
+            least = min(values, key=float)
+            greatest = max(values, key=float)
             words[place] += least if least == greatest else f"{least} to {greatest}"
-        lines.append(f"warning: in {len(by_run)} of {len(finished)} runs: {''.join(words)}")
+        warning = "".join(words)
+        lines.append(f"warning: in {len(by_run)} of {len(finished)} runs: {warning}")
     return lines
 
 
@@ -285,19 +359,33 @@ def _warned(run: RunStatus) -> list[str]:
     except OSError:
         return []
     attempt = _ATTEMPT.split(content)[-1]
-    # What is below a baseline is counted under the table, and what is wrong with the data is said before the runs.
-    return [text for label, text in _WARNING.findall(attempt) if label != "data" and not _BELOW.match(text)]
+    warnings = []
+    for label, text in _WARNING.findall(attempt):
+        # What is below a baseline is counted under the table, and what is wrong with the data is said before the runs.
+        if label != "data" and not _BELOW.match(text):
+            warnings.append(text)
+    return warnings
 
 
 def differing(runs: Sequence[RunStatus]) -> list[str]:
     """What sets each job apart: its overrides without those that all jobs share; the run's name where nothing does."""
-    shared = set.intersection(*(set(run.overrides) for run in runs)) if runs else set()
-    return [" ".join(_short(item) for item in run.overrides if item not in shared) or run.name for run in runs]
+    if not runs:
+        return []
+    shared = set.intersection(*(set(run.overrides) for run in runs))
+    labels = []
+    for run in runs:
+        label = " ".join(_short(item) for item in run.overrides if item not in shared)
+        labels.append(label or run.name)
+    return labels
 
 
 def _short(override: str) -> str:
     """An override whose number has no more than four digits, which is enough to know a trial of a search by."""
-    return re.sub(r"=(-?\d+\.\d{6,}(e-?\d+)?)$", lambda match: f"={float(match[1]):.4g}", override)
+    long_number = re.search(r"(?<==)-?\d+\.\d{6,}(e-?\d+)?$", override)
+    if long_number is None:
+        return override
+    number = float(long_number[0])
+    return f"{override[: long_number.start()]}{number:.4g}"
 
 
 def plan_text(runs: Sequence[RunStatus], num_epochs: int) -> str:
@@ -309,6 +397,7 @@ def plan_text(runs: Sequence[RunStatus], num_epochs: int) -> str:
         if run.status == "interrupted":
             intention = f"goes on after {run.progress}"
         rows.append([label, intention, run.name])
+    # Where nothing sets the jobs apart, their names are their labels.
     if all(label == name for label, _, name in rows):
         rows = [row[1:] for row in rows]
     lines = [text_table(rows[0], rows[1:], left=len(rows[0]), width=terminal_width())]
@@ -320,11 +409,13 @@ def plan_text(runs: Sequence[RunStatus], num_epochs: int) -> str:
         lines.append("none of these has finished yet: nothing to estimate hours and disk from")
     elif left:
         # Whole runs that are left to do; an interrupted one is a part of one.
-        num_runs = sum(1 - run.epochs_done / num_epochs if num_epochs else 1.0 for run in left)
+        num_runs = 0.0
+        for run in left:
+            share_done = run.epochs_done / num_epochs if num_epochs else 0.0
+            num_runs += 1 - share_done
         seconds = sum(run.result["seconds"] for run in done) / len(done)
         num_bytes = sum(directory_bytes(run.directory.path) for run in done) / len(done)
-        lines.append(
-            f"about {show_seconds(seconds * num_runs)} one after another and {num_bytes * len(left) / 1e6:.0f} MB, "
-            f"going by the {len(done)} finished"
-        )
+        duration = show_seconds(seconds * num_runs)
+        megabytes = num_bytes * len(left) / 1e6
+        lines.append(f"about {duration} one after another and {megabytes:.0f} MB, going by the {len(done)} finished")
     return "\n".join(lines)

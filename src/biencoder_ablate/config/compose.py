@@ -39,6 +39,7 @@ from biencoder_ablate.config.overrides import (
     check_overrides,
     explain_hydra_error,
     format_hydra_error,
+    list_groups,
 )
 from biencoder_ablate.config.registry import check_corpus, make_trackers
 from biencoder_ablate.config.schema import Config, ConfigError, check
@@ -60,8 +61,11 @@ def conf_directory() -> Path:
 
 
 def register_schema() -> None:
-    """Let Hydra check keys and types against the dataclasses."""
-    ConfigStore.instance().store(name=SCHEMA_NAME, node=Config)
+    """Let Hydra check keys and types against the dataclasses; once a process, since making a schema of them takes it a
+    tenth of composing."""
+    store = ConfigStore.instance()
+    if f"{SCHEMA_NAME}.yaml" not in store.repo:
+        store.store(name=SCHEMA_NAME, node=Config)
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -174,7 +178,7 @@ class Command:
         values alone, which Hydra sets last and in order: so each choice of groups is composed once, and a job's values
         are set on a copy of that.
         """
-        groups = self.loader.list_groups("")
+        groups = list_groups(self.loader)
         composed: dict[tuple[str, ...], DictConfig] = {}
         configs = []
         for job in jobs:
@@ -236,7 +240,7 @@ def compose_command(arguments: argparse.Namespace) -> Iterator[Command]:
         multirun = base.hydra.mode == RunMode.MULTIRUN
         if swept and not multirun:
             key, _, value = swept[0].partition("=")
-            hint = "" if key in loader.list_groups("") or '"' in value else f", or quotes: '{key}=\"{value}\"'"
+            hint = "" if key in list_groups(loader) or '"' in value else f", or quotes: '{key}=\"{value}\"'"
             raise ConfigError(f"{swept[0]}: several values need -m (a sweep){hint}")
         if multirun and _lacks_fold(base, given):
             # The fold changes last, since the jobs of one fold have their data in common.

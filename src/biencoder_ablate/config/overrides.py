@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import ChoiceSweep, Override
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
@@ -52,9 +53,28 @@ _OURS = {
 """Hydra's settings for what this program does itself: the only value that is accepted, and what to give instead."""
 
 
+def list_groups(loader: ConfigLoader) -> list[str]:
+    """The groups of choices."""
+    return _list(loader, "", ObjectType.GROUP)
+
+
+def list_choices(loader: ConfigLoader, group: str) -> list[str]:
+    """What a group offers, in alphabetical order."""
+    return _list(loader, group, ObjectType.CONFIG)
+
+
+def _list(loader: ConfigLoader, group: str, kind: ObjectType) -> list[str]:
+    # As the loader's own get_group_options does, which copies all that it has loaded first, the schema included.
+    names: set[str] = set()
+    for source in loader.get_sources():
+        if source.is_group(group):
+            names.update(source.list(group, results_filter=kind))
+    return sorted(names)
+
+
 def check_overrides(loader: ConfigLoader, overrides: list[Override]) -> None:
     """Refuse unknown keys and choices before Hydra does: our messages say what would be valid."""
-    groups = [group for group in loader.list_groups("") if group != "hydra"]
+    groups = [group for group in list_groups(loader) if group != "hydra"]
     keys = dict(schema_keys())
     for override in overrides:
         key, line = override.key_or_group, override.input_line or ""
@@ -63,7 +83,7 @@ def check_overrides(loader: ConfigLoader, overrides: list[Override]) -> None:
         if key in _PROMPTS:
             _check_prompt(key, override)
         if override.is_delete() and not key.startswith("hydra/"):
-            options = f"one of {', '.join(loader.get_group_options(key))}" if key in groups else "a value"
+            options = f"one of {', '.join(list_choices(loader, key))}" if key in groups else "a value"
             raise ConfigError(f"{line}: {key} cannot be left out; give it {options} instead")
         if key in groups or (key.startswith("hydra/") and not override.is_delete()):
             _check_choice(loader, key, override)
@@ -132,7 +152,7 @@ def _check_choice(loader: ConfigLoader, group: str, override: Override) -> None:
         values = list(override.sweep_string_iterator())
     else:
         values = [override.get_value_element_as_str()]
-    options = loader.get_group_options(group)
+    options = list_choices(loader, group)
     for value in values:
         is_list = group in _SEVERAL and value.startswith("[")
         for choice in value[1:-1].split(",") if is_list else [value]:

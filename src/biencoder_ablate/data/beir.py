@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import zipfile
 import zlib
@@ -18,6 +19,9 @@ from biencoder_ablate.utils.console import excerpt, format_error
 from biencoder_ablate.utils.seeding import generator
 
 _QRELS = {"train": "train", "dev": "val", "test": "test"}
+"""By the name of a file of judgements, our split."""
+Qrels = dict[str, dict[str, int]]
+"""query id → document id → grade, of the judgements above 0."""
 
 
 def _check_beir(settings: DataConfig) -> None:
@@ -42,17 +46,18 @@ def read_beir(settings: DataConfig) -> Corpus:
             archive = zipfile.ZipFile(path)
             check_zip(path, archive)
             top = zipfile.Path(archive)
-        folders = sorted((place for place in top.iterdir() if place.is_dir()), key=lambda place: place.name)
-        home = next((place for place in (top, *folders) if (place / "corpus.jsonl").is_file()), None)
+        folders = [place for place in top.iterdir() if place.is_dir()]
+        folders.sort(key=lambda place: place.name)
+        homes = (place for place in (top, *folders) if (place / "corpus.jsonl").is_file())
+        home = next(homes, None)
         if home is None:
             raise DataError(
                 f"data.path={path}: no corpus.jsonl at its top or one folder down; must be in BEIR's format"
             )
         return _parse(path, home, settings.split_seed)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
-        raise DataError(
-            f"data.path={path}: cannot be read ({format_error(error, brief=True)}); download it again if it is damaged"
-        ) from error
+        reason = format_error(error, brief=True)
+        raise DataError(f"data.path={path}: cannot be read ({reason}); download it again if it is damaged") from error
 
 
 def _parse(path: Path, home: Any, split_seed: int) -> Corpus:
@@ -83,27 +88,18 @@ def _parse(path: Path, home: Any, split_seed: int) -> Corpus:
     if not qrels["train"]:
         notes.append("no qrels/train.tsv: nothing to train on, only evaluating (training.epochs=0)")
     elif not qrels["val"]:
-        names = list(qrels["train"])
-        drawn = generator(split_seed, "split").permutation(len(names))[: max(1, len(names) // 5)]
-        qrels["val"] = {names[i]: qrels["train"].pop(names[i]) for i in sorted(drawn.tolist())}
+        qrels["val"] = _cut_val(qrels["train"], split_seed)
         notes.append(f"no qrels/dev.tsv: {len(qrels['val'])} training queries, by data.split_seed, are val")
 
-    pairs, num_missing = [], 0
+    pairs: list[Pair] = []
+    num_missing = 0
     for split, grades_of in qrels.items():
         _check_any_found(path, split, grades_of, text_of)
-        for query, grades in grades_of.items():
-            text = queries[query]
-            for number, (document, grade) in enumerate(grades.items(), start=1):
-                if document in text_of and document != query:
-                    pairs.append(Pair(split, "", query, "", number, text, text_of[document], grade, query, document))
-                    continue
-                num_missing += 1
-                # A right answer that can never be found: its query's own text, under no name.
-                if split != "train":
-                    pairs.append(Pair(split, "", query, "", number, text, text, grade, query, ""))
+        num_missing += _add_pairs(pairs, split, grades_of, queries, text_of)
     if num_missing:
         notes.append(f"{num_missing} right answers are no documents, or the query's own; they count as never found")
-    num_documents = sum(name in text_of for name in {pair.query for pair in pairs})
+    asked = {pair.query for pair in pairs}
+    num_documents = sum(name in text_of for name in asked)
     if num_documents:
         notes.append(
             f"{num_documents} queries are documents too; each is left out of its own candidates (ignore_identical_ids)"
@@ -112,16 +108,49 @@ def _parse(path: Path, home: Any, split_seed: int) -> Corpus:
     return replace(corpus, notes=tuple(notes))
 
 
-def _check_any_found(
-    path: Path, split: str, grades_of: Mapping[str, Mapping[str, int]], documents: Mapping[str, str]
-) -> None:
+def _cut_val(train: Qrels, split_seed: int) -> Qrels:
+    """Take a fifth of the training queries out of `train`, one at least, for val."""
+    names = list(train)
+    num_val = max(1, len(names) // 5)
+    drawn = generator(split_seed, "split").permutation(len(names))[:num_val]
+    val = {}
+    for place in sorted(drawn.tolist()):
+        name = names[place]
+        val[name] = train.pop(name)
+    return val
+
+
+def _add_pairs(
+    pairs: list[Pair], split: str, grades_of: Qrels, queries: Mapping[str, str], text_of: Mapping[str, str]
+) -> int:
+    """Add a pair for each right answer of a split's queries; returns how many of these cannot be found."""
+    num_missing = 0
+    for query, grades in grades_of.items():
+        text = queries[query]
+        for number, (document, grade) in enumerate(grades.items(), start=1):
+            is_candidate = document in text_of and document != query
+            if is_candidate:
+                answer, name = text_of[document], document
+            else:
+                # A right answer that can never be found: its query's own text, under no name. Training needs none.
+                answer, name = text, ""
+                num_missing += 1
+            if is_candidate or split != "train":
+                pairs.append(Pair(split, "", query, "", number, text, answer, grade, query, name))
+    return num_missing
+
+
+def _check_any_found(path: Path, split: str, grades_of: Qrels, documents: Mapping[str, str]) -> None:
     """Refuse a split none of whose right answers is a document: then the two files spell the ids differently."""
-    answers = [document for grades in grades_of.values() for document in grades]
-    if answers and not any(document in documents for document in answers):
-        raise DataError(
-            f"data.path={path}: none of the right answers of {split} in qrels/ is in corpus.jsonl; ids must be spelled "
-            f"alike: {list_columns(answers[:3])} in qrels/, {list_columns(list(documents)[:3])} in corpus.jsonl"
-        )
+    answers = list(itertools.chain.from_iterable(grades_of.values()))
+    if not answers or not documents.keys().isdisjoint(answers):
+        return
+    judged = list_columns(answers[:3])
+    known = list_columns(list(documents)[:3])
+    raise DataError(
+        f"data.path={path}: none of the right answers of {split} in qrels/ is in corpus.jsonl; ids must be spelled "
+        f"alike: {judged} in qrels/, {known} in corpus.jsonl"
+    )
 
 
 def _unread_qrels(folder: Any) -> list[str]:
@@ -129,10 +158,12 @@ def _unread_qrels(folder: Any) -> list[str]:
     if not folder.is_dir():
         return []
     read = [f"{file}.tsv" for file in _QRELS]
-    others = [file.name for file in folder.iterdir() if file.name.endswith(".tsv") and file.name not in read]
+    names = [file.name for file in folder.iterdir()]
+    others = [name for name in names if name.endswith(".tsv") and name not in read]
     if not others:
         return []
-    return [f"files of qrels/ that are not read: {list_columns(sorted(others))}; must be called {', '.join(read)}"]
+    others.sort()
+    return [f"files of qrels/ that are not read: {list_columns(others)}; must be called {', '.join(read)}"]
 
 
 def _read_rows(path: Path, home: Any, file: str) -> Iterator[tuple[str, str, str, str]]:
@@ -146,41 +177,47 @@ def _read_rows(path: Path, home: Any, file: str) -> Iterator[tuple[str, str, str
         row = parse_json(where, line)
         if not isinstance(row, dict):
             raise DataError(f"{where}: must be a JSON object with _id and text")
-        keys = f"found {list_columns(list(row))}"
+        keys = list_columns(list(row))
         identity = row.get("_id")
+        is_id = isinstance(identity, str | int) and not isinstance(identity, bool)
         name = str(identity).strip()
-        if not isinstance(identity, str | int) or isinstance(identity, bool) or not name:
-            raise DataError(f"{where}: must be a JSON object with _id and text; {keys}")
+        if not is_id or not name:
+            raise DataError(f"{where}: must be a JSON object with _id and text; found {keys}")
         if "text" not in row:
-            raise DataError(f"{where}: no text; must be a JSON object with _id and text; {keys}")
-        text, title = row["text"], row.get("title")
+            raise DataError(f"{where}: no text; must be a JSON object with _id and text; found {keys}")
+        text = row["text"]
+        title = row.get("title")
         if text is None:
-            raise DataError(f"{where}: text is null; must be text; {keys}")
-        for key, value in (("text", text), ("title", title), ("_id", name)):
-            cell_text(where, key, value)
+            raise DataError(f"{where}: text is null; must be text; found {keys}")
+        # They are taken as they are, blanks at their ends included; what is no text is refused.
+        cell_text(where, "text", text)
+        cell_text(where, "title", title)
+        cell_text(where, "_id", name)
         if name in seen:
             raise DataError(f"{where}: _id {excerpt(name)} is there twice; ids must differ")
         seen.add(name)
         yield where, name, title or "", text
 
 
-def _read_qrels(path: Path, file: Any, queries: Mapping[str, str]) -> tuple[dict[str, dict[str, int]], int]:
-    """query id → document id → grade, of the judgements above 0; nothing where there is no such file.
+def _read_qrels(path: Path, file: Any, queries: Mapping[str, str]) -> tuple[Qrels, int]:
+    """The judgements in a file; nothing where there is no such file.
 
     And how many judgements are replaced by a later one with another grade, as BEIR's own loader does.
     """
-    judged: dict[str, dict[str, int]] = {}
+    judged: Qrels = {}
     num_replaced = 0
     if not file.is_file():
         return judged, num_replaced
     for number, line in _read_lines(path, file):
         cells = [cell.strip() for cell in line.rstrip("\r\n").split("\t")]
-        if number == 1 and not any(letter.isdigit() for letter in cells[-1]):
-            continue  # the header
+        is_header = number == 1 and not any(letter.isdigit() for letter in cells[-1])
+        if is_header:
+            continue
         where = f"data.path={path}, qrels/{file.name}, line {number}"
         if len(cells) != 3 or not re.fullmatch(r"-?\d{1,9}", cells[2], re.ASCII):
             raise DataError(f"{where}: must be query-id, corpus-id and an integer score, separated by tabs")
-        query, document, grade = cells[0], cells[1], int(cells[2])
+        query, document, score = cells
+        grade = int(score)
         if query not in queries:
             raise DataError(f"{where}: query {excerpt(query)} is not in queries.jsonl")
         grades = judged.setdefault(query, {})

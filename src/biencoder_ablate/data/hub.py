@@ -24,7 +24,11 @@ from biencoder_ablate.utils.console import excerpt, format_error
 
 _FILES = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json"}
 """By suffix, what `datasets` calls a kind of file; csv and tsv are read by tabular.py."""
+_READ_HERE = (".csv", ".tsv")
 _WHAT = "a data set's name on the hub, a directory, or a parquet, csv, tsv or jsonl file"
+
+Tables = dict[str, Any]
+"""The tables of a data set (`datasets.Dataset`) by the names of its splits."""
 
 
 def _check_hub(settings: DataConfig) -> None:
@@ -32,13 +36,18 @@ def _check_hub(settings: DataConfig) -> None:
     check_column_keys(settings)
     if settings.path is None:
         raise ConfigError(f"data.path is missing: data=hub needs data.path=…, {_WHAT}")
+    where = f"data.path={settings.path}"
     path = Path(settings.path).expanduser()
-    if not path.exists() and (looks_like_path(settings.path) or path.suffix.lower() in _FILES):
-        raise ConfigError(f"data.path={settings.path}: no such file or directory; must be {_WHAT}")
-    if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe or a device might never end
-        raise ConfigError(f"data.path={settings.path}: neither a regular file nor a directory; must be {_WHAT}")
-    if path.is_file() and path.suffix.lower() not in _FILES:
-        raise ConfigError(f"data.path={settings.path}: must be {_WHAT}")
+    has_suffix = _suffix(path) in _FILES
+    means_file = has_suffix or looks_like_path(settings.path)
+    if means_file and not path.exists():
+        raise ConfigError(f"{where}: no such file or directory; must be {_WHAT}")
+    # A pipe or a device might never end.
+    is_special = path.exists() and not path.is_file() and not path.is_dir()
+    if is_special:
+        raise ConfigError(f"{where}: neither a regular file nor a directory; must be {_WHAT}")
+    if path.is_file() and not has_suffix:
+        raise ConfigError(f"{where}: must be {_WHAT}")
     if importlib.util.find_spec("datasets") is None:
         raise ConfigError("data=hub needs the library datasets: pip install 'biencoder-ablate[datasets]'")
 
@@ -51,20 +60,24 @@ def read_hub(settings: DataConfig) -> Corpus:
     see pair_table. Rows of one point may be many. Raises DataError.
     """
     loaded, left_out = _load(settings)
-    tables = {name: table for name, table in loaded.items() if settings.split or name.lower() in SPLIT_WORDS}
+    # Where a column names the splits, it does not matter what the data set calls its own.
+    tables: Tables = {}
+    ignored = []
+    for name, table in loaded.items():
+        if settings.split or name.lower() in SPLIT_WORDS:
+            tables[name] = table
+        else:
+            ignored.append(f"the data set's split {excerpt(name)} is left out: its name is not train, val or test")
     if not tables:
         raise DataError(f"data.path={settings.path}: splits {list_columns(list(loaded))}; must be train, val and test")
     columns = _choose_columns(settings, tables)
-    notes = [columns.note, *left_out]
-    for name in loaded:
-        if name not in tables:
-            notes.append(f"the data set's split {excerpt(name)} is left out: its name is not train, val or test")
-    notes += _check_others(settings, tables, columns)
+    notes = [columns.note, *left_out, *ignored, *_check_others(settings, tables, columns)]
 
     rows: list[Row] = []
     for name, table in tables.items():
         # One table called train is what the library makes of a file without splits.
-        own_split = SPLIT_WORDS.get(name.lower()) if len(tables) > 1 or name.lower() != "train" else None
+        has_no_splits = len(tables) == 1 and name.lower() == "train"
+        own_split = None if has_no_splits else SPLIT_WORDS.get(name.lower())
         rows += _table_rows(settings, name, table, columns, own_split, first_number=len(rows))
     return build_from_rows("hub", settings, columns, rows, notes)
 
@@ -73,28 +86,29 @@ def _table_rows(
     settings: DataConfig, name: str, table: Any, columns: Columns, own_split: str | None, first_number: int
 ) -> list[Row]:
     """The rows of the table `name`, numbered from `first_number`."""
-    nothing = [None] * len(table)
     uses = vars(columns) | {"grade": _grade_column(table, columns)}
-    cells = {use: nothing if column is None else table[column] for use, column in uses.items()}
+    nothing = [None] * len(table)
+    cells = {}
+    for use, column in uses.items():
+        cells[use] = nothing if column is None else table[column]
+
     rows = []
-    for number in range(len(table)):
-        where = f"data.path={settings.path}, {name}, row {number}"
-        cell = {use: values[number] for use, values in cells.items()}
+    for place in range(len(table)):
+        where = f"data.path={settings.path}, {name}, row {place}"
+        cell = {use: values[place] for use, values in cells.items()}
         points = _texts(where, columns.point, cell["point"])
         if len(points) != 1:
             raise DataError(f"{where}: {columns.point} must be one text; it has {len(points)}")
-        split = own_split if columns.split is None else parse_split(where, columns.split, cell["split"])
-        row = Row(
-            where,
-            first_number + number,
-            points[0],
-            _texts(where, columns.counter, cell["counter"]),
-            _texts(where, str(columns.negative), cell["negative"]),
-            parse_grade(where, cell["grade"]),
-            split,
-            group=read_label(where, str(columns.group), cell["group"]),
-            id=read_label(where, str(columns.id), cell["id"]),
-        )
+        split = own_split
+        if columns.split is not None:
+            split = parse_split(where, columns.split, cell["split"])
+        counters = _texts(where, columns.counter, cell["counter"])
+        negatives = _texts(where, str(columns.negative), cell["negative"])
+        grade = parse_grade(where, cell["grade"])
+        group = read_label(where, str(columns.group), cell["group"])
+        id = read_label(where, str(columns.id), cell["id"])
+        number = first_number + place
+        row = Row(where, number, points[0], counters, negatives, grade, split, group=group, id=id)
         rows.append(row)
     return rows
 
@@ -102,38 +116,45 @@ def _table_rows(
 def _grade_column(table: Any, columns: Columns) -> str | None:
     """The column grade, however its name is written: how well a row's answers answer, 0 for not at all."""
     taken = set(columns.read) - {columns.grade}
-    return next((name for name in table.column_names if name.strip().casefold() == "grade" and name not in taken), None)
+    for name in table.column_names:
+        if name.strip().casefold() == "grade" and name not in taken:
+            return name
+    return None
 
 
 def _check_others(settings: DataConfig, tables: Mapping[str, Any], columns: Columns) -> list[str]:
     """A note of the columns that are not read. Raises DataError for one that seems to grade the rows."""
-    checked: dict[str, list[Any]] = {}
-    num_graded = 0
+    read = set(columns.read)
     also_checked = (columns.group, columns.id)  # what groups or names the rows may judge them as well
+    parts: dict[str, list[Any]] = {}
+    num_graded = 0
     for table in tables.values():
-        graded = _grade_column(table, columns)
-        num_graded += graded is not None
+        grade = _grade_column(table, columns)
+        num_graded += grade is not None
         for name in table.column_names:
-            if name in also_checked or name not in (*columns.read, graded):
-                checked.setdefault(name, []).append(table[name])
-    cells = {name: itertools.chain.from_iterable(parts) for name, parts in checked.items()}
-    noted = set(cells) - set(columns.read)
-    return check_unread(f"data.path={settings.path}", cells, graded=num_graded == len(tables), noted=noted)
+            is_unread = name not in read and name != grade
+            if is_unread or name in also_checked:
+                parts.setdefault(name, []).append(table[name])
+
+    cells = {name: itertools.chain.from_iterable(of_tables) for name, of_tables in parts.items()}
+    noted = cells.keys() - read
+    all_graded = num_graded == len(tables)
+    return check_unread(f"data.path={settings.path}", cells, graded=all_graded, noted=noted)
 
 
-def _load(settings: DataConfig) -> tuple[dict[str, Any], Sequence[str]]:
-    """The tables of a data set by the names of its splits, train where it has none, and notes of a csv or tsv."""
+def _load(settings: DataConfig) -> tuple[Tables, Sequence[str]]:
+    """The tables of a data set, called train where it has no splits, and notes of a csv or tsv."""
     import datasets
 
     path = Path(str(settings.path)).expanduser()
-    suffix = path.suffix.lower()
     where = f"data.path={settings.path}"
-    if path.is_file() and suffix in (".csv", ".tsv"):
+    if path.is_file() and _suffix(path) in _READ_HERE:
         table, notes = _read_texts(where, [path])
         return {"train": table}, notes
 
+    # What matters is raised; no bar is wanted.
     shows_progress = not datasets.utils.are_progress_bars_disabled()
-    datasets.disable_progress_bars()  # what matters is raised
+    datasets.disable_progress_bars()
     try:
         loaded: Any
         if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
@@ -150,10 +171,12 @@ def _load(settings: DataConfig) -> tuple[dict[str, Any], Sequence[str]]:
     finally:
         if shows_progress:
             datasets.enable_progress_bars()
-    return dict(loaded) if isinstance(loaded, Mapping) else {"train": loaded}, ()
+    has_splits = isinstance(loaded, Mapping)
+    tables = dict(loaded) if has_splits else {"train": loaded}
+    return tables, ()
 
 
-def _load_files(where: str, path: Path, subset: str | None) -> tuple[dict[str, Any], Sequence[str]]:
+def _load_files(where: str, path: Path, subset: str | None) -> tuple[Tables, Sequence[str]]:
     """The tables of a file or of a directory's files, always read anew.
 
     The library's own cache goes by a file's time, and would answer with what a file held before: it is given an empty
@@ -161,37 +184,61 @@ def _load_files(where: str, path: Path, subset: str | None) -> tuple[dict[str, A
     """
     import datasets
 
+    kind = str(path)
+    files: str | None = None
+    if path.is_file():
+        kind = _FILES[_suffix(path)]
+        files = str(path)
     with tempfile.TemporaryDirectory() as cache:
-        kind, files = (_FILES[path.suffix.lower()], str(path)) if path.is_file() else (str(path), None)
         builder = datasets.load_dataset_builder(kind, subset, data_files=files, cache_dir=cache)
-        sources = {str(split): [Path(file) for file in named] for split, named in builder.config.data_files.items()}
-        if all(file.suffix.lower() in (".csv", ".tsv") for named in sources.values() for file in named):
-            read = {split: _read_texts(where, named) for split, named in sources.items()}
-            notes = [note for _, notes in read.values() for note in notes]
-            return {split: table for split, (table, _) in read.items()}, notes
+        sources = {}
+        suffixes = set()
+        for split, names in builder.config.data_files.items():
+            paths = [Path(name) for name in names]
+            sources[str(split)] = paths
+            suffixes |= {_suffix(path) for path in paths}
+        if suffixes <= set(_READ_HERE):
+            return _read_splits(where, sources)
         builder.download_and_prepare()
         # In memory, since the files of the cache go.
         return dict(builder.as_dataset(in_memory=True)), ()
+
+
+def _read_splits(where: str, sources: Mapping[str, Sequence[Path]]) -> tuple[Tables, Sequence[str]]:
+    """The tables of csv and tsv files by split, and notes of them."""
+    tables: Tables = {}
+    notes: list[str] = []
+    for split, files in sources.items():
+        tables[split], more = _read_texts(where, files)
+        notes += more
+    return tables, notes
 
 
 def _read_texts(where: str, files: Sequence[Path]) -> tuple[Any, Sequence[str]]:
     """A table of csv or tsv files, as data=pairs reads them: quotation marks and all, and every cell a text."""
     import datasets
 
-    parts: list[dict[str, list[str]]] = []
+    columns: dict[str, list[str]] = {}
     notes: list[str] = []
     for file in files:
-        place = where if len(files) == 1 and where.endswith(file.name) else f"{where}, {file.name}"
-        table = read_table(place, file.suffix.lower(), file.read_bytes())
-        parts.append({name: [row[key] for _, row in table.rows] for key, name in table.columns.items()})
+        is_named = len(files) == 1 and where.endswith(file.name)
+        place = where if is_named else f"{where}, {file.name}"
+        table = read_table(place, _suffix(file), file.read_bytes())
         notes += table.notes
-        if parts[0].keys() != parts[-1].keys():
-            raise DataError(
-                f"{place}: columns {list_columns(list(parts[-1]))}; must be those of {files[0].name}, "
-                f"{list_columns(list(parts[0]))}"
-            )
-    columns = {name: [cell for part in parts for cell in part[name]] for name in parts[0]}
+        spellings = list(table.columns.values())
+        if file is files[0]:
+            columns = {name: [] for name in spellings}
+        elif columns.keys() != set(spellings):
+            found = list_columns(spellings)
+            wanted = list_columns(list(columns))
+            raise DataError(f"{place}: columns {found}; must be those of {files[0].name}, {wanted}")
+        for key, name in table.columns.items():
+            columns[name] += [row[key] for _, row in table.rows]
     return datasets.Dataset.from_dict(columns), notes
+
+
+def _suffix(path: Path) -> str:
+    return path.suffix.lower()
 
 
 def _choose_columns(settings: DataConfig, tables: Mapping[str, Any]) -> Columns:
@@ -202,16 +249,22 @@ def _choose_columns(settings: DataConfig, tables: Mapping[str, Any]) -> Columns:
     # A column split counts where the data set has no splits of its own, and where it holds nothing but their names.
     if settings.split is None and columns.split is not None:
         words = {str(word).strip().lower() for word in first[columns.split]}
-        if len(tables) > 1 or not words <= SPLIT_WORDS.keys():
+        are_splits = words <= SPLIT_WORDS.keys()
+        if len(tables) > 1 or not are_splits:
             columns = replace(columns, split=None)
-    if settings.group is None and any(columns.group not in table.column_names for table in tables.values()):
-        columns = replace(columns, group=None)
+    # A group that no key asks for need not be in every table.
+    if settings.group is None:
+        in_all = all(columns.group in table.column_names for table in tables.values())
+        if not in_all:
+            columns = replace(columns, group=None)
+
+    needed = [column for column in columns.read if column != columns.grade]
     for name, table in tables.items():
-        for column in columns.read:
-            if column not in table.column_names and column != columns.grade:
-                raise DataError(
-                    f"{where}: no column {excerpt(column)} in {excerpt(name)}; found {list_columns(table.column_names)}"
-                )
+        found = table.column_names
+        for column in needed:
+            if column not in found:
+                split = excerpt(name)
+                raise DataError(f"{where}: no column {excerpt(column)} in {split}; found {list_columns(found)}")
     return columns
 
 
@@ -222,4 +275,4 @@ def _texts(where: str, column: str, value: Any) -> list[str]:
         if text is not None and not isinstance(text, str):
             raise DataError(f"{where}: {column} is {text!r:.60}; must be text, or a list of texts")
     texts = [cell_text(where, column, text) for text in values]
-    return [text for text in texts if text]
+    return list(filter(None, texts))

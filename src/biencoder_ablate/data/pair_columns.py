@@ -43,20 +43,24 @@ class Columns:
     @property
     def read(self) -> tuple[str, ...]:
         """The names of all of them."""
-        return tuple(name for name in vars(self).values() if name is not None)
+        names = vars(self).values()
+        return tuple(name for name in names if name is not None)
 
     @property
     def note(self) -> str:
         """What is taken for what, for the first lines of a run."""
-        negative = f", {printable(self.negative)} does not" if self.negative else ""
-        return f"{printable(self.point)} asks, {printable(self.counter)} answers{negative}"
+        note = f"{printable(self.point)} asks, {printable(self.counter)} answers"
+        if self.negative:
+            note += f", {printable(self.negative)} does not"
+        return note
 
 
 def check_column_keys(settings: DataConfig) -> None:
     """Refuse keys that name one column for two kinds of texts. Raises ConfigError."""
     for first, second in itertools.combinations(("point", "counter", "negative"), 2):
         column = getattr(settings, first)
-        if column is not None and column == getattr(settings, second):
+        other = getattr(settings, second)
+        if column is not None and column == other:
             raise ConfigError(f"data.{second}={column}: is data.{first} as well; must be another column")
 
 
@@ -68,16 +72,19 @@ def choose_columns(where: str, settings: DataConfig, names: Sequence[str], usual
     """
     given = {key: _find_named(where, settings, key, names) for key in KEYS}
     for key in ("split", "group", "id"):
-        if given[key] is not None and _fold(str(given[key])) == "grade":
-            raise DataError(f"{where}: data.{key}={given[key]}: a column grade grades the rows; give it another name")
-    taken = set(given.values())
+        column = given[key]
+        if column is not None and _fold(column) == "grade":
+            raise DataError(f"{where}: data.{key}={column}: a column grade grades the rows; give it another name")
 
     # Whatever a key names is not taken for anything else.
+    unnamed = _without(names, given.values())
     by_use = {}
     for use in usual:
-        found = _known_as(names, [_USUAL_NAMES[use]], taken)
-        by_use[use] = given.get(use) or (found[0] if len(found) == 1 else None)
-    free = [name for name in names if name not in taken | set(by_use.values())]
+        column = given.get(use)
+        if not column:
+            column = _only(_known_as(unnamed, [_USUAL_NAMES[use]]))
+        by_use[use] = column
+    free = _without(unnamed, by_use.values())
     point, counter = _choose_texts(where, given["point"], given["counter"], free, names)
     others = {key: given[key] for key in ("negative", "split", "group", "id")}
     return Columns(point, counter, **(others | by_use))
@@ -88,20 +95,27 @@ def _choose_texts(
 ) -> tuple[str, str]:
     """The columns that ask and answer: by key, by their usual names, or the only ones that are left."""
     free = [name for name in free if not _fold(name).startswith(("negative", "grade"))]
-    asks, answers = _known_as(free, ASKS), _known_as(free, ANSWERS)
+    asks: Sequence[str] = ASKS
+    answers: Sequence[str] = ANSWERS
     # These two are the program's own names; beside them others mean something else.
-    if {"point", "counter"} <= {_fold(name) for name in free}:
-        asks, answers = _known_as(free, ["point"]), _known_as(free, ["counter"])
-    if point is None and len(asks) == 1:
-        point = asks[0]
-    if counter is None and len(answers) == 1:
-        counter = answers[0]
+    folded = {_fold(name) for name in free}
+    if {"point", "counter"} <= folded:
+        asks = ["point"]
+        answers = ["counter"]
+    if point is None:
+        point = _only(_known_as(free, asks))
+    if counter is None:
+        counter = _only(_known_as(free, answers))
 
     # A column without a usual name is found by its place, if no other is left.
-    rest = [name for name in free if name not in (point, counter)]
-    if len(rest) == (point is None) + (counter is None) and not any(map(_looks_like_text, rest)):
-        point = point or rest.pop(0)
-        counter = counter or rest.pop(0)
+    rest = _without(free, (point, counter))
+    num_missing = (point is None) + (counter is None)
+    holds_text = any(map(_looks_like_text, rest))
+    if len(rest) == num_missing and not holds_text:
+        if point is None:
+            point = rest.pop(0)
+        if counter is None:
+            counter = rest.pop(0)
     if point is None or counter is None:
         raise DataError(_unclear(where, point, counter, names))
     return point, counter
@@ -109,15 +123,18 @@ def _choose_texts(
 
 def _unclear(where: str, point: str | None, counter: str | None, names: Sequence[str]) -> str:
     """The message where it is not plain which columns ask and answer."""
-    keys = {"data.point": point, "data.counter": counter}
-    missing = [f"{key}=…" for key, column in keys.items() if column is None]
-    verbs = {2: "columns ask and answer", 1: "column asks" if point is None else "column answers"}
+    if point is None and counter is None:
+        what = "columns ask and answer? data.point=… data.counter=…"
+    elif point is None:
+        what = "column asks? data.point=…"
+    else:
+        what = "column answers? data.counter=…"
     hint = ""
     if len(names) == 1 and ";" in names[0]:
         hint = " (is the separator ;? save with commas)"
     elif any(map(_looks_like_text, names)):
         hint = " (is this a row of texts? the first row must name the columns)"
-    return f"{where}: which {verbs[len(missing)]}? {' '.join(missing)}; found {list_columns(names)}{hint}"
+    return f"{where}: which {what}; found {list_columns(names)}{hint}"
 
 
 def _find_named(where: str, settings: DataConfig, key: str, names: Sequence[str]) -> str | None:
@@ -125,15 +142,26 @@ def _find_named(where: str, settings: DataConfig, key: str, names: Sequence[str]
     wanted = getattr(settings, key)
     if wanted is None or wanted in names:
         return wanted
-    alike = _known_as(names, [_fold(wanted)])
-    if len(alike) != 1:
+    column = _only(_known_as(names, [_fold(wanted)]))
+    if column is None:
         raise DataError(f"{where}: no column {wanted} (data.{key}); found {list_columns(names)}")
-    return alike[0]
+    return column
 
 
-def _known_as(names: Iterable[str], known: Sequence[str], taken: Iterable[str | None] = ()) -> list[str]:
-    """The names that are among the `known` ones, whatever their case, and not taken."""
-    return [name for name in names if _fold(name) in known and name not in taken]
+def _known_as(names: Iterable[str], known: Sequence[str]) -> list[str]:
+    """The names that are among the `known` ones, whatever their case."""
+    return [name for name in names if _fold(name) in known]
+
+
+def _without(names: Iterable[str], taken: Iterable[str | None]) -> list[str]:
+    """The names that are not taken, in their order."""
+    not_free = set(taken)
+    return [name for name in names if name not in not_free]
+
+
+def _only(names: Sequence[str]) -> str | None:
+    """The name, where there is one and no other."""
+    return names[0] if len(names) == 1 else None
 
 
 def _fold(name: str) -> str:
@@ -142,4 +170,5 @@ def _fold(name: str) -> str:
 
 def _looks_like_text(name: str) -> bool:
     """Whether a column's name is rather a text: of many words, or ending like a sentence."""
-    return len(name.split()) > _MOST_WORDS or name.rstrip().endswith((".", "?", "!"))
+    has_many_words = len(name.split()) > _MOST_WORDS
+    return has_many_words or name.rstrip().endswith((".", "?", "!"))

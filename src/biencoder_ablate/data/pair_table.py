@@ -40,7 +40,8 @@ def read_label(where: str, column: str, value: object) -> str:
 
     Raises DataError for anything else.
     """
-    if value is None or value != value:
+    is_nan = value != value
+    if value is None or is_nan:
         return ""
     if isinstance(value, int | float):
         return str(value)
@@ -75,21 +76,39 @@ def build_from_rows(
 
     # Debates that a column `debate` names are told apart by their themes as well; other groups are not.
     by_theme = columns.group is not None and settings.group is None
-    groups = [(row.theme if by_theme and row.group else "", debate) for row, debate in zip(rows, debates, strict=True)]
+    groups = []
+    for row, debate in zip(rows, debates, strict=True):
+        theme = row.theme if by_theme and row.group else ""
+        groups.append((theme, debate))
     splits, drawn = _assign_splits(settings, columns, rows, groups)
 
     pairs, ids = _make_pairs(rows, debates, splits)
     if columns.id is not None:
         pairs = _give_names(pairs, ids, keys, settings)
-
-    # A point counts as incomplete under its first row's theme.
-    theme_of: dict[tuple[str, str], str] = {}  # by split and point
-    for split, row in zip(splits, rows, strict=True):
-        theme_of.setdefault((split, keys[row.point]), row.theme)
-    answered = {(pair.split, keys[pair.point]) for pair in pairs if pair.grade > 0}
-    incomplete = Counter((point[0], theme) for point, theme in theme_of.items() if point not in answered)
+    incomplete = _count_unanswered(rows, splits, keys, pairs)
     corpus = build_corpus(name, pairs, incomplete, candidates="answers")
-    return replace(corpus, notes=(*notes, *_group_notes(settings, columns, rows), *drawn))
+    group_notes = _group_notes(settings, columns, rows)
+    return replace(corpus, notes=(*notes, *group_notes, *drawn))
+
+
+def _count_unanswered(
+    rows: Sequence[Row], splits: Sequence[str], keys: dict[str, str], pairs: Sequence[Pair]
+) -> Counter[tuple[str, str]]:
+    """By split and theme, how many points have no right answer; a point counts under its first row's theme."""
+    answered = set()
+    for pair in pairs:
+        if pair.grade > 0:
+            answered.add((pair.split, keys[pair.point]))
+
+    counted = set()
+    counts: Counter[tuple[str, str]] = Counter()
+    for split, row in zip(splits, rows, strict=True):
+        point = (split, keys[row.point])
+        if point in answered or point in counted:
+            continue
+        counted.add(point)
+        counts[split, row.theme] += 1
+    return counts
 
 
 def _assign_splits(
@@ -98,7 +117,8 @@ def _assign_splits(
     """The split of each row, and a note of what was drawn."""
     where = f"data.path={settings.path}"
     splits = [row.split or "train" for row in rows]
-    if settings.folds is not None and any(row.split for row in rows):
+    has_splits = any(row.split for row in rows)
+    if settings.folds is not None and has_splits:
         raise DataError(
             f"data.folds={settings.folds}: {where} says itself what is train, val and test; must be null, or the "
             "data without splits"
@@ -109,21 +129,27 @@ def _assign_splits(
     if not missing:
         return splits, []
 
-    in_train = [group for split, group in zip(splits, groups, strict=True) if split == "train"]
+    in_train = []
+    for split, group in zip(splits, groups, strict=True):
+        if split == "train":
+            in_train.append(group)
     drawn = draw_splits(in_train, settings)
-    for place, (split, group) in enumerate(zip(splits, groups, strict=True)):
-        if split == "train" and drawn[group] in missing:
+    # A split that the rows have themselves gets nothing more.
+    for place, group in enumerate(groups):
+        if splits[place] == "train" and drawn[group] in missing:
             splits[place] = drawn[group]
 
     # What was drawn, in numbers of what was kept together.
-    sizes = Counter(split for split, _ in set(zip(splits, groups, strict=True)))
+    kept_together = set(zip(splits, groups, strict=True))
+    sizes = Counter(split for split, _ in kept_together)
     counts = ", ".join(f"{split} {sizes[split]}" for split in SPLITS)
     kind = "points" if columns.group is None else f"groups by {printable(columns.group)}"
     if settings.folds is not None:
         how = f"fold {settings.fold} of data.folds={settings.folds} is test, the next is val; dealt"
     else:
         how = f"{' and '.join(missing)} cut from train"
-    return splits, [f"{how} by data.split_seed={settings.split_seed}, whole {kind}: {counts}"]
+    note = f"{how} by data.split_seed={settings.split_seed}, whole {kind}: {counts}"
+    return splits, [note]
 
 
 def _make_pairs(
@@ -133,17 +159,25 @@ def _make_pairs(
 
     Where a row may be several pairs, pairs are numbered through all rows, since each needs a number of its own.
     """
-    numbers_run = any(len(row.counters) + len(row.negatives) > 1 for row in rows)
+    texts_of_rows = []
+    for row in rows:
+        right = [(row.grade, text) for text in row.counters]
+        wrong = [(0, text) for text in row.negatives]
+        texts_of_rows.append(right + wrong)
+    numbers_run = any(len(texts) > 1 for texts in texts_of_rows)
+
     pairs: list[Pair] = []
     ids = []
     next_number = 0
-    for row, debate, split in zip(rows, debates, splits, strict=True):
-        graded = [(row.grade, text) for text in row.counters] + [(0, text) for text in row.negatives]
+    for row, debate, split, texts in zip(rows, debates, splits, texts_of_rows, strict=True):
         number = next_number if numbers_run else row.number
-        for place, (grade, text) in enumerate(graded):
-            pairs.append(Pair(split, row.theme, debate, row.stance, number + place, row.point, text, grade))
+        for grade, text in texts:
+            pair = Pair(split, row.theme, debate, row.stance, number, row.point, text, grade)
+            pairs.append(pair)
             ids.append((row.where, row.id))
-        next_number += max(1, len(graded))
+            number += 1
+        # A row of no text takes a number as well.
+        next_number += max(1, len(texts))
     return pairs, ids
 
 
@@ -159,16 +193,20 @@ def _give_names(
     for pair, (where, id) in zip(pairs, ids, strict=True):
         if not id:
             raise DataError(f"{where}: no {settings.id} (data.id); every row needs one")
-        key, first = asked.setdefault(id, (keys[pair.point], where))
-        if key != keys[pair.point]:
+        key = keys[pair.point]
+        first_key, first = asked.setdefault(id, (key, where))
+        if first_key != key:
             other = first.removeprefix(f"data.path={settings.path}, ")
             raise DataError(f"{where}: {settings.id}={printable(id)} (data.id) names the point of {other} as well")
-        by_id.setdefault((pair.split, id), []).append(pair)
+        alike = by_id.setdefault((pair.split, id), [])
+        alike.append(pair)
 
     named = []
     for (_, id), alike in by_id.items():
         alike.sort(key=lambda pair: (pair.grade == 0, pair.order))
-        named += [replace(pair, name=f"{id}/{place}" if place > 1 else id) for place, pair in enumerate(alike, 1)]
+        for place, pair in enumerate(alike, start=1):
+            name = id if place == 1 else f"{id}/{place}"
+            named.append(replace(pair, name=name))
     return named
 
 
@@ -176,7 +214,10 @@ def _group_notes(settings: DataConfig, columns: Columns, rows: Sequence[Row]) ->
     """What the groups are, where a key names them."""
     if settings.group is None:
         return []
-    num_groups = len({row.group for row in rows if row.group})
-    num_without = sum(not row.group for row in rows)
-    without = f"; {num_without} rows without one are grouped by their point" if num_without else ""
-    return [f"grouped by {printable(str(columns.group))}: {num_groups} groups{without}"]
+    groups = [row.group for row in rows if row.group]
+    num_groups = len(set(groups))
+    note = f"grouped by {printable(str(columns.group))}: {num_groups} groups"
+    num_without = len(rows) - len(groups)
+    if num_without:
+        note += f"; {num_without} rows without one are grouped by their point"
+    return [note]

@@ -29,7 +29,8 @@ _JUDGES = re.compile(
 """In a column's name: it may say of each row whether, or how well, its second text answers the first."""
 _NAMES_CLASSES = re.compile(r"(?i:(?:label|relevance|judge?ment)s?$)")
 """The same by words, such as entailment or not relevant."""
-_BOOLEANS = {"true": 1, "false": 0, "yes": 1, "no": 0, "t": 1, "f": 0, "y": 1, "n": 0}
+_TRUE = ("true", "yes", "t", "y")
+_FALSE = ("false", "no", "f", "n")
 _LONGEST_CLASS = 40
 """Characters; a longer cell is a text and no class."""
 
@@ -91,7 +92,8 @@ def cell_text(where: str, column: str, value: object) -> str:
         return ""
     if not isinstance(value, str):
         raise DataError(f"{where}: {column} is {value!r:.60}; must be text")
-    if any("\ud800" <= letter <= "\udfff" for letter in value):
+    # JSON can write them, alone they are no character.
+    if re.search("[\ud800-\udfff]", value):
         raise DataError(f"{where}: {column} holds half a surrogate pair; must be UTF-8 text")
     return value.strip()
 
@@ -101,12 +103,19 @@ def parse_grade(where: str, value: object) -> int:
 
     Raises DataError for anything else; `where` names the line.
     """
-    is_missing = value is None or (isinstance(value, float) and math.isnan(value))
-    text = "" if is_missing else str(value).strip()
+    # pandas and the library datasets write NaN where a cell is empty.
+    is_nan = isinstance(value, float) and math.isnan(value)
+    if value is None or is_nan:
+        return 1
+    text = str(value).strip()
     if not text:
         return 1
-    if text.casefold() in ("true", "false"):
-        return _BOOLEANS[text.casefold()]
+
+    word = text.casefold()
+    if word == "true":
+        return 1
+    if word == "false":
+        return 0
     number = re.fullmatch(r"(\d{1,9})(?:\.0*)?", text, re.ASCII)
     if number is None:
         raise DataError(f"{where}: grade={excerpt(text)}; must be an integer of 0 or more, or empty")
@@ -122,26 +131,40 @@ def check_unread(
     Raises DataError for one that seems to judge the rows, since those that it marks as wrong would count as right
     answers, unless the table is `graded` by a column of its own.
     """
-    for name, cells in columns.items():
-        if not graded and _JUDGES.search(name.strip()) and _are_judgements(name.strip(), cells):
+    for spelling, cells in columns.items():
+        name = spelling.strip()
+        may_judge = not graded and _JUDGES.search(name)
+        if may_judge and _are_judgements(name, cells):
             raise DataError(
-                f"{where}: a column {list_columns([name])}, so not every row need be a right answer; rename it to "
+                f"{where}: a column {list_columns([spelling])}, so not every row need be a right answer; rename it to "
                 "grade if it holds integers and 0 marks what is no right answer, or keep the rows that are and drop it"
             )
     unread = [name for name in columns if noted is None or name in noted]
-    return [f"columns that are not read: {list_columns(unread)}"] if unread else []
+    if not unread:
+        return []
+    return [f"columns that are not read: {list_columns(unread)}"]
 
 
 def _are_judgements(name: str, cells: Iterable[object]) -> bool:
     """Whether half of the cells that hold something, or more, hold numbers, booleans, or names of classes."""
-    num_filled = num_judgements = 0
+    has_classes = _NAMES_CLASSES.search(name) is not None
+    num_filled = 0
+    num_judgements = 0
     for cell in cells:
-        for value in cell if isinstance(cell, list) else [cell]:
+        values = cell if isinstance(cell, list) else [cell]
+        for value in values:
             text = "" if value is None else str(value).strip()
-            num_filled += bool(text)
-            is_class = bool(_NAMES_CLASSES.search(name)) and len(text) <= _LONGEST_CLASS
-            num_judgements += bool(text) and (is_class or text.casefold() in _BOOLEANS or _is_number(text))
+            if not text:
+                continue
+            num_filled += 1
+            is_class = has_classes and len(text) <= _LONGEST_CLASS
+            num_judgements += is_class or _is_boolean(text) or _is_number(text)
     return num_filled > 0 and 2 * num_judgements >= num_filled
+
+
+def _is_boolean(text: str) -> bool:
+    word = text.casefold()
+    return word in _TRUE or word in _FALSE
 
 
 def _is_number(text: str) -> bool:
@@ -154,43 +177,44 @@ def _is_number(text: str) -> bool:
 
 def list_columns(columns: Sequence[str]) -> str:
     """Columns' names for a message, which a file without a header could make long."""
+    if not columns:
+        return "none"
     names = []
     for name in columns[:20]:
         short = name if len(name) <= 40 else f"{name[:39]}…"
         names.append(printable(short))
-    if len(columns) > 20:
-        names.append(f"{len(columns) - 20} more")
-    return ", ".join(names) or "none"
+    num_more = len(columns) - 20
+    if num_more > 0:
+        names.append(f"{num_more} more")
+    return ", ".join(names)
 
 
 def _parse_delimited(where: str, suffix: str, text: str, required: Sequence[str]) -> tuple[dict[str, str], Rows, int]:
     """Columns, rows and the number of blank rows of a csv or tsv."""
     if suffix == ".csv":
-        separators, rows = "commas", _split_quoted(where, text, ",")
+        separators = "commas"
+        rows = _split_quoted(where, text, ",")
     else:
-        separators, rows = "tabs", _split_tabs(where, text)
-    filled = [(line, cells) for line, cells in rows if any(cell.strip() for cell in cells)]
+        separators = "tabs"
+        rows = _split_tabs(where, text)
+    filled = [(line, cells) for line, cells in rows if "".join(cells).strip()]
     num_blank = len(rows) - len(filled)
 
     header = filled[0][1] if filled else []
     names = [name.strip().casefold() for name in header]
-    for column in required:
-        if column not in names:
-            hint = " (is the separator ;? save with commas)" if len(header) == 1 and ";" in header[0] else ""
-            raise DataError(f"{where}: no column {column}; found {list_columns(header)}{hint}")
-    # Texts of two bytes a letter, which happen to be UTF-8 as well.
-    if any("\x00" in name for name in names):
-        raise DataError(f"{where}: NUL in the name of a column, found {list_columns(header)}; save the file as UTF-8")
-    _check_names(where, names, "columns")
-    columns = {name: spelling.strip() for name, spelling in zip(names, header, strict=True)}
+    _check_header(where, names, header, required)
+    columns = {}
+    for name, spelling in zip(names, header, strict=True):
+        columns[name] = spelling.strip()
 
     values = []
     for line, cells in filled[1:]:
+        here = f"{where}, line {line}"
         if len(cells) > len(names):
-            raise DataError(f"{where}, line {line}: more fields than columns; quote texts that hold {separators}")
+            raise DataError(f"{here}: more fields than columns; quote texts that hold {separators}")
         if len(cells) < len(names):
             raise DataError(
-                f"{where}, line {line}: {len(cells)} fields for {len(names)} columns; keep the {separators} around "
+                f"{here}: {len(cells)} fields for {len(names)} columns; keep the {separators} around "
                 "empty ones; is the file cut short?"
             )
         row = dict(zip(names, cells, strict=True))
@@ -199,20 +223,36 @@ def _parse_delimited(where: str, suffix: str, text: str, required: Sequence[str]
     return columns, values, num_blank
 
 
+def _check_header(where: str, names: Sequence[str], header: Sequence[str], required: Sequence[str]) -> None:
+    """Refuse a header without a required column, with a name twice, or of a file that is not UTF-8."""
+    found = list_columns(header)
+    for column in required:
+        if column not in names:
+            looks_separated = len(header) == 1 and ";" in header[0]
+            hint = " (is the separator ;? save with commas)" if looks_separated else ""
+            raise DataError(f"{where}: no column {column}; found {found}{hint}")
+    # Texts of two bytes a letter, which happen to be UTF-8 as well.
+    if "\x00" in "".join(names):
+        raise DataError(f"{where}: NUL in the name of a column, found {found}; save the file as UTF-8")
+    _check_names(where, names, "columns")
+
+
 def _split_quoted(where: str, text: str, separator: str) -> Cells:
     """Rows whose cells may be quoted, to hold separators and line ends. Raises DataError for quotes that do not fit."""
     # The strict reader refuses what follows a closing quotation mark, and a quotation mark that nothing closes.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     rows: Cells = []
-    usual_limit = csv.field_size_limit(MAX_CELL_CHARACTERS)
     line = 1
+    usual_limit = csv.field_size_limit(MAX_CELL_CHARACTERS)
     try:
-        while (cells := next(reader, None)) is not None:
+        for cells in reader:
             rows.append((line, cells))
+            # A quoted cell may hold line ends: the reader knows on which line the row has ended.
             line = reader.line_num + 1
     except csv.Error as error:
         remedy = "double the quotation marks inside a quoted text, and close it; is the file cut short?"
-        raise DataError(f"{where}, line {line}: {printable(str(error))}; {remedy}") from error
+        reason = printable(str(error))
+        raise DataError(f"{where}, line {line}: {reason}; {remedy}") from error
     finally:
         csv.field_size_limit(usual_limit)
     return rows
@@ -224,23 +264,31 @@ def _split_tabs(where: str, text: str) -> Cells:
     Where each line by itself has all its cells, a quoted text of several lines is in truth several rows, of which one
     begins with a quotation mark and another ends with one: then quotation marks are letters like others.
     """
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
+    unix_text = text.replace("\r\n", "\n").replace("\r", "\n")
+    lines = unix_text.removesuffix("\n").split("\n")
     plain = [(number, line.split("\t")) for number, line in enumerate(lines, start=1)]
     try:
         quoted = _split_quoted(where, text, "\t")
     except DataError:
         # Not the quoting of a csv. Only a file that quotes whole cells and ends inside its last one was cut short.
-        quotes_cells = any(_is_quoted(cell) for _, cells in plain for cell in cells)
-        if quotes_cells and plain[-1][1][-1].startswith('"') and not text.endswith(("\n", "\r")):
+        _, last_cells = plain[-1]
+        is_open = last_cells[-1].startswith('"') and not text.endswith(("\n", "\r"))
+        if is_open and _quotes_cells(plain):
             raise
         return plain
+
     widths = {len(cells) for _, cells in plain if any(cells)}
     rows_run_together = len(widths) == 1 and len(quoted) < len(plain)
     return plain if rows_run_together else quoted
 
 
-def _is_quoted(cell: str) -> bool:
-    return len(cell) > 1 and cell.startswith('"') and cell.endswith('"')
+def _quotes_cells(rows: Cells) -> bool:
+    """Whether any cell begins and ends with a quotation mark."""
+    for _, cells in rows:
+        for cell in cells:
+            if len(cell) > 1 and cell.startswith('"') and cell.endswith('"'):
+                return True
+    return False
 
 
 def _parse_json_lines(where: str, text: str, required: Sequence[str]) -> tuple[dict[str, str], Rows, int]:
@@ -254,20 +302,24 @@ def _parse_json_lines(where: str, text: str, required: Sequence[str]) -> tuple[d
         here = f"{where}, line {number}"
         content = parse_json(here, line)
         if not isinstance(content, dict):
-            raise DataError(f"{here}: must be a JSON object with {' and '.join(required) or 'named texts'}")
+            wanted = " and ".join(required) or "named texts"
+            raise DataError(f"{here}: must be a JSON object with {wanted}")
         names = [key.strip().casefold() for key in content]
         _check_names(here, names, "keys")
         for name, key in zip(names, content, strict=True):
             columns.setdefault(name, key.strip())
-        rows.append((number, dict(zip(names, content.values(), strict=True))))
-    return columns, rows, len(lines) - len(rows)
+        row = dict(zip(names, content.values(), strict=True))
+        rows.append((number, row))
+    num_blank = len(lines) - len(rows)
+    return columns, rows, num_blank
 
 
 def parse_json(where: str, line: str) -> Any:
     """The JSON in a line. Raises DataError, also where an object has a key twice: JSON would take the last."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        _check_names(where, [name for name, _ in pairs], "keys")
+        names = [name for name, _ in pairs]
+        _check_names(where, names, "keys")
         return dict(pairs)
 
     try:
@@ -275,11 +327,12 @@ def parse_json(where: str, line: str) -> Any:
     except DataError:
         raise
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not JSON ({printable(str(error))})") from error
+        reason = printable(str(error))
+        raise DataError(f"{where}: not JSON ({reason})") from error
 
 
 def _check_names(where: str, names: Sequence[str], kind: str) -> None:
     """Refuse names that are there twice, of which the last would win; columns without a name are left out anyway."""
-    repeated = [name for name in names if name and names.count(name) > 1]
-    if repeated:
-        raise DataError(f"{where}: two {kind} are called {excerpt(repeated[0])}; keep one of them")
+    for name in names:
+        if name and names.count(name) > 1:
+            raise DataError(f"{where}: two {kind} are called {excerpt(name)}; keep one of them")

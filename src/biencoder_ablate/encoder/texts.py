@@ -10,6 +10,7 @@ From the outside in: `EncodedTexts.pooled` of any texts → `encode_rows`, group
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -219,6 +220,16 @@ class TextSource(Protocol):
         """(tokens, operations) of the forward pass of `pooled`; nothing where texts come from a cache."""
 
 
+@dataclass(frozen=True)
+class _CachedPass:
+    """A pass of gradient caching, to be repeated: its texts, as positions among the distinct ones of the call, what its
+    dropout draws from (None: torch's own generator), and the state of that before the pass."""
+
+    positions: np.ndarray
+    generator: torch.Generator | None
+    random_state: Tensor
+
+
 @dataclass(eq=False)
 class EncodedTexts:
     """Texts run through the encoder each time; each distinct one of a call once.
@@ -262,32 +273,34 @@ class EncodedTexts:
         parts, generators = self._parts_and_generators(distinct)
         budget = min(self.train_token_budget, CACHING_TOKEN_BUDGET[self.device.type])
 
-        # Of each pass: its texts, as positions in `distinct`, what its dropout draws from, and the state of that.
-        passes: list[tuple[np.ndarray, torch.Generator | None, Tensor]] = []
+        passes: list[_CachedPass] = []
         outputs = []
         with torch.no_grad():
             for part, generator in zip(parts, generators, strict=True):
                 for group in length_groups(self.tokens.lengths[distinct[part]], budget):
                     positions = part[group]
-                    passes.append((positions, generator, _random_state(generator, self.device)))
+                    random_state = _random_state(generator, self.device)
+                    passes.append(_CachedPass(positions, generator, random_state))
                     h_group = self._encode_in_precision(self.tokens, distinct[positions], self.device, generator)
                     outputs.append(h_group)
         h_distinct = torch.cat(outputs).requires_grad_()  # (b, H), in the passes' order
-        order = back_in_order([positions for positions, _, _ in passes])[inverse]
+        order = back_in_order([one.positions for one in passes])[inverse]
         h = h_distinct.index_select(0, to_device(order, self.device))
 
         def backward() -> None:
             assert h_distinct.grad is not None
-            gradients = h_distinct.grad.split([len(positions) for positions, _, _ in passes])
+            sizes = [len(one.positions) for one in passes]
+            gradients = h_distinct.grad.split(sizes)
             states_after = [_random_state(generator, self.device) for generator in generators]
 
             # Each pass again, now with gradients, and with the draws of dropout that it had.
-            for number, (positions, generator, state) in enumerate(passes):
+            for number, (one, gradient) in enumerate(zip(passes, gradients, strict=True)):
                 if self.device.type == "cpu" and number % RELEASE_EVERY == 0:
                     release_memory()
-                _set_random_state(generator, self.device, state)
-                h_group = self._encode_in_precision(self.tokens, distinct[positions], self.device, generator)
-                torch.autograd.backward(h_group, gradients[number])
+                _set_random_state(one.generator, self.device, one.random_state)
+                rows_of_pass = distinct[one.positions]
+                h_group = self._encode_in_precision(self.tokens, rows_of_pass, self.device, one.generator)
+                torch.autograd.backward(h_group, gradient)
 
             # What follows must not draw again what was drawn.
             for generator, state in zip(generators, states_after, strict=True):
@@ -328,13 +341,19 @@ class EncodedTexts:
         shard = self.world.shard(rows)
         if not len(shard):  # fewer texts than processes: what this one makes of any is cut off below
             shard = rows[:1]
-        run = map if self.threads is None else self.threads.map
+        map_groups = map if self.threads is None else self.threads.map
         was_training = self.module.training
         self.module.eval()
         try:
             with torch.no_grad():
                 h = encode_rows(
-                    self._encode_in_precision, self.tokens, shard, self.eval_token_budget, self.device, advance, run
+                    self._encode_in_precision,
+                    self.tokens,
+                    shard,
+                    self.eval_token_budget,
+                    self.device,
+                    advance,
+                    map_groups,
                 )
         finally:
             self.module.train(was_training)
@@ -342,7 +361,8 @@ class EncodedTexts:
             return h
 
         # Every process pads its part to the same size for all_gather; texts were dealt out in turn.
-        padded = h.new_zeros((-(-len(rows) // self.world.size), h.shape[1]))
+        largest_part = math.ceil(len(rows) / self.world.size)
+        padded = h.new_zeros((largest_part, h.shape[1]))
         padded[: len(h)] = h
         parts = [torch.empty_like(padded) for _ in range(self.world.size)]
         dist.all_gather(parts, padded)
@@ -398,16 +418,16 @@ def encode_rows(
     token_budget: int,
     device: torch.device,
     advance: Advance | None = None,
-    run: Callable[..., Iterable[Tensor]] = map,
+    map_groups: Callable[..., Iterable[Tensor]] = map,
 ) -> Tensor:
     """Pooled outputs h (B, H) of the texts `rows`, in their order; gradients flow where they are on.
 
     Texts of similar length go through `encode_group` together, so many that they would hold `token_budget`
-    tokens if padded; `run` maps the groups.
+    tokens if padded; `map_groups` runs the groups as `map` does, in their order.
     """
     groups = length_groups(tokens.lengths[rows], token_budget)
     outputs = []
-    for output in run(lambda group: encode_group(tokens, rows[group], device), groups):
+    for output in map_groups(lambda group: encode_group(tokens, rows[group], device), groups):
         outputs.append(output)  # (b, H)
         if advance is not None:
             advance(len(output))

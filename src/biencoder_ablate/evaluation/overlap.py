@@ -8,6 +8,7 @@ N pairs of a split, E pairs of near duplicates.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -21,6 +22,9 @@ from biencoder_ablate.data.words import text_key
 from biencoder_ablate.evaluation.candidates import RetrievalTask
 
 CEILING_AT = 10
+"""Recall is of so many texts."""
+NumberPair = tuple[int, int]
+"""The numbers of a point and of a counter, or of a query and of a candidate."""
 
 
 @dataclass(frozen=True)
@@ -31,53 +35,69 @@ class Seen:
     the keys of all texts.
     """
 
-    strings: frozenset[tuple[int, int]]
-    keys: frozenset[tuple[int, int]]
+    strings: frozenset[NumberPair]
+    keys: frozenset[NumberPair]
     texts: frozenset[int]
 
 
 def seen_in(splits: Iterable[SplitArrays]) -> Seen:
     """What splits hold together: their right answers as pairs, and every text of theirs."""
-    strings: set[tuple[int, int]] = set()
-    keys: set[tuple[int, int]] = set()
+    strings: set[NumberPair] = set()
+    keys: set[NumberPair] = set()
     texts: set[int] = set()
     for split in splits:
-        right = split.grade > 0
-        strings.update(_pairs(split.point[right], split.counter[right]))
-        keys.update(_pairs(split.point_key[right], split.counter_key[right]))
-        texts.update(split.point_key.tolist(), split.counter_key.tolist())
+        of_split, folded = _right_pairs(split)
+        strings.update(of_split)
+        keys.update(folded)
+        texts.update(split.point_key.tolist())
+        texts.update(split.counter_key.tolist())
     return Seen(frozenset(strings), frozenset(keys), frozenset(texts))
 
 
 def seen_in_corpus(corpus: Corpus, table: TextTable) -> Seen:
     """What another corpus holds in all its splits and documents, in the numbers of `table`; texts that the table does
     not have get numbers below 0."""
-    string_numbers = {text: number for number, text in enumerate(table.texts)}
+    keys_of_table = table.keys.tolist()
+    string_numbers: dict[str, int] = {}
     key_numbers: dict[str, int] = {}
-    for text, number in zip(table.texts, table.keys.tolist(), strict=True):
-        key_numbers.setdefault(text_key(text), number)
+    for number, text in enumerate(table.texts):
+        string_numbers[text] = number
+        key_numbers.setdefault(text_key(text), keys_of_table[number])
 
+    # Any number will do that no text of the table has, and that the text keeps.
     def string_of(text: str) -> int:
-        return string_numbers.setdefault(text, -1 - len(string_numbers))
+        unused = -1 - len(string_numbers)
+        return string_numbers.setdefault(text, unused)
 
     def key_of(text: str) -> int:
-        return key_numbers.setdefault(text_key(text), -1 - len(key_numbers))
+        unused = -1 - len(key_numbers)
+        return key_numbers.setdefault(text_key(text), unused)
 
-    strings: set[tuple[int, int]] = set()
-    keys: set[tuple[int, int]] = set()
+    strings: set[NumberPair] = set()
+    keys: set[NumberPair] = set()
     texts = {key_of(document.text) for document in corpus.documents}
     for name in SPLITS:
         for pair in corpus.split(name):
-            point, counter = key_of(pair.point), key_of(pair.counter)
+            point = key_of(pair.point)
+            counter = key_of(pair.counter)
             texts.update((point, counter))
             if pair.grade > 0:
-                strings.add((string_of(pair.point), string_of(pair.counter)))
                 keys.add((point, counter))
+                string_pair = (string_of(pair.point), string_of(pair.counter))
+                strings.add(string_pair)
     return Seen(frozenset(strings), frozenset(keys), frozenset(texts))
 
 
-def _pairs(first: np.ndarray, second: np.ndarray) -> list[tuple[int, int]]:
+def _pairs(first: np.ndarray, second: np.ndarray) -> list[NumberPair]:
     return list(zip(first.tolist(), second.tolist(), strict=True))
+
+
+def _right_pairs(split: SplitArrays) -> tuple[list[NumberPair], list[NumberPair]]:
+    """The split's right answers with their points, as they are listed: by string, and by text key."""
+    right = split.grade > 0
+    strings = _pairs(split.point[right], split.counter[right])
+    keys = _pairs(split.point_key[right], split.counter_key[right])
+    return strings, keys
 
 
 def count_seen(split: SplitArrays, seen: Seen, near: np.ndarray | None = None) -> dict[str, int]:
@@ -93,13 +113,13 @@ def count_seen(split: SplitArrays, seen: Seen, near: np.ndarray | None = None) -
     - near: none of these, but a pair there has for each of the two texts an equal or a near duplicate
     - point, counter: the text is there, whatever it is paired with; either, both: one of the two texts, or both
     """
-    right = split.grade > 0
-    strings = _pairs(split.point[right], split.counter[right])
-    keys = _pairs(split.point_key[right], split.counter_key[right])
+    strings, keys = _right_pairs(split)
     neighbours = _neighbours(near)
-    counts: Counter[str] = Counter()
+    names = ("exact", "folded", "reversed", "near", "point", "counter", "either", "both")
+    counts = {"num_pairs": len(keys), **dict.fromkeys(names, 0)}
     for string_pair, (point, counter) in zip(strings, keys, strict=True):
-        has_point, has_counter = point in seen.texts, counter in seen.texts
+        has_point = point in seen.texts
+        has_counter = counter in seen.texts
         is_folded = (point, counter) in seen.keys
         is_reversed = not is_folded and (counter, point) in seen.keys
         counts["exact"] += string_pair in seen.strings
@@ -111,23 +131,25 @@ def count_seen(split: SplitArrays, seen: Seen, near: np.ndarray | None = None) -
         counts["counter"] += has_counter
         counts["either"] += has_point or has_counter
         counts["both"] += has_point and has_counter
-    names = ("exact", "folded", "reversed", "near", "point", "counter", "either", "both")
-    return {"num_pairs": len(keys)} | {name: counts[name] for name in names}
+    return counts
 
 
 def _neighbours(near: np.ndarray | None) -> dict[int, list[int]]:
     """By text key the keys that are its near duplicates."""
     neighbours: dict[int, list[int]] = defaultdict(list)
-    for first, second in [] if near is None else near.tolist():
+    if near is None:
+        return neighbours
+    for first, second in near.tolist():
         neighbours[first].append(second)
         neighbours[second].append(first)
     return neighbours
 
 
 def _is_near(point: int, counter: int, neighbours: dict[int, list[int]], seen: Seen) -> bool:
+    """Whether a seen pair has for each of the two texts an equal or a near duplicate."""
     points = (point, *neighbours.get(point, ()))
     counters = (counter, *neighbours.get(counter, ()))
-    return any((a, b) in seen.keys for a in points for b in counters)
+    return any(pair in seen.keys for pair in itertools.product(points, counters))
 
 
 def text_ceilings(task: RetrievalTask) -> dict[str, float]:
@@ -139,32 +161,45 @@ def text_ceilings(task: RetrievalTask) -> dict[str, float]:
     official leaves the other copies out. A right answer that is no candidate is never found.
     """
     num_right = np.bincount(task.qrels.row, minlength=len(task)).tolist()
-    excluded = set(_pairs(*task.official))
-    candidates = task.candidates
+    admitted = _num_copies_admitted(task)
+    texts = task.candidates.text.tolist()
+    asked = task.point.tolist()
 
     # By string that asks: how many queries each answer has, and how much it adds to the sum of their recalls. An answer
     # is a string, with the candidate's number where the query has several copies of it to choose from, else with −1.
-    firsts: dict[int, Counter[tuple[int, int]]] = defaultdict(Counter)
-    recalls: dict[int, dict[tuple[int, int], float]] = defaultdict(lambda: defaultdict(float))
-    for row, candidate in zip(*(entries.tolist() for entries in task.reachable), strict=True):
-        place = candidates.place[candidate]
-        start = candidates.first[place]
-        copies = candidates.members[start : start + candidates.copies[place]].tolist()
-        num_admitted = sum((row, copy) not in excluded for copy in copies)
-        answer = (int(candidates.text[candidate]), candidate if num_admitted > 1 else -1)
-        point = int(task.point[row])
+    firsts: dict[int, Counter[NumberPair]] = defaultdict(Counter)
+    recalls: dict[int, dict[NumberPair, float]] = defaultdict(lambda: defaultdict(float))
+    for row, candidate in _pairs(*task.reachable):
+        has_copies = admitted[row, candidate] > 1
+        answer = (texts[candidate], candidate if has_copies else -1)
+        point = asked[row]
         firsts[point][answer] += 1
         recalls[point][answer] += 1 / num_right[row]
 
     num_first = sum(_most_first(times) for times in firsts.values())
     sum_recalls = 0.0
     for by_answer in recalls.values():
-        sum_recalls += sum(sorted(by_answer.values(), reverse=True)[:CEILING_AT])
+        largest = sorted(by_answer.values(), reverse=True)[:CEILING_AT]
+        sum_recalls += sum(largest)
     num_queries = len(task) or math.nan
     return {"top1": num_first / num_queries, f"recall@{CEILING_AT}": sum_recalls / num_queries}
 
 
-def _most_first(times: Counter[tuple[int, int]]) -> int:
+def _num_copies_admitted(task: RetrievalTask) -> dict[NumberPair, int]:
+    """By query and right answer, how many candidates of the answer's string official does not leave out."""
+    candidates = task.candidates
+    excluded = set(_pairs(*task.official))
+    admitted = {}
+    for row, candidate in _pairs(*task.reachable):
+        place = candidates.place[candidate]
+        start = candidates.first[place]
+        end = start + candidates.copies[place]
+        copies = candidates.members[start:end].tolist()
+        admitted[row, candidate] = sum((row, copy) not in excluded for copy in copies)
+    return admitted
+
+
+def _most_first(times: Counter[NumberPair]) -> int:
     """Of queries of one string, how many can have their answer first: one string is, and of its copies one."""
     without_copies: Counter[int] = Counter()
     best_copy: Counter[int] = Counter()
@@ -173,7 +208,8 @@ def _most_first(times: Counter[tuple[int, int]]) -> int:
             without_copies[text] = num
         else:
             best_copy[text] = max(best_copy[text], num)
-    return max(without_copies[text] + best_copy[text] for text, _ in times)
+    texts = {text for text, _ in times}
+    return max(without_copies[text] + best_copy[text] for text in texts)
 
 
 def count_copies(task: RetrievalTask) -> dict[str, int]:
@@ -184,30 +220,29 @@ def count_copies(task: RetrievalTask) -> dict[str, int]:
     - equal: the same after folding (copied ones included)
     - answers_missing: right answers that are no candidate
     """
-    key_of: dict[int, int] = {}
-    split = task.split
-    for texts, keys in ((split.point, split.point_key), (split.counter, split.counter_key)):
-        key_of.update(zip(texts.tolist(), keys.tolist(), strict=True))
-    if split.documents is not None:
-        key_of.update(zip(split.documents.text.tolist(), split.documents.key.tolist(), strict=True))
-    candidate_text = task.candidates.text
-    candidate_key = np.array([key_of[text] for text in candidate_text.tolist()], dtype=np.int64)
-    point_key = split.point_key[task.pair]
+    key_of = _keys_by_string(task.split)
+    candidate_text = task.candidates.text.tolist()
+    candidates_of: dict[int, list[int]] = defaultdict(list)
+    for candidate, text in enumerate(candidate_text):
+        candidates_of[key_of[text]].append(candidate)
 
-    # All candidates equal to each query, then without those that official leaves out.
-    copied = equal = 0
-    by_key: dict[int, list[int]] = defaultdict(list)
-    for candidate, key in enumerate(candidate_key.tolist()):
-        by_key[key].append(candidate)
-    excluded = set(_pairs(*task.official))
-    right = set(_pairs(*task.reachable))
-    for row, (text, key) in enumerate(zip(task.point.tolist(), point_key.tolist(), strict=True)):
-        left = [place for place in by_key[key] if (row, place) not in excluded and (row, place) not in right]
-        equal += bool(left)
-        copied += any(candidate_text[place] == text for place in left)
-    return {
-        "num_queries": len(task),
-        "copied": copied,
-        "equal": equal,
-        "answers_missing": int((task.qrels.candidate < 0).sum()),
-    }
+    # A copy is a candidate equal to the query that is neither left out by official nor a right answer.
+    no_copies = {*_pairs(*task.official), *_pairs(*task.reachable)}
+    point_key = task.split.point_key[task.pair]
+    copied = 0
+    equal = 0
+    for row, (text, key) in enumerate(_pairs(task.point, point_key)):
+        copies = [place for place in candidates_of[key] if (row, place) not in no_copies]
+        equal += bool(copies)
+        copied += any(candidate_text[place] == text for place in copies)
+    num_missing = int((task.qrels.candidate < 0).sum())
+    return {"num_queries": len(task), "copied": copied, "equal": equal, "answers_missing": num_missing}
+
+
+def _keys_by_string(split: SplitArrays) -> dict[int, int]:
+    """By the number of a string of the split, its text key."""
+    key_of = dict(_pairs(split.point, split.point_key))
+    key_of.update(_pairs(split.counter, split.counter_key))
+    if split.documents is not None:
+        key_of.update(_pairs(split.documents.text, split.documents.key))
+    return key_of

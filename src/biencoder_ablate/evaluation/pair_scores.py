@@ -21,7 +21,7 @@ T texts, M pairs, D summed width of the parts, F = 3 D features.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -50,45 +50,61 @@ def pair_scorer(model: BiEncoder, embeddings: Embeddings, fast: bool = True) -> 
     """
     model.eval()
     device = embeddings.h.device
-    num_features = 3 * sum(model.architecture.feature_widths)
-    separable = separable_of(model.head) if fast else None
-    with torch.no_grad():
-        if separable is None:
-            logits_of = _by_forward(model, embeddings)
-            num_pairs = PLAIN_FLOATS // num_features
-        else:
-            logits_of = _by_terms(model, separable, embeddings)
-            # On the CPU the three buffers, D floats a pair, should stay in its cache.
-            floats = CACHE_FLOATS if device.type == "cpu" else PLAIN_FLOATS
-            num_pairs = 3 * floats // num_features
-    num_pairs = max(1, num_pairs)
+    score_sums = model.architecture.score == "sum"
+    logits_of, num_pairs = _choose_way(model, embeddings, fast)
 
     @torch.no_grad()
     def score(points: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
-        points, candidates = points.to(device), candidates.to(device)
-        scores = torch.empty(len(points), device=device)
-        dead = torch.empty(len(points), dtype=torch.bool, device=device)
-        for start in range(0, len(points), num_pairs):
+        points = points.to(device)
+        candidates = candidates.to(device)
+        total = len(points)
+        scores = torch.empty(total, device=device)
+        dead = torch.empty(total, dtype=torch.bool, device=device)
+        for start in range(0, total, num_pairs):
             chunk = slice(start, start + num_pairs)
-            a, b = points[chunk], candidates[chunk]
+            a = points[chunk]
+            b = candidates[chunk]
             logits = logits_of(a, b)
             dead[chunk] = is_dead(logits)
-            if model.architecture.score == "sum":
-                r_a, r_b = embeddings.point[a], embeddings.candidate[b]
+            # Only a score with the similarity in it needs the embeddings read.
+            if score_sums:
+                r_a = embeddings.point[a]
+                r_b = embeddings.candidate[b]
                 scores[chunk] = model.pair_score(logits, r_a, r_b)
             else:
-                scores[chunk] = head_score(logits)  # the embeddings need not be read
+                scores[chunk] = head_score(logits)
         return scores, dead
 
     return score
+
+
+@torch.no_grad()
+def _choose_way(model: BiEncoder, embeddings: Embeddings, fast: bool) -> tuple[_Logits, int]:
+    """What gives a pair its logits, and how many pairs it is given at once."""
+    num_features = 3 * sum(model.architecture.feature_widths)
+    separable = separable_of(model.head) if fast else None
+    if separable is None:
+        floats_a_pair = num_features
+        floats = PLAIN_FLOATS
+        logits_of = _by_forward(model, embeddings)
+    else:
+        # Each of the three buffers takes a third of the features' floats; on the CPU they should stay in its cache.
+        floats_a_pair = num_features // 3
+        on_cpu = embeddings.h.device.type == "cpu"
+        floats = CACHE_FLOATS if on_cpu else PLAIN_FLOATS
+        logits_of = _by_terms(model, separable, embeddings)
+    num_pairs = floats // floats_a_pair
+    return logits_of, max(1, num_pairs)
 
 
 def _by_forward(model: BiEncoder, embeddings: Embeddings) -> _Logits:
     """The plain way: the features of pairs are built, and the head is run over them."""
 
     def logits_of(a: Tensor, b: Tensor) -> Tensor:
-        h_a, r_a = embeddings.h_point[a], embeddings.point[a]
-        h_b, r_b = embeddings.h[b], embeddings.candidate[b]
+        h_a = embeddings.h_point[a]
+        r_a = embeddings.point[a]
+        h_b = embeddings.h[b]
+        r_b = embeddings.candidate[b]
         return model.logits(h_a, r_a, h_b, r_b)
 
     return logits_of
@@ -97,62 +113,61 @@ def _by_forward(model: BiEncoder, embeddings: Embeddings) -> _Logits:
 def _by_terms(model: BiEncoder, separable: SeparableForm, embeddings: Embeddings) -> _Logits:
     """The fast way, as the module's docstring derives it; weights are summed in float64, on the CPU, since not every
     device has it."""
-    h = embeddings.h
-    architecture = model.architecture
-    parts = FUSION_PARTS[architecture.fusion]
-
-    # The parts of each text side by side, (T, D): one matrix where a text is the same as a point and as a candidate.
-    point_parts = {"r": embeddings.point, "h": embeddings.h_point}
-    as_point = as_candidate = torch.cat([point_parts[part] for part in parts], dim=1).float()
-    if embeddings.candidate is not embeddings.point or embeddings.h_point is not h:
-        candidate_parts = {"r": embeddings.candidate, "h": h}
-        as_candidate = torch.cat([candidate_parts[part] for part in parts], dim=1).float()
-
-    # Features come part by part, each as a, b, |a − b|; the weights here by kind, over all parts at once: (2, D) each.
+    device = embeddings.h.device
+    as_point, as_candidate = _side_by_side(model, embeddings)
     weight = separable.weight.detach().cpu().double()  # (2, F)
-    widths = [3 * width for width in architecture.feature_widths]
-    by_part = [part.unflatten(1, (3, -1)) for part in weight.split(widths, dim=1)]
-    weight_a, weight_b, weight_difference = torch.cat(by_part, dim=2).unbind(1)
+    weight_a, weight_b, weight_difference = _weights_by_kind(weight, model.architecture.feature_widths)
 
     # What max(a, b) is multiplied by: two rows for the logits, and a third of ones for the mean of the features.
     max_rows = [2 * weight_difference]
     if separable.centred:
-        max_rows.append(torch.ones_like(weight_difference[:1]))
-    weight_max = torch.cat(max_rows).float().to(h.device)
-    weight_sums = weight.sum(1).float().to(h.device)
-    difference = weight_difference.T.float().to(h.device)  # (D, 2)
-    bias = separable.bias.detach().float().to(h.device)
-    two_over_features = 2 / weight.shape[1]
+        ones = torch.ones_like(weight_difference[:1])
+        max_rows.append(ones)
+
+    def on_device(values: Tensor) -> Tensor:
+        return values.float().to(device)
+
+    weight_max = on_device(torch.cat(max_rows))
+    weight_sums = on_device(weight.sum(1))
+    difference = on_device(weight_difference.T)  # (D, 2)
+    bias = on_device(separable.bias.detach())
+    num_features = weight.shape[1]
+    two_over_features = 2 / num_features
 
     def text_terms(texts: Tensor, text_weight: Tensor) -> Tensor:
-        kept = texts
-        if separable.rectified:
-            kept = texts.relu()
-        of_text = text_weight.T.float().to(h.device)
-        return kept @ of_text - texts @ difference
+        kept = texts.relu() if separable.rectified else texts
+        weighted = kept @ on_device(text_weight.T)
+        return weighted - texts @ difference
 
     point_terms = text_terms(as_point, weight_a)  # (T, 2)
     candidate_terms = text_terms(as_candidate, weight_b)
     point_squares = as_point.square().sum(1)  # (T,)
     candidate_squares = as_candidate.square().sum(1)
+    width = as_point.shape[1]
     buffers: list[Tensor] = []
 
     def logits_of(a: Tensor, b: Tensor) -> Tensor:
+        num_pairs = len(a)
         # Memory that is used again is several times faster on a CPU than fresh memory.
-        if not buffers or len(buffers[0]) < len(a):
-            buffers[:] = [as_point.new_empty(len(a), as_point.shape[1]) for _ in range(3)]
-        x, y, product = (buffer[: len(a)] for buffer in buffers)
+        if not buffers or len(buffers[0]) < num_pairs:
+            buffers[:] = [as_point.new_empty(num_pairs, width) for _ in range(3)]
+        x, y, product = (buffer[:num_pairs] for buffer in buffers)
         torch.index_select(as_point, 0, a, out=x)
         torch.index_select(as_candidate, 0, b, out=y)
 
+        # The mean of the features' squares, before `product` is needed for another product.
         if separable.eps is not None:
             torch.mul(x, y, out=product)
-            squares = point_squares[a] + candidate_squares[b] - product.sum(1)
+            text_squares = point_squares[a] + candidate_squares[b]
+            squares = text_squares - product.sum(1)
             mean_square = squares[:, None] * two_over_features
 
         torch.maximum(x, y, out=product)
         sums = F.linear(product, weight_max)  # (m, 2), or (m, 3) where centred
-        logits = point_terms[a] + candidate_terms[b] + sums[:, :2]
+        logits = point_terms[a] + candidate_terms[b]
+        logits = logits + sums[:, :2]
+
+        # Centring takes the mean from each feature, and with it from their variance; then they are divided by its root.
         if separable.eps is not None:
             if separable.centred:
                 mean = sums[:, 2:] * two_over_features
@@ -162,3 +177,32 @@ def _by_terms(model: BiEncoder, separable: SeparableForm, embeddings: Embeddings
         return separable.finish(logits + bias)
 
     return logits_of
+
+
+def _side_by_side(model: BiEncoder, embeddings: Embeddings) -> tuple[Tensor, Tensor]:
+    """The parts of each text side by side, as a point and as a candidate, (T, D) each; one matrix where they agree."""
+    parts = FUSION_PARTS[model.architecture.fusion]
+
+    def joined(r: Tensor, h: Tensor) -> Tensor:
+        by_part = {"r": r, "h": h}
+        return torch.cat([by_part[part] for part in parts], dim=1).float()
+
+    as_point = joined(embeddings.point, embeddings.h_point)
+    same_r = embeddings.candidate is embeddings.point
+    same_h = embeddings.h_point is embeddings.h
+    if same_r and same_h:
+        return as_point, as_point
+    as_candidate = joined(embeddings.candidate, embeddings.h)
+    return as_point, as_candidate
+
+
+def _weights_by_kind(weight: Tensor, feature_widths: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Columns of a weight (2, F) by what they are multiplied by: a, b and |a − b|, over all parts at once, (2, D) each.
+
+    Features come part by part, each part as a, b, |a − b|.
+    """
+    widths = [3 * width for width in feature_widths]
+    parts = weight.split(widths, dim=1)
+    by_part = [part.unflatten(1, (3, -1)) for part in parts]
+    weight_a, weight_b, weight_difference = torch.cat(by_part, dim=2).unbind(1)
+    return weight_a, weight_b, weight_difference
