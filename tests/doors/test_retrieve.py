@@ -134,7 +134,7 @@ def test_order_and_scores_against_plain_loops(rerank, depth, which, runs):
 
 
 def test_the_places_are_where_the_text_is(runs):
-    found = retrieved(runs.trained, "Zoos should close.", "-k", 360)
+    found = retrieved(runs.trained, "Zoos should close.", "-k", 480)
     sample = load_sample()
     by_id = {
         f"{pair.id}#{kind}": getattr(pair, kind)
@@ -142,7 +142,7 @@ def test_the_places_are_where_the_text_is(runs):
         for pair in sample.split(name)
         for kind in ("point", "counter")
     }
-    assert len(found["results"]) == len(by_id) == 360
+    assert len(found["results"]) == len(by_id) == 480
     for result in found["results"]:
         (place,) = result["places"]
         assert by_id[place] == result["text"]

@@ -220,7 +220,7 @@ def test_push_sends_every_file_to_a_private_repository(exported, tmp_path):
 
 
 def test_ir_measures_reads_the_trec_files_and_finds_the_same_figures(quick_run, tmp_path):
-    """On all 71 candidates: the first, the reciprocal rank and nDCG@10 as the run has them; a re-ranked list too."""
+    """On all 95 candidates: the first, the reciprocal rank and nDCG@10 as the run has them; a re-ranked list too."""
     import ir_measures
     from ir_measures import RR, P, nDCG
 
@@ -229,7 +229,7 @@ def test_ir_measures_reads_the_trec_files_and_finds_the_same_figures(quick_run, 
         for split in ("val", "test"):
             qrels = list(ir_measures.read_trec_qrels(str(tmp_path / f"{split}.qrels")))
             run = list(ir_measures.read_trec_run(str(tmp_path / f"{split}.run")))
-            assert len(qrels) == 36 and len(run) == 36 * 71
+            assert len(qrels) == 48 and len(run) == 48 * 95
             found = ir_measures.calc_aggregate([P @ 1, RR, nDCG @ 10], qrels, run)
             expected = [report["measured"][split][key] for key in ("top1", "mrr", "ndcg@10")]
             assert [found[key] for key in (P @ 1, RR, nDCG @ 10)] == pytest.approx(expected, abs=1e-9)
