@@ -110,7 +110,7 @@ def test_help_and_a_word_is_its_help(command, tmp_path, monkeypatch):
 @pytest.mark.parametrize("end", ["\n", "\x04"], ids=["an empty line", "Ctrl-D"])
 def test_queries_are_asked_for_until_an_empty_line_or_the_end_of_the_input(end, logs):
     shown = at_terminal(["retrieve", "latest", "-k", "1"], logs, "Zoos are cruel.\n", end)
-    assert shown.count("argument> ") == 2 and shown.count("108 candidates; the head") == 1
+    assert shown.count("argument> ") == 2 and shown.count("144 candidates; the head") == 1
     assert "Traceback" not in shown
 
 

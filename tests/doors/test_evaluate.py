@@ -170,7 +170,7 @@ def test_source_figures_are_those_of_training(runs, tmp_path):
 
 
 def test_all_is_the_deepest_depth(run):
-    """In the sample's splits of 36 points no set has more than 71 candidates."""
+    """In the sample's splits of 48 points no set has more than 95 candidates."""
     everything, deep, ten = (evaluated(run, f"evaluation.rerank={k}")["measured"] for k in ("all", 1000, 10))
     assert everything == deep
     assert everything != ten
@@ -191,7 +191,7 @@ def test_none_is_distance_alone(run):
 
 def test_a_part_of_the_corpus(run):
     report = evaluated(run, "data.limit=2")
-    assert (report["measured"]["test"]["num_points"], report["own"]["test"]["num_points"]) == (12, 36)
+    assert (report["measured"]["test"]["num_points"], report["own"]["test"]["num_points"]) == (16, 48)
     assert any("own figures" in note for note in report["notes"])
 
 
@@ -284,14 +284,14 @@ def test_baselines_of_a_trained_run(run, runs):
     assert found["pretrained_cosine"] != found["pretrained_euclidean"]
     for split in ("val", "test"):
         assert found["pretrained_euclidean"][split] == untrained[split]
-        assert found["bm25"][split]["num_points"] == 36
+        assert found["bm25"][split]["num_points"] == 48
 
 
 def test_baselines_of_a_frozen_run_use_its_features(runs, tmp_path):
     copy = shutil.copytree(runs.from_files, tmp_path / "from_files")
     report = evaluated(copy, "--baselines")
     assert set(report["baselines"]) == {"tfidf_cosine", "bm25", "pretrained_euclidean", "pretrained_cosine"}
-    assert report["baselines"]["pretrained_cosine"]["test"]["num_points"] == 36
+    assert report["baselines"]["pretrained_cosine"]["test"]["num_points"] == 48
 
 
 def test_baselines_without_the_first_encoder_say_so(run, runs, tmp_path):

@@ -256,7 +256,7 @@ def test_null_on_the_sample_is_all_and_the_run_is_there_already(sample_runs):
     manifest = json.loads((sample_runs["all"] / "manifest.json").read_text())
     assert manifest["determined_by"]["evaluation"]["candidates"] == "all"
     log = (sample_runs["answers"] / "train.log").read_text()
-    assert "ranked     among the answers: val 36 queries, 36 candidates; test 36 queries, 36 candidates" in log
+    assert "ranked     among the answers: val 48 queries, 48 candidates; test 48 queries, 48 candidates" in log
 
 
 def test_beir_with_all_is_refused_in_one_line(tmp_path):

@@ -20,10 +20,13 @@ from biencoder_ablate.config.schema import ConfigError
 from biencoder_ablate.runs.trackers import TrackedRun, Tracker, Trackers, _kept_id
 
 LIBRARIES = [name for name in ("tensorboard", "mlflow", "wandb") if find_spec(name) is not None]
-SETTINGS = ("recipe=study", "model=tiny", "model.max_tokens=32", "training.freeze_encoder=true", "training.epochs=3")
+SETTINGS = (
+    *("recipe=study", "model=tiny", "model.max_tokens=32", "training.batch_size=11"),
+    *("training.freeze_encoder=true", "training.epochs=3"),
+)
 RATES = ("training.warmup_ratio=0.5", "training.head_learning_rate=0.0021")
-STEPS_PER_EPOCH = 14  # 108 pairs of the sample in batches of 8, the last of 4
-SIZES = [8] * 13 + [4]
+STEPS_PER_EPOCH = 14  # 144 pairs of the sample in batches of 11, the last of 1
+SIZES = [11] * 13 + [1]
 
 KILLED_AT = 20
 KILLED = f"""
@@ -193,7 +196,7 @@ def test_a_run_killed_in_mid_epoch_logs_every_step_and_epoch_once(resumed, read)
         assert [step for step, _ in logged[key]] == list(range(1, 3 * STEPS_PER_EPOCH + 1))
     for epoch in range(3):
         of_epoch = losses[epoch * STEPS_PER_EPOCH : (epoch + 1) * STEPS_PER_EPOCH]
-        mean = sum(loss * size for loss, size in zip(of_epoch, SIZES, strict=True)) / 108
+        mean = sum(loss * size for loss, size in zip(of_epoch, SIZES, strict=True)) / 144
         assert mean == pytest.approx(records[epoch + 1]["loss"], rel=1e-5)
 
     # 21 steps of warm-up to 0.0021: the rate of step s is s·0.0001.

@@ -28,7 +28,7 @@ STUDY = ("recipe=study", "data=sample", "training.device=cpu", "negatives=consta
 FROZEN = (*STUDY, "model=minilm", "model.max_tokens=32", "training.freeze_encoder=true")
 """Texts are encoded once and kept in the session's cache: such a run trains linear1 and the head in half a second."""
 TINY = (*STUDY, "model=tiny", "model.max_tokens=32", "data.limit=3")
-NUM_PAIRS = 108  # of the sample's train split, all different, as are all of its texts
+NUM_PAIRS = 144  # of the sample's train split, all different, as are all of its texts
 EPOCHS = 8
 
 State = dict[str, torch.Tensor]
@@ -284,9 +284,9 @@ def mean_loss(h: torch.Tensor, weights: State, step: Step) -> torch.Tensor:
 
 
 def test_gradients_are_those_of_the_mean_loss_of_each_batch(watched, tmp_path):
-    """108 pairs in batches of 40, 40 and 28. Adam hides a wrong scale; max_grad_norm would not."""
+    """144 pairs in batches of 40, 40, 40 and 24. Adam hides a wrong scale; max_grad_norm would not."""
     run(tmp_path / "run", *FROZEN, "head=none", "training.epochs=1", "training.batch_size=40", "neg_ratio=0.5")
-    assert [len(step.point) for step in watched.steps] == [40, 40, 28]
+    assert [len(step.point) for step in watched.steps] == [40, 40, 40, 24]
     h = watched.embeddings[0].h.double()
     for step in watched.steps:
         weights = {name: value.double().requires_grad_() for name, value in step.before.items()}

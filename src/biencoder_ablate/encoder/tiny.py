@@ -1,7 +1,7 @@
 """model=tiny: a small BERT with random weights, for CI and for machines without weights.
 
 Its tokenizer lies beside this file, in tiny_tokenizer/: lower-casing WordPiece, with a vocabulary that was learned once
-from the sample debates: every letter, then whole words, then parts of words, the most frequent first.
+from the sample debates of version 0.4.0: every letter, then whole words, then parts of words, the most frequent first.
 """
 
 from __future__ import annotations
