@@ -84,7 +84,7 @@ def end_of(run: Path) -> dict[str, object]:
 
 
 def test_a_training_killed_before_any_change_of_a_file_ends_as_one_that_never_was(tmp_path):
-    """Each training is killed up to six times before it ends. BIENCODER_KILLS: how many kills in all (20)."""
+    """Each training is killed up to six times before it ends. BIENCODER_KILLS: how many kills in all (10)."""
     # What torch imports at an optimizer's first step takes a process seconds: here once, and not in each child.
     parameter = torch.nn.Parameter(torch.zeros(1))
     parameter.grad = torch.ones(1)
@@ -94,7 +94,7 @@ def test_a_training_killed_before_any_change_of_a_file_ends_as_one_that_never_wa
     whole.mkdir(parents=True)
     assert forked(whole, 0) == 0
     wanted = end_of(whole)
-    at_least, num_killed, number = int(os.environ.get("BIENCODER_KILLS", "20")), 0, 0
+    at_least, num_killed, number = int(os.environ.get("BIENCODER_KILLS", "10")), 0, 0
     while num_killed < at_least:
         some = generator(number, "kills")
         run = tmp_path / f"{number}" / "NAME"

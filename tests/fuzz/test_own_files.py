@@ -55,7 +55,7 @@ def test_one_damaged_run_never_hides_the_others(finished_run, logs):
     whole = collect([logs]).runs
     (kept,) = (run for run in whole if run.name == "whole")
     statuses = set()
-    for some in cases("run directory", 100):
+    for some in cases("run directory", 50):
         shutil.rmtree(logs / "runs" / "broken")
         shutil.copytree(finished_run.path, logs / "runs" / "broken", ignore=shutil.ignore_patterns("model"))
         damage = damage_one(some, logs / "runs" / "broken", RUN_FILES)
@@ -106,7 +106,7 @@ def test_a_file_of_a_run_is_read_or_refused(name, read, spoil, finished_run, tmp
         whole = b"\n".join(whole.split(b"\n")[:3]) + b"\n"
     path = tmp_path / "runs" / "broken" / name
     path.parent.mkdir(parents=True)
-    for some in cases(name, 200):
+    for some in cases(name, 100):
         content = spoil(some, whole)
         path.write_bytes(content)
         keeps_the_law(lambda: read(path), [str(path)], lambda: content)
@@ -119,7 +119,7 @@ def test_a_run_with_a_damaged_file_is_opened_or_refused(name, finished_run, tmp_
     skipped = shutil.ignore_patterns("*.safetensors", "rankings.jsonl")
     shutil.copytree(finished_run.path, run, ignore=skipped)
     whole = (run / name).read_bytes()
-    for some in cases(f"open {name}", 60):
+    for some in cases(f"open {name}", 25):
         content = (damaged_yaml if name.endswith("yaml") else damaged_json)(some, whole)
         (run / name).write_bytes(content)
         # What is wrong with a setting is said of its key, as on the command line.
@@ -129,7 +129,7 @@ def test_a_run_with_a_damaged_file_is_opened_or_refused(name, finished_run, tmp_
 
 def test_a_saved_model_is_loaded_or_refused(finished_run, tmp_path):
     whole = finished_run.path / "model"
-    for some in cases("model", 100):
+    for some in cases("model", 50):
         model = tmp_path / "model"
         shutil.rmtree(model, ignore_errors=True)
         shutil.copytree(whole, model, ignore=shutil.ignore_patterns("encoder"))

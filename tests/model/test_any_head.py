@@ -211,16 +211,37 @@ def retrieved_plainly(texts, places, score, depth):
     return [row - 1 for row in final]
 
 
-@pytest.mark.parametrize(("name", "options"), REGISTERED, ids=str)
-def test_every_registered_head(name, options):
-    for shape in ARCHITECTURES:
+def in_turns(number):
+    """A third of the architectures with every fusion, another one for the next head; all of them among the slow tests.
+
+    Each architecture has its turn with one head in three.
+    """
+    return [
+        pytest.param(ARCHITECTURES[number % 3 :: 3], id="some"),
+        pytest.param(ARCHITECTURES, id="all", marks=pytest.mark.slow),
+    ]
+
+
+def for_each(heads):
+    """(head, architectures) for parametrize."""
+    return [
+        pytest.param(head, *shapes.values, id=f"{name}-{shapes.id}", marks=shapes.marks)
+        for number, (name, head) in enumerate(heads)
+        for shapes in in_turns(number)
+    ]
+
+
+@pytest.mark.parametrize(("head", "shapes"), for_each((str(head), head) for head in REGISTERED))
+def test_every_registered_head(head, shapes):
+    name, options = head
+    for shape in shapes:
         architecture = Architecture(WIDTH, RETRIEVAL_WIDTH, head=name, head_options=options, **shape)
         check_every_ranking(shaken(BiEncoder(architecture)))
 
 
-@pytest.mark.parametrize("make", MADE_UP.values(), ids=MADE_UP)
-def test_heads_made_up_on_the_spot(make):
-    for shape in ARCHITECTURES:
+@pytest.mark.parametrize(("make", "shapes"), for_each(MADE_UP.items()))
+def test_heads_made_up_on_the_spot(make, shapes):
+    for shape in shapes:
         model = BiEncoder(Architecture(WIDTH, RETRIEVAL_WIDTH, **shape))
         model.head = make(model.architecture.feature_widths)
         check_every_ranking(shaken(model))
