@@ -236,7 +236,7 @@ def test_result_and_rankings(finished_run):
 def test_the_screen_and_the_log_say_in_words_what_happens(finished_run):
     text = finished_run.ended.stdout
     for words in (
-        "sample: 36 train, 36 val, 36 test pairs of 18 debates",
+        "sample: 48 train, 48 val, 48 test pairs of 18 debates",
         "this is the demonstration",
         "layernorm_relu",
         "hard negatives: 1% of each epoch's",

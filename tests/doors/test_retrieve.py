@@ -130,7 +130,7 @@ def test_order_and_scores_against_plain_loops(rerank, depth, which, runs):
     texts = [text for name in SPLITS for pair in sample.split(name) for text in (pair.point, pair.counter)]
     texts.remove(argument)
     found = retrieved(run, argument.upper(), "-k", 15, f"evaluation.rerank={rerank}")
-    assert found["num_candidates"] == len(texts) == DEBATES * 3 * 12 - 1, "three splits, six pairs a debate"
+    assert found["num_candidates"] == len(texts) == DEBATES * 3 * 16 - 1, "three splits, eight pairs a debate"
     expected = plainly_ranked(run, argument.upper(), texts, depth)[:15]
     assert [result["text"] for result in found["results"]] == [text for text, _, _ in expected]
     for result, (_, distance, score) in zip(found["results"], expected, strict=True):
@@ -151,7 +151,7 @@ def test_the_places_are_where_the_text_is(runs):
         for pair in sample.split(name)
         for kind in ("point", "counter")
     }
-    assert len(found["results"]) == len(by_id) == DEBATES * 3 * 12
+    assert len(found["results"]) == len(by_id) == DEBATES * 3 * 16
     for result in found["results"]:
         (place,) = result["places"]
         assert by_id[place] == result["text"]
@@ -181,7 +181,7 @@ def test_a_frozen_run_finds_in_its_corpus(runs):
     """Its encoder is found again in the cache, and so are the corpus's features."""
     sample = load_corpus_of_runs()
     found = retrieved(runs.frozen, sample.val[0].point, "evaluation.rerank=none", "-k", 3)
-    assert found["num_candidates"] == DEBATES * 3 * 12 - 1
+    assert found["num_candidates"] == DEBATES * 3 * 16 - 1
     near = retrieved(runs.frozen, sample.val[0].point + " Indeed.", "evaluation.rerank=none", "-k", 1)
     assert near["results"][0]["text"] == sample.val[0].point, "with one word more, the text itself is nearest"
 

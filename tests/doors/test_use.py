@@ -228,7 +228,7 @@ def test_push_sends_every_file_to_a_private_repository(exported, tmp_path):
 
 
 def test_ir_measures_reads_the_trec_files_and_finds_the_same_figures(quick_run, tmp_path):
-    """On all 35 candidates: the first, the reciprocal rank and nDCG@10 as the run has them; a re-ranked list too."""
+    """On all 47 candidates: the first, the reciprocal rank and nDCG@10 as the run has them; a re-ranked list too."""
     import ir_measures
     from ir_measures import RR, P, nDCG
 
@@ -237,7 +237,7 @@ def test_ir_measures_reads_the_trec_files_and_finds_the_same_figures(quick_run, 
         for split in ("val", "test"):
             qrels = list(ir_measures.read_trec_qrels(str(tmp_path / f"{split}.qrels")))
             run = list(ir_measures.read_trec_run(str(tmp_path / f"{split}.run")))
-            assert len(qrels) == 18 and len(run) == 18 * 35
+            assert len(qrels) == 24 and len(run) == 24 * 47
             found = ir_measures.calc_aggregate([P @ 1, RR, nDCG @ 10], qrels, run)
             expected = [report["measured"][split][key] for key in ("top1", "mrr", "ndcg@10")]
             assert [found[key] for key in (P @ 1, RR, nDCG @ 10)] == pytest.approx(expected, abs=1e-9)
