@@ -318,9 +318,11 @@ def _run(check: Check, *overrides: str) -> tuple[Path, float]:
     """The directory of a run, and the seconds of its command."""
     shown, seconds = _program(check, *overrides)
     for line in reversed(shown.splitlines()):
-        for word in line.replace(",", " ").split():
-            if "/runs/" in word and Path(check.work, word).is_dir():
-                return Path(check.work, word), seconds
+        for word in line.split():
+            # Of a run that had finished already the program gives the name alone.
+            run = check.work / "logs" / "runs" / Path(word.strip(",;:")).name
+            if run.name.count("_") >= 2 and run.is_dir():
+                return run, seconds
     raise RuntimeError("the program named no run")
 
 
