@@ -241,8 +241,7 @@ def frozen(check: Check) -> Iterator[Row]:
 def finetuned(check: Check) -> Iterator[Row]:
     """Four heads over the encoder that `arguana` has trained, seed 0."""
     trained, _ = _run(check, *_preset(check, "arguana"), "head=none")
-    preset = [item for item in _preset(check, "heads_finetuned") if not item.startswith("training.save_model")]
-    _, seconds = _program(check, *preset, f"model.finetuned={trained}", "seed=0")
+    _, seconds = _program(check, *_preset(check, "heads_finetuned"), f"model.finetuned={trained}", "seed=0")
     yield "experiment=heads_finetuned, four heads, one seed", f"{seconds:.3g} s", "", ""
     for name, run in _runs_of(check, "heads_finetuned"):
         yield _metrics(check, f"finetuned {name}", run)
@@ -319,15 +318,17 @@ def _run(check: Check, *overrides: str) -> tuple[Path, float]:
     """The directory of a run, and the seconds of its command."""
     shown, seconds = _program(check, *overrides)
     for line in reversed(shown.splitlines()):
-        for word in line.replace(",", " ").split():
-            if "/runs/" in word and Path(check.work, word).is_dir():
-                return Path(check.work, word), seconds
+        for word in line.split():
+            # Of a run that had finished already the program gives the name alone.
+            run = check.work / "logs" / "runs" / Path(word.strip(",;:")).name
+            if run.name.count("_") >= 2 and run.is_dir():
+                return run, seconds
     raise RuntimeError("the program named no run")
 
 
 def _runs_of(check: Check, sweep: str) -> list[tuple[str, Path]]:
     """Heads and directories of a sweep's runs."""
-    listed = json.loads((check.work / "logs" / "sweeps" / sweep / "sweep.json").read_text("utf-8"))
+    listed = json.loads((check.work / "logs" / "sweeps" / sweep / "runs.json").read_text("utf-8"))
     found = []
     for job in listed["jobs"]:
         run = check.work / "logs" / "runs" / job["name"]
