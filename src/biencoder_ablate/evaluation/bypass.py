@@ -91,11 +91,13 @@ class _Lists:
     @torch.no_grad()
     def weighted_similarities(self, model: BiEncoder) -> Tensor:
         """What evaluation.score=sum adds to the head's score of each pair (M,)."""
+        device = self.embeddings.h.device
+        points = torch.from_numpy(self.points).to(device)
+        candidates = torch.from_numpy(self.candidates).to(device)
         found = []
-        for start in range(0, len(self.codes), PAIRS_AT_ONCE):
-            some = slice(start, start + PAIRS_AT_ONCE)
-            r_point = self.embeddings.point[torch.from_numpy(self.points[some])]
-            r_candidate = self.embeddings.candidate[torch.from_numpy(self.candidates[some])]
+        for some in zip(points.split(PAIRS_AT_ONCE), candidates.split(PAIRS_AT_ONCE), strict=True):
+            r_point = self.embeddings.point[some[0]]
+            r_candidate = self.embeddings.candidate[some[1]]
             found.append(model.similarity_weight * model.similarity(r_point, r_candidate))
         return torch.cat(found)
 
