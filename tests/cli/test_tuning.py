@@ -11,7 +11,18 @@ import pytest
 from support.helpers import run_here
 from support.report_runs import config_of, made_up_points, write_run
 
-from biencoder_ablate.cli.tuning import Trials, draw_points, pick, plan_trials, tuned_jobs, variant_of, with_runs
+from biencoder_ablate.cli.tuning import (
+    Trials,
+    check_earlier,
+    draw_points,
+    pick,
+    plan_trials,
+    tuned_jobs,
+    variant_of,
+    with_earlier,
+    with_runs,
+    without_tuning,
+)
 from biencoder_ablate.config.schema import Config, ConfigError, DataConfig, TrainingConfig, TuningConfig
 from biencoder_ablate.decide import main as decide
 from biencoder_ablate.report.__main__ import main as report
@@ -175,6 +186,48 @@ def test_a_tuning_is_read_back_as_it_was_kept_and_a_damaged_one_is_said(tmp_path
         (tmp_path / "tuning.json").write_text(json.dumps(content | change))
         with pytest.raises(Damaged):
             load_tuning(tmp_path)
+
+
+# --- what a later command adds ---
+
+
+def tuned(head, chosen, *runs, points=POINTS):
+    trials = tuple(Trial((f"{head}{k}",), 0.1) for k in range(len(points)))
+    return Tuning((7,), SPACE, "top1_clean", points, (Variant((f"head={head}",), trials, chosen, (), runs),))
+
+
+def test_variants_and_seeds_of_later_commands_join_those_that_a_sweep_has():
+    first = tuned("none", 1, "n0", "n1")
+    with_relu, lines = with_earlier(tuned("relu", 2, "r0"), first)
+    assert [(variant.overrides[0], variant.runs) for variant in with_relu.variants] == [
+        ("head=none", ("n0", "n1")),
+        ("head=relu", ("r0",)),
+    ]
+    with_seed, more = with_earlier(tuned("none", 1, "n1", "n2"), with_relu)
+    assert [variant.runs for variant in with_seed.variants] == [("n0", "n1", "n2"), ("r0",)]
+    assert lines == more == []
+
+
+def test_runs_at_settings_that_a_variant_no_longer_has_do_not_count_and_are_said():
+    joined, [line] = with_earlier(tuned("none", 0, "m2"), tuned("none", 1, "n0", "n1"))
+    assert joined.variants[0].runs == ("m2",)
+    assert "head=none: 2 runs at settings that it had chosen earlier no longer count" in line
+
+
+def test_variants_that_had_other_trials_are_not_joined():
+    trials = Trials((("head=relu",),), POINTS, (7,), SPACE)
+    check_earlier(trials, "top1_clean", tuned("none", 1))
+    check_earlier(trials, "top1_clean", tuned("relu", 0, points=POINTS[:2]))
+    for earlier, metric in ((tuned("none", 1, points=POINTS[:2]), "top1_clean"), (tuned("none", 1), "mrr")):
+        with pytest.raises(ConfigError, match="variants with other trials \\(head=none"):
+            check_earlier(trials, metric, earlier)
+
+
+def test_how_a_sweep_is_tuned_is_no_setting_of_a_run_and_is_not_swept():
+    job = ["head=none", "tuning=rates", "+tuning.space={a: b}", "tuning.trials=2"]
+    assert without_tuning([job, job]) == [["head=none"], ["head=none"]]
+    with pytest.raises(ConfigError, match="tuning=none,rates: cannot be swept; must be one value"):
+        without_tuning([["tuning=none"], ["tuning=rates"]])
 
 
 # --- what n trials find ---

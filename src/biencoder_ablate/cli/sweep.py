@@ -33,7 +33,17 @@ from biencoder_ablate.cli.sweep_table import (
     sweep_warnings,
     write_table,
 )
-from biencoder_ablate.cli.tuning import Trials, describe_choice, pick, plan_trials, tuned_jobs, with_runs
+from biencoder_ablate.cli.tuning import (
+    Trials,
+    check_earlier,
+    describe_choice,
+    pick,
+    plan_trials,
+    tuned_jobs,
+    with_earlier,
+    with_runs,
+    without_tuning,
+)
 from biencoder_ablate.config.compose import Command, to_config, unresolved, without_hydra
 from biencoder_ablate.config.overrides import format_hydra_error
 from biencoder_ablate.config.schema import Config, ConfigError
@@ -41,10 +51,10 @@ from biencoder_ablate.runs.directory import RunDirectory, find_run
 from biencoder_ablate.runs.identity import short_hash
 from biencoder_ablate.runs.records import metric_in_words, primary_metric
 from biencoder_ablate.runs.status import RunStatus, SweepDirectory, objective
-from biencoder_ablate.runs.tuning import Tuning, write_tuning
+from biencoder_ablate.runs.tuning import Tuning, load_tuning, write_tuning
 from biencoder_ablate.utils.command import Terminated, raise_on_sigterm, ready_streams
 from biencoder_ablate.utils.console import NEXT, RunLog, format_error, show, terminal_width
-from biencoder_ablate.utils.files import expand_user
+from biencoder_ablate.utils.files import Damaged, expand_user
 
 if TYPE_CHECKING:
     from biencoder_ablate.training.plan import RunPlan
@@ -56,6 +66,7 @@ _NOT_IN_THE_NAME = (
     "sweep_name=",
     "margin=",
     "tuning",
+    "+tuning",
     "cache_dir=",
     "hydra",
     "training.device=",
@@ -72,8 +83,7 @@ def run_sweep(command: Command) -> int:
     """
     if command.sweeper != "BasicSweeper":
         return _search(command)
-    # How a sweep is tuned is no setting of a run, which is refused with it.
-    jobs = [[item for item in job if not item.startswith("tuning")] for job in command.jobs()]
+    jobs = without_tuning(command.jobs())
     plans = _plans(command.configs(jobs))
     names = [plan.name for plan in plans]
     _say_twice(jobs, names)
@@ -83,6 +93,8 @@ def run_sweep(command: Command) -> int:
     # Seeds that an earlier command has brought count as well in a report.
     seeds = describe_seeds(plans, jobs) if earlier <= set(names) else []
     trials = plan_trials(to_config(command.base, checked=False), jobs)
+    if trials is not None:
+        check_earlier(trials, primary_metric(first.evaluation.select), _earlier_tuning(directory))
     if first.plan:
         print(plan_text(directory.statuses(directory.list_jobs(jobs, names)), first.training.epochs))
         for line in [*seeds, *([] if trials is None else [_trials_in_words(trials, len(jobs))])]:
@@ -115,6 +127,14 @@ def _trials_in_words(trials: Trials, num_jobs: int) -> str:
         f"{', '.join(trials.space)}, {num_seeds} seed{'s' * (num_seeds != 1)}) come before these runs, and "
         f"{num_jobs} runs with what each variant has chosen after them"
     )
+
+
+def _earlier_tuning(directory: SweepDirectory) -> Tuning | None:
+    """What earlier commands have tuned of the sweep; None as well where it cannot be read, and is tuned anew."""
+    try:
+        return load_tuning(directory.path)
+    except Damaged:
+        return None
 
 
 def _tune(command: Command, directory: SweepDirectory, trials: Trials, first: Config) -> Tuning | None:
@@ -151,7 +171,10 @@ def _run_tuned(
     """The sweep's runs once more, each variant with what it has chosen: a sweep of its own beside this one."""
     of_variants = tuned_jobs(tuning, jobs)
     names = [plan.name for plan in _plans(command.configs(of_variants))]
-    write_tuning(directory.path, with_runs(tuning, jobs, names))
+    joined, lines = with_earlier(with_runs(tuning, jobs, names), _earlier_tuning(directory))
+    for line in lines:
+        show(line, sys.stderr)
+    write_tuning(directory.path, joined)
     tuned = SweepDirectory(directory.path.with_name(f"{directory.path.name}_tuned"))
     tuned.write(command.overrides, of_variants, names, first.margin)
     sweep = _Sweep(command, tuned, first.rerun)

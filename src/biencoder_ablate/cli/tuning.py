@@ -69,6 +69,64 @@ def plan_trials(config: Config, jobs: Sequence[Job]) -> Trials | None:
     return Trials(variants, draw_points(space, tuning.trials), seeds, space)
 
 
+def without_tuning(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs without how their sweep is tuned, which is no setting of a run.
+
+    Raises ConfigError where that is swept: a sweep is tuned in one way.
+    """
+    values: dict[str, dict[str, None]] = {}
+    for job in jobs:
+        for item in filter(_is_tuning, job):
+            key, _, value = item.lstrip("+").partition("=")
+            values.setdefault(key, {})[value] = None
+    for key, different in values.items():
+        if len(different) > 1:
+            raise ConfigError(f"{key}={','.join(different)}: cannot be swept; must be one value")
+    return [[item for item in job if not _is_tuning(item)] for job in jobs]
+
+
+def _is_tuning(override: str) -> bool:
+    return override.lstrip("+").startswith(("tuning=", "tuning."))
+
+
+def check_earlier(trials: Trials, metric: str, earlier: Tuning | None) -> None:
+    """Raises ConfigError where variants that the sweep keeps from earlier commands, and that these trials do not try
+    again, had other trials: variants of one comparison have the same budget."""
+    if earlier is None:
+        return
+    is_same = (earlier.points, earlier.seeds, earlier.metric) == (trials.points, trials.seeds, metric)
+    others = [variant.overrides for variant in earlier.variants if variant.overrides not in trials.variants]
+    if others and not is_same:
+        words = " ".join(item for item in others[0] if item not in trials.variants[0])
+        raise ConfigError(
+            f"tuning: the sweep has variants with other trials ({words}: {len(earlier.points)} settings, seeds "
+            f"{', '.join(map(str, earlier.seeds))}); give them again with the others, or another sweep_name"
+        )
+
+
+def with_earlier(tuning: Tuning, earlier: Tuning | None) -> tuple[Tuning, list[str]]:
+    """The tuning with what earlier commands have brought to the sweep: other variants, and other seeds of the same
+    ones. Also a line for each variant that has chosen anew, so that runs at its earlier settings no longer count."""
+    if earlier is None:
+        return tuning, []
+    joined = {variant.overrides: variant for variant in earlier.variants}
+    lines = []
+    for variant in tuning.variants:
+        before = joined.get(variant.overrides)
+        joined[variant.overrides] = variant
+        if before is None:
+            continue
+        runs = tuple(dict.fromkeys((*before.runs, *variant.runs)))
+        if earlier.points[before.chosen] == tuning.points[variant.chosen]:
+            joined[variant.overrides] = replace(variant, runs=runs)
+        elif len(before.runs) > len(variant.runs):
+            lines.append(
+                f"note: {' '.join(variant.overrides)}: {len(before.runs)} runs at settings that it had chosen earlier "
+                "no longer count; give all seeds again"
+            )
+    return replace(tuning, variants=tuple(joined.values())), lines
+
+
 def _check_jobs(
     tuning: TuningConfig,
     space: Mapping[str, str],
