@@ -23,6 +23,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, open_dict
 
 from biencoder_ablate.cli.launchers import failure_of, run_on_cluster
+from biencoder_ablate.cli.parts import describe_parts, expand
 from biencoder_ablate.cli.seeds import describe_seeds
 from biencoder_ablate.cli.sweep_table import (
     describe_sweep,
@@ -72,8 +73,13 @@ def run_sweep(command: Command) -> int:
     """
     if command.sweeper != "BasicSweeper":
         return _search(command)
-    # How a sweep is tuned is no setting of a run, which is refused with it.
-    jobs = [[item for item in job if not item.startswith("tuning")] for job in command.jobs()]
+    # How a sweep is tuned or taken apart is no setting of a run, which is refused with it.
+    jobs = [[item for item in job if not item.startswith(("tuning", "parts"))] for job in command.jobs()]
+    about_parts: list[str] = []
+    parts = to_config(command.base, checked=False).parts
+    if parts.name != "none":
+        jobs, design = expand(command, parts, jobs)
+        about_parts = describe_parts(design, parts.name)
     plans = _plans(command.configs(jobs))
     names = [plan.name for plan in plans]
     _say_twice(jobs, names)
@@ -85,10 +91,12 @@ def run_sweep(command: Command) -> int:
     trials = plan_trials(to_config(command.base, checked=False), jobs)
     if first.plan:
         print(plan_text(directory.statuses(directory.list_jobs(jobs, names)), first.training.epochs))
-        for line in [*seeds, *([] if trials is None else [_trials_in_words(trials, len(jobs))])]:
+        for line in [*about_parts, *seeds, *([] if trials is None else [_trials_in_words(trials, len(jobs))])]:
             show(line)
         return 0
 
+    for line in about_parts:
+        show(line)
     directory.write(command.overrides, jobs, names, first.margin)
     tuning = None
     if trials is not None:
