@@ -97,6 +97,8 @@ def _run_one(command: Any) -> int:
     if margins:
         raise ConfigError(f"{margins[0]}: is for a sweep, whose runs are compared; add -m, or leave it out")
     config = to_config(command.base)
+    if config.parts.name != "none":
+        raise ConfigError(f"parts={config.parts.name}: is for a sweep; add -m, or leave it out")
     if config.tuning.name != "none":
         raise ConfigError(
             f"tuning={config.tuning.name}: is for a sweep, whose variants it tunes; add -m, or leave it out"

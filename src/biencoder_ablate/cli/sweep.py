@@ -23,6 +23,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, open_dict
 
 from biencoder_ablate.cli.launchers import failure_of, run_on_cluster
+from biencoder_ablate.cli.parts import describe_parts, expand
 from biencoder_ablate.cli.seeds import describe_seeds
 from biencoder_ablate.cli.sweep_table import (
     describe_sweep,
@@ -83,7 +84,13 @@ def run_sweep(command: Command) -> int:
     """
     if command.sweeper != "BasicSweeper":
         return _search(command)
-    jobs = without_tuning(command.jobs())
+    # How a sweep is tuned or taken apart is no setting of a run, which is refused with it.
+    jobs = [[item for item in job if not item.startswith("parts")] for job in without_tuning(command.jobs())]
+    about_parts: list[str] = []
+    parts = to_config(command.base, checked=False).parts
+    if parts.name != "none":
+        jobs, design = expand(command, parts, jobs)
+        about_parts = describe_parts(design, parts.name)
     plans = _plans(command.configs(jobs))
     names = [plan.name for plan in plans]
     _say_twice(jobs, names)
@@ -97,10 +104,12 @@ def run_sweep(command: Command) -> int:
         check_earlier(trials, primary_metric(first.evaluation.select), _earlier_tuning(directory))
     if first.plan:
         print(plan_text(directory.statuses(directory.list_jobs(jobs, names)), first.training.epochs))
-        for line in [*seeds, *([] if trials is None else [_trials_in_words(trials, len(jobs))])]:
+        for line in [*about_parts, *seeds, *([] if trials is None else [_trials_in_words(trials, len(jobs))])]:
             show(line)
         return 0
 
+    for line in about_parts:
+        show(line)
     directory.write(command.overrides, jobs, names, first.margin)
     tuning = None
     if trials is not None:

@@ -283,6 +283,15 @@ class TuningConfig:
 
 
 @dataclass
+class PartsConfig:
+    """Which parts of one preset a sweep takes apart, going by another one without them (group `parts`)."""
+
+    name: str = _key("none", "none, out, in, both or pairs", False, choices=("none", "out", "in", "both", "pairs"))
+    whole: str = _key("contrastive", "a recipe or experiment, or overrides with blanks between", False)
+    bare: str = _key("study", "a recipe or experiment, or overrides with blanks between", False)
+
+
+@dataclass
 class Config:
     """One run. Field names are the keys of the command line."""
 
@@ -296,6 +305,7 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     tracker: dict[str, Any] = _key(dict, "by name, a tracker's options", False)
     tuning: TuningConfig = field(default_factory=TuningConfig)
+    parts: PartsConfig = field(default_factory=PartsConfig)
     neg_ratio: float = _key(0.01, "a number from 0 to 1", True, low=0, high=1)
     seed: int = _key(0, "an integer from 0 to 4294967295", True, low=0, high=2**32 - 1)
     logs_dir: str = _key("logs", "a directory, made if missing", False)
