@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from biencoder_ablate.training.plan import RunPlan
 
 
-def describe_seeds(plans: Sequence[RunPlan], jobs: Sequence[Sequence[str]]) -> list[str]:
+def describe_seeds(plans: Sequence[RunPlan], jobs: Sequence[Sequence[str]], num_looks: int = 0) -> list[str]:
     """A line for each family of comparisons that so many seeds cannot decide: which, and how many seeds can.
 
     The sign-flip test of S seeds has no p below 2/2^S, which Holm multiplies by the number of tests in the family. More
     seeds than that may be needed; with fewer nothing is significant, whatever the figures. Empty where there are
-    enough, where nothing will be compared, or without the `report` extra.
+    enough, where nothing will be compared, or without the `report` extra. Declared looks share alpha among them.
     """
     if importlib.util.find_spec("scipy") is None:
         return []
@@ -43,9 +43,10 @@ def describe_seeds(plans: Sequence[RunPlan], jobs: Sequence[Sequence[str]]) -> l
         )
     lines = []
     for title, num_tests, num_seeds in planned_families(runs):
-        needed = seeds_needed(num_tests)
+        needed = seeds_needed(num_tests * max(1, num_looks))
         if num_seeds < needed:
             seeds = f"{num_seeds} seed{'s' * (num_seeds != 1)}"
             tests = "one test" if num_tests == 1 else f"{num_tests} tests"
-            lines.append(f"note: {seeds} cannot decide {tests} ({title}): {needed} can")
+            looks = f" at each of {num_looks} looks" if num_looks > 1 else ""
+            lines.append(f"note: {seeds} cannot decide {tests}{looks} ({title}): {needed} can")
     return list(dict.fromkeys(lines))

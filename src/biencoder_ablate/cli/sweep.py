@@ -23,6 +23,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, open_dict
 
 from biencoder_ablate.cli.launchers import failure_of, run_on_cluster
+from biencoder_ablate.cli.looks import looks_of, run_looks, with_seeds
 from biencoder_ablate.cli.seeds import describe_seeds
 from biencoder_ablate.cli.sweep_table import (
     describe_sweep,
@@ -53,6 +54,8 @@ _NOT_IN_THE_NAME = (
     "plan=",
     "sweep_name=",
     "margin=",
+    "looks=",
+    "metric=",
     "cache_dir=",
     "hydra",
     "training.device=",
@@ -70,6 +73,9 @@ def run_sweep(command: Command) -> int:
     if command.sweeper != "BasicSweeper":
         return _search(command)
     jobs = command.jobs()
+    looks = looks_of(command)
+    if looks:
+        jobs = with_seeds(jobs, looks)
     plans = _plans(command.configs(jobs))
     names = [plan.name for plan in plans]
     _say_twice(jobs, names)
@@ -77,22 +83,37 @@ def run_sweep(command: Command) -> int:
     directory = sweep_directory(first.logs_dir, first.sweep_name, command.overrides, jobs)
     earlier = {job["name"] for job in directory.read()["jobs"]}
     # Seeds that an earlier command has brought count as well in a report.
-    seeds = describe_seeds(plans, jobs) if earlier <= set(names) else []
+    seeds = describe_seeds(plans, jobs, len(looks)) if earlier <= set(names) else []
     if first.plan:
         print(plan_text(directory.statuses(directory.list_jobs(jobs, names)), first.training.epochs))
+        if looks:
+            show(f"looks after {', '.join(map(str, looks))} seeds: what is decided before the last needs fewer runs")
         for line in seeds:
             show(line)
         return 0
 
-    directory.write(command.overrides, jobs, names, first.margin)
+    # Of a sweep with looks, runs are listed once a look needs them.
+    declared = _declared(first)
+    directory.write(command.overrides, [] if looks else jobs, [] if looks else names, declared)
     sweep = _Sweep(command, directory, first.rerun)
-    num_runs, num_left = len(set(names)), len(sweep.left(names))
-    num_done = num_runs - num_left
-    print(f"sweep {directory.path.name}: {num_runs} runs, {num_done} finished, {num_left} to run")
+    num_left = len(sweep.left(names))
+    num_done = len(set(names)) - num_left
+    runs = f"up to {len(set(names))} runs" if looks else f"{len(set(names))} runs"
+    print(f"sweep {directory.path.name}: {runs}, {num_done} finished, {num_left} to run")
     show("\n".join([*describe_sweep(plans, directory), *seeds, ""]))
-    size = command.base.hydra.sweeper.max_batch_size or len(jobs)
-    for start in range(0, len(jobs), size):
-        sweep.run(jobs[start : start + size], names[start : start + size])
+
+    def run(some_jobs: list[list[str]], some_names: list[str]) -> bool:
+        """Whether all of these have finished."""
+        directory.write(command.overrides, some_jobs, some_names, declared)
+        size = command.base.hydra.sweeper.max_batch_size or len(some_jobs) or 1
+        for start in range(0, len(some_jobs), size):
+            sweep.run(some_jobs[start : start + size], some_names[start : start + size])
+        return sweep.has_finished(some_names)
+
+    if looks:
+        run_looks(directory.path, jobs, names, looks, run)
+    else:
+        run(jobs, names)
     return sweep.close()
 
 
@@ -136,6 +157,9 @@ def _search(command: Command) -> int:
         )
     if command.base.hydra.sweeper.get("storage"):  # Optuna 2, which Hydra's plugin needs, fails beside SQLAlchemy 2
         raise ConfigError("hydra.sweeper.storage: leave it out; the same command finds its runs, and goes on")
+    for key in ("looks", "metric"):
+        if getattr(settings, key) is not None:
+            raise ConfigError(f"{key}: {command.sweeper} chooses its runs as it goes, by val; leave it out")
     directory = sweep_directory(settings.logs_dir, settings.sweep_name, command.overrides)
     sweep = _Sweep(command, directory, settings.rerun)
 
@@ -151,7 +175,7 @@ def _search(command: Command) -> int:
                 f"evaluation.select: a search maximises one metric, and its runs have {', '.join(sorted(selects))}; "
                 "give one value"
             )
-        directory.write(command.overrides, jobs, names, settings.margin)
+        directory.write(command.overrides, jobs, names, _declared(settings))
         for name in set(names) - set(sweep.left(names)):
             print(f"{name}: finished already")
         return sweep.run([list(job) for job in jobs], names)
@@ -184,14 +208,20 @@ def _search(command: Command) -> int:
     return sweep.close(best=True)
 
 
+def _declared(settings: Config) -> dict[str, Any]:
+    """What a sweep declares before its figures are seen, and keeps."""
+    metric = settings.metric or ("top1" if settings.looks else None)
+    return {"margin": settings.margin, "looks": settings.looks, "metric": metric}
+
+
 def _plans(configs: Sequence[Config]) -> list[RunPlan]:
     """The plans of the jobs' runs. Raises ConfigError where they could not be one sweep."""
     from biencoder_ablate.training.plan import plan_runs
 
-    for key in ("logs_dir", "sweep_name", "rerun", "plan", "margin"):
-        values = {getattr(config, key) for config in configs}
+    for key in ("logs_dir", "sweep_name", "rerun", "plan", "margin", "looks", "metric"):
+        values = {str(getattr(config, key)) for config in configs}
         if len(values) > 1:
-            listed = ",".join(map(str, sorted(values, key=str)))
+            listed = ",".join(sorted(values))
             raise ConfigError(f"{key}={listed}: cannot be swept; must be one value")
     return plan_runs(list(configs))
 
@@ -236,6 +266,11 @@ class _Sweep:
         """Those of these runs that are still to do, each once."""
         finished = {run.name for run in self.directory.statuses() if run.status == "finished"}
         return [name for name in dict.fromkeys(names) if self.rerun or name not in finished]
+
+    def has_finished(self, names: Sequence[str]) -> bool:
+        """Whether all of these runs have, and none failed in this command."""
+        finished = {run.name for run in self.directory.statuses() if run.status == "finished"}
+        return finished.issuperset(names) and not self._errors
 
     def run(self, jobs: Sequence[list[str]], names: Sequence[str]) -> list[JobReturn]:
         """Run what of these jobs is not finished; returns for each what a sweeper wants to know.

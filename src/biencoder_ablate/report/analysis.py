@@ -139,13 +139,19 @@ class Analysis:
         return words_of(self.study.runs)
 
     @property
+    def undeclared(self) -> list[int]:
+        """The numbers of seeds of earlier looks that had fewer and that nobody declared: none where looks were, since
+        whoever looks in between sees what the last of these decided."""
+        return [] if self.looks else [num_seeds for num_seeds in self.earlier if num_seeds < len(self.study.seeds)]
+
+    @property
     def added_after_a_look(self) -> str:
         """What optional stopping does to the p-values, where seeds were added after a look that no plan declared."""
-        fewer = [str(num_seeds) for num_seeds in self.earlier if num_seeds < len(self.study.seeds)]
-        if not fewer or self.looks:
+        if not self.undeclared:
             return ""
+        fewer = ", ".join(map(str, self.undeclared))
         return (
-            f"Seeds were added after a look: earlier reports here had fewer ({', '.join(fewer)}). "
+            f"Seeds were added after a look: earlier reports here had fewer ({fewer}). "
             "Looking until something is told apart finds something more often than 1 time in 20; --looks declares when "
             "to look, and shares alpha among the looks."
         )

@@ -42,7 +42,10 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
         "--protocol", choices=("clean", "official"), help="which figure decides: clean, where there is one"
     )
     parser.add_argument(
-        "--looks", metavar="N,N,…", help="numbers of seeds, declared beforehand, at which to look; alpha is shared"
+        "--looks",
+        metavar="N,N,…",
+        help="numbers of seeds, declared beforehand, at which to look; alpha is shared; "
+        "unless the sweep has declared its own",
     )
     parser.add_argument(
         "--from", dest="outside", nargs="+", metavar="PATH", help="results.csv (system, seed, query, value; group, "
@@ -63,7 +66,7 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
 def read_runs(arguments: argparse.Namespace) -> Collection:
     """The runs that the arguments name. Raises ValueError where options do not go together."""
     from biencoder_ablate.report.external import read_csv, read_trec
-    from biencoder_ablate.report.read import Metric, collect
+    from biencoder_ablate.report.read import Metric, collect, declared_metric
 
     given = [expand_user(Path(path)) for path in arguments.outside or ()]
     if bool(given) == bool(arguments.directories):
@@ -77,22 +80,24 @@ def read_runs(arguments: argparse.Namespace) -> Collection:
         for name in ("qrels", "groups"):
             if getattr(arguments, name):
                 raise ValueError(f"--{name}: goes with --from a directory of TREC run files")
-    metric = Metric(arguments.metric or Metric.TOP1)
+    metric = Metric(arguments.metric) if arguments.metric else None
     if not given:
         collection = collect([find_run(place, sweeps=True) for place in arguments.directories], metric)
         if arguments.evaluations is None:
             return collection
         from biencoder_ablate.report.evaluations import as_evaluated
 
-        return as_evaluated(collection, arguments.evaluations, metric)
+        return as_evaluated(collection, arguments.evaluations, declared_metric(collection.sweeps, metric))
     for path in given:
         if not path.exists() or (path.is_dir() and not run_files):
             raise ValueError(f"--from {path}: {'is a directory among tables' if path.exists() else 'no such file'}")
     if not run_files:
-        return read_csv(given, metric.label if arguments.metric else None)
+        return read_csv(given, metric.label if metric else None)
     if not arguments.qrels:
         raise ValueError("--from a directory of TREC run files: needs --qrels FILE, what is relevant")
-    return read_trec(given[0], Path(arguments.qrels), metric, Path(arguments.groups) if arguments.groups else None)
+    return read_trec(
+        given[0], Path(arguments.qrels), metric or Metric.TOP1, Path(arguments.groups) if arguments.groups else None
+    )
 
 
 def read_looks(text: str | None) -> list[int]:

@@ -43,21 +43,19 @@ def analyse_at_looks(
     if not looks:
         return replace(analyse(study, protocol, cluster_of=cluster_of), margin=margin)
     settled: dict[str, Settled] = {}
-    current: Analysis | None = None
+    current = None
     for look in looks:
         analysis = analyse(study, protocol, looks, cluster_of, look, settled)
         analysis = replace(analysis, margin=margin)
         going_on = [each for each in decisions(analysis) if each.decides and _name(each) not in settled]
-        if current is not None and not all(len(each.result.seeds) >= look for each in going_on):
-            break
-        current = analysis
-        if not all(len(each.result.seeds) >= look for each in going_on):
-            break  # nothing is decided before the first
-        for decision in going_on:
-            if decision.is_decided:
-                settled = settled | {_name(decision): Settled(look, decision.result, decision.p_margin)}
+        is_reached = all(len(each.result.seeds) >= look for each in going_on)
+        if not is_reached:
+            return current or analysis
+
+        decided = [each for each in going_on if each.is_decided]
+        settled = settled | {_name(each): Settled(look, each.result, each.p_margin) for each in decided}
         current = replace(analysis, settled=settled)
-        if all(each.is_decided for each in going_on):
+        if len(decided) == len(going_on):
             break
     assert current is not None
     return current
