@@ -137,9 +137,9 @@ def study(
 ) -> Results:
     """The runs of a sweep (its directory, its name, or latest), of several, or of single runs, as data frames.
 
-    `metric` (top1, mrr, ndcg@10 or recall@10; top1 unless given, or what the sweep declared) decides, under `protocol` (clean, where there are clean points, or
-    official). `margin`, `looks` and `baseline` are those of `biencoder-ablate report`. The look is remembered in the
-    sweep's directory, as those of the commands are.
+    `metric` (top1, mrr, ndcg@10 or recall@10; unless given, what the sweep declared, or top1) decides, under `protocol`
+    (clean, where there are clean points, or official). `margin`, `looks` and `baseline` are those of
+    `biencoder-ablate report`. The look is remembered in the sweep's directory, as those of the commands are.
 
     Raises ValueError as they do, and ImportError where pandas or the `report` extra is not installed.
     """

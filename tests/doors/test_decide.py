@@ -153,7 +153,12 @@ def test_looks_that_nobody_declared_are_counted(tmp_path, capsys):
     sweep = make_sweep(tmp_path, 4)
     (sweep / "looks.json").write_text('{"seeds": {"arguana": [2, 3]}}')
     _, document = decided(capsys, sweep)
-    assert document["studies"][0]["looks"] == {"declared": [], "undeclared": [2, 3], "num_undeclared": 2}
+    assert document["studies"][0]["looks"] == {
+        "declared": [],
+        "undeclared": [2, 3],
+        "num_undeclared": 2,
+        "reached": None,
+    }
     assert json.loads((sweep / "looks.json").read_text())["seeds"] == {"arguana": [2, 3, 4]}
     assert main([str(sweep)]) == 3
     assert "Seeds were added after a look" in capsys.readouterr().out

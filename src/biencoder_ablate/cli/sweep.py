@@ -94,7 +94,7 @@ def run_sweep(command: Command) -> int:
 
     # Of a sweep with looks, runs are listed once a look needs them.
     declared = _declared(first)
-    directory.write(command.overrides, [] if looks else jobs, [] if looks else names, declared)
+    directory.write(command.overrides, [] if looks else jobs, [] if looks else names, **declared)
     sweep = _Sweep(command, directory, first.rerun)
     num_left = len(sweep.left(names))
     num_done = len(set(names)) - num_left
@@ -104,7 +104,7 @@ def run_sweep(command: Command) -> int:
 
     def run(some_jobs: list[list[str]], some_names: list[str]) -> bool:
         """Whether all of these have finished."""
-        directory.write(command.overrides, some_jobs, some_names, declared)
+        directory.write(command.overrides, some_jobs, some_names, **declared)
         size = command.base.hydra.sweeper.max_batch_size or len(some_jobs) or 1
         for start in range(0, len(some_jobs), size):
             sweep.run(some_jobs[start : start + size], some_names[start : start + size])
@@ -175,7 +175,7 @@ def _search(command: Command) -> int:
                 f"evaluation.select: a search maximises one metric, and its runs have {', '.join(sorted(selects))}; "
                 "give one value"
             )
-        directory.write(command.overrides, jobs, names, _declared(settings))
+        directory.write(command.overrides, jobs, names, **_declared(settings))
         for name in set(names) - set(sweep.left(names)):
             print(f"{name}: finished already")
         return sweep.run([list(job) for job in jobs], names)

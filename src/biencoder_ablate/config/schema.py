@@ -289,8 +289,8 @@ class Config:
     )
     looks: list[int] | None = _key(
         None,
-        "null, or rising numbers of seeds from 2, such as [8,12,20] (of a sweep: after each it decides, and goes on with "
-        "what is open)",
+        "null, or rising numbers of seeds from 2, such as [8,12,20] (of a sweep: after each it decides, and goes on "
+        "with what is open)",
         False,
     )
     metric: str | None = _key(

@@ -94,7 +94,7 @@ class Family:
 
 @dataclass(frozen=True)
 class Settled:
-    """A comparison that a declared look has decided: at how many seeds, what was found, and its Holm p of the margin."""
+    """A comparison that a declared look has decided: at how many seeds, with what result and Holm p of the margin."""
 
     look: int
     result: ContrastResult

@@ -14,8 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from biencoder_ablate.runs.directory import RunDirectory, holder
 from biencoder_ablate.config.schema import DECISIVE
+from biencoder_ablate.runs.directory import RunDirectory, holder
 from biencoder_ablate.runs.records import primary_metric, read_metrics, selection_metric
 from biencoder_ablate.utils.files import NUMBER, Damaged, load_json, refuse_link, require, write_json
 
@@ -142,14 +142,16 @@ class SweepDirectory:
         overrides: Sequence[str],
         jobs: Sequence[Sequence[str]],
         names: Sequence[str],
-        declared: Mapping[str, Any] | None = None,
+        margin: float | None = None,
+        looks: Sequence[int] | None = None,
+        metric: str | None = None,
     ) -> None:
         """Write the list of runs. Under one sweep_name, runs of earlier calls stay listed, before new ones.
 
-        What is `declared`, by a key of DECLARED, stays so. Raises ValueError where an earlier call declared another.
+        What is declared, by a key of DECLARED, stays so. Raises ValueError where an earlier call declared another.
         """
-        given = declared or {}
-        stays = {}
+        given = {"margin": margin, "looks": list(looks) if looks else None, "metric": metric}
+        stays: dict[str, Any] = {}
         refuse_link(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         earlier: list[dict[str, Any]] = []
@@ -158,7 +160,7 @@ class SweepDirectory:
             earlier = before["jobs"]
             stays = {key: before[key] for key in DECLARED}
             for key, (noun, show) in DECLARED.items():
-                now, then = given.get(key), stays[key]
+                now, then = given[key], stays[key]
                 if None not in (now, then) and now != then:
                     raise ValueError(
                         f"{key}={show(now)}: sweep {self.path.name} was started with {key}={show(then)}, and {noun} "
@@ -171,7 +173,7 @@ class SweepDirectory:
         listed = {job["name"]: job for job in [*earlier, *self.list_jobs(jobs, names)]}
         described = {"name": self.path.name, "overrides": list(overrides), "started": time.time()}
         for key in DECLARED:
-            value = given.get(key) if stays.get(key) is None else stays[key]
+            value = given[key] if stays.get(key) is None else stays[key]
             if value is not None:
                 described[key] = value
         write_json(self.runs_list, described | {"jobs": list(listed.values())})
