@@ -17,7 +17,7 @@ from biencoder_ablate.report.comparisons import last_look
 from biencoder_ablate.report.design import declare
 from biencoder_ablate.report.diagnostics import Baseline, baselines
 from biencoder_ablate.report.examples import load_texts
-from biencoder_ablate.report.folds import pool_folds
+from biencoder_ablate.report.folds import note_folds
 from biencoder_ablate.report.ledger import SOURCES, Ledger
 from biencoder_ablate.report.looks import analyse_at_looks
 from biencoder_ablate.report.read import FINISHED, NOT_EVALUATED, Collection, Protocol, Sweep
@@ -61,7 +61,7 @@ def judge(
     Raises ValueError where no run has finished, where there is nothing to compare, and where looks are declared of
     scores that have no seeds.
     """
-    runs, _ = pool_folds(collection.runs)
+    runs = note_folds(collection).pooled or ()
     studies = [declare(study, baseline) for study in make_studies(runs)]
     if not studies:
         raise ValueError("no finished run to decide on; run the sweep's command again: it goes on where it stopped")

@@ -125,8 +125,8 @@ def _looks(
     who = f"sweep {next(iter(by_sweep), '')} declared {_listed(declared)} before it ran"
     if not declared:
         earlier = content.get("looks")
-        is_list = isinstance(earlier, list) and all(type(look) is int for look in earlier)
-        declared = tuple(sorted(earlier)) if is_list else ()
+        if isinstance(earlier, list) and all(type(look) is int for look in earlier):
+            declared = tuple(sorted(earlier))
         who = f"an earlier look at this sweep had {_listed(declared)} ({path})"
     if declared and given and tuple(given) != declared:
         raise ValueError(f"--looks {_listed(given)}: {who}; looks are declared once: leave --looks out")

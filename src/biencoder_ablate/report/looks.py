@@ -66,7 +66,7 @@ def left_open(analysis: Analysis, found: Sequence[Decision], look: int) -> Open:
     going_on = [each for each in found if each.decides and _name(each) not in analysis.settled]
     is_reached = all(len(each.result.seeds) >= look for each in going_on)
     cells_of_arm = analysis.families[0].arms.cells if analysis.families else {}
-    runs = set()
+    runs: set[str] = set()
     for decision in going_on:
         for arm, weight in decision.result.contrast.weights:
             for cell in cells_of_arm[arm] if weight else ():

@@ -195,11 +195,13 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Collection:
-    """All runs found, in the order of the paths given, each once; `notes` on those seen twice, and on damage."""
+    """All runs found, in the order of the paths given, each once; `notes` on those seen twice, and on damage. `pooled`
+    are the same with the folds of a cross-validation made one, None until folds.note_folds() has done so."""
 
     runs: tuple[Run, ...]
     sweeps: tuple[Sweep, ...] = ()
     notes: tuple[str, ...] = ()
+    pooled: tuple[Run, ...] | None = None
 
 
 def collect(places: Sequence[Path], metric: Metric | None = None) -> Collection:

@@ -18,7 +18,7 @@ from biencoder_ablate.report.decision import Judged, check_looks, declared_in, r
 from biencoder_ablate.report.design import declare
 from biencoder_ablate.report.diagnostics import baselines
 from biencoder_ablate.report.examples import load_texts, side_by_side
-from biencoder_ablate.report.folds import note_folds, pool_folds
+from biencoder_ablate.report.folds import note_folds
 from biencoder_ablate.report.ledger import open_ledger
 from biencoder_ablate.report.looks import analyse_at_looks
 from biencoder_ablate.report.plots import draw
@@ -62,9 +62,8 @@ def write_report(
     if output.exists() and not output.is_dir():
         raise ValueError(f"-o {output}: is a file; must be a directory, made if missing")
     collection = note_folds(collection)
-    runs, _ = pool_folds(collection.runs)
     ledger = open_ledger(collection, margin, looks)
-    studies = [declare(study, baseline) for study in make_studies(runs)]
+    studies = [declare(study, baseline) for study in make_studies(collection.pooled or ())]
     if not studies:
         raise ValueError(_none_finished(collection))
 

@@ -195,10 +195,11 @@ class SweepDirectory:
         content.setdefault("started", time.time())
         content.setdefault("overrides", [])
         require(self.runs_list, content, started=NUMBER, overrides=list)
-        kinds = {"margin": NUMBER, "looks": list, "metric": str}
-        for key in DECLARED:
-            if content.setdefault(key, None) is not None:
-                require(self.runs_list, content, **{key: kinds[key]})
+        if content.setdefault("margin", None) is not None:
+            require(self.runs_list, content, margin=NUMBER)
+        if content.setdefault("looks", None) is not None:
+            require(self.runs_list, content, looks=list)
+        content.setdefault("metric", None)
         if not all(type(look) is int for look in content["looks"] or ()):
             raise Damaged(self.runs_list, "has looks that are no numbers of seeds")
         if content["metric"] not in (None, *DECISIVE):
