@@ -22,11 +22,12 @@ def jobs_of(heads, seeds):
 
 
 def test_without_a_seed_a_sweep_has_the_seeds_up_to_its_last_look():
-    assert with_seeds([["head=a"], ["head=b"]], [2, 3]) == jobs_of("ab", [0, 1, 2])
+    assert with_seeds([["head=a"], ["head=b"]], [2, 3], False) == jobs_of("ab", [0, 1, 2])
+    assert with_seeds(jobs_of("ab", [7, 8]), [2, 3], False) == jobs_of("ab", [0, 1, 2]), "those of a preset"
 
 
 def test_of_more_seeds_than_the_last_look_the_lowest_count():
-    assert with_seeds(jobs_of("ab", [9, 5, 7, 3]), [2, 3]) == jobs_of("ab", [5, 7, 3])
+    assert with_seeds(jobs_of("ab", [9, 5, 7, 3]), [2, 3], True) == jobs_of("ab", [5, 7, 3])
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,7 @@ def test_of_more_seeds_than_the_last_look_the_lowest_count():
 )
 def test_seeds_that_contradict_the_looks_are_refused(jobs, said):
     with pytest.raises(ConfigError) as error:
-        with_seeds(jobs, [2, 3])
+        with_seeds(jobs, [2, 3], any(item.startswith("seed=") for item in jobs[0]))
     assert str(error.value).startswith(said)
 
 

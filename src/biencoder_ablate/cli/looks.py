@@ -38,14 +38,15 @@ def looks_of(command: Command) -> list[int]:
     return settings.looks
 
 
-def with_seeds(jobs: Sequence[Job], looks: Sequence[int]) -> list[list[str]]:
-    """The jobs up to the last look: those that were given, or without a seed each with seeds from 0.
+def with_seeds(jobs: Sequence[Job], looks: Sequence[int], is_typed: bool) -> list[list[str]]:
+    """The jobs up to the last look: with the lowest of the seeds that were typed, or else with seeds from 0, whatever
+    seeds a preset has.
 
-    Raises ConfigError where fewer seeds were given than the last look has, and where there is nothing to compare.
+    Raises ConfigError where fewer seeds were typed than the last look has, and where there is nothing to compare.
     """
     last = looks[-1]
-    given = sorted({seed_of(job) for job in jobs if any(item.startswith("seed=") for item in job)})
-    if given and len(given) < last:
+    given = sorted({seed_of(job) for job in jobs}) if is_typed else []
+    if is_typed and len(given) < last:
         listed = ",".join(map(str, given))
         raise ConfigError(
             f"seed={listed}: {len(given)} seed{'s' * (len(given) != 1)}, and the last look is at {last}; leave seed "
@@ -53,9 +54,10 @@ def with_seeds(jobs: Sequence[Job], looks: Sequence[int]) -> list[list[str]]:
         )
     if len({configuration_of(job) for job in jobs}) < 2:
         raise ConfigError("looks: there is one configuration, and nothing to compare; give a key several values")
-    if given:
+    if is_typed:
         return [list(job) for job in jobs if seed_of(job) in given[:last]]
-    return [[*job, f"seed={seed}"] for job in jobs for seed in range(last)]
+    without = dict.fromkeys(tuple(item for item in job if not item.startswith("seed=")) for job in jobs)
+    return [[*job, f"seed={seed}"] for job in without for seed in range(last)]
 
 
 def seed_of(job: Job) -> int:

@@ -75,7 +75,8 @@ def run_sweep(command: Command) -> int:
     jobs = command.jobs()
     looks = looks_of(command)
     if looks:
-        jobs = with_seeds(jobs, looks)
+        is_typed = any(item.startswith("seed=") for item in command.overrides)
+        jobs = with_seeds(jobs, looks, is_typed)
     plans = _plans(command.configs(jobs))
     names = [plan.name for plan in plans]
     _say_twice(jobs, names)
