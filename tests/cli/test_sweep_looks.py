@@ -95,6 +95,11 @@ def test_a_sweep_looks_goes_on_and_ends_with_its_verdict_and_again_runs_nothing(
     looks = document["studies"][0]["looks"]
     assert looks == {"declared": [2, 3], "undeclared": [], "num_undeclared": 0, "reached": 3}
 
+    # A plan goes by these runs, and by none with other settings.
+    planned = sweep(folder, "seed=0,1,2,3", "plan=true").stdout
+    assert "going by 6 finished runs, 2 configurations, 3 seeds here" in planned
+    assert "a pilot would tell: seed=0,1,2" in sweep(folder, "seed=0,1", "training.epochs=2", "plan=true").stdout
+
     # What was declared stays.
     assert "looks=[2,4]: sweep s was started with looks=[2,3]" in sweep(folder, *typed, "looks=[2,4]").stderr
     for options, problem in (

@@ -22,6 +22,7 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, open_dict
 
+from biencoder_ablate.cli.beforehand import describe_prospects
 from biencoder_ablate.cli.launchers import failure_of, run_on_cluster
 from biencoder_ablate.cli.looks import looks_of, run_looks, with_seeds
 from biencoder_ablate.cli.seeds import describe_seeds
@@ -89,7 +90,7 @@ def run_sweep(command: Command) -> int:
         print(plan_text(directory.statuses(directory.list_jobs(jobs, names)), first.training.epochs))
         if looks:
             show(f"looks after {', '.join(map(str, looks))} seeds: what is decided before the last needs fewer runs")
-        for line in seeds:
+        for line in [*seeds, *describe_prospects(plans, jobs, directory.runs)]:
             show(line)
         return 0
 
