@@ -4,13 +4,29 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from biencoder_ablate.runs.directory import find_run
 from biencoder_ablate.utils.files import expand_user
 
 if TYPE_CHECKING:
     from biencoder_ablate.report.read import Collection
+
+
+class Once(argparse.Action):
+    """An option that may be given twice only with the same value: what was declared is not what comes last."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        before = getattr(namespace, self.dest)
+        if before not in (None, values):
+            raise argparse.ArgumentError(self, f"{before} and {values} contradict each other; give one")
+        setattr(namespace, self.dest, values)
 
 
 def add_reading_options(parser: argparse.ArgumentParser) -> None:
@@ -35,14 +51,16 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--metric",
+        action=Once,
         choices=("top1", "mrr", "ndcg@10", "recall@10"),
         help="what decides: top1 (unless given), or another",
     )
     parser.add_argument(
-        "--protocol", choices=("clean", "official"), help="which figure decides: clean, where there is one"
+        "--protocol", action=Once, choices=("clean", "official"), help="which figure decides: clean, where there is one"
     )
     parser.add_argument(
         "--looks",
+        action=Once,
         metavar="N,N,…",
         help="numbers of seeds, declared beforehand, at which to look; alpha is shared; "
         "unless the sweep has declared its own",
@@ -55,6 +73,7 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--groups", metavar="FILE", help="query and group a line: queries that are not independent")
     parser.add_argument(
         "--margin",
+        action=Once,
         type=float,
         metavar="M",
         help="the smallest difference that matters, declared beforehand (0.01 of top-1 is one query in a hundred): a "

@@ -116,7 +116,10 @@ def open_ledger(collection: Collection, given: float | None = None, looks: Seque
 def _looks(
     collection: Collection, given: Sequence[int], path: Path | None, content: Mapping[str, Any]
 ) -> tuple[int, ...]:
-    """The looks that count. Raises ValueError for a contradiction."""
+    """The looks that count. Raises ValueError for a contradiction, and for what is no number of seeds."""
+    wrong = [look for look in given if type(look) is not int or look < 2]
+    if wrong:
+        raise ValueError(f"looks={wrong[0]}: must be whole numbers of seeds from 2, such as 8, 12 and 20")
     by_sweep = {sweep.path.name: sweep.looks for sweep in collection.sweeps if sweep.looks}
     if len(set(by_sweep.values())) > 1:
         listed = ", ".join(f"{name} {_listed(looks)}" for name, looks in by_sweep.items())
