@@ -98,10 +98,13 @@ def run_sweep(command: Command) -> int:
     declared = _declared(first)
     directory.write(command.overrides, [] if looks else jobs, [] if looks else names, **declared)
     sweep = _Sweep(command, directory, first.rerun)
-    num_left = len(sweep.left(names))
-    num_done = len(set(names)) - num_left
-    runs = f"up to {len(set(names))} runs" if looks else f"{len(set(names))} runs"
-    print(f"sweep {directory.path.name}: {runs}, {num_done} finished, {num_left} to run")
+    statuses = directory.statuses(directory.list_jobs(jobs, names))
+    finished = {run.name for run in statuses if run.status == "finished" and not first.rerun}
+    num_runs, num_done = len(set(names)), len(finished)
+    print(
+        f"sweep {directory.path.name}: {'up to ' if looks else ''}{num_runs} runs, {num_done} finished, "
+        f"{num_runs - num_done} to run"
+    )
     show("\n".join([*describe_sweep(plans, directory), *seeds, ""]))
 
     def run(some_jobs: list[list[str]], some_names: list[str]) -> bool:
