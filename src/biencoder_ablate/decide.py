@@ -37,7 +37,7 @@ def _decide(arguments: argparse.Namespace) -> int:
     """Work out and print what can be decided; returns the exit code. Raises ValueError for a mistake."""
     if importlib.util.find_spec("scipy") is None:
         raise ValueError("a verdict needs scipy; install the `report` extra: pip install 'biencoder-ablate[report]'")
-    from biencoder_ablate.report.decision import judge, lines, verdict_json
+    from biencoder_ablate.report.decision import judge, lines, remember, verdict_json
     from biencoder_ablate.report.folds import note_folds
     from biencoder_ablate.report.ledger import open_ledger
     from biencoder_ablate.report.read import Protocol
@@ -45,17 +45,16 @@ def _decide(arguments: argparse.Namespace) -> int:
     looks = read_looks(arguments.looks)
     protocol = Protocol(arguments.protocol) if arguments.protocol else None
     collection = note_folds(read_runs(arguments))
-    ledger = open_ledger(collection, arguments.margin)
+    ledger = open_ledger(collection, arguments.margin, looks)
     judged = judge(
         collection,
         ledger,
         protocol,
-        looks,
         arguments.baseline,
     )
     document = verdict_json(collection, judged, ledger)
     said = lines(collection, judged, ledger)
-    problem = ledger.add({each.analysis.study.name: len(each.analysis.study.seeds) for each in judged})
+    problem = remember(ledger, judged)
     if problem:
         print(f"note: {problem}", file=sys.stderr)
     if arguments.json:

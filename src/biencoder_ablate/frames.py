@@ -129,7 +129,7 @@ class Results:
 def study(
     places: str | Path | Sequence[str | Path],
     *,
-    metric: str = "top1",
+    metric: str | None = None,
     protocol: str | None = None,
     margin: float | None = None,
     looks: Sequence[int] = (),
@@ -137,26 +137,29 @@ def study(
 ) -> Results:
     """The runs of a sweep (its directory, its name, or latest), of several, or of single runs, as data frames.
 
-    `metric` (top1, mrr, ndcg@10 or recall@10) decides, under `protocol` (clean, where there are clean points, or
-    official). `margin`, `looks` and `baseline` are those of `biencoder-ablate report`. The look is remembered in the
-    sweep's directory, as those of the commands are.
+    `metric` (top1, mrr, ndcg@10 or recall@10; unless given, what the sweep declared, or top1) decides, under `protocol`
+    (clean, where there are clean points, or official). `margin`, `looks` and `baseline` are those of
+    `biencoder-ablate report`. The look is remembered in the sweep's directory, as those of the commands are.
 
     Raises ValueError as they do, and ImportError where pandas or the `report` extra is not installed.
     """
     _check_installed()
+    from biencoder_ablate.report.decision import remember
     from biencoder_ablate.report.ledger import open_ledger
-    from biencoder_ablate.report.read import Metric, collect
+    from biencoder_ablate.report.read import Metric, collect, declared_metric
     from biencoder_ablate.report.tuning import with_tuned
 
     metrics = [str(each) for each in Metric]
-    if metric not in metrics:
+    if metric is not None and metric not in metrics:
         raise ValueError(f"metric={metric}: must be {', '.join(metrics[:-1])} or {metrics[-1]}")
     if isinstance(places, str | Path):
         places = [places]
-    collection = collect([find_run(place, sweeps=True) for place in places], Metric(metric))
-    collection = with_tuned(collection, Metric(metric))
-    results = _judged(collection, open_ledger(collection, margin), protocol, looks, baseline)
-    results.ledger.add({each.analysis.study.name: len(each.analysis.study.seeds) for each in results.judged})
+    which = Metric(metric) if metric else None
+    collection = collect([find_run(place, sweeps=True) for place in places], which)
+    collection = with_tuned(collection, declared_metric(collection.sweeps, which))
+    ledger = open_ledger(collection, margin, sorted(set(looks)))
+    results = _judged(collection, ledger, protocol, baseline)
+    remember(results.ledger, results.judged)
     return results
 
 
@@ -220,14 +223,13 @@ def compare(
     if unread:
         note = f"Columns that were not read: {', '.join(unread)}."
         collection = replace(collection, notes=(*collection.notes, note))
-    return _judged(collection, open_ledger(collection, margin), None, looks)
+    return _judged(collection, open_ledger(collection, margin, sorted(set(looks))), None)
 
 
 def _judged(
     collection: Collection,
     ledger: Ledger,
     protocol: str | None,
-    looks: Sequence[int],
     baseline: Sequence[str] = (),
 ) -> Results:
     from biencoder_ablate.report.decision import judge
@@ -238,7 +240,7 @@ def _judged(
         raise ValueError(f"protocol={protocol}: must be clean or official")
     which = Protocol(protocol) if protocol else None
     collection = note_folds(collection)
-    judged = judge(collection, ledger, which, sorted(set(looks)), baseline)
+    judged = judge(collection, ledger, which, baseline)
     return Results(collection, judged, ledger)
 
 

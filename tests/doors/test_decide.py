@@ -153,7 +153,12 @@ def test_looks_that_nobody_declared_are_counted(tmp_path, capsys):
     sweep = make_sweep(tmp_path, 4)
     (sweep / "looks.json").write_text('{"seeds": {"arguana": [2, 3]}}')
     _, document = decided(capsys, sweep)
-    assert document["studies"][0]["looks"] == {"declared": [], "undeclared": [2, 3], "num_undeclared": 2}
+    assert document["studies"][0]["looks"] == {
+        "declared": [],
+        "undeclared": [2, 3],
+        "num_undeclared": 2,
+        "reached": None,
+    }
     assert json.loads((sweep / "looks.json").read_text())["seeds"] == {"arguana": [2, 3, 4]}
     assert main([str(sweep)]) == 3
     assert "Seeds were added after a look" in capsys.readouterr().out
@@ -168,6 +173,8 @@ def test_looks_that_nobody_declared_are_counted(tmp_path, capsys):
         (["--margin", "some"], "--margin"),
         (["--metric", "accuracy"], "--metric"),
         (["--looks", "1"], "--looks 1: must be numbers of seeds"),
+        (["--looks", "8,12", "--looks", "8,20"], "--looks: 8,12 and 8,20 contradict each other; give one"),
+        (["--margin", "0.01", "--margin", "0.02"], "--margin: 0.01 and 0.02 contradict each other; give one"),
     ],
 )
 def test_what_is_not_valid_is_one_line_and_nothing_is_remembered(unseen, capsys, arguments, said):
@@ -276,3 +283,34 @@ def test_without_pandas_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ImportError, match="install the `pandas` extra"):
         biencoder_ablate.compare({})
+
+
+def test_looks_on_the_command_line_are_kept_and_other_ones_refused(tmp_path, capsys):
+    sweep = make_sweep(tmp_path, 4)
+    code, document = decided(capsys, sweep, "--looks", "3,4")
+    assert code == 3
+    assert document["studies"][0]["looks"]["reached"] == 4
+    assert document["next"] == {"seeds": None, "command": None}, "no look is left"
+    assert "an earlier look at this sweep had 3,4" in only_error(capsys, sweep, "--looks", "3,8")
+    _, document = decided(capsys, sweep)
+    assert document["studies"][0]["looks"]["declared"] == [3, 4]
+
+
+def test_what_a_look_decided_is_remembered_and_said_where_the_runs_have_changed(unseen, capsys):
+    """LayerNorm costs 0.2; a ledger that says otherwise is of other runs."""
+    assert main([str(unseen), "--looks", "8,12"]) == 3
+    capsys.readouterr()
+    kept = json.loads((unseen / "looks.json").read_text())
+    assert kept["verdicts"] == {"arguana": {"8": {"LayerNorm": "does_harm"}}}
+    kept["verdicts"]["arguana"]["8"]["LayerNorm"] = "earns_its_place"
+    (unseen / "looks.json").write_text(json.dumps(kept))
+    main([str(unseen)])
+    said = capsys.readouterr().out
+    assert "The look at 8 seeds found LayerNorm: earns_its_place, and its runs now say does_harm" in said
+    assert json.loads((unseen / "looks.json").read_text())["verdicts"] == kept["verdicts"], "as it was first found"
+
+
+@pytest.mark.parametrize("looks", [[1, 8], [2.5], ["8"]])
+def test_looks_in_python_are_whole_numbers_of_seeds(looks):
+    with pytest.raises(ValueError, match="must be whole numbers of seeds from 2"):
+        biencoder_ablate.compare(scores({"a": 0.0, "b": 0.3}, num_seeds=2, num_groups=2), looks=looks)

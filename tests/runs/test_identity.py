@@ -17,7 +17,7 @@ NAMELESS = {
     "model.name model.name_or_path model.revision",  # the fingerprint of the encoder's files
     "model.finetuned",  # the run it comes from, and the fingerprint of its encoder's files
     "training.device training.micro_batch training.save_model training.fast training.compile training.deterministic",
-    "tracker logs_dir rerun plan sweep_name margin cache_dir",
+    "tracker logs_dir rerun plan sweep_name margin looks metric cache_dir",
 }
 NAMELESS = {key for keys in NAMELESS for key in keys.split()}
 # The precision that `auto` comes to stands in the identity instead of what was asked.

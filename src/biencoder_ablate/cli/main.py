@@ -93,9 +93,9 @@ def _run_one(command: Any) -> int:
     idle = [override for override in command.overrides if override.startswith(("hydra/launcher=", "hydra/sweeper="))]
     if idle:
         raise ConfigError(f"{idle[0]}: is for a sweep; add -m, or leave it out")
-    margins = [override for override in command.overrides if override.startswith("margin=")]
-    if margins:
-        raise ConfigError(f"{margins[0]}: is for a sweep, whose runs are compared; add -m, or leave it out")
+    declared = [item for item in command.overrides if item.startswith(("margin=", "looks=", "metric="))]
+    if declared:
+        raise ConfigError(f"{declared[0]}: is for a sweep, whose runs are compared; add -m, or leave it out")
     config = to_config(command.base)
     if config.parts.name != "none":
         raise ConfigError(f"parts={config.parts.name}: is for a sweep; add -m, or leave it out")

@@ -22,7 +22,9 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, open_dict
 
+from biencoder_ablate.cli.beforehand import describe_prospects
 from biencoder_ablate.cli.launchers import failure_of, run_on_cluster
+from biencoder_ablate.cli.looks import looks_of, run_looks, with_seeds
 from biencoder_ablate.cli.parts import describe_parts, expand
 from biencoder_ablate.cli.seeds import describe_seeds
 from biencoder_ablate.cli.sweep_table import (
@@ -68,6 +70,8 @@ _NOT_IN_THE_NAME = (
     "margin=",
     "tuning",
     "+tuning",
+    "looks=",
+    "metric=",
     "cache_dir=",
     "hydra",
     "training.device=",
@@ -86,11 +90,15 @@ def run_sweep(command: Command) -> int:
         return _search(command)
     # How a sweep is tuned or taken apart is no setting of a run, which is refused with it.
     jobs = [[item for item in job if not item.startswith("parts")] for job in without_tuning(command.jobs())]
+    looks = looks_of(command)
     about_parts: list[str] = []
-    parts = to_config(command.base, checked=False).parts
-    if parts.name != "none":
-        jobs, design = expand(command, parts, jobs)
-        about_parts = describe_parts(design, parts.name)
+    settings = to_config(command.base, checked=False)
+    if settings.parts.name != "none":
+        jobs, design = expand(command, settings.parts, jobs)
+        about_parts = describe_parts(design, settings.parts.name)
+    if looks:
+        is_typed = any(item.startswith("seed=") for item in command.overrides)
+        jobs = with_seeds(jobs, looks, is_typed)
     plans = _plans(command.configs(jobs))
     names = [plan.name for plan in plans]
     _say_twice(jobs, names)
@@ -98,19 +106,26 @@ def run_sweep(command: Command) -> int:
     directory = sweep_directory(first.logs_dir, first.sweep_name, command.overrides, jobs)
     earlier = {job["name"] for job in directory.read()["jobs"]}
     # Seeds that an earlier command has brought count as well in a report.
-    seeds = describe_seeds(plans, jobs) if earlier <= set(names) else []
-    trials = plan_trials(to_config(command.base, checked=False), jobs)
+    seeds = describe_seeds(plans, jobs, len(looks)) if earlier <= set(names) else []
+    trials = plan_trials(settings, jobs)
     if trials is not None:
+        if looks:
+            raise ConfigError("looks: a tuned sweep has all its seeds before a verdict; leave looks or tuning out")
         check_earlier(trials, primary_metric(first.evaluation.select), _earlier_tuning(directory))
     if first.plan:
         print(plan_text(directory.statuses(directory.list_jobs(jobs, names)), first.training.epochs))
-        for line in [*about_parts, *seeds, *([] if trials is None else [_trials_in_words(trials, len(jobs))])]:
+        if looks:
+            show(f"looks after {', '.join(map(str, looks))} seeds: what is decided before the last needs fewer runs")
+        tuning_words = [] if trials is None else [_trials_in_words(trials, len(jobs))]
+        for line in [*about_parts, *tuning_words, *seeds, *describe_prospects(plans, jobs, directory.runs)]:
             show(line)
         return 0
 
     for line in about_parts:
         show(line)
-    directory.write(command.overrides, jobs, names, first.margin)
+    # Of a sweep with looks, runs are listed once a look needs them.
+    declared = _declared(first)
+    directory.write(command.overrides, [] if looks else jobs, [] if looks else names, **declared)
     tuning = None
     if trials is not None:
         show(_trials_in_words(trials, len(jobs)))
@@ -118,11 +133,25 @@ def run_sweep(command: Command) -> int:
         if tuning is None:
             return 1
     sweep = _Sweep(command, directory, first.rerun)
-    num_runs, num_left = len(set(names)), len(sweep.left(names))
-    num_done = num_runs - num_left
-    print(f"sweep {directory.path.name}: {num_runs} runs, {num_done} finished, {num_left} to run")
+    statuses = directory.statuses(directory.list_jobs(jobs, names))
+    finished = {run.name for run in statuses if run.status == "finished" and not first.rerun}
+    num_runs, num_done = len(set(names)), len(finished)
+    print(
+        f"sweep {directory.path.name}: {'up to ' if looks else ''}{num_runs} runs, {num_done} finished, "
+        f"{num_runs - num_done} to run"
+    )
     show("\n".join([*describe_sweep(plans, directory), *seeds, ""]))
-    sweep.run_all(jobs, names)
+
+    def run(some_jobs: list[list[str]], some_names: list[str]) -> bool:
+        """Whether all of these have finished."""
+        directory.write(command.overrides, some_jobs, some_names, **declared)
+        sweep.run_all(some_jobs, some_names)
+        return sweep.has_finished(some_names)
+
+    if looks:
+        run_looks(directory.path, jobs, names, looks, run)
+    else:
+        run(jobs, names)
     if tuning is None:
         return sweep.close()
     code = sweep.close(says_next=False)
@@ -185,7 +214,7 @@ def _run_tuned(
         show(line, sys.stderr)
     write_tuning(directory.path, joined)
     tuned = SweepDirectory(directory.path.with_name(f"{directory.path.name}_tuned"))
-    tuned.write(command.overrides, of_variants, names, first.margin)
+    tuned.write(command.overrides, of_variants, names, **_declared(first))
     sweep = _Sweep(command, tuned, first.rerun)
     print(f"\nsweep {tuned.path.name}: {len(set(names))} runs, {len(sweep.left(names))} to run\n")
     sweep.run_all(of_variants, names)
@@ -234,6 +263,9 @@ def _search(command: Command) -> int:
         )
     if command.base.hydra.sweeper.get("storage"):  # Optuna 2, which Hydra's plugin needs, fails beside SQLAlchemy 2
         raise ConfigError("hydra.sweeper.storage: leave it out; the same command finds its runs, and goes on")
+    for key in ("looks", "metric"):
+        if getattr(settings, key) is not None:
+            raise ConfigError(f"{key}: {command.sweeper} chooses its runs as it goes, by val; leave it out")
     directory = sweep_directory(settings.logs_dir, settings.sweep_name, command.overrides)
     sweep = _Sweep(command, directory, settings.rerun)
 
@@ -249,7 +281,7 @@ def _search(command: Command) -> int:
                 f"evaluation.select: a search maximises one metric, and its runs have {', '.join(sorted(selects))}; "
                 "give one value"
             )
-        directory.write(command.overrides, jobs, names, settings.margin)
+        directory.write(command.overrides, jobs, names, **_declared(settings))
         for name in set(names) - set(sweep.left(names)):
             print(f"{name}: finished already")
         return sweep.run([list(job) for job in jobs], names)
@@ -282,14 +314,20 @@ def _search(command: Command) -> int:
     return sweep.close(best=True)
 
 
+def _declared(settings: Config) -> dict[str, Any]:
+    """What a sweep declares before its figures are seen, and keeps."""
+    metric = settings.metric or ("top1" if settings.looks else None)
+    return {"margin": settings.margin, "looks": settings.looks, "metric": metric}
+
+
 def _plans(configs: Sequence[Config]) -> list[RunPlan]:
     """The plans of the jobs' runs. Raises ConfigError where they could not be one sweep."""
     from biencoder_ablate.training.plan import plan_runs
 
-    for key in ("logs_dir", "sweep_name", "rerun", "plan", "margin"):
-        values = {getattr(config, key) for config in configs}
+    for key in ("logs_dir", "sweep_name", "rerun", "plan", "margin", "looks", "metric"):
+        values = {str(getattr(config, key)) for config in configs}
         if len(values) > 1:
-            listed = ",".join(map(str, sorted(values, key=str)))
+            listed = ",".join(sorted(values))
             raise ConfigError(f"{key}={listed}: cannot be swept; must be one value")
     return plan_runs(list(configs))
 
@@ -334,6 +372,11 @@ class _Sweep:
         """Those of these runs that are still to do, each once."""
         finished = {run.name for run in self.directory.statuses() if run.status == "finished"}
         return [name for name in dict.fromkeys(names) if self.rerun or name not in finished]
+
+    def has_finished(self, names: Sequence[str]) -> bool:
+        """Whether all of these runs have, and none failed in this command."""
+        finished = {run.name for run in self.directory.statuses() if run.status == "finished"}
+        return finished.issuperset(names) and not self._errors
 
     def run(self, jobs: Sequence[list[str]], names: Sequence[str]) -> list[JobReturn]:
         """Run what of these jobs is not finished; returns for each what a sweeper wants to know.

@@ -20,6 +20,8 @@ from platformdirs import user_cache_path
 from biencoder_ablate.utils.console import printable
 from biencoder_ablate.utils.files import expand_user
 
+DECISIVE = ("top1", "mrr", "ndcg@10", "recall@10")
+"""The metrics by which a report and a verdict can decide."""
 _LONGEST_MESSAGE = 1500
 """Characters of a message about a setting; a value may be of any length, and what would do comes last."""
 
@@ -318,6 +320,18 @@ class Config:
         False,
         above=0,
     )
+    looks: list[int] | None = _key(
+        None,
+        "null, or rising numbers of seeds from 2, such as [8,12,20] (of a sweep: after each it decides, and goes on "
+        "with what is open)",
+        False,
+    )
+    metric: str | None = _key(
+        None,
+        "null (top1), top1, mrr, ndcg@10 or recall@10 (of a sweep with looks: what decides)",
+        False,
+        choices=DECISIVE,
+    )
     cache_dir: str | None = _key(None, "null (the user's cache directory), or a directory, made if missing", False)
 
 
@@ -364,6 +378,8 @@ def _check_ranges(node: Any, prefix: str) -> None:
             continue
         ok = value.strip() != "" if isinstance(value, str) else True
         ok = ok and (not rule["choices"] or value in rule["choices"])
+        if isinstance(value, list):
+            ok = len(value) > 0 and value[0] >= 2 and value == sorted(set(value))
         if isinstance(value, int | float) and not isinstance(value, bool):
             ok = ok and math.isfinite(value)
             ok = ok and (rule["low"] is None or value >= rule["low"])

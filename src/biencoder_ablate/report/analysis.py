@@ -92,6 +92,15 @@ class Family:
         return f"{seeds} of the {needed} that {tests}"
 
 
+@dataclass(frozen=True)
+class Settled:
+    """A comparison that a declared look has decided: at how many seeds, with what result and Holm p of the margin."""
+
+    look: int
+    result: ContrastResult
+    p_margin: float | None
+
+
 @dataclass(frozen=True, eq=False)
 class Analysis:
     """All answers on one study. `primary` is clean, or official where no test point counts as clean.
@@ -102,7 +111,8 @@ class Analysis:
     `notes` name questions that cannot be asked. `earlier` are the numbers of seeds that earlier reports in the same
     place had. `cluster_of` is analyse()'s. Where no run scores otherwise under one protocol than under the other,
     `protocols_differ` is false and families have nothing `beside`. `margin` is the smallest difference that matters,
-    where one was declared, and `margin_declared_by` says how.
+    where one was declared, and `margin_declared_by` says how. Of declared looks, `until` is the one that this is, and
+    `settled` are those of the first family's comparisons that it or one before has decided, by contrast.
     """
 
     study: Study
@@ -120,6 +130,8 @@ class Analysis:
     protocols_differ: bool = True
     margin: float | None = None
     margin_declared_by: str = ""
+    until: int | None = None
+    settled: Mapping[str, Settled] = field(default_factory=dict)
 
     @property
     def words(self) -> Words:
@@ -127,13 +139,19 @@ class Analysis:
         return words_of(self.study.runs)
 
     @property
+    def undeclared(self) -> list[int]:
+        """The numbers of seeds of earlier looks that had fewer and that nobody declared: none where looks were, since
+        whoever looks in between sees what the last of these decided."""
+        return [] if self.looks else [num_seeds for num_seeds in self.earlier if num_seeds < len(self.study.seeds)]
+
+    @property
     def added_after_a_look(self) -> str:
         """What optional stopping does to the p-values, where seeds were added after a look that no plan declared."""
-        fewer = [str(num_seeds) for num_seeds in self.earlier if num_seeds < len(self.study.seeds)]
-        if not fewer or self.looks:
+        if not self.undeclared:
             return ""
+        fewer = ", ".join(map(str, self.undeclared))
         return (
-            f"Seeds were added after a look: earlier reports here had fewer ({', '.join(fewer)}). "
+            f"Seeds were added after a look: earlier reports here had fewer ({fewer}). "
             "Looking until something is told apart finds something more often than 1 time in 20; --looks declares when "
             "to look, and shares alpha among the looks."
         )
@@ -297,11 +315,14 @@ def analyse(
     protocol: Protocol | None = None,
     looks: Sequence[int] = (),
     cluster_of: Mapping[str, str] | None = None,
+    until: int | None = None,
+    settled: Mapping[str, Settled] | None = None,
 ) -> Analysis:
     """Ask everything that the study's runs can answer.
 
-    `protocol` decides: clean, unless no point counts as clean. `looks` are declared numbers of seeds, as compare() has
-    them. `cluster_of` names the cluster of debates that are one under several names.
+    `protocol` decides: clean, unless no point counts as clean. `looks` are declared numbers of seeds, none `until`, as
+    compare() has them; `settled` are comparisons of the first family that earlier ones have decided (looks.py).
+    `cluster_of` names the cluster of debates that are one under several names.
     """
     clusters = cluster_of or {}
     debates = {}  # the debate of each point that counts
@@ -321,7 +342,10 @@ def analyse(
         questions = _questions(study, notes)
     differ = _protocols_differ(study)
     asked = debates if differ else debates | {primary.other: []}
-    families = [_answer(question, primary, asked, looks) for question in questions]
+    stays = {name: each.result for name, each in (settled or {}).items()}
+    families = []
+    for number, question in enumerate(questions):
+        families.append(_answer(question, primary, asked, looks, until, {} if number else stays))
 
     # The main arms are what the verdict is about, or whatever was asked first.
     main = next(
@@ -351,6 +375,8 @@ def analyse(
         star=star,
         cluster_of=clusters,
         protocols_differ=differ,
+        until=until,
+        settled=settled or {},
     )
 
 
@@ -401,15 +427,18 @@ def _answer(
     primary: Protocol,
     debates: Mapping[Protocol, list[str]],
     looks: Sequence[int],
+    until: int | None,
+    settled: Mapping[str, ContrastResult],
 ) -> Family:
-    """A question's comparisons under both protocols."""
+    """A question's comparisons under both protocols; those that are `settled` stay under the one that decides."""
     arms = question.arms
     contrasts = question.contrasts or every_pair(arms.names)
     results: dict[Protocol, tuple[ContrastResult, ...]] = {}
     verdicts: dict[Protocol, Verdict | None] = {}
     for protocol, names in debates.items():
         groups = arms.groups(protocol) if names else []
-        results[protocol] = compare(groups, names, contrasts, looks) if names else ()
+        stays = settled if protocol is primary else {}
+        results[protocol] = compare(groups, names, contrasts, looks, until, stays) if names else ()
         verdicts[protocol] = verdict(groups, results[protocol]) if names and not question.contrasts else None
     if question.subject == CHANGES:  # the largest first
         in_order = sorted(

@@ -248,6 +248,8 @@ def compare(
     debates: Sequence[object],
     contrasts: Sequence[Contrast],
     looks: Sequence[int] = (),
+    until: int | None = None,
+    settled: Mapping[str, ContrastResult] | None = None,
 ) -> tuple[ContrastResult, ...]:
     """Each contrast's estimate, intervals and sign-flip p; Holm's adjustment over all given here.
 
@@ -255,10 +257,14 @@ def compare(
     all groups share. A contrast is taken over the seeds that all its groups have (others are named in `notes`); with
     none in common it has nan for figures and p 1.
 
-    `looks` are numbers of seeds declared beforehand at which the family is looked at: only the first so many seeds are
-    used, by their number, as the last look reached allows, and each look spends an equal part of alpha (p-values are
-    multiplied by the number of looks, Bonferroni), so that the family's error rate holds over all of them together.
+    `looks` are numbers of seeds declared beforehand at which the family is looked at: of a contrast only the first so
+    many seeds are used, by their number, as the last look that it has reached allows (none after `until`), and each
+    look spends an equal part of alpha (p-values are multiplied by the number of looks, Bonferroni). So the family's
+    error rate holds over all looks together, whichever look each contrast is at: of K looks and m contrasts that are
+    truly 0, one is rejected only where one of its p at one of the looks is at most alpha/(K·m). What an earlier look
+    has `settled`, by the contrast's name, stays as it was then, and its p are among the family's.
     """
+    kept = settled or {}
     by_name = {group.name: group for group in groups}
     assert len(by_name) == len(groups), [group.name for group in groups]
     members = []  # the groups of each contrast
@@ -266,40 +272,44 @@ def compare(
         members.append([by_name[name] for name, weight in contrast.weights if weight])
     shared = [common_seeds(compared) for compared in members]
 
-    # The last look that every contrast has reached; before the first, nothing can be significant.
-    fewest = min(map(len, shared), default=0)
-    look = max((num_seeds for num_seeds in looks if num_seeds <= fewest), default=None)
-    too_early = bool(looks) and look is None
+    # The last look that each contrast has reached; before the first, it cannot be significant.
+    last = [last_look(looks, len(seeds), until) for seeds in shared]
+    too_early = [bool(looks) and look is None for look in last]
     num_looks = max(1, len(looks))
 
     # Contrasts that use the same seeds are worked out together.
     by_seeds: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for k, seeds in enumerate(shared):
-        by_seeds[seeds[:look]].append(k)
+        if contrasts[k].name not in kept:
+            by_seeds[seeds[: last[k] or until]].append(k)
     unadjusted: dict[int, ContrastResult] = {}
     for seeds, places in by_seeds.items():
         alpha = ALPHA / (len(contrasts) * num_looks)
         alike = [contrasts[k] for k in places]
         unadjusted |= zip(places, _on_seeds(seeds, groups, debates, alike, alpha), strict=True)
-    in_order = [unadjusted[k] for k in range(len(contrasts))]
+    in_order = [kept.get(contrast.name) or unadjusted[k] for k, contrast in enumerate(contrasts)]
 
     def adjusted(p_values: list[float]) -> list[float]:
         """Holm's adjustment, shared among the looks."""
-        p = np.ones(len(p_values)) if too_early else np.minimum(1, num_looks * holm(p_values))
-        adjusted_values: list[float] = p.tolist()
+        p = np.where(too_early, 1.0, p_values)
+        adjusted_values: list[float] = np.minimum(1, num_looks * holm(p)).tolist()
         return adjusted_values
 
     p_holm = adjusted([result.p for result in in_order])
     p_crossed_holm = adjusted([result.interval.p for result in in_order])
     results = []
     for k, result in enumerate(in_order):
+        if result.contrast.name in kept:
+            results.append(result)
+            continue
         notes = [result.interval.note]
         if len(result.seeds) > MAX_EXACT_SEEDS:
             notes.append(DRAWN_SIGNS)
-        if too_early:
+        if too_early[k]:
             notes.append(BEFORE_LOOKS.format(looks[0]))
         every_seed = {seed for group in members[k] for seed in group.seeds}
         notes.append(_left_out(every_seed.difference(shared[k]), "not in all of its groups, left out"))
+        look = last[k]
         if look:
             notes.append(
                 _left_out(
@@ -318,6 +328,12 @@ def compare(
             )
         )
     return tuple(results)
+
+
+def last_look(looks: Sequence[int], num_seeds: int, until: int | None = None) -> int | None:
+    """The last of the looks that so many seeds have reached, none after `until`; None before the first."""
+    reached = [look for look in looks if look <= num_seeds and (until is None or look <= until)]
+    return max(reached, default=None)
 
 
 def _left_out(seeds: Collection[int], why: str) -> str:

@@ -12,12 +12,14 @@ from functools import cached_property
 from typing import Any
 
 from biencoder_ablate.report import diagnostics, sentences
-from biencoder_ablate.report.analysis import Analysis, analyse
+from biencoder_ablate.report.analysis import Analysis
+from biencoder_ablate.report.comparisons import last_look
 from biencoder_ablate.report.design import declare
 from biencoder_ablate.report.diagnostics import Baseline, baselines
 from biencoder_ablate.report.examples import load_texts
-from biencoder_ablate.report.folds import pool_folds
+from biencoder_ablate.report.folds import note_folds
 from biencoder_ablate.report.ledger import SOURCES, Ledger
+from biencoder_ablate.report.looks import analyse_at_looks
 from biencoder_ablate.report.parts import void_comparisons, void_sentences
 from biencoder_ablate.report.read import FINISHED, NOT_EVALUATED, Collection, Protocol, Sweep
 from biencoder_ablate.report.study import make_studies
@@ -54,22 +56,21 @@ def judge(
     collection: Collection,
     ledger: Ledger,
     protocol: Protocol | None = None,
-    looks: Sequence[int] = (),
     baseline: Sequence[str] = (),
 ) -> list[Judged]:
-    """The studies that the runs make, with what is concluded of each.
+    """The studies that the runs make, with what is concluded of each, at the ledger's looks where it has any.
 
     Raises ValueError where no run has finished, where there is nothing to compare, and where looks are declared of
     scores that have no seeds.
     """
-    runs, _ = pool_folds(collection.runs)
+    runs = note_folds(collection).pooled or ()
     studies = [declare(study, baseline) for study in make_studies(runs)]
     if not studies:
         raise ValueError("no finished run to decide on; run the sweep's command again: it goes on where it stopped")
     judged = []
     for study in studies:
-        check_looks(study.seeds, study.trained_here, looks)
-        analysis = analyse(study, protocol, looks, load_texts(study).cluster_of)
+        check_looks(study.seeds, study.trained_here, ledger.looks)
+        analysis = analyse_at_looks(study, protocol, ledger.looks, load_texts(study).cluster_of, ledger.margin)
         analysis = declared_in(ledger, analysis)
         judged.append(Judged(analysis, baselines(study), decisions(analysis)))
     if not any(each.decisions for each in judged):
@@ -92,6 +93,23 @@ def check_looks(seeds: Sequence[int], trained_here: bool, looks: Sequence[int]) 
     """Raise ValueError where looks, which are numbers of seeds, are declared of scores without seeds."""
     if looks and not trained_here and len(seeds) < 2:
         raise ValueError("--looks: the table has no seeds, and looks are numbers of seeds; leave it out")
+
+
+def at_looks(judged: Sequence[Judged]) -> dict[str, dict[str, dict[str, str]]]:
+    """What declared looks have decided: study → look → comparison → outcome, as the ledger remembers it."""
+    found: dict[str, dict[str, dict[str, str]]] = {}
+    for each in judged:
+        for decision in each.deciding:
+            settled = each.analysis.settled.get(decision.result.contrast.name)
+            if settled is not None:
+                by_look = found.setdefault(each.analysis.study.name, {})
+                by_look.setdefault(str(settled.look), {})[decision.name] = str(decision.outcome)
+    return found
+
+
+def remember(ledger: Ledger, judged: Sequence[Judged]) -> str:
+    """Remember this look at the studies and what it decided; returns why that cannot be, or nothing."""
+    return ledger.add({each.analysis.study.name: len(each.analysis.study.seeds) for each in judged}, at_looks(judged))
 
 
 def lacking(collection: Collection) -> list[str]:
@@ -148,6 +166,8 @@ def go_on(collection: Collection, judged: Sequence[Judged]) -> dict[str, Any]:
     present = judged[0].analysis.study.seeds
     if looks:  # on to the next one that was declared
         seeds = next((look for look in looks if look > len(present)), None)
+    if sweep is not None and sweep.looks:  # its own command goes on from look to look
+        return {"seeds": next_look(judged), "command": command(sweep) if next_look(judged) else None}
     if sweep is None:
         return {"seeds": seeds, "command": None}
 
@@ -164,6 +184,15 @@ def go_on(collection: Collection, judged: Sequence[Judged]) -> dict[str, Any]:
     if seeds is None or seeds <= len(present):
         return nothing
     return {"seeds": seeds, "command": next_command(sweep, seeds, present)}
+
+
+def next_look(judged: Sequence[Judged]) -> int | None:
+    """The first declared look at which something open was not looked at yet; None after the last."""
+    following = []
+    for each in judged:
+        fewest = [len(decision.result.seeds) for decision in each.deciding if not decision.is_decided]
+        following += [look for look in each.analysis.looks if fewest and look > min(fewest)]
+    return min(following, default=None)
 
 
 def _listed_seeds(collection: Collection) -> list[int]:
@@ -227,7 +256,7 @@ def _study_json(judged: Judged, collection: Collection, studies: Sequence[Judged
     study = analysis.study
     outcomes = study.runs[0].outcomes
     num_points = analysis.num_points[analysis.primary]
-    earlier = [] if analysis.looks else [number for number in analysis.earlier if number < len(study.seeds)]
+    earlier = analysis.undeclared
     settings_left_out = {text for family in analysis.families for text in family.arms.left_out}
     return {
         "corpus": study.name,
@@ -242,6 +271,7 @@ def _study_json(judged: Judged, collection: Collection, studies: Sequence[Judged
             "declared": list(analysis.looks),
             "undeclared": earlier,
             "num_undeclared": len(earlier),
+            "reached": last_look(analysis.looks, len(study.seeds), analysis.until),
         },
         "dropped": {
             "queries_that_do_not_count": len(outcomes.ids) - num_points,
@@ -286,10 +316,12 @@ def _comparison_json(decision: Decision, judged: Judged, collection: Collection)
     num_debates = analysis.num_debates[analysis.primary]
     interval = sorted((sign * result.interval.low, sign * result.interval.high))
     at_once = sorted((sign * result.family_low, sign * result.family_high))
+    settled = analysis.settled.get(result.contrast.name) if decision.decides else None
     seeds = None if decision.is_decided else decision.seeds_needed
     present = analysis.study.seeds
     follow_up = None
-    if seeds is not None and seeds > len(present) and len(collection.sweeps) == 1:
+    has_looks = any(sweep.looks for sweep in collection.sweeps)
+    if seeds is not None and seeds > len(present) and len(collection.sweeps) == 1 and not has_looks:
         follow_up = next_command(collection.sweeps[0], seeds, present)
     return {
         "name": decision.name,
@@ -311,6 +343,7 @@ def _comparison_json(decision: Decision, judged: Judged, collection: Collection)
         "num_tests": result.num_tests,
         "num_looks": result.num_looks,
         "void": void_comparisons(analysis).get(result.contrast.name),
+        "decided_at": settled.look if settled else None,
         "notes": list(result.notes),
         "would_decide": None
         if decision.is_decided
@@ -338,6 +371,7 @@ def lines(collection: Collection, judged: Sequence[Judged], ledger: Ledger) -> l
         if each.analysis.added_after_a_look:
             said.append(each.analysis.added_after_a_look)
         said += what_tuning_turns(each, judged)
+    said += ledger.changed(at_looks(judged))
     if ledger.margin is None:
         said.append("No margin was declared, so that nothing can be said to be removable or equal; see --margin.")
     if ledger.source == "after_a_look":
@@ -386,6 +420,9 @@ def describe(decision: Decision, analysis: Analysis) -> str:
         parts.append(size.replace("-", MINUS))
     else:
         parts.append("no seed in common")
+    settled = analysis.settled.get(result.contrast.name) if decision.decides else None
+    if settled is not None:
+        parts.append(f"decided at the look at {settled.look} seeds")
     needed = what_would_decide(decision, analysis.num_debates[analysis.primary], analysis.words.groups)
     if needed:
         parts.append(needed)

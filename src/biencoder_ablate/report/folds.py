@@ -57,9 +57,12 @@ def pool_folds(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
 
 
 def note_folds(collection: Collection) -> Collection:
-    """The collection with `pool_folds`'s notes: which runs count as one, and what is left out for want of a fold."""
-    _, notes = pool_folds(collection.runs)
-    return replace(collection, notes=(*collection.notes, *notes))
+    """The collection with what `pool_folds` makes of its runs, and its notes: which count as one, and what is left out
+    for want of a fold. A collection that has been given here before stays as it is."""
+    if collection.pooled is not None:
+        return collection
+    pooled, notes = pool_folds(collection.runs)
+    return replace(collection, pooled=tuple(pooled), notes=(*collection.notes, *notes))
 
 
 def _stem(run: Run) -> str:

@@ -7,7 +7,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cache
@@ -184,34 +184,40 @@ class Run:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep's runs.json: the overrides it was last started with, the names of its runs, the margin it declared."""
+    """A sweep's runs.json: the overrides it was last started with, the names of its runs, and what it declared: the
+    margin, the looks, and the metric that decides at them."""
 
     path: Path
     overrides: tuple[str, ...]
     names: tuple[str, ...]
     margin: float | None = None
+    looks: tuple[int, ...] = ()
+    metric: Metric | None = None
 
 
 @dataclass(frozen=True)
 class Collection:
     """All runs found, in the order of the paths given, each once; `notes` on those seen twice, and on damage.
 
-    `tunings` are those of the sweeps that were tuned (report/tuning.py).
+    `tunings` are those of the sweeps that were tuned (report/tuning.py). `pooled` are the same runs with the folds of a
+    cross-validation made one, None until folds.note_folds() has done so.
     """
 
     runs: tuple[Run, ...]
     sweeps: tuple[Sweep, ...] = ()
     notes: tuple[str, ...] = ()
     tunings: tuple[Tuning, ...] = ()
+    pooled: tuple[Run, ...] | None = None
 
 
-def collect(places: Sequence[Path], metric: Metric = Metric.TOP1) -> Collection:
+def collect(places: Sequence[Path], metric: Metric | None = None) -> Collection:
     """Read every run at `places`, its points scored by `metric`: run directories, sweeps, logs directories, or
-    directories of these.
+    directories of these. Unless given, it is the metric that the sweeps declared, or top-1.
 
-    Raises ValueError for a place that is not there or has no run.
+    Raises ValueError for a place that is not there or has no run, and for a metric that a sweep did not declare.
     """
     overrides_by_path, sweeps, notes = find_runs(places)
+    metric = declared_metric(sweeps.values(), metric)
 
     # Of two copies of a run the first counts, unless only the second has finished.
     runs: dict[str, Run] = {}
@@ -232,6 +238,21 @@ def collect(places: Sequence[Path], metric: Metric = Metric.TOP1) -> Collection:
         tuple(sweeps.values()),
         tuple(notes),
     )
+
+
+def declared_metric(sweeps: Iterable[Sweep], given: Metric | None = None) -> Metric:
+    """The metric that decides: `given`, or what the sweeps declared, or top-1.
+
+    Raises ValueError where a sweep declared another, as what its looks have decided was by that.
+    """
+    declared = {sweep.path.name: sweep.metric for sweep in sweeps if sweep.metric is not None}
+    for name, metric in declared.items():
+        if given is not None and metric is not given:
+            raise ValueError(f"--metric {given}: sweep {name} declared metric={metric} with its looks; leave it out")
+    if len(set(declared.values())) > 1:
+        listed = ", ".join(f"{name} {metric}" for name, metric in declared.items())
+        raise ValueError(f"these sweeps declare several metrics ({listed}); take those of one metric at a time")
+    return given or next(iter(declared.values()), Metric.TOP1)
 
 
 def find_runs(places: Sequence[Path]) -> tuple[dict[Path, tuple[str, ...]], dict[Path, Sweep], list[str]]:
@@ -289,6 +310,8 @@ def _runs_at(
             overrides,
             tuple(path.name for path in paths),
             described["margin"],
+            tuple(described["looks"] or ()),
+            Metric(described["metric"]) if described["metric"] else None,
         )
         for path, job in zip(paths, jobs, strict=True):
             yield path, tuple(job["overrides"])

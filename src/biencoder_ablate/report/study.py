@@ -393,18 +393,18 @@ def _settings(runs: Sequence[Run]) -> dict[str, list[Level]]:
         if key == "model.fingerprint":
             levels = _encoder_levels(runs)
         else:
-            levels = [_value_level(values.get(key)) for values in values_by_run]
+            levels = _value_levels([values.get(key) for values in values_by_run])
         settings[_NAMES.get(key, key)] = levels
     return {name: _shown_short(levels) for name, levels in settings.items()}
 
 
 def _shown_short(levels: list[Level]) -> list[Level]:
     """The levels with six digits of longer numbers, such as a search draws; as they are where two would look alike."""
-    short = [
-        replace(level, label=_LONG_NUMBER.sub(lambda found: f"{float(found[0]):.6g}", level.label)) for level in levels
-    ]
-    num_labels = len({level.label for level in levels})
-    return short if len({level.label for level in short}) == num_labels else levels
+    labels = {level.label for level in levels}
+    short = {label: _LONG_NUMBER.sub(lambda found: f"{float(found[0]):.6g}", label) for label in labels}
+    if all(label == short_label for label, short_label in short.items()) or len(set(short.values())) < len(labels):
+        return levels
+    return [replace(level, label=short[level.label]) for level in levels]
 
 
 def _named_levels(runs: Sequence[Run]) -> dict[str, list[Level]]:
@@ -439,6 +439,18 @@ def _level_of_negatives_label(label: str) -> Level:
     return Level(label, label, (schedule != "neg", schedule, *place, label))
 
 
+def _value_levels(values: Sequence[Any]) -> list[Level]:
+    """The level of each value. Runs share most of theirs, and each is looked at once."""
+    by_value: dict[str, Level] = {}
+    levels = []
+    for value in values:
+        known_as = repr(value)  # 1, 1.0, True and "1" are four values
+        if known_as not in by_value:
+            by_value[known_as] = _value_level(value)
+        levels.append(by_value[known_as])
+    return levels
+
+
 def _value_level(value: Any) -> Level:
     """A plain value's level: numbers by size, then words by the alphabet, then null.
 
@@ -467,17 +479,19 @@ def _head_levels(heads: Sequence[Settings]) -> list[Level]:
         if _has_activation(head):
             positions.add(head.get("activation_position"))
 
+    # Heads of one name are told apart by those of their settings that differ.
+    differing: dict[str, list[str]] = {}
+    for name, alike in by_name.items():
+        values = {detail: {show(head.get(detail)) for head in alike} for detail in ("hidden", "norm", "activation")}
+        differing[name] = [detail for detail, shown in values.items() if len(shown) > 1]
+
     levels = []
     for head in heads:
         name = head_label(head)
-
-        # Heads of one name are told apart by those of their settings that differ.
-        details = ["hidden"]
-        if head.get("name", "linear") != "linear":
-            details += ["norm", "activation"]
+        is_linear = head.get("name", "linear") == "linear"
         words = [name]
-        for detail in details:
-            if len({show(other.get(detail)) for other in by_name[name]}) > 1:
+        for detail in differing[name]:
+            if detail == "hidden" or not is_linear:
                 words.append(f"{detail}={show(head.get(detail))}")
         key = " ".join(words)
 

@@ -168,6 +168,11 @@ def _of_family(
     p_values: Sequence[float | None] = [None] * len(tests)
     if margin is not None:
         p_values = _margin_p_values(analysis, tests, margin)
+    if is_main:  # what an earlier look has decided stays as it was then
+        for place, test in enumerate(tests):
+            settled = analysis.settled.get(test.result.contrast.name)
+            if settled is not None:
+                p_values = [*p_values[:place], settled.p_margin, *p_values[place + 1 :]]
 
     found = []
     for test, p in zip(tests, p_values, strict=True):
@@ -232,9 +237,9 @@ def _margin_p_values(analysis: Analysis, tests: Sequence[_Test], margin: float) 
         one_sided = margin_p if test.role is Role.PART else equality_p
         p_values += one_sided(moments, margin, test.span, num_points).tolist()
 
-    fewest = min(len(test.result.seeds) for test in tests)
-    if analysis.looks and fewest < min(analysis.looks):
-        return [1.0] * len(tests)
+    if analysis.looks:
+        early = [len(test.result.seeds) < min(analysis.looks) for test in tests]
+        p_values = np.where(early, 1.0, p_values).tolist()
     num_looks = tests[0].result.num_looks
     adjusted: list[float] = np.minimum(1, num_looks * holm(p_values)).tolist()
     return adjusted

@@ -13,14 +13,22 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from biencoder_ablate.report import sentences
-from biencoder_ablate.report.analysis import Analysis, analyse
+from biencoder_ablate.report.analysis import Analysis
 from biencoder_ablate.report.breakdown import break_down, breakdown_rows
-from biencoder_ablate.report.decision import Judged, check_looks, declared_in, verdict_json, what_tuning_turns
+from biencoder_ablate.report.decision import (
+    Judged,
+    check_looks,
+    declared_in,
+    remember,
+    verdict_json,
+    what_tuning_turns,
+)
 from biencoder_ablate.report.design import declare
 from biencoder_ablate.report.diagnostics import baselines
 from biencoder_ablate.report.examples import load_texts, side_by_side
-from biencoder_ablate.report.folds import note_folds, pool_folds
+from biencoder_ablate.report.folds import note_folds
 from biencoder_ablate.report.ledger import open_ledger
+from biencoder_ablate.report.looks import analyse_at_looks
 from biencoder_ablate.report.plots import draw
 from biencoder_ablate.report.read import FINISHED, Collection, Protocol
 from biencoder_ablate.report.render import StudyReport, latex, markdown, missing_section, page, study_report
@@ -64,9 +72,8 @@ def write_report(
     if output.exists() and not output.is_dir():
         raise ValueError(f"-o {output}: is a file; must be a directory, made if missing")
     collection = note_folds(collection)
-    runs, _ = pool_folds(collection.runs)
-    ledger = open_ledger(collection, margin)
-    studies = [declare(study, baseline) for study in make_studies(runs)]
+    ledger = open_ledger(collection, margin, looks)
+    studies = [declare(study, baseline) for study in make_studies(collection.pooled or ())]
     if not studies:
         raise ValueError(_none_finished(collection))
 
@@ -81,10 +88,10 @@ def write_report(
     for number, study in enumerate(studies, start=1):
         show(f"{study.name}: {study.size} …", sys.stderr)
         texts = load_texts(study)
-        check_looks(study.seeds, study.trained_here, looks)
+        check_looks(study.seeds, study.trained_here, ledger.looks)
         earlier = seen.get(study.name) or []
         seen[study.name] = sorted({*earlier, len(study.seeds)})
-        analysis = analyse(study, protocol, looks, texts.cluster_of)
+        analysis = analyse_at_looks(study, protocol, ledger.looks, texts.cluster_of, ledger.margin)
         analysis = declared_in(ledger, analysis, earlier)
         others = baselines(study)
         judged.append(Judged(analysis, others, decisions(analysis)))
@@ -138,7 +145,7 @@ def write_report(
                 file.write(content.encode() if isinstance(content, str) else content)
     except OSError as error:
         raise ValueError(f"-o {output}: cannot be written to ({error.strerror}); give another directory") from error
-    problem = ledger.add({analysis.study.name: len(analysis.study.seeds) for analysis in analyses})
+    problem = remember(ledger, judged)
     if problem:
         print(f"note: {problem}", file=sys.stderr)
     for line in _summary(reports, collection):

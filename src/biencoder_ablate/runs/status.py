@@ -8,15 +8,23 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from biencoder_ablate.config.schema import DECISIVE
 from biencoder_ablate.runs.directory import RunDirectory, holder
 from biencoder_ablate.runs.records import primary_metric, read_metrics, selection_metric
 from biencoder_ablate.utils.files import NUMBER, Damaged, load_json, refuse_link, require, write_json
+
+DECLARED: Mapping[str, tuple[str, Callable[[Any], str]]] = {
+    "margin": ("a margin is", "{:g}".format),
+    "looks": ("looks are", lambda looks: f"[{','.join(map(str, looks))}]"),
+    "metric": ("a metric is", str),
+}
+"""What a sweep declares before its figures are seen, and keeps: how a message calls it and shows its value."""
 
 STATUSES = ("finished", "running", "interrupted", "failed", "damaged", "new")
 
@@ -135,32 +143,39 @@ class SweepDirectory:
         jobs: Sequence[Sequence[str]],
         names: Sequence[str],
         margin: float | None = None,
+        looks: Sequence[int] | None = None,
+        metric: str | None = None,
     ) -> None:
         """Write the list of runs. Under one sweep_name, runs of earlier calls stay listed, before new ones.
 
-        A `margin` that an earlier call declared stays declared. Raises ValueError where this one declares another.
+        What is declared, by a key of DECLARED, stays so. Raises ValueError where an earlier call declared another.
         """
+        given = {"margin": margin, "looks": list(looks) if looks else None, "metric": metric}
+        stays: dict[str, Any] = {}
         refuse_link(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         earlier: list[dict[str, Any]] = []
         try:
             before = self.load()
             earlier = before["jobs"]
-            declared = before["margin"]
-            if None not in (margin, declared) and margin != declared:
-                raise ValueError(
-                    f"margin={margin:g}: sweep {self.path.name} was started with margin={declared:g}, and a margin is "
-                    "declared once; leave it out, or give another sweep_name"
-                )
-            margin = margin if declared is None else declared
+            stays = {key: before[key] for key in DECLARED}
+            for key, (noun, show) in DECLARED.items():
+                now, then = given[key], stays[key]
+                if None not in (now, then) and now != then:
+                    raise ValueError(
+                        f"{key}={show(now)}: sweep {self.path.name} was started with {key}={show(then)}, and {noun} "
+                        "declared once; leave it out, or give another sweep_name"
+                    )
         except FileNotFoundError:
             pass
         except Damaged as error:
             print(f"note: {error}; written anew, with the runs of this command alone", file=sys.stderr)
         listed = {job["name"]: job for job in [*earlier, *self.list_jobs(jobs, names)]}
         described = {"name": self.path.name, "overrides": list(overrides), "started": time.time()}
-        if margin is not None:
-            described["margin"] = margin
+        for key in DECLARED:
+            value = given[key] if stays.get(key) is None else stays[key]
+            if value is not None:
+                described[key] = value
         write_json(self.runs_list, described | {"jobs": list(listed.values())})
 
     def read(self) -> dict[str, Any]:
@@ -168,7 +183,7 @@ class SweepDirectory:
         try:
             return self.load()
         except (OSError, Damaged):
-            return {"jobs": [], "started": time.time(), "margin": None}
+            return {"jobs": [], "started": time.time(), **dict.fromkeys(DECLARED)}
 
     def load(self) -> dict[str, Any]:
         """What runs.json says. Raises OSError, or Damaged."""
@@ -182,6 +197,13 @@ class SweepDirectory:
         require(self.runs_list, content, started=NUMBER, overrides=list)
         if content.setdefault("margin", None) is not None:
             require(self.runs_list, content, margin=NUMBER)
+        if content.setdefault("looks", None) is not None:
+            require(self.runs_list, content, looks=list)
+        content.setdefault("metric", None)
+        if not all(type(look) is int for look in content["looks"] or ()):
+            raise Damaged(self.runs_list, "has looks that are no numbers of seeds")
+        if content["metric"] not in (None, *DECISIVE):
+            raise Damaged(self.runs_list, f"has a metric that is none of {', '.join(DECISIVE)}")
         return content
 
     def statuses(
