@@ -234,7 +234,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
 
 
 def test_every_epoch_visits_all_pairs_in_an_order_of_its_own(watched, tmp_path):
-    run(tmp_path / "run", *FROZEN, "training.epochs=3", "training.batch_size=16")
+    run(tmp_path / "run", *FROZEN, "training.epochs=3", "training.batch_size=22")
     orders = [np.concatenate([step.point for step in epoch]).tolist() for epoch in watched.epochs(7)]
     places = {pair.point: row for row, pair in enumerate(watched.pairs)}
     orders = [[places[watched.texts[text]] for text in order] for order in orders]
@@ -249,7 +249,7 @@ def test_every_epoch_visits_all_pairs_in_an_order_of_its_own(watched, tmp_path):
 
 def test_a_hard_negative_is_the_nearest_text_to_the_point(watched, tmp_path):
     """neg_ratio=1: all are hard, and in every epoch near by the embeddings with which that epoch began."""
-    run(tmp_path / "run", *FROZEN, "training.epochs=2", "training.batch_size=16", "neg_ratio=1")
+    run(tmp_path / "run", *FROZEN, "training.epochs=2", "training.batch_size=22", "neg_ratio=1")
     row_of = {(pair.point, pair.counter): row for row, pair in enumerate(watched.pairs)}
     folded = [fold(text) for text in watched.texts]
     epochs = watched.epochs(7)
