@@ -58,7 +58,7 @@ def test_the_sample_has_enough_debates_themes_and_points(sample):
         points[pair.theme, pair.debate][pair.stance] += 1
     assert len(points) >= 24
     assert len({theme for theme, _ in points}) >= 10
-    assert all(stances == {"pro": 3, "con": 3} for stances in points.values())
+    assert all(stances == {"pro": 4, "con": 4} for stances in points.values())
     assert not sample.incomplete
 
 

@@ -85,7 +85,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_never_stopped(found):
 @pytest.mark.parametrize("case", CALLS)
 def test_the_host_waits_for_nothing_in_a_training_step_and_launches_little(found, case):
     step = found["steps"][case]
-    assert step["steps"] == 4, "two of them are looked at"
+    assert step["steps"] == 6, "two of them are looked at"
     assert step["waits"] == {} and step["blocking"] == {}
     assert step["calls"] <= CALLS[case]
 

@@ -77,7 +77,7 @@ def test_gaps_between_blocks_are_handed_back(tmp_path):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is asked")
 @pytest.mark.parametrize(
     ("arguments", "steps", "kept"),
-    [(("1",), "24 True", "82"), (("24", "auto"), "1 False", "256")],  # 64 + 6 · 3 texts a step; 64 + 6 · 32 in turns
+    [(("1",), "32 True", "82"), (("32", "auto"), "1 False", "256")],  # 64 + 6 · 3 texts a step; 64 + 6 · 32 in turns
 )
 def test_an_epoch_of_a_trained_encoder_hands_gaps_back(tmp_path, monkeypatch, arguments, steps, kept):
     monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)

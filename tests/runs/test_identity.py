@@ -18,6 +18,7 @@ NAMELESS = {
     "model.finetuned",  # the run it comes from, and the fingerprint of its encoder's files
     "training.device training.micro_batch training.save_model training.fast training.compile training.deterministic",
     "tracker logs_dir rerun plan sweep_name margin looks metric cache_dir",
+    "tuning.name tuning.trials tuning.num_seeds tuning.space parts.name parts.whole parts.bare",  # what a sweep makes
 }
 NAMELESS = {key for keys in NAMELESS for key in keys.split()}
 # The precision that `auto` comes to stands in the identity instead of what was asked.

@@ -204,7 +204,7 @@ def test_an_unfrozen_encoder_has_a_rate_of_its_own(tmp_path):
 
 
 def test_warmup_multiplies_every_rate(tmp_path):
-    """12 pairs at batch 4 over 2 epochs are 6 steps; half of them warm up: factors 1/3, 2/3, 1."""
+    """16 pairs at batch 4 over 2 epochs are 8 steps; half of them warm up: factors 1/4, 2/4, 3/4, 1."""
     config = make_config(tmp_path, training={"batch_size": 4, "warmup_ratio": 0.5})
     parts, optimizer = build(config)
     seen = []
@@ -214,7 +214,7 @@ def test_warmup_multiplies_every_rate(tmp_path):
     embeddings = embed(parts.context)
     trained = train_epoch(parts.context, optimizer, 0, 0, embeddings)
     train_epoch(parts.context, optimizer, 1, trained.step, embeddings)
-    assert seen == pytest.approx(np.array([[1 / 3] * 3, [2 / 3] * 3, *[[1.0] * 3] * 4]))
+    assert seen == pytest.approx(np.array([[0.25] * 3, [0.5] * 3, [0.75] * 3, *[[1.0] * 3] * 5]))
 
 
 def test_dropout_is_on_in_training_and_off_in_evaluation(tmp_path):
@@ -316,7 +316,7 @@ def test_a_model_broken_by_the_last_step_of_an_epoch_has_no_figures(tmp_path, ne
 
 def test_a_batch_larger_than_the_split_is_one_step_over_all_of_it(tmp_path):
     records, parts = run_epochs(make_config(tmp_path, training={"batch_size": 1000}))
-    assert len(parts.context.splits["train"].split) == 12
+    assert len(parts.context.splits["train"].split) == 16
     assert all(math.isfinite(record["loss"]) for record in records[1:])
     parts, optimizer = build(make_config(tmp_path, training={"batch_size": 1000}))
     step = train_epoch(parts.context, optimizer, 0, 0, embed(parts.context)).step
@@ -324,17 +324,17 @@ def test_a_batch_larger_than_the_split_is_one_step_over_all_of_it(tmp_path):
 
 
 def test_the_last_batch_may_be_smaller(tmp_path):
-    """12 pairs at batch 5 are three steps, and the epoch's loss is still the mean over its 12 pairs."""
+    """16 pairs at batch 5 are four steps, and the epoch's loss is still the mean over its 16 pairs."""
     config = make_config(tmp_path, training={"batch_size": 5})
     parts, optimizer = build(config)
     seen = []
     counted = parts.context.texts.pooled
     parts.context.texts.pooled = lambda rows: seen.append(len(rows)) or counted(rows)
     step = train_epoch(parts.context, optimizer, 0, 0, embed(parts.context)).step
-    assert step == 3 and len(seen) == 3
-    # Nothing learned yet: three steps at rate 0 give the plain means over pairs, whatever the batches.
+    assert step == 4 and len(seen) == 4
+    # Nothing learned yet: four steps at rate 0 give the plain means over pairs, whatever the batches.
     means = {}
-    for batch_size in (5, 12):
+    for batch_size in (5, 16):
         still = replace(
             config,
             training=replace(config.training, batch_size=batch_size, learning_rate=1e-30, head_learning_rate=1e-30),
@@ -342,7 +342,7 @@ def test_the_last_batch_may_be_smaller(tmp_path):
         )
         parts, optimizer = build(still)
         means[batch_size] = train_epoch(parts.context, optimizer, 0, 0, embed(parts.context)).record["loss"]
-    assert means[5] == pytest.approx(means[12], rel=1e-5)
+    assert means[5] == pytest.approx(means[16], rel=1e-5)
 
 
 def test_gradients_are_clipped_when_asked(tmp_path):

@@ -165,15 +165,15 @@ def test_a_run_leaves_what_it_knows_of_its_parts_and_warns_of_those_that_are_dea
     layers = {"head", "head.norm", "head.linear2", "head.activation"}
     assert set(parts) == {"encoder", "linear1", "linear1_candidate", *layers, "similarity_weight"}
     before, epoch = map(json.loads, (finished_run.path / "metrics.jsonl").read_text("utf-8").splitlines())
-    assert not any(key.startswith("parts/") for key in before) and epoch["num_steps"] == 4
+    assert not any(key.startswith("parts/") for key in before) and epoch["num_steps"] == 2
     for name in set(parts) - {"head.activation"}:
-        # A head that starts from zeros has no gradient for its norm in the first of four steps.
-        assert epoch[f"parts/{name}/gradient_share"] == parts[name]["gradient_share"] >= 0.75
+        # A head that starts from zeros has no gradient for its norm in the first of two steps.
+        assert epoch[f"parts/{name}/gradient_share"] == parts[name]["gradient_share"] >= 0.5
         assert epoch[f"parts/{name}/change"] == parts[name]["change"] > 0
 
     # What the head brings is known from stage 1 as well; and only what is wrong is said.
     without_head = parts["head"]["bypassed"]["test"]
-    assert without_head["mrr"] == result["test"]["mrr_stage1"] and without_head["num_points"] == 36
+    assert without_head["mrr"] == result["test"]["mrr_stage1"] and without_head["num_points"] == 48
     assert result["costs"]["operations_a_pair"] > parts["head.norm"]["operations"] > parts["head.norm"]["weights"]
     log = (finished_run.path / "train.log").read_text("utf-8")
     for message in warnings_of_parts(result):
