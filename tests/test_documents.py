@@ -50,7 +50,8 @@ OURS = re.compile(rf"python3? (-m biencoder_ablate|scripts/|benchmarks/)|biencod
 NOT_HERE = {
     r"\.ci/run|\S*python -m pytest .*": "runs this very test",
     r"(ruff|mypy|mkdocs)( .*)?": ".ci/run ends with it",
-    r"(python3 -m venv|source|\.|(python3 -m )?pip install) .*": "makes the environment; .ci/run does what README.md says",
+    r"(python3 -m venv|source|\.|pip install) .*": "makes the environment; .ci/run does what README.md says",
+    r"python3 -m pip install .*": "makes the environment of a machine that is lent",
     r"cat points\.txt": "the other side of a pipe, which is parsed",
     r"(tensorboard|mlflow) .*": "another project's program",
     r"python benchmarks/kept_index\.py": "takes no options, and encodes for a minute",

@@ -62,7 +62,7 @@ def first_best(values: list[float]) -> int:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], Path]:
     """A few runs, by head and seed: one's val and test figures may happen to agree on the best epoch, not all do."""
     folder = tmp_path_factory.mktemp("finished")
-    asked = [("none", 5), ("none", 6), ("relu", 5), ("relu", 7)]
+    asked = [("none", 5), ("none", 7), ("relu", 5), ("relu", 7)]
     return {
         (head, seed): run(
             folder / f"{head}{seed}",
