@@ -83,7 +83,8 @@ def test_a_sweep_looks_goes_on_and_ends_with_its_verdict_and_again_runs_nothing(
     assert (kept["looks"], kept["margin"], kept["metric"]) == ([2, 3], 0.01, "top1")
 
     again = sweep(folder, *typed)
-    assert looked(again.stdout) == said
+    # How many runs show that a part is dead goes by all that there are.
+    assert [as_at_its_look(line) for line in looked(again.stdout)] == [as_at_its_look(line) for line in said]
     assert {run.name: run.directory.result.stat().st_mtime_ns for run in directory.statuses()} == written
 
     # decide takes the looks from the sweep, and has no further command after the last.
@@ -126,6 +127,10 @@ def test_what_was_declared_stays_and_another_declaration_is_refused(tmp_path, ch
     with pytest.raises(ValueError, match=re.escape(said)):
         directory.write([], [], [], **{**declared, **changed})
     assert {key: directory.load()[key] for key in declared} == declared
+
+
+def as_at_its_look(line):
+    return re.sub(r"in any of the \d runs", "in any of the runs", line)
 
 
 def looked(text: str) -> list[str]:
