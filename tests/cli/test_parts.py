@@ -84,6 +84,16 @@ def test_keys_that_contradict_each_other_alone_move_together(command):
     assert whole == bare
 
 
+def test_a_head_of_another_kind_is_one_part_with_its_settings(command):
+    bare = "head=bilinear"
+    design = take_apart(command, ["head=layernorm_relu"], [bare], ["seed=0"])
+    assert [part.keys for part in design.parts] == [("head",)]
+    whole, put_in = command.configs([["head=layernorm_relu"], [*design.parts[0].put_in]])
+    assert whole.head == put_in.head
+    (taken_out,) = command.configs([[*design.parts[0].take_out]])
+    assert taken_out.head.name == "bilinear"
+
+
 @pytest.mark.parametrize(
     ("whole", "bare", "message"),
     [

@@ -21,6 +21,8 @@ PRESETS = ("recipe", "experiment")
 _NOT_PARTS = ("data.", "parts.", "tuning.", "tracker", "logs_dir", "cache_dir", "sweep_name", "margin", "seed")
 _WHOLE_GROUPS = {"loss": "name", "negatives": "schedule", "head": "name", "fusion": "name"}
 """Groups of which all keys go with the choice, and the key that tells choices apart."""
+_FILES = {"linear": "none"}
+"""What a choice is called in conf/ where that is not its own name: any head of linear layers will do, keys follow."""
 Job = list[str]
 
 
@@ -95,10 +97,11 @@ def take_apart(command: Command, whole: Sequence[str], bare: Sequence[str], job:
     of_whole, of_bare = command.configs([[*whole, *job], [*bare, *job]])
     parts: list[Part] = []
     notes: list[str] = []
-    singles = _differences(of_whole, of_bare)
-    if not singles:
+    remaining = _differences(of_whole, of_bare)
+    if not remaining:
         raise ConfigError(f"parts: {' '.join(whole)} and {' '.join(bare)} do not differ in any key that names a run")
-    remaining = list(singles)
+
+    # A part that contradicts the rest alone takes another one with it, which is then no part of its own.
     while remaining:
         part = remaining.pop(0)
         together, problem = _movable(of_whole, of_bare, part, [*remaining, *parts])
@@ -107,39 +110,54 @@ def take_apart(command: Command, whole: Sequence[str], bare: Sequence[str], job:
             continue
         if together is not part:
             notes.append(f"{together.name} move together, since alone {problem}")
-        parts = [other for other in parts if not set(other.keys) & set(together.keys)]
-        remaining = [other for other in remaining if not set(other.keys) & set(together.keys)]
+        taken = set(together.keys)
+        parts = [other for other in parts if not taken.intersection(other.keys)]
+        remaining = [other for other in remaining if not taken.intersection(other.keys)]
         parts.append(together)
     return Design(tuple(whole), tuple(bare), tuple(parts), tuple(notes))
 
 
 def _differences(whole: Config, bare: Config) -> list[Part]:
     """A part for each key in which two configs differ; one for a whole group where its choice differs."""
-    of_whole, of_bare = flatten(asdict(whole)), flatten(asdict(bare))
+    of_whole = flatten(asdict(whole))
+    of_bare = flatten(asdict(bare))
     parts = []
     for group, key in _WHOLE_GROUPS.items():
-        if of_whole.get(f"{group}.{key}") != of_bare.get(f"{group}.{key}"):
-            parts.append(Part((group,), _group(group, key, of_whole), _group(group, key, of_bare)))
+        choice = f"{group}.{key}"
+        if of_whole.get(choice) != of_bare.get(choice):
+            put_in = _group(group, key, of_whole)
+            take_out = _group(group, key, of_bare)
+            parts.append(Part((group,), put_in, take_out))
+
+    # Keys of a group that is a part as a whole are in it already.
     covered = tuple(f"{part.keys[0]}." for part in parts)
     for key, _ in schema_keys():
-        if key.startswith((*_NOT_PARTS, *covered)) or of_whole.get(key) == of_bare.get(key):
+        is_in = of_whole.get(key)
+        is_out = of_bare.get(key)
+        if is_in == is_out or key.startswith((*_NOT_PARTS, *covered)):
             continue
-        parts.append(Part((key,), (_override(key, of_whole[key]),), (_override(key, of_bare[key]),)))
+        put_in = (_override(key, is_in),)
+        take_out = (_override(key, is_out),)
+        parts.append(Part((key,), put_in, take_out))
     return parts
 
 
 def _group(group: str, choice: str, settings: Mapping[str, Any]) -> tuple[str, ...]:
     """The overrides that choose from a group, and set its keys as they are."""
     chosen = settings[f"{group}.{choice}"]
-    keys = [key for key in settings if key.startswith(f"{group}.") and settings[key] not in (None, {})]
-    overrides = [_override(key, settings[key]) for key in keys if key != f"{group}.{choice}"]
-    return (f"{group}={chosen}", *overrides)
+    overrides = [f"{group}={_FILES.get(chosen, chosen)}"]
+    for key, value in settings.items():
+        is_of_group = key.startswith(f"{group}.") and key != f"{group}.{choice}"
+        if is_of_group and value not in (None, {}):
+            overrides.append(_override(key, value))
+    return tuple(overrides)
 
 
 def _override(key: str, value: Any) -> str:
-    if value is None:
-        return f"{key}=null"
-    return f"{key}={str(value).lower() if isinstance(value, bool) else value}"
+    """A key and its value as one types them."""
+    words = {None: "null", True: "true", False: "false"}
+    is_word = value is None or isinstance(value, bool)
+    return f"{key}={words[value] if is_word else value}"
 
 
 def _movable(whole: Config, bare: Config, part: Part, others: Sequence[Part]) -> tuple[Part | None, str]:
@@ -149,8 +167,10 @@ def _movable(whole: Config, bare: Config, part: Part, others: Sequence[Part]) ->
         return part, ""
     for other in others:
         keys = (*part.keys, *other.keys)
+        put_in = (*part.put_in, *other.put_in)
+        take_out = (*part.take_out, *other.take_out)
         if not _problem(whole, bare, keys):
-            return Part(keys, (*part.put_in, *other.put_in), (*part.take_out, *other.take_out)), problem
+            return Part(keys, put_in, take_out), problem
     return None, problem
 
 
