@@ -10,10 +10,10 @@ LOGS/NAME.csv, a table as `report --from` reads it, is kept likewise; its runs h
 and a mean `value`.
 
 The templates are docs/findings.md.j2 and docs/findings-readme.md.j2; the latter's part of README.md stands between two
-comments. In them `cell`, `mean`, `spread`, `num`, `rise`, `pretrained` and `size` stand for numbers: they take a
-sweep's name, the overrides that its runs have in common, and the key of a metric in the test part of result.json.
-`effect` is a cell of comparisons.csv. A sweep that is neither kept nor in LOGS is an error: a page is written whole or
-not at all.
+comments. In them `cell`, `mean`, `spread`, `num`, `rise`, `chosen`, `pretrained` and `size` stand for numbers: they
+take a sweep's name, the overrides that its runs have in common, and the key of a metric in the test part of
+result.json (`chosen`: the key of an override). `effect` is a cell of comparisons.csv. A sweep that is neither kept nor
+in LOGS is an error: a page is written whole or not at all.
 """
 
 from __future__ import annotations
@@ -167,13 +167,20 @@ def render(template: str, sweeps: Sweeps) -> str:
     def num(sweep: str, overrides: str) -> int:
         return len(sweeps.runs(sweep, overrides))
 
+    def chosen(sweep: str, overrides: str, key: str) -> str:
+        """The value of a key that all of these runs were given."""
+        given = {item.partition("=")[2] for run in sweeps.runs(sweep, overrides) for item in run["overrides"]
+                 if item.startswith(f"{key}=")}  # fmt: skip
+        (value,) = given
+        return value
+
     def rise(before: str, after: str, key: str) -> str:
         """The least and the most by which a head's mean is higher in one sweep than in another."""
         heads = dict.fromkeys(o for run in sweeps.runs(after) for o in run["overrides"] if o.startswith("head="))
         gains = [float(mean(after, head, key)) - float(mean(before, head, key)) for head in heads]
         return " to ".join(dict.fromkeys(f"{gain:.2f}" for gain in (min(gains), max(gains))))
 
-    given: dict[str, Any] = {"rise": rise, "mean": mean, "spread": spread, "cell": cell, "num": num}
+    given: dict[str, Any] = {"rise": rise, "mean": mean, "spread": spread, "cell": cell, "num": num, "chosen": chosen}
     given |= {"effect": sweeps.effect, "pretrained": sweeps.pretrained, "size": sweeps.size}
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
     return environment.from_string((ROOT / "docs" / template).read_text("utf-8")).render(**given)
