@@ -11,6 +11,7 @@ import pytest
 from support.helpers import run_here
 from support.report_runs import config_of, made_up_points, write_run
 
+from biencoder_ablate.cli.sweep import runs_alone
 from biencoder_ablate.cli.tuning import (
     Trials,
     check_earlier,
@@ -21,12 +22,12 @@ from biencoder_ablate.cli.tuning import (
     variant_of,
     with_earlier,
     with_runs,
-    without_tuning,
 )
 from biencoder_ablate.config.schema import Config, ConfigError, DataConfig, TrainingConfig, TuningConfig
 from biencoder_ablate.decide import main as decide
 from biencoder_ablate.report.__main__ import main as report
-from biencoder_ablate.report.tuning import best_of
+from biencoder_ablate.report.read import collect
+from biencoder_ablate.report.tuning import OWN, best_of, note_left_out, with_own_settings
 from biencoder_ablate.runs.directory import RunDirectory
 from biencoder_ablate.runs.status import RunStatus
 from biencoder_ablate.runs.tuning import Trial, Tuning, Variant, edges, load_tuning, write_tuning
@@ -224,10 +225,14 @@ def test_variants_that_had_other_trials_are_not_joined():
 
 
 def test_how_a_sweep_is_tuned_is_no_setting_of_a_run_and_is_not_swept():
-    job = ["head=none", "tuning=rates", "+tuning.space={a: b}", "tuning.trials=2"]
-    assert without_tuning([job, job]) == [["head=none"], ["head=none"]]
+    job = ["head=none", "tuning=rates", "+tuning.space={a: b}", "tuning.trials=2", "parts=out"]
+    assert runs_alone([job, job], job) == [["head=none"], ["head=none"]]
     with pytest.raises(ConfigError, match="tuning=none,rates: cannot be swept; must be one value"):
-        without_tuning([["tuning=none"], ["tuning=rates"]])
+        runs_alone([["tuning=none"], ["tuning=rates"]], ["tuning=none,rates"])
+    with pytest.raises(ConfigError, match="parts=out,in: cannot be swept; must be one value"):
+        runs_alone([["parts=out"], ["parts=in"]], ["parts=out,in"])
+    with pytest.raises(ConfigError, match="hydra.sweeper.params: parts=out is of the sweep and not of its runs"):
+        runs_alone([["parts=out", "head=none"]], ["head=none"])
 
 
 # --- what n trials find ---
@@ -305,6 +310,25 @@ def test_the_page_has_both_questions_what_was_chosen_and_the_budget(tmp_path):
     # The tuned rate is no axis of the tuned runs, which differ in their head alone.
     table = (tmp_path / "out" / "table.csv").read_text("utf-8").splitlines()
     assert table[0].startswith("corpus,head,num_seeds")
+
+
+def test_tuned_settings_are_no_axis_however_deep_they_lie():
+    identity = {
+        "neg_ratio": 0.1,
+        "head": {"name": "sum", "options": {"width": 8, "depth": 2}},
+        "training": {"epochs": 3},
+    }
+    made = with_own_settings(identity, ["neg_ratio", "head.options.width", "training.gone", "gone"])
+    assert made == {
+        "neg_ratio": OWN, "head": {"name": "sum", "options": {"width": OWN, "depth": 2}}, "training": {"epochs": 3},
+    }  # fmt: skip
+    assert identity["head"]["options"]["width"] == 8
+
+
+def test_evaluations_of_a_tuned_sweep_say_that_the_tuned_runs_are_left_out(tmp_path):
+    sweep = made_up_sweep(tmp_path, {"none": 45, "layernorm": 15}, {"none": 45, "layernorm": 45})
+    (note,) = note_left_out(collect([sweep])).notes
+    assert note == "s: evaluations at common settings alone; for the tuned runs give s_tuned"
 
 
 def test_a_damaged_tuning_leaves_the_runs_at_common_settings(tmp_path, capsys):

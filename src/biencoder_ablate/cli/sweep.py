@@ -45,7 +45,6 @@ from biencoder_ablate.cli.tuning import (
     tuned_jobs,
     with_earlier,
     with_runs,
-    without_tuning,
 )
 from biencoder_ablate.config.compose import Command, to_config, unresolved, without_hydra
 from biencoder_ablate.config.overrides import format_hydra_error
@@ -88,8 +87,7 @@ def run_sweep(command: Command) -> int:
     """
     if command.sweeper != "BasicSweeper":
         return _search(command)
-    # How a sweep is tuned or taken apart is no setting of a run, which is refused with it.
-    jobs = [[item for item in job if not item.startswith("parts")] for job in without_tuning(command.jobs())]
+    jobs = runs_alone(command.jobs(), command.task_overrides())
     looks = looks_of(command)
     about_parts: list[str] = []
     settings = to_config(command.base, checked=False)
@@ -156,6 +154,34 @@ def run_sweep(command: Command) -> int:
         return sweep.close()
     code = sweep.close(says_next=False)
     return max(code, _run_tuned(command, directory, tuning, jobs, first))
+
+
+def runs_alone(jobs: Sequence[Sequence[str]], typed: Sequence[str]) -> list[list[str]]:
+    """The jobs without how their sweep is tuned or taken apart, which is no setting of a run.
+
+    `typed` are the overrides of the command. Raises ConfigError where such a key has several values, and where
+    hydra.sweeper.params of a YAML set it, from which only runs take their settings.
+    """
+    values: dict[str, dict[str, None]] = {}
+    for job in jobs:
+        for item in filter(_is_of_the_sweep, job):
+            key, _, value = item.lstrip("+").partition("=")
+            values.setdefault(key, {})[value] = None
+
+    keys_typed = {item.lstrip("+").partition("=")[0] for item in typed}
+    for key, different in values.items():
+        listed = ",".join(different)
+        if len(different) > 1:
+            raise ConfigError(f"{key}={listed}: cannot be swept; must be one value")
+        if key not in keys_typed:
+            raise ConfigError(
+                f"hydra.sweeper.params: {key}={listed} is of the sweep and not of its runs; give it outside"
+            )
+    return [[item for item in job if not _is_of_the_sweep(item)] for job in jobs]
+
+
+def _is_of_the_sweep(override: str) -> bool:
+    return override.lstrip("+").startswith(("tuning=", "tuning.", "parts=", "parts."))
 
 
 def _trials_in_words(trials: Trials, num_jobs: int) -> str:
@@ -253,8 +279,9 @@ def sweep_directory(
 def _search(command: Command) -> int:
     """A sweeper other than the plain one: Hydra makes it, and it hands its jobs to our launcher."""
     settings = to_config(command.base, checked=False)
-    if settings.tuning.name != "none":
-        raise ConfigError(f"tuning={settings.tuning.name}: {command.sweeper} chooses settings itself; leave it out")
+    for group, name in (("tuning", settings.tuning.name), ("parts", settings.parts.name)):
+        if name != "none":
+            raise ConfigError(f"{group}={name}: {command.sweeper} chooses settings itself; leave it out")
     if settings.plan:
         raise ConfigError(f"plan=true: {command.sweeper} chooses its runs as it goes; leave it out")
     if "hydra.sweeper.direction=minimize" in command.overrides:

@@ -69,26 +69,6 @@ def plan_trials(config: Config, jobs: Sequence[Job]) -> Trials | None:
     return Trials(variants, draw_points(space, tuning.trials), seeds, space)
 
 
-def without_tuning(jobs: Sequence[Job]) -> list[Job]:
-    """The jobs without how their sweep is tuned, which is no setting of a run.
-
-    Raises ConfigError where that is swept: a sweep is tuned in one way.
-    """
-    values: dict[str, dict[str, None]] = {}
-    for job in jobs:
-        for item in filter(_is_tuning, job):
-            key, _, value = item.lstrip("+").partition("=")
-            values.setdefault(key, {})[value] = None
-    for key, different in values.items():
-        if len(different) > 1:
-            raise ConfigError(f"{key}={','.join(different)}: cannot be swept; must be one value")
-    return [[item for item in job if not _is_tuning(item)] for job in jobs]
-
-
-def _is_tuning(override: str) -> bool:
-    return override.lstrip("+").startswith(("tuning=", "tuning."))
-
-
 def check_earlier(trials: Trials, metric: str, earlier: Tuning | None) -> None:
     """Raises ConfigError where variants that the sweep keeps from earlier commands, and that these trials do not try
     again, had other trials: variants of one comparison have the same budget."""

@@ -107,7 +107,9 @@ def read_runs(arguments: argparse.Namespace) -> Collection:
 
             return with_tuned(collection, declared_metric(collection.sweeps, metric))
         from biencoder_ablate.report.evaluations import as_evaluated
+        from biencoder_ablate.report.tuning import note_left_out
 
+        collection = note_left_out(collection)
         return as_evaluated(collection, arguments.evaluations, declared_metric(collection.sweeps, metric))
     for path in given:
         if not path.exists() or (path.is_dir() and not run_files):

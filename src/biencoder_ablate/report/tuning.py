@@ -15,7 +15,7 @@ from biencoder_ablate.report.study import Study
 from biencoder_ablate.report.tables import METRIC, MINUS, Column, Table, Value
 from biencoder_ablate.report.verdicts import Decision, in_words
 from biencoder_ablate.runs.records import metric_in_words
-from biencoder_ablate.runs.tuning import Tuning, Variant, load_tuning
+from biencoder_ablate.runs.tuning import TUNING, Tuning, Variant, load_tuning
 from biencoder_ablate.utils.files import Damaged
 
 OWN = "each variant's own"
@@ -42,6 +42,16 @@ def with_tuned(collection: Collection, metric: Metric) -> Collection:
     return replace(collection, runs=tuple(runs), tunings=tuple(tunings), notes=tuple(notes))
 
 
+def note_left_out(collection: Collection) -> Collection:
+    """The collection with a note for each of its sweeps whose runs at settings of their own are not in it."""
+    notes = [*collection.notes]
+    for sweep in collection.sweeps:
+        if (sweep.path / TUNING).exists():
+            tuned = f"{sweep.path.name}_tuned"
+            notes.append(f"{sweep.path.name}: evaluations at common settings alone; for the tuned runs give {tuned}")
+    return replace(collection, notes=tuple(notes))
+
+
 def _tuned_runs(sweep: Sweep, tuning: Tuning, metric: Metric) -> list[Run]:
     """The runs at each variant's own settings, which no longer tell variants apart."""
     place = sweep.path.parent.parent / "runs"
@@ -49,20 +59,22 @@ def _tuned_runs(sweep: Sweep, tuning: Tuning, metric: Metric) -> list[Run]:
     runs = []
     for name in names:
         run = read_run(place / name, metric=metric)
-        identity = _with_own_settings(run.identity, tuning.keys)
+        identity = with_own_settings(run.identity, tuning.keys)
         runs.append(replace(run, identity=identity, tuned=True))
     return runs
 
 
-def _with_own_settings(identity: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
-    """An identity in which the tuned settings are the same for every variant."""
+def with_own_settings(identity: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    """An identity in which the tuned settings that it has are the same for every variant, however deep they lie."""
     made = dict(identity)
     for key in keys:
-        group, _, name = key.rpartition(".")
-        if not group:
-            made[key] = OWN if key in made else made.get(key)
-        elif isinstance(made.get(group), Mapping) and name in made[group]:
-            made[group] = {**made[group], name: OWN}
+        name, _, inner = key.partition(".")
+        if name not in made:
+            continue
+        if not inner:
+            made[name] = OWN
+        elif isinstance(made[name], Mapping):
+            made[name] = with_own_settings(made[name], [inner])
     return made
 
 
@@ -95,7 +107,7 @@ def best_of(values: Sequence[float], num_trials: int) -> Budget:
     """The best of n of K trials, drawn without replacement: the unbiased estimator of the expected best of n trials.
 
     With the values ascending v_1 ≤ … ≤ v_K, P(best = v_i) = C(i − 1, n − 1) / C(K, n): Tang et al. (2020), "Showing
-    Your Work Doesn't Always Work", equation 4, in place of the biased one of Dodge et al. (2019), which draws with
+    Your Work Doesn't Always Work", in place of the biased one of Dodge et al. (2019), which draws with
     replacement. `low` and `high` are the 2.5% and 97.5% quantiles of that distribution: what other choices of n of
     these trials would have found. They say nothing of trials that nobody made.
     """
