@@ -231,7 +231,7 @@ def test_how_a_sweep_is_tuned_is_no_setting_of_a_run_and_is_not_swept():
         runs_alone([["tuning=none"], ["tuning=rates"]], ["tuning=none,rates"])
     with pytest.raises(ConfigError, match="parts=out,in: cannot be swept; must be one value"):
         runs_alone([["parts=out"], ["parts=in"]], ["parts=out,in"])
-    with pytest.raises(ConfigError, match="hydra.sweeper.params: parts=out is of the sweep and not of its runs"):
+    with pytest.raises(ConfigError, match=r"hydra\.sweeper\.params: parts=out is of the sweep"):
         runs_alone([["parts=out", "head=none"]], ["head=none"])
 
 
