@@ -94,6 +94,15 @@ def test_a_head_of_another_kind_is_one_part_with_its_settings(command):
     assert taken_out.head.name == "bilinear"
 
 
+def test_a_group_that_is_taken_out_takes_what_the_preset_gave_it_along(command):
+    whole = "loss=contrastive loss.temperature=0.1 evaluation.score=sum"
+    bare = "loss=study evaluation.score=head"
+    jobs, _ = expanded(command, "out", whole, bare, [["recipe=contrastive", "seed=0"]])
+    assert "loss.temperature=0.1" in jobs[0] and "loss.temperature" not in jobs[1]
+    (taken_out, bare) = command.configs([jobs[1].split(), ["loss=study", "evaluation.score=head"]])
+    assert taken_out.loss == bare.loss
+
+
 @pytest.mark.parametrize(
     ("whole", "bare", "message"),
     [

@@ -8,7 +8,6 @@ V variants, K trials of each, T seeds of a trial.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -149,10 +148,14 @@ def draw_points(space: Mapping[str, str], num_points: int) -> tuple[Point, ...]:
 
 def _read(key: str, text: str) -> Any:
     """What Hydra reads in the value of a key of tuning.space. Raises ConfigError."""
-    if key not in dict(schema_keys()) and not key.startswith(("head.options.", "loss.options.")):
+    # Options of heads and losses of other packages are in no schema.
+    is_option = key.startswith(("head.options.", "loss.options."))
+    if key not in dict(schema_keys()) and not is_option:
         raise ConfigError(f"tuning.space: there is no key {key}")
-    if key.startswith(("tuning.", "data.", "evaluation.")) or key in ("seed", "sweep_name", "logs_dir"):
+    is_measuring = key.startswith(("tuning.", "parts.", "data.", "evaluation."))
+    if is_measuring or key in ("seed", "sweep_name", "logs_dir"):
         raise ConfigError(f"tuning.space: {key} is not how a variant is trained, and cannot be tuned")
+
     would_do = "must be interval(low, high), tag(log, interval(low, high)) or choice(a, b)"
     try:
         value = OverridesParser.create().parse_override(f"{key}={text}").value()
@@ -160,8 +163,9 @@ def _read(key: str, text: str) -> Any:
         raise ConfigError(f"tuning.space: {key}={text} cannot be read; {would_do}") from error
     if isinstance(value, IntervalSweep):
         low, high = value.start, value.end
-        is_positive = low is not None and low > 0
-        if low is None or high is None or not low < high or ("log" in value.tags and not is_positive):
+        is_interval = low is not None and high is not None and low < high
+        has_logarithms = "log" not in value.tags or (low is not None and low > 0)
+        if not (is_interval and has_logarithms):
             raise ConfigError(f"tuning.space: {key}={text} is no interval; {would_do}, with 0 < low < high for log")
         return value
     if isinstance(value, ChoiceSweep) and value.list:
@@ -178,12 +182,14 @@ def _at(sweep: Any, share: float) -> float | str:
         return chosen if isinstance(chosen, int | float) and not isinstance(chosen, bool) else str(chosen)
     low, high = sweep.start, sweep.end
     assert low is not None and high is not None
-    if "log" in sweep.tags:
-        value = math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
-    else:
-        value = low + share * (high - low)
-    value = min(max(float(f"{value:.{DIGITS}g}"), low), high)
-    return round(value) if isinstance(low, int) and isinstance(high, int) else value
+    is_log = "log" in sweep.tags
+    value = low * (high / low) ** share if is_log else low + share * (high - low)
+
+    # Few digits make names of runs that one can read; rounding must not leave the interval.
+    rounded = float(f"{value:.{DIGITS}g}")
+    value = min(max(rounded, low), high)
+    are_integers = isinstance(low, int) and isinstance(high, int)
+    return round(value) if are_integers else value
 
 
 def pick(trials: Trials, metric: str, names: Sequence[str], statuses: Mapping[str, RunStatus]) -> Tuning:
@@ -201,8 +207,11 @@ def pick(trials: Trials, metric: str, names: Sequence[str], statuses: Mapping[st
             runs = tuple(next(remaining) for _ in trials.seeds)
             results = [statuses[name] for name in runs]
             assert all(run.status in ("finished", "failed") for run in results)
+
+            # The mean over all T seeds: one that failed leaves the trial without a value.
             finished = [objective(run.result) for run in results if run.status == "finished"]
-            value = sum(finished) / len(finished) if len(finished) == len(runs) else None
+            is_whole = len(finished) == len(runs)
+            value = sum(finished) / len(finished) if is_whole else None
             tried.append(Trial(runs, value))
         chosen = choose([trial.value for trial in tried])
         if chosen is None:
